@@ -1,0 +1,1 @@
+"""drb: distributed rehearsal buffers."""

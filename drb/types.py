@@ -1,0 +1,62 @@
+"""The values that flow through drb.
+
+Letters of shapes, used as suffixes inside dense code (`slots_B`, `counts_WS`):
+B rows of a minibatch (b), R exemplars of a round (r), N exemplars in the union,
+M capacity of one rank, W ranks, S strata, K words (int64) of a packed record.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+Int64Array: TypeAlias = npt.NDArray[np.int64]
+UInt64Array: TypeAlias = npt.NDArray[np.uint64]
+Float64Array: TypeAlias = npt.NDArray[np.float64]
+BoolArray: TypeAlias = npt.NDArray[np.bool_]
+
+Minibatch: TypeAlias = dict[str, Tensor]
+"""Named fields of B samples, each [B, *field_shape]: `image` uint8 [B, C, H, W], `label` int64 [B],
+`sample_id` int64 [B] (unique in the whole stream) and whatever else the dataset gives. After
+`Rehearsal.extend` also `rehearsed` bool [B + R], False for the first B rows."""
+
+
+@dataclass(frozen=True)
+class Handle:
+    """Where exemplars lie, so that what is learnt about them can be sent back to their owner.
+
+    rank, slot, generation: int64 [R]. A handle is stale once its slot holds another generation.
+    """
+
+    rank: Int64Array
+    slot: Int64Array
+    generation: Int64Array
+
+
+@dataclass(frozen=True)
+class Exemplars:
+    """R samples drawn from the union of all ranks' rehearsal buffers.
+
+    The memory of `fields` is reused two rounds later: clone what you keep.
+
+    fields:    the record's fields, each [R, *field_shape], in the stored dtype
+    sample_id: int64 [R]
+    stratum:   int64 [R], the value of the stratum field at admission (-1 without one)
+    weight:    float32 [R], inverse inclusion probability of this draw
+    age:       int64 [R], rounds since admission
+    handle:    where each one lies
+    """
+
+    fields: Minibatch
+    sample_id: Tensor
+    stratum: Tensor
+    weight: Tensor
+    age: Tensor
+    handle: Handle
+
+    def __len__(self) -> int:
+        return len(self.sample_id)
