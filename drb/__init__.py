@@ -1,1 +1,5 @@
 """drb: distributed rehearsal buffers."""
+
+from drb.rehearsal import Rehearsal
+
+__all__ = ["Rehearsal"]

@@ -1,0 +1,30 @@
+"""First in, first out: the buffer holds the last M samples that were new when they were offered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from drb.admission.base import NOTHING, Columns, Decision, Offer
+
+
+class Fifo:
+    """State: the next slot of the ring."""
+
+    def __init__(self) -> None:
+        self._next = 0
+
+    def admit(self, columns: Columns, offer: Offer) -> Decision:
+        rows = np.flatnonzero(columns.is_new(offer.sample_id))[-columns.capacity :]
+        if not rows.size:
+            return NOTHING
+        slots = (self._next + np.arange(rows.size)) % columns.capacity
+        self._next = int(slots[-1] + 1) % columns.capacity
+        return Decision(rows, slots)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"next": np.int64(self._next)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._next = int(state["next"])

@@ -1,0 +1,74 @@
+"""Random replacement: the policy of arXiv 2406.03285, for comparison.
+
+One sub-buffer per stratum, of equal quotas floor(M / strata seen). Each sample is a candidate with probability
+c / b; a candidate takes a free slot of its stratum's sub-buffer, or overwrites a random one. When a stratum
+appears, the others' quotas shrink and random exemplars of theirs make room.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from drb.admission.base import NOTHING, Columns, Decision, Offer, slots_for
+from drb.seeding import RoundGenerator
+from drb.types import Int64Array
+
+
+class RandomReplacement:
+    """candidates: expected number of candidates per minibatch (c)."""
+
+    def __init__(self, candidates: int, seed: int, rank: int) -> None:
+        if candidates < 1:
+            raise ValueError(f"candidates must be at least 1, got {candidates}")
+        self._candidates = candidates
+        self._rng = RoundGenerator(seed, "random_replacement", rank)
+        self._strata: Int64Array = np.empty(0, np.int64)
+
+    def admit(self, columns: Columns, offer: Offer) -> Decision:
+        if not len(offer):
+            return NOTHING
+        rng = self._rng.at(offer.round)
+        rows = np.flatnonzero(rng.random(len(offer)) < self._candidates / len(offer))
+        rows = rows[columns.is_new(offer.sample_id[rows])]
+        if not rows.size:
+            return NOTHING
+        self._strata = np.union1d(self._strata, offer.stratum[rows])
+        quota = max(1, columns.capacity // len(self._strata))
+        stored = columns.stratum[: columns.size]
+        kept: list[Int64Array] = []
+        evicted: list[Int64Array] = []
+        for value in np.unique(offer.stratum[rows]):  # strata, not samples
+            arriving = rng.permutation(rows[offer.stratum[rows] == value])[:quota]
+            members = np.flatnonzero(stored == value)
+            surplus = min(len(members) + len(arriving) - quota, len(members))
+            if surplus > 0:
+                evicted.append(rng.choice(members, surplus, replace=False))
+            kept.append(arriving)
+        chosen, gone = np.sort(np.concatenate(kept)), np.concatenate([*evicted, NOTHING.slots])
+        return self._fit(columns, chosen, gone, quota, rng)
+
+    def _fit(
+        self, columns: Columns, rows: Int64Array, evicted: Int64Array, quota: int, rng: np.random.Generator
+    ) -> Decision:
+        """Evict from the strata that hold most until the admitted rows fit, or admit fewer of them."""
+        if len(evicted) > len(rows):  # a quota that shrank by more than arrived: the rest shrinks as samples arrive
+            evicted = evicted[: len(rows)]
+        lacking = columns.size - len(evicted) + len(rows) - columns.capacity
+        if lacking > 0:
+            staying = np.setdiff1d(np.arange(columns.size), evicted)
+            values, counts = np.unique(columns.stratum[staying], return_counts=True)
+            surplus = np.maximum(counts - quota, 0)[np.searchsorted(values, columns.stratum[staying])]
+            weights = surplus / surplus.sum() if surplus.any() else None
+            eligible = int(np.count_nonzero(surplus)) if surplus.any() else len(staying)
+            more = rng.choice(staying, min(lacking, eligible), replace=False, p=weights)
+            evicted = np.concatenate((evicted, more))
+            rows = rows[: len(rows) - (lacking - len(more))]
+        return Decision(rows, slots_for(columns, len(rows), evicted))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"strata": self._strata.copy()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._strata = state["strata"].copy()

@@ -1,0 +1,159 @@
+"""Putting a rehearsal together, once the first minibatch has shown what a record is.
+
+Collective: every rank tells the others its settings, schema, node and capacity, so that a rank that differs is
+named before anything is allocated, and all ranks choose the same exchange and engine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from drb.admission import build_admission
+from drb.buffer import COLUMN_BYTES, Buffer, spare_rows
+from drb.capacity import capacity_of_rank
+from drb.engine import AsyncEngine, Engine, InlineEngine
+from drb.exchange import CollectiveExchange, Exchange, LoopbackExchange, Peers, SharedExchange
+from drb.proportions import build_proportions
+from drb.record import RecordSpec
+from drb.round import RoundResult, RoundRunner, UnevenError
+from drb.sampler import Sampler
+from drb.settings import RehearsalSettings, require_agreement
+from drb.types import Int64Array
+from drb.world import node_name
+
+INLINE_BYTES = 1 << 20  # a local gather of less is shorter than handing it to a thread
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A rehearsal's parts. capacities int64 [W]; max_rows: of a minibatch, on this rank; why: the choices made."""
+
+    spec: RecordSpec
+    buffer: Buffer
+    exchange: Exchange
+    runner: RoundRunner
+    engine: Engine[RoundResult]
+    capacities: Int64Array
+    max_rows: int
+    why: str
+
+    @property
+    def is_async(self) -> bool:
+        return isinstance(self.engine, AsyncEngine)
+
+    def memory_bytes(self) -> dict[str, int]:
+        """What this rank holds at most, by purpose."""
+        spec, capacity = self.spec, self.buffer.capacity
+        block_rows = self.runner.blocks.shape[0] * self.runner.blocks.shape[1]
+        return {
+            "rows": capacity * spec.row_bytes,
+            "spare rows": (len(self.buffer.rows) - capacity) * spec.row_bytes,
+            "metadata": capacity * COLUMN_BYTES,
+            "staging": (block_rows + 2 * (self.max_rows + self.runner.blocks.shape[1])) * spec.row_bytes
+            + self.exchange.staging_bytes,
+        }
+
+
+def assemble(settings: RehearsalSettings, spec: RecordSpec, max_rows: int, peers: Peers | None) -> Parts:
+    """Build the parts; collective over `peers` (None: one rank)."""
+    rank, world_size = (peers.rank, peers.world_size) if peers else (0, 1)
+    capacity = capacity_of_rank(
+        settings.capacity,
+        settings.capacity_scope,
+        rank=rank,
+        world_size=world_size,
+        record_bytes=spec.row_bytes + COLUMN_BYTES,
+        num_samples=settings.num_samples,
+    )
+    num_rows = capacity + spare_rows(capacity, max_rows)
+    greetings = _greet(peers, settings, spec, capacity, num_rows)
+    capacities = np.array([g["capacity"] for g in greetings])
+    rows_per_rank = np.array([g["rows"] for g in greetings])
+    kind, why = _choose_exchange(settings, [g["node"] for g in greetings])
+    exchange = _build_exchange(kind, peers, rows_per_rank, capacities, spec.words, settings.exemplars)
+    admission = build_admission(settings.admission, candidates=settings.candidates, seed=settings.seed, rank=rank)
+    proportions = build_proportions(settings.proportions)
+    buffer = Buffer(spec, capacity, exchange.rows, admission, group_by_stratum=proportions.needs_strata)
+    runner = RoundRunner(
+        buffer,
+        exchange,
+        Sampler(settings.exemplars, proportions.groups, seed=settings.seed, rank=rank, min_fill=settings.min_fill),
+        rank=rank,
+        world_size=world_size,
+        exemplars=settings.exemplars,
+        count_strata=proportions.needs_strata,
+    )
+    engine, engine_why = _choose_engine(settings, kind, spec)
+    return Parts(spec, buffer, exchange, runner, engine, capacities, max_rows, f"{why}; {engine_why}")
+
+
+def greet_finished(peers: Peers) -> None:
+    """This rank ends before its first minibatch: tell the others, who wait in `assemble`."""
+    greetings = peers.gather_json({"finished": True}, "settings")
+    _require_started(greetings)
+
+
+def _greet(
+    peers: Peers | None, settings: RehearsalSettings, spec: RecordSpec, capacity: int, num_rows: int
+) -> list[dict[str, object]]:
+    mine = {
+        "finished": False,
+        "settings": settings.shared_by_all(),
+        "schema": {name: str(field) for name, field in spec.fields.items()},
+        "node": node_name(),
+        "capacity": capacity,
+        "rows": num_rows,
+    }
+    if peers is None:
+        return [mine]
+    greetings = peers.gather_json(mine, "settings")
+    _require_started(greetings)
+    require_agreement([g["settings"] for g in greetings], "setting")
+    require_agreement([g["schema"] for g in greetings], "the record's field")
+    return greetings
+
+
+def _require_started(greetings: list[dict[str, object]]) -> None:
+    finished = [rank for rank, g in enumerate(greetings) if g["finished"]]
+    if finished and len(finished) < len(greetings):
+        raise UnevenError(f"ranks {finished} stopped before their first minibatch while the others have data")
+
+
+def _choose_exchange(settings: RehearsalSettings, nodes: list[object]) -> tuple[str, str]:
+    """The exchange and the reason, alike on all ranks."""
+    num_nodes = len(set(nodes))
+    if len(nodes) == 1:
+        if settings.exchange not in ("auto", "loopback", "collective", "shared"):
+            raise ValueError(f"exchange={settings.exchange} is not available")
+        return "loopback", "exchange loopback (one rank)"
+    if settings.exchange == "loopback":
+        raise ValueError(f"exchange=loopback serves one rank, there are {len(nodes)}; use exchange=auto")
+    if settings.exchange == "shared" and num_nodes > 1:
+        raise ValueError(
+            f"exchange=shared needs all ranks on one node, they are on {num_nodes}; use exchange=auto or collective"
+        )
+    if settings.exchange != "auto":
+        return settings.exchange, f"exchange {settings.exchange}"
+    if num_nodes == 1:
+        return "shared", "exchange shared (auto: all ranks are on one node)"
+    return "collective", f"exchange collective (auto: the ranks are on {num_nodes} nodes)"
+
+
+def _build_exchange(
+    kind: str, peers: Peers | None, rows_per_rank: Int64Array, capacities: Int64Array, words: int, exemplars: int
+) -> Exchange:
+    if peers is None:
+        return LoopbackExchange(int(rows_per_rank[0]), words)
+    if kind == "shared":
+        return SharedExchange(peers, rows_per_rank, capacities, words)
+    return CollectiveExchange(peers, int(rows_per_rank[peers.rank]), words, exemplars)
+
+
+def _choose_engine(settings: RehearsalSettings, kind: str, spec: RecordSpec) -> tuple[Engine[RoundResult], str]:
+    if settings.asynchronous == "auto":
+        is_short = kind == "loopback" and settings.exemplars * spec.row_bytes <= INLINE_BYTES
+        reason = "auto: shorter than a hand-off to a thread" if is_short else "auto"
+        return (InlineEngine(), f"rounds inline ({reason})") if is_short else (AsyncEngine(), "rounds asynchronous")
+    return (AsyncEngine(), "rounds asynchronous") if settings.asynchronous else (InlineEngine(), "rounds inline")

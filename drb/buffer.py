@@ -1,0 +1,210 @@
+"""One rank's rehearsal buffer: rows, what is known about each slot, and the admission policy.
+
+Copy on write: an admitted sample is written into a spare row (`stage`) and its slot is pointed at that row one
+round later (`commit`), so rows that peers may be reading never change under them. Rows whose slot was overwritten
+at one commit are spare again at the next: by then every peer has passed the barrier of a newer round and reads the
+newer position table. 2·b spare rows are therefore enough, b staged and b retired.
+
+`stage`, `attach` and `commit` run on the training thread; between `commit` and the next one the position table
+belongs to the round in flight.
+
+Letters: B rows of a minibatch, A admitted, n stored, M capacity, K words of a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from drb.admission import NOTHING, Admission, Columns, Decision, Offer
+from drb.record import ROUND, SAMPLE_ID, SLOT, STRATUM, RecordSpec
+from drb.types import Int64Array, Minibatch
+
+COLUMN_BYTES = 8 * 6 + 96  # key, id, stratum, round, row and position of a slot; its entry in the set of stored ids
+
+
+def spare_rows(capacity: int, batch_size: int) -> int:
+    """Rows beyond the capacity that copy on write needs: staged and retired ones."""
+    return 2 * min(capacity, batch_size)
+
+
+class Buffer:
+    """Stores at most `capacity` records in `rows`, int64 [capacity + spare rows, spec.words], owned by the caller.
+
+    group_by_stratum: keep the position table ordered by stratum, for draws that count strata.
+    """
+
+    def __init__(
+        self,
+        spec: RecordSpec,
+        capacity: int,
+        rows: Int64Array,
+        admission: Admission,
+        *,
+        group_by_stratum: bool = False,
+    ) -> None:
+        if rows.shape[1] != spec.words or len(rows) < capacity:
+            raise ValueError(f"rows must be [at least {capacity}, {spec.words}], got {list(rows.shape)}")
+        self.spec = spec
+        self.capacity = capacity
+        self.rows = rows
+        self.size = 0  # committed exemplars; columns.size also counts the staged ones
+        self._columns = Columns(capacity)
+        self._admission = admission
+        self._slot_row: Int64Array = np.zeros(capacity, np.int64)
+        self._slot_stratum: Int64Array | None = np.zeros(capacity, np.int64) if group_by_stratum else None
+        self._table: Int64Array = np.empty(0, np.int64)
+        self._table_is_stale = False
+        self._spare: Int64Array = np.arange(len(rows), dtype=np.int64)[::-1].copy()
+        self._retired: Int64Array = np.empty(0, np.int64)
+        self._staged = _Staged()
+
+    # -- the training thread's side
+
+    def stage(self, minibatch: Minibatch, offer: Offer) -> int:
+        """Decide on a minibatch and copy what is admitted into spare rows; it is visible after the next commit.
+
+        minibatch: the record's fields except late ones, checked, on the CPU. Returns the number admitted.
+        """
+        decision = self._admission.admit(self._columns, offer) if self.capacity else NOTHING
+        num_admitted = len(decision)
+        if num_admitted > len(self._spare):
+            raise ValueError(
+                f"a minibatch of {len(offer)} rows is larger than this buffer was made for; give the largest "
+                "minibatch's size as batch_size="
+            )
+        where, self._spare = self._spare[:num_admitted], self._spare[num_admitted:]
+        self._staged = _Staged(decision, where, len(offer), self.spec.late)
+        if num_admitted:
+            for name, values in minibatch.items():
+                self.spec.pack(name, values, decision.rows, self.rows, where)
+            self._write_headers(offer, decision, where)
+            self._columns.put(decision.slots, offer, decision.rows)
+        return num_admitted
+
+    def attach(self, late_fields: Mapping[str, Tensor]) -> None:
+        """The late fields of the staged minibatch, [B, …] each, checked, on the CPU."""
+        for name, values in late_fields.items():
+            if len(self._staged.where):
+                self.spec.pack(name, values, self._staged.decision.rows, self.rows, self._staged.where)
+            self._staged.lacking.discard(name)
+
+    @property
+    def num_staged_rows(self) -> int:
+        """Rows of the staged minibatch, admitted or not: what late fields must have."""
+        return self._staged.offered
+
+    @property
+    def lacks_late_fields(self) -> bool:
+        return bool(self._staged.lacking)
+
+    def commit(self) -> None:
+        """Make the staged minibatch part of the buffer. No round may be in flight.
+
+        Raises:
+            ValueError: a late field was not attached.
+        """
+        staged, self._staged = self._staged, _Staged()
+        if staged.lacking:
+            raise ValueError(
+                f"the late fields {sorted(staged.lacking)} of the last minibatch were not attached; "
+                "call rehearsal.attach(…) after every forward pass"
+            )
+        self._spare = np.concatenate((self._spare, self._retired)) if len(self._retired) else self._spare
+        slots = staged.decision.slots
+        replaced = slots < self.size
+        self._retired = self._slot_row[slots[replaced]]
+        if not len(slots):
+            return
+        self._slot_row[slots] = staged.where
+        if self._slot_stratum is not None:
+            self._slot_stratum[slots] = self.rows[staged.where, STRATUM]
+        self.size += len(slots) - int(np.count_nonzero(replaced))
+        self._table_is_stale = True
+
+    # -- the round's side
+
+    def position_table(self) -> tuple[Int64Array, bool]:
+        """position → row of every committed exemplar, int64 [n], and whether it changed since the last call."""
+        changed, self._table_is_stale = self._table_is_stale, False
+        if changed:
+            self._table = self._slot_row[: self.size]
+            if self._slot_stratum is not None:
+                self._table = self._table[np.argsort(self._slot_stratum[: self.size], kind="stable")]
+        return self._table, changed
+
+    def stratum_counts(self) -> tuple[Int64Array, Int64Array]:
+        """Strata of the committed exemplars, ascending, and how many each has: int64 [S] twice."""
+        if self._slot_stratum is None:
+            return np.zeros(1, np.int64), np.array([self.size])
+        return np.unique(self._slot_stratum[: self.size], return_counts=True)
+
+    # -- between rounds
+
+    def counts(self) -> dict[int, int]:
+        """Exemplars per stratum, the last minibatch's included."""
+        values, counts = np.unique(self._columns.stratum[: self._columns.size], return_counts=True)
+        return dict(zip(values.tolist(), counts.tolist(), strict=True))
+
+    def sample_ids(self) -> Int64Array:
+        """Ids of the stored samples, the last minibatch's included: int64 [n], a copy."""
+        return self._columns.sample_id[: self._columns.size].copy()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the buffer holds, as arrays; rows in slot order, then the staged ones. No round may be in flight."""
+        decision = self._staged.decision
+        return {
+            "rows": self.rows[np.concatenate((self._slot_row[: self.size], self._staged.where))],
+            "size": np.int64(self.size),
+            "staged": {"rows": decision.rows, "slots": decision.slots, "offered": np.int64(self._staged.offered)},
+            "lacking": sorted(self._staged.lacking),
+            "columns": self._columns.state_dict(),
+            "admission": self._admission.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a saved buffer of the same capacity and schema. No round may be in flight."""
+        rows, size = state["rows"], int(state["size"])
+        if rows.shape[1] != self.spec.words or size > self.capacity or len(rows) > len(self.rows):
+            raise ValueError(
+                f"the saved buffer has {size} records of {rows.shape[1]} words, this one takes {self.capacity} of "
+                f"{self.spec.words}; resume with the same capacity and schema"
+            )
+        self._columns.load_state_dict(state["columns"])
+        self._admission.load_state_dict(state["admission"])
+        self.rows[: len(rows)] = rows
+        self.size = size
+        self._slot_row[:size] = np.arange(size)
+        if self._slot_stratum is not None:
+            self._slot_stratum[:size] = rows[:size, STRATUM]
+        decision = Decision(state["staged"]["rows"].copy(), state["staged"]["slots"].copy())
+        self._staged = _Staged(decision, np.arange(size, len(rows)), int(state["staged"]["offered"]), state["lacking"])
+        self._spare = np.arange(len(rows), len(self.rows), dtype=np.int64)[::-1].copy()
+        self._retired = np.empty(0, np.int64)
+        self._table_is_stale = True
+
+    def _write_headers(self, offer: Offer, decision: Decision, where: Int64Array) -> None:
+        self.rows[where, SAMPLE_ID] = offer.sample_id[decision.rows]
+        self.rows[where, STRATUM] = offer.stratum[decision.rows]
+        self.rows[where, ROUND] = offer.round
+        self.rows[where, SLOT] = decision.slots
+
+
+class _Staged:
+    """A minibatch that was decided on but is not visible yet."""
+
+    def __init__(
+        self,
+        decision: Decision | None = None,
+        where: Int64Array | None = None,
+        offered: int = 0,
+        lacking: list[str] | None = None,
+    ) -> None:
+        nothing = np.empty(0, np.int64)
+        self.decision = decision or Decision(nothing, nothing)
+        self.where = nothing if where is None else where
+        self.offered = offered
+        self.lacking = set(lacking or ())

@@ -1,0 +1,40 @@
+"""Counting distinct samples in bounded memory.
+
+Exact up to `limit` ids; beyond, the unbiased bottom-k estimate from the ids' hash keys (Bar-Yossef et al. 2002), with
+a relative error of about 1/sqrt(limit): 0.8 % at the default.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from drb.types import UInt64Array
+
+
+class DistinctCounter:
+    """Counts keys (uint64, uniform, one per distinct sample)."""
+
+    def __init__(self, limit: int = 16384) -> None:
+        self._limit = limit
+        self._keys: set[int] = set()
+        self._threshold = 1 << 64  # every key below it that was ever added is in the set
+
+    def add(self, keys: UInt64Array) -> None:
+        fresh = keys[keys < self._threshold] if self._threshold < 1 << 64 else keys
+        self._keys.update(fresh.tolist())
+        if len(self._keys) > 2 * self._limit:
+            kept = np.partition(np.fromiter(self._keys, np.uint64, len(self._keys)), self._limit)
+            self._threshold = int(kept[self._limit])
+            self._keys = set(kept[: self._limit].tolist())
+
+    def count(self) -> int:
+        return round(len(self._keys) * ((1 << 64) / self._threshold))
+
+    def state_dict(self) -> dict[str, Any]:
+        keys = np.fromiter(self._keys, np.uint64, len(self._keys))
+        return {"keys": np.sort(keys), "threshold": str(self._threshold)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._keys, self._threshold = set(state["keys"].tolist()), int(state["threshold"])

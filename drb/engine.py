@@ -1,0 +1,92 @@
+"""Engines: where rounds run. Both give a round's result one call later, so training sees the same exemplars.
+
+`InlineEngine` runs a round when it is handed in, on the caller's thread: the reference, and the cheaper one for
+rounds shorter than a hand-off between threads. `AsyncEngine` runs it on one worker thread, which spends its time
+blocked in vectorised calls and collectives; a worker that polled in Python would slow training 5 to 70 times.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+class Engine(Protocol[T]):
+    """At most one round is in flight: `submit`, then `result`."""
+
+    def submit(self, call: Callable[[], T]) -> None: ...
+
+    def result(self, timeout_s: float | None = None) -> T:
+        """Wait for the round handed in last; raises what it raised. TimeoutError if it takes longer."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class InlineEngine(Generic[T]):
+    is_async = False
+
+    def __init__(self) -> None:
+        self._outcome: tuple[Any, BaseException | None] | None = None
+
+    def submit(self, call: Callable[[], T]) -> None:
+        self._outcome = _outcome(call)
+
+    def result(self, timeout_s: float | None = None) -> T:
+        assert self._outcome is not None, "result() without submit()"
+        outcome, self._outcome = self._outcome, None
+        value: T = _value(outcome)
+        return value
+
+    def close(self) -> None:
+        self._outcome = None
+
+
+class AsyncEngine(Generic[T]):
+    """Owns one worker thread, which exits with `close`. It is a daemon: a round stuck on a dead peer cannot keep a
+    failing process alive."""
+
+    is_async = True
+
+    def __init__(self) -> None:
+        self._calls: SimpleQueue[Callable[[], T] | None] = SimpleQueue()
+        self._outcomes: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+        self._worker = threading.Thread(target=self._work, name="drb-rehearsal", daemon=True)
+        self._worker.start()
+
+    def submit(self, call: Callable[[], T]) -> None:
+        self._calls.put(call)
+
+    def result(self, timeout_s: float | None = None) -> T:
+        try:
+            outcome = self._outcomes.get(timeout=timeout_s)
+        except Empty:
+            raise TimeoutError(f"the rehearsal round did not end within {timeout_s} s") from None
+        value: T = _value(outcome)
+        return value
+
+    def close(self) -> None:
+        """Let the worker end after the round in flight, if any; does not wait for it."""
+        self._calls.put(None)
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            self._outcomes.put(_outcome(call))
+
+
+def _outcome(call: Callable[[], T]) -> tuple[Any, BaseException | None]:
+    try:
+        return call(), None
+    except BaseException as error:  # crosses to the training thread with its traceback
+        return None, error
+
+
+def _value(outcome: tuple[Any, BaseException | None]) -> Any:
+    value, error = outcome
+    if error is not None:
+        raise error
+    return value

@@ -1,0 +1,13 @@
+"""Exchanges: how a rank reads rows of its peers' buffers. See `base.Exchange` for the contract."""
+
+from __future__ import annotations
+
+from drb.exchange.base import Exchange
+from drb.exchange.collective import CollectiveExchange
+from drb.exchange.loopback import LoopbackExchange
+from drb.exchange.peers import Peers
+from drb.exchange.shared import SharedExchange
+
+EXCHANGES = ("auto", "loopback", "collective", "shared")
+
+__all__ = ["EXCHANGES", "CollectiveExchange", "Exchange", "LoopbackExchange", "Peers", "SharedExchange"]

@@ -1,0 +1,48 @@
+"""The contract of an exchange: how ranks learn each other's counts and read each other's rows.
+
+A round calls, in this order and on every rank alike: `publish`, `announce`, perhaps `share`, `fetch`. `announce` is
+the round's barrier: no rank returns before every rank has published. `fetch` reads the tables published in this
+round. Rows retired before a `publish` may be reused after the next `announce`.
+
+Letters: W ranks, H integers of an announcement, R exemplars, K words of a row, n stored exemplars.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from drb.types import Int64Array
+
+
+class Exchange(Protocol):
+    """One implementation per transport; all pass the same contract tests."""
+
+    name: str
+
+    @property
+    def rows(self) -> Int64Array:
+        """This rank's rows, int64 [capacity + spares, K]; allocated once by the exchange that reads them."""
+        ...
+
+    def publish(self, table: Int64Array, changed: bool) -> None:
+        """Offer position → row, int64 [n], to the peers; changed=False: it is the one of the last round."""
+        ...
+
+    def announce(self, message: Int64Array) -> Int64Array:
+        """The barrier. message int64 [H] → every rank's message, int64 [W, H]; valid until the next call."""
+        ...
+
+    def share(self, values: Int64Array, lengths: Int64Array) -> list[Int64Array]:
+        """Every rank's values, of lengths that all ranks know (int64 [W]); this rank's has lengths[rank]."""
+        ...
+
+    def fetch(self, per_owner: Int64Array, positions: Int64Array, out: Int64Array) -> None:
+        """Rows at `positions` int64 [R] (ordered by owner, per_owner int64 [W] from each) into out int64 [R, K]."""
+        ...
+
+    @property
+    def staging_bytes(self) -> int:
+        """Memory for rows on their way, at most, in bytes."""
+        ...
+
+    def close(self) -> None: ...

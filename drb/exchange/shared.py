@@ -1,0 +1,123 @@
+"""Rows by shared memory: ranks of one node gather straight from each other's buffers.
+
+The node's segment holds all ranks' rows one after the other, so that a gather over all owners is one flat `np.take`
+at memcpy speed, and two position tables per rank, written in turn. The only collective of a round is the sizes
+exchange. It is the barrier: a rank writes the table of round t before it and reads its peers' after it, and no
+peer is more than one round away, so neither the table nor a row that is read can change (DESIGN: simulated with
+random interleavings, 0 of 23,520 reads wrong).
+
+Segment, in 64-bit words: rows of rank 0, rank 1, …; then table A of rank 0, rank 1, …; then table B.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from drb.exchange.peers import Peers
+from drb.storage import SharedSegment
+from drb.storage.heap import require_memory
+from drb.storage.shared import SHM_DIRECTORY
+from drb.types import Int64Array
+
+
+class SharedExchange:
+    """rows_per_rank, capacities: int64 [W], known to all ranks. All ranks of the group must share one node."""
+
+    name = "shared"
+    staging_bytes = 0
+
+    def __init__(self, peers: Peers, rows_per_rank: Int64Array, capacities: Int64Array, words: int) -> None:
+        self._peers = peers
+        rank = peers.rank
+        first_row = np.concatenate(([0], np.cumsum(rows_per_rank)))
+        first_entry = np.concatenate(([0], np.cumsum(capacities)))
+        num_rows, num_entries = int(first_row[-1]), int(first_entry[-1])
+        total_words = num_rows * words + 2 * num_entries
+        self._segment = _open_segment(peers, total_words * 8)
+        ranges = [(int(first_row[rank]) * words, int(rows_per_rank[rank]) * words)]
+        ranges += [(num_rows * words + v * num_entries + int(first_entry[rank]), int(capacities[rank])) for v in (0, 1)]
+        _reserve(peers, self._segment, ranges)
+
+        memory = self._segment.words
+        self._all_rows = memory[: num_rows * words].reshape(num_rows, words)
+        self._tables = memory[num_rows * words :]  # both versions, flat
+        self._num_entries = num_entries
+        self._first_row = first_row
+        self._first_entry = first_entry[:-1]
+        self.rows = self._all_rows[first_row[rank] : first_row[rank + 1]]
+        self._version = 0
+        self._peer_version: Int64Array = np.zeros(peers.world_size, np.int64)
+
+    def publish(self, table: Int64Array, changed: bool) -> None:
+        """Write the table peers are not reading; they learn which one by the announcement."""
+        if changed:
+            self._version ^= 1
+            start = self._version * self._num_entries + int(self._first_entry[self._peers.rank])
+            np.add(table, self._first_row[self._peers.rank], out=self._tables[start : start + len(table)])
+
+    def announce(self, message: Int64Array) -> Int64Array:
+        messages = self._peers.announce(np.append(message, self._version))
+        self._peer_version = messages[:, -1]
+        return messages[:, :-1]
+
+    def share(self, values: Int64Array, lengths: Int64Array) -> list[Int64Array]:
+        return self._peers.share(values, lengths)
+
+    def fetch(self, per_owner: Int64Array, positions: Int64Array, out: Int64Array) -> None:
+        first = np.repeat(self._first_entry + self._peer_version * self._num_entries, per_owner)
+        np.take(self._all_rows, self._tables[first + positions], axis=0, out=out, mode="clip")
+
+    def close(self) -> None:
+        """The memory goes with the last view of it; the name is long gone."""
+        self._segment.unlink()
+
+
+def _open_segment(peers: Peers, size_bytes: int) -> SharedSegment:
+    """Created by the group's first rank, attached by the others; a rank that cannot is named on all."""
+    segment, problem = None, ""
+    if peers.rank == 0:
+        try:
+            require_memory(size_bytes, _free_bytes(), f"shared memory ({SHM_DIRECTORY})")
+            segment = SharedSegment.create(size_bytes)
+        except (OSError, ValueError) as error:
+            problem = str(error)
+    path, problem = peers.gather_json([segment.path if segment else "", problem], "segment name")[0]
+    if problem:
+        raise ValueError(f"exchange=shared: {problem}; or set exchange=collective")
+    if segment is None:
+        try:
+            segment = SharedSegment.attach(path, size_bytes)
+        except OSError as error:
+            problem = f"rank {peers.rank} cannot open {path}: {error.strerror}"
+    _raise_any(peers, problem, segment)
+    assert segment is not None
+    return segment
+
+
+def _reserve(peers: Peers, segment: SharedSegment, ranges: list[tuple[int, int]]) -> None:
+    problem = ""
+    try:
+        for start, length in ranges:
+            segment.reserve(start * 8, length * 8)
+    except ValueError as error:
+        problem = f"rank {peers.rank}: {error}"
+    try:
+        _raise_any(peers, problem, segment)
+    finally:
+        segment.unlink()
+
+
+def _raise_any(peers: Peers, problem: str, segment: SharedSegment | None) -> None:
+    """Raise on every rank what any rank has to complain about."""
+    problems = [p for p in peers.gather_json(problem, "segment") if p]
+    if problems:
+        if segment is not None:
+            segment.unlink()
+        raise ValueError(f"exchange=shared: {problems[0]}")
+
+
+def _free_bytes() -> int:
+    stat = os.statvfs(SHM_DIRECTORY)
+    return stat.f_bavail * stat.f_frsize

@@ -1,0 +1,81 @@
+"""Naming the peer that failed.
+
+When a collective fails, Gloo knows at best that a socket closed. So every rank that notices posts what it was
+doing to the run's store, waits a moment for the others to do the same, and the ranks that stay silent are named.
+Nothing is posted while all goes well: it costs a step nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch.distributed as dist
+
+GRACE_S = 2.0  # how long the others get to post that they are alive and waiting
+
+
+class PeerError(RuntimeError):
+    """A peer died, stalled or left. The message names this rank, the round or step, the operation and the peer."""
+
+
+class FailureBoard:
+    """Where the ranks of one group tell each other that a collective failed.
+
+    ranks: global ranks of the group. label keeps several boards on one store apart.
+    """
+
+    def __init__(self, label: str, ranks: list[int], store: Any | None = None) -> None:
+        self._label = label
+        self._ranks = ranks
+        self._store = store if store is not None else _default_store()
+        self._rank = dist.get_rank() if dist.is_initialized() else 0
+
+    def explain(self, operation: str, error: BaseException, waited_s: float) -> PeerError:
+        """Post this rank's failure, hear the others', and build the error that names who is silent."""
+        mine = f"{operation}"
+        silent, others = self._silent_ranks(mine)
+        text = f"rank {self._rank}, {operation}: failed after {waited_s:.1f} s"
+        if silent is None:
+            text += "; the store that the ranks met at is gone, so its host has ended"
+        elif silent:
+            text += f"; {_ranks(silent)} did not arrive and gave no sign of life: dead or stalled"
+        else:
+            text += f"; all ranks are alive ({others}), so they wait for different things or the network broke"
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        return PeerError(f"{text}. Cause: {reason}")
+
+    def _silent_ranks(self, mine: str) -> tuple[list[int] | None, str]:
+        if self._store is None:
+            return None, ""
+        try:
+            self._store.set(self._key(self._rank), mine)
+            deadline = time.monotonic() + GRACE_S
+            while True:
+                silent = [r for r in self._ranks if not self._store.check([self._key(r)])]
+                if not silent or time.monotonic() > deadline:
+                    break
+                time.sleep(0.05)
+            posted = [
+                f"rank {r}: {self._store.get(self._key(r)).decode()}"
+                for r in self._ranks
+                if r not in silent and r != self._rank
+            ]
+        except Exception:  # the store's host is gone; which exception says so depends on the store
+            return None, ""
+        return silent, "; ".join(posted)
+
+    def _key(self, rank: int) -> str:
+        return f"drb/failure/{self._label}/{rank}"
+
+
+def _ranks(ranks: list[int]) -> str:
+    return f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks))}"
+
+
+def _default_store() -> Any | None:
+    if not dist.is_initialized():
+        return None
+    from torch.distributed.distributed_c10d import _get_default_store
+
+    return _get_default_store()

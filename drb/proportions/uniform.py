@@ -1,0 +1,13 @@
+"""Uniform: every exemplar of the union is equally likely. One group; no strata needed."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from drb.types import Float64Array, Int64Array
+
+_ONE: Float64Array = np.ones(1)
+
+
+def uniform(counts_WS: Int64Array, offered_W: Int64Array) -> tuple[Int64Array, Float64Array]:
+    return counts_WS.sum(axis=1)[None] if counts_WS.shape[1] != 1 else counts_WS.T, _ONE

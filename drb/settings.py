@@ -1,0 +1,87 @@
+"""The settings of a rehearsal: what they may be, and that all ranks have the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from drb.admission import ADMISSIONS, build_admission
+from drb.capacity import SCOPES, check_capacity
+from drb.exchange import EXCHANGES
+from drb.proportions import PROPORTIONS, build_proportions
+
+UNEVEN = ("error", "stop")
+ARRIVAL = "arrival"  # as sample_id: every offer is a new sample
+
+
+@dataclass(frozen=True)
+class RehearsalSettings:
+    """See `Rehearsal`, whose keyword arguments these are."""
+
+    capacity: int | str
+    exemplars: int
+    seed: int = 0
+    capacity_scope: str = "rank"
+    candidates: int | None = None
+    admission: str = "reservoir"
+    proportions: str = "uniform"
+    exchange: str = "auto"
+    stratum: str | None = "label"
+    sample_id: str = "sample_id"
+    asynchronous: bool | Literal["auto"] = "auto"
+    min_fill: int = 1
+    uneven: str = "error"
+    timeout_s: float = 300.0
+    batch_size: int | None = None
+    num_samples: int | None = None
+
+    def __post_init__(self) -> None:
+        check_capacity(self.capacity)
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}; got {getattr(self, name)!r}")
+        for name, least in (("exemplars", 1), ("min_fill", 0), ("batch_size", 1), ("num_samples", 1)):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+                raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+        if not self.timeout_s > 0:
+            raise ValueError(f"timeout_s must be above 0 seconds, got {self.timeout_s}")
+        build_admission(self.admission, candidates=self.candidates, seed=0, rank=0)
+        if self.needs_strata and self.stratum is None:
+            raise ValueError(
+                f"admission={self.admission} with proportions={self.proportions} needs stratum, a field name"
+            )
+
+    @property
+    def needs_strata(self) -> bool:
+        by_stratum = self.admission in ("class_balanced", "random_replacement")
+        return by_stratum or build_proportions(self.proportions).needs_strata
+
+    def shared_by_all(self) -> dict[str, Any]:
+        """What must be equal on all ranks."""
+        values = asdict(self)
+        del values["batch_size"], values["timeout_s"]
+        return values
+
+
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "admission": ADMISSIONS,
+    "proportions": tuple(PROPORTIONS),
+    "exchange": EXCHANGES,
+    "capacity_scope": SCOPES,
+    "asynchronous": ("auto", True, False),
+    "uneven": UNEVEN,
+}
+
+
+def require_agreement(per_rank: list[Mapping[str, Any]], what: str) -> None:
+    """Raise ValueError naming the first key in which the ranks differ, with the values of two of them."""
+    for rank, values in enumerate(per_rank):
+        for key in sorted(per_rank[0].keys() | values.keys()):
+            first, other = per_rank[0].get(key), values.get(key)
+            if first != other:
+                raise ValueError(
+                    f"the ranks disagree on {what} {key!r}: rank 0 has {first!r}, rank {rank} has {other!r}; "
+                    "start all ranks with the same configuration and data"
+                )
