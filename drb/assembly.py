@@ -43,6 +43,16 @@ class Parts:
     def is_async(self) -> bool:
         return isinstance(self.engine, AsyncEngine)
 
+    def describe(self, settings: RehearsalSettings) -> str:
+        """One paragraph: what was chosen, and the memory it takes on this rank."""
+        memory = self.memory_bytes()
+        amounts = ", ".join(f"{name} {_readable(amount)}" for name, amount in memory.items())
+        return (
+            f"rehearsal: {settings.exemplars} exemplars per rank and step from buffers of {self.buffer.capacity} per "
+            f"rank, {int(self.capacities.sum())} in total ({settings.admission}, {settings.proportions}); {self.why}; "
+            f"memory per rank at most {_readable(sum(memory.values()))} ({amounts})"
+        )
+
     def memory_bytes(self) -> dict[str, int]:
         """What this rank holds at most, by purpose."""
         spec, capacity = self.spec, self.buffer.capacity
@@ -87,6 +97,15 @@ def assemble(settings: RehearsalSettings, spec: RecordSpec, max_rows: int, peers
     )
     engine, engine_why = _choose_engine(settings, kind, spec)
     return Parts(spec, buffer, exchange, runner, engine, capacities, max_rows, f"{why}; {engine_why}")
+
+
+def _readable(num_bytes: int) -> str:
+    amount, units = float(num_bytes), iter(("B", "KiB", "MiB", "GiB"))
+    for unit in units:
+        if amount < 1024:
+            return f"{amount:.0f} {unit}" if amount >= 100 else f"{amount:.3g} {unit}"
+        amount /= 1024
+    return f"{amount:.3g} TiB"
 
 
 def greet_finished(peers: Peers) -> None:

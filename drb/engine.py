@@ -78,6 +78,30 @@ class AsyncEngine(Generic[T]):
             self._outcomes.put(_outcome(call))
 
 
+class EarlyNews(Generic[T]):
+    """Something a round knows before it ends, for a caller that cannot wait for the end. Used once per round."""
+
+    def __init__(self) -> None:
+        self._news: SimpleQueue[T | None] = SimpleQueue()
+        self._was_put = False
+
+    def put(self, value: T) -> None:
+        self._was_put = True
+        self._news.put(value)
+
+    def watch(self, call: Callable[[], Any]) -> Any:
+        """Run the round; if it fails before its news, the reader gets None, and the error with the result."""
+        self._was_put = False
+        try:
+            return call()
+        finally:
+            if not self._was_put:
+                self._news.put(None)
+
+    def get(self) -> T | None:
+        return self._news.get()
+
+
 def _outcome(call: Callable[[], T]) -> tuple[Any, BaseException | None]:
     try:
         return call(), None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from drb.fence import ReuseFence
 from drb.record import SAMPLE_ID, RecordSpec
 from drb.types import Int64Array, Minibatch
 
@@ -21,14 +22,15 @@ class Extension:
         self._names = [name for name, field in spec.fields.items() if not field.late]
         self._sample_id = sample_id
         self._outputs = [
-            {name: torch.empty((rows, *spec.fields[name].shape), dtype=spec.fields[name].dtype) for name in self._names}
+            {name: _empty((rows, *spec.fields[name].shape), spec.fields[name].dtype) for name in self._names}
             for _ in range(2)
         ]
         self._exemplars = [spec.views(block) for block in blocks]
         self._headers = [torch.from_numpy(block) for block in blocks]
         if sample_id is not None:
             for output in self._outputs:
-                output[sample_id] = torch.empty(rows, dtype=torch.int64)
+                output[sample_id] = _empty((rows,), torch.int64)
+        self._fence = ReuseFence(2)
         self._rehearsed: dict[tuple[int, int], Tensor] = {}
         self._turn = 0
 
@@ -39,7 +41,9 @@ class Extension:
         if num_exemplars == 0:
             extended.update(minibatch)
         else:
+            self._fence.mark(self._turn)  # the last batch's readers have been queued by now
             self._turn ^= 1
+            self._fence.wait(self._turn)
             outputs, exemplars = self._outputs[self._turn], self._exemplars[block]
             end = num_rows + num_exemplars
             for name in self._names:
@@ -59,3 +63,8 @@ class Extension:
         if shape not in self._rehearsed:
             self._rehearsed[shape] = torch.arange(num_rows + num_exemplars) >= num_rows
         return self._rehearsed[shape]
+
+
+def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Page-locked where CUDA is present, so that copies to the GPU are asynchronous."""
+    return torch.empty(shape, dtype=dtype, pin_memory=torch.cuda.is_available())

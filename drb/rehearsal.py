@@ -14,7 +14,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Literal
 
@@ -24,21 +24,21 @@ import torch.distributed as dist
 from torch import Tensor
 from typing_extensions import Self
 
-from drb.admission import Offer
 from drb.assembly import Parts, assemble, greet_finished
-from drb.distinct import DistinctCounter
-from drb.exchange import Peers
+from drb.engine import EarlyNews
+from drb.exchange import open_peers
 from drb.extension import Extension
 from drb.failure import GRACE_S, PeerError
-from drb.proportions import build_proportions
+from drb.intake import Intake
 from drb.record import ROUND, SAMPLE_ID, SLOT, STRATUM, Field, RecordSpec, warn_about_float_images
 from drb.round import ACTIVE, FINISHED, RoundResult, UnevenError
-from drb.sampler import Draw
-from drb.seeding import mix64, sample_keys
-from drb.settings import ARRIVAL, RehearsalSettings
+from drb.seeding import mix64
+from drb.settings import RehearsalSettings
 from drb.types import Exemplars, Handle, Int64Array, Minibatch
 
 log = logging.getLogger("drb")
+
+MOST_COLLECTIVES = 6  # of a round, each of which may take timeout_s
 
 
 class Rehearsal:
@@ -118,20 +118,19 @@ class Rehearsal:
         )
         self._spec = spec if spec is None or isinstance(spec, RecordSpec) else RecordSpec(spec)
         self._verbose = verbose
-        self._peers = _open_peers(process_group, timeout_s)
-        self._rank = self._peers.rank if self._peers else 0
-        self._parts: Parts | None = None
+        self._peers = open_peers(process_group, timeout_s)
+        self._rank, world_size = (self._peers.rank, self._peers.world_size) if self._peers else (0, 1)
+        self._intake = Intake(self.settings, self._rank, world_size)
+        self._parts: Parts | None = None  # from the first minibatch on
         self._extension: Extension | None = None
+        self._saved: Mapping[str, Any] | None = None
         self._round = -1
         self._in_flight = False
         self._ready: RoundResult | None = None  # a result that was waited for before it was needed
-        self._arrivals = 0
-        self._offered = DistinctCounter() if build_proportions(proportions).needs_offered else None
-        self._saved: dict[str, Any] | None = None
-        self._announced: _Announced | None = _Announced() if uneven == "stop" else None
+        self._statuses: EarlyNews[Int64Array] | None = EarlyNews() if uneven == "stop" else None
         self._stopped = self._closed = False
         self._extend_seconds = self._wait_seconds = 0.0
-        self._duplicate_share: float | None = None
+        self._stored_and_distinct: tuple[int, int] | None = None
 
     # -- a step
 
@@ -146,15 +145,15 @@ class Rehearsal:
             PeerError: a rank died or stalled.
         """
         start = time.perf_counter()
+        minibatch = _on_cpu(minibatch)
         result = self._advance(minibatch)
         extended: Minibatch | None = None
         if not self._stopped:
             assert self._extension is not None
-            host = minibatch if _is_on_cpu(minibatch) else {k: v.cpu() for k, v in minibatch.items()}
-            turn, count = (result.round % 2, len(result.draw)) if result else (0, 0)
-            extended = self._extension.extend(host, turn, count)
+            block, count = (result.round % 2, len(result.draw)) if result else (0, 0)
+            extended = self._extension.extend(minibatch, block, count)
         self._extend_seconds += time.perf_counter() - start
-        return extended  # type: ignore[return-value]
+        return extended  # type: ignore[return-value]  # None only with uneven="stop", as documented
 
     def step(self, minibatch: Minibatch) -> Exemplars | None:
         """Offer a minibatch and get this step's exemplars, for strategies that treat them apart from it.
@@ -162,7 +161,7 @@ class Rehearsal:
         None until exemplars exist, and with uneven="stop" once a rank has ended (see `stopped`).
         """
         start = time.perf_counter()
-        result = self._advance(minibatch)
+        result = self._advance(_on_cpu(minibatch))
         exemplars = None
         if result is not None and len(result.draw) and not self._stopped:
             exemplars = self._exemplars(result)
@@ -187,15 +186,7 @@ class Rehearsal:
 
     def describe(self) -> str:
         """One paragraph: what was chosen, and the memory it takes on this rank."""
-        parts, settings = self._require_parts("describe"), self.settings
-        memory = parts.memory_bytes()
-        amounts = ", ".join(f"{name} {_size(amount)}" for name, amount in memory.items())
-        return (
-            f"rehearsal: {settings.exemplars} exemplars per rank and step from buffers of {parts.buffer.capacity} "
-            f"per rank, {int(parts.capacities.sum())} in total ({settings.admission}, {settings.proportions}); "
-            f"{parts.why}; "
-            f"memory per rank at most {_size(sum(memory.values()))} ({amounts})"
-        )
+        return self._require_parts("describe").describe(self.settings)
 
     def stats(self) -> dict[str, Any]:
         """Counts, bytes and seconds so far, of this rank unless it says total. Not collective.
@@ -215,8 +206,7 @@ class Rehearsal:
             "capacity_total": int(parts.capacities.sum()),
             "stored": parts.buffer.size,
             "stored_total": parts.runner.union_size,
-            "distinct_total": self._distinct_total(),
-            "duplicate_share": self._duplicate_share,
+            "distinct_total": self._stored_and_distinct[1] if self._stored_and_distinct else None,
             "bytes_per_rank": sum(parts.memory_bytes().values()),
             "extend_seconds": self._extend_seconds,
             "wait_seconds": self._wait_seconds,
@@ -252,26 +242,25 @@ class Rehearsal:
         sums = np.array([len(ids), len(np.unique(ids))])
         if self._peers is not None:
             sums = self._peers.announce(sums).sum(axis=0)
-        self._stored_at_check = int(sums[0])
-        self._duplicate_share = float(1 - sums[1] / sums[0]) if sums[0] else 0.0
-        return self._duplicate_share
+        stored, distinct = self._stored_and_distinct = int(sums[0]), int(sums[1])
+        return 1 - distinct / stored if stored else 0.0
 
     # -- state
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next steps depend on, as arrays, numbers and strings. Waits for the round in flight."""
+        if self._parts is None:
+            return dict(self._saved) if self._saved is not None else {"format": 1, "round": -1}
         self._drain()
-        state: dict[str, Any] = {"format": 1, "round": self._round, "arrivals": self._arrivals}
-        if self._parts is not None:
-            state["spec"] = json.dumps(self._parts.spec.to_json())
-            state["max_rows"] = self._parts.max_rows
-            state["buffer"] = self._parts.buffer.state_dict()
-            state["fetched"] = _save_result(self._ready)
-        elif self._saved is not None:
-            state = self._saved
-        if self._offered is not None and self._parts is not None:
-            state["offered"] = self._offered.state_dict()
-        return state
+        return {
+            "format": 1,
+            "round": self._round,
+            "max_rows": self._parts.max_rows,
+            "spec": json.dumps(self._parts.spec.to_json()),
+            "buffer": self._parts.buffer.state_dict(),
+            "fetched": self._ready.state_dict() if self._ready is not None else None,
+            "intake": self._intake.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict` of the same rank and world size. Before the first minibatch."""
@@ -279,12 +268,11 @@ class Rehearsal:
             raise ValueError("load_state_dict must come before the first minibatch")
         if state.get("format") != 1:
             raise ValueError(f"this is a rehearsal state of format {state.get('format')}, this version reads format 1")
-        self._saved = dict(state)
         if "spec" in state:
             saved = RecordSpec.from_json(json.loads(state["spec"]))
             if self._spec is not None and self._spec.to_json() != saved.to_json():
                 raise ValueError(f"the saved schema is {saved.to_json()}, spec= says {self._spec.to_json()}")
-            self._spec = saved
+            self._spec, self._saved = saved, dict(state)
 
     # -- the end
 
@@ -326,52 +314,30 @@ class Rehearsal:
             raise ValueError("this rehearsal has ended; make a new one")
         if not minibatch:
             raise ValueError("the minibatch has no fields")
-        if not _is_on_cpu(minibatch):
-            minibatch = {name: value.cpu() for name, value in minibatch.items()}
-        if self._parts is None:
-            self._set_up(minibatch)
-        parts = self._require_parts("extend")
-        offer, fields = self._offer(minibatch, parts.spec)
+        parts = self._parts or self._set_up(minibatch)
+        offer, fields = self._intake.take(minibatch, parts.spec, parts.max_rows, self._round + 1)
         result = self._wait()
         parts.buffer.commit()
-        self._submit(ACTIVE)
+        if result is not None:
+            parts.runner.fence.mark(1 - result.round % 2)  # readers of the exemplars before these have been queued
+        self._submit(parts, ACTIVE)
         parts.buffer.stage(fields, offer)
-        if self._announced is not None:
-            self._stopped = self._announced.someone_finished()
+        if self._statuses is not None:
+            statuses = self._statuses.get()
+            self._stopped = statuses is not None and bool((statuses == FINISHED).any())
         return result
 
-    def _offer(self, minibatch: Minibatch, spec: RecordSpec) -> tuple[Offer, Minibatch]:
-        """What admission decides on; checks the minibatch, so that a broken one changes nothing."""
-        settings = self.settings
-        fields = dict(minibatch)
-        num_rows = len(next(iter(fields.values())))
-        if settings.sample_id == ARRIVAL:
-            world_size = self._peers.world_size if self._peers else 1
-            ids = (self._arrivals + np.arange(num_rows, dtype=np.int64)) * world_size + self._rank
-        else:
-            ids = _integers(fields.pop(settings.sample_id), "sample_id", settings.sample_id, num_rows)
-        spec.check(fields, num_rows)
-        stratum: Int64Array = np.full(num_rows, -1, np.int64)
-        if settings.stratum in fields:
-            stratum = _integers(fields[settings.stratum], "stratum", settings.stratum, num_rows)
-        self._arrivals += num_rows
-        keys = sample_keys(ids, settings.seed)
-        if self._offered is not None:
-            self._offered.add(keys)
-        return Offer(ids, stratum, keys, self._round + 1), fields
-
-    def _submit(self, status: int) -> None:
+    def _submit(self, parts: Parts, status: int) -> None:
         self._round += 1
-        round_, runner = self._round, self._require_parts("submit").runner
-        offered = self._offered.count() if self._offered is not None else 0
+        round_, offered, news = self._round, self._intake.num_distinct, self._statuses
         if self._peers is not None:
             self._peers.context = f"round {round_}"
-        announced = self._announced
-        if announced is None:
-            call = lambda: runner.run(round_, status, offered)  # noqa: E731
+        call: Callable[[], RoundResult]
+        if news is None:
+            call = lambda: parts.runner.run(round_, status, offered)  # noqa: E731
         else:
-            call = lambda: announced.watch(lambda: runner.run(round_, status, offered, announced.put))  # noqa: E731
-        self._require_parts("submit").engine.submit(call)
+            call = lambda: news.watch(lambda: parts.runner.run(round_, status, offered, news.put))  # noqa: E731
+        parts.engine.submit(call)
         self._in_flight = True
 
     def _wait(self) -> RoundResult | None:
@@ -384,11 +350,11 @@ class Rehearsal:
         start = time.perf_counter()
         self._in_flight = False
         try:
-            result = self._require_parts("wait").engine.result(6 * self.settings.timeout_s)
+            result = self._require_parts("wait").engine.result(MOST_COLLECTIVES * self.settings.timeout_s)
         finally:
             self._wait_seconds += time.perf_counter() - start
         if result.someone_finished and self.settings.uneven == "error":
-            raise _uneven(result)
+            raise result.uneven()
         return result
 
     def _drain(self) -> None:
@@ -412,43 +378,26 @@ class Rehearsal:
 
     # -- set-up and end
 
-    def _set_up(self, minibatch: Minibatch) -> None:
-        settings = self.settings
-        for name, value in minibatch.items():
-            if not isinstance(value, Tensor) or value.dim() == 0:
-                raise ValueError(f"field {name!r} must be a tensor with a batch dimension, got {type(value).__name__}")
-        named_id = settings.sample_id != ARRIVAL
-        if named_id and settings.sample_id not in minibatch:
-            raise ValueError(
-                f"the minibatch has no field {settings.sample_id!r} (it has {sorted(minibatch)}): wrap the dataset in "
-                'drb.with_ids, or say sample_id="arrival" if every offer is a new sample'
-            )
-        if settings.needs_strata and settings.stratum not in minibatch:
-            raise ValueError(
-                f"admission={settings.admission}, proportions={settings.proportions} count exemplars by the field "
-                f"{settings.stratum!r}, which the minibatch lacks (it has {sorted(minibatch)}); set stratum="
-            )
+    def _set_up(self, minibatch: Minibatch) -> Parts:
+        self._intake.check_first(minibatch)
         warn_about_float_images(minibatch)
-        id_field = settings.sample_id if named_id else None
-        spec = self._spec or RecordSpec.of(minibatch, exclude=id_field)
-        max_rows = max(settings.batch_size or 0, len(next(iter(minibatch.values()))), _saved_rows(self._saved))
-        self._parts = assemble(settings, spec, max_rows, self._peers)
-        self._extension = Extension(spec, max_rows, self._parts.runner.blocks, id_field)
-        if self._saved is not None:
-            self._restore(self._parts, self._saved)
+        spec = self._spec or RecordSpec.of(minibatch, exclude=self.settings.id_field)
+        saved, num_rows = self._saved or {}, len(next(iter(minibatch.values())))
+        max_rows = max(self.settings.batch_size or 0, num_rows, int(saved.get("max_rows", 0)))
+        parts = assemble(self.settings, spec, max_rows, self._peers)
+        self._extension = Extension(spec, max_rows, parts.runner.blocks, self.settings.id_field)
+        if saved:
+            self._round = int(saved["round"])
+            self._intake.load_state_dict(saved["intake"])
+            parts.buffer.load_state_dict(saved["buffer"])
+            self._ready = parts.runner.restore(saved["fetched"], self._round)
+            self._saved = None
+        self._parts = parts
         if self._rank == 0:
             log.info(self.describe())
             if self._verbose:
                 print(f"drb: {self.describe()}", file=sys.stderr, flush=True)
-
-    def _restore(self, parts: Parts, state: dict[str, Any]) -> None:
-        self._round, self._arrivals = int(state["round"]), int(state["arrivals"])
-        if "buffer" in state:
-            parts.buffer.load_state_dict(state["buffer"])
-            self._ready = _load_result(state["fetched"], parts.runner.blocks, self._round)
-            if self._offered is not None:
-                self._offered.load_state_dict(state["offered"])
-        self._saved = None
+        return parts
 
     def _say_farewell(self) -> None:
         if self._stopped:
@@ -460,11 +409,11 @@ class Rehearsal:
         self._wait()
         if not self._parts.buffer.lacks_late_fields:
             self._parts.buffer.commit()
-        self._submit(FINISHED)
+        self._submit(self._parts, FINISHED)
         self._in_flight = False
-        result = self._parts.engine.result(6 * self.settings.timeout_s)
-        if (result.statuses == ACTIVE).any() and self.settings.uneven == "error":
-            raise _uneven(result)
+        result = self._parts.engine.result(MOST_COLLECTIVES * self.settings.timeout_s)
+        if result.someone_goes_on and self.settings.uneven == "error":
+            raise result.uneven()
 
     def _cause_of(self, error: BaseException) -> BaseException | None:
         """Another rank's end shows first as a broken gradient all-reduce; the round in flight knows the reason."""
@@ -479,7 +428,7 @@ class Rehearsal:
             return cause
         except BaseException:
             return None
-        return _uneven(result) if result.someone_finished else None
+        return result.uneven() if result.someone_finished else None
 
     def _release(self) -> None:
         if self._parts is not None:
@@ -491,103 +440,8 @@ class Rehearsal:
             raise ValueError(f"{operation}() needs a first minibatch: call extend() or step() before")
         return self._parts
 
-    def _distinct_total(self) -> int | None:
-        if self._duplicate_share is None:
-            return None
-        return round(self._stored_at_check * (1 - self._duplicate_share))
 
-
-class _Announced:
-    """The statuses of the round just handed in, for uneven="stop"; also when the round fails before it knows them."""
-
-    def __init__(self) -> None:
-        from queue import SimpleQueue
-
-        self._queue: SimpleQueue[bool] = SimpleQueue()
-        self._was_put = False
-
-    def put(self, statuses: Int64Array) -> None:
-        self._was_put = True
-        self._queue.put(bool((statuses == FINISHED).any()))
-
-    def watch(self, call: Any) -> RoundResult:
-        self._was_put = False
-        try:
-            result: RoundResult = call()
-        finally:
-            if not self._was_put:
-                self._queue.put(False)  # the error itself comes with the round's result
-        return result
-
-    def someone_finished(self) -> bool:
-        return self._queue.get()
-
-
-def _open_peers(process_group: dist.ProcessGroup | None, timeout_s: float) -> Peers | None:
-    """A Gloo group of drb's own over the same ranks; None for one rank."""
-    from datetime import timedelta
-
-    if not dist.is_initialized() or dist.get_world_size(process_group) == 1:
-        return None
-    ranks = dist.get_process_group_ranks(process_group)
-    group = dist.new_group(
-        ranks, timeout=timedelta(seconds=timeout_s), backend="gloo", use_local_synchronization=process_group is not None
-    )
-    return Peers(group)
-
-
-def _is_on_cpu(minibatch: Minibatch) -> bool:
-    return all(value.device.type == "cpu" for value in minibatch.values())
-
-
-def _integers(values: Tensor, what: str, field: str, num_rows: int) -> Int64Array:
-    if values.dim() != 1 or values.is_floating_point() or len(values) != num_rows:
-        raise ValueError(
-            f"the {what} field {field!r} must be one integer per row, got {values.dtype} {list(values.shape)} "
-            f"for {num_rows} rows"
-        )
-    return np.ascontiguousarray(values.numpy(), dtype=np.int64)
-
-
-def _uneven(result: RoundResult) -> UnevenError:
-    finished = np.flatnonzero(result.statuses == FINISHED).tolist()
-    going_on = np.flatnonzero(result.statuses == ACTIVE).tolist()
-    return UnevenError(
-        f"ranks {finished} stopped after {result.round} steps while ranks {going_on} go on; give every rank the same "
-        'number of minibatches (drb.OwnerSampler does) or set uneven="stop"'
-    )
-
-
-def _save_result(result: RoundResult | None) -> dict[str, Any] | None:
-    if result is None:
-        return None
-    draw = result.draw
-    return {
-        "rows": result.rows.copy(),
-        "owner": draw.owner,
-        "position": draw.position,
-        "weight": draw.weight,
-        "per_owner": draw.per_owner,
-    }
-
-
-def _load_result(state: Mapping[str, Any] | None, blocks: Int64Array, round_: int) -> RoundResult | None:
-    if state is None:
-        return None
-    rows = blocks[round_ % 2, : len(state["rows"])]
-    rows[:] = state["rows"]
-    draw = Draw(state["owner"], state["position"], state["weight"], state["per_owner"])
-    return RoundResult(round_, np.full(len(draw.per_owner), ACTIVE), draw, rows)
-
-
-def _saved_rows(state: Mapping[str, Any] | None) -> int:
-    return int(state.get("max_rows", 0)) if state else 0
-
-
-def _size(num_bytes: int) -> str:
-    amount = float(num_bytes)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if amount < 1024:
-            return f"{amount:.3g} {unit}" if amount < 1000 else f"{amount:.0f} {unit}"
-        amount /= 1024
-    return f"{amount:.3g} TiB"
+def _on_cpu(minibatch: Minibatch) -> Minibatch:
+    if all(value.device.type == "cpu" for value in minibatch.values()):
+        return minibatch
+    return {name: value.cpu() for name, value in minibatch.items()}

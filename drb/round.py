@@ -9,14 +9,17 @@ Letters: R exemplars, W ranks, S strata, K words of a row.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
 from drb.buffer import Buffer
 from drb.exchange import Exchange
+from drb.fence import ReuseFence
 from drb.sampler import Draw, Sampler
+from drb.storage import HeapStorage
 from drb.types import Int64Array
 from drb.union import UnionCounts
 
@@ -40,6 +43,22 @@ class RoundResult:
     @property
     def someone_finished(self) -> bool:
         return bool((self.statuses == FINISHED).any())
+
+    @property
+    def someone_goes_on(self) -> bool:
+        return bool((self.statuses == ACTIVE).any())
+
+    def uneven(self) -> UnevenError:
+        """The error for ranks that must all stop at the same step, and did not."""
+        finished = np.flatnonzero(self.statuses == FINISHED).tolist()
+        going_on = np.flatnonzero(self.statuses == ACTIVE).tolist()
+        return UnevenError(
+            f"ranks {finished} stopped after {self.round} steps while ranks {going_on} go on; give every rank the same "
+            'number of minibatches (drb.OwnerSampler does) or set uneven="stop"'
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows.copy(), **{f.name: getattr(self.draw, f.name) for f in fields(Draw)}}
 
 
 @dataclass
@@ -75,7 +94,8 @@ class RoundRunner:
         self._rank = rank
         self._count_strata = count_strata
         self._union = UnionCounts(world_size) if count_strata else None
-        self.blocks: Int64Array = np.empty((2, exemplars, buffer.spec.words), np.int64)
+        self.blocks = HeapStorage(2 * exemplars, buffer.spec.words).rows.reshape(2, exemplars, -1)
+        self.fence = ReuseFence(2)
         self.times = RoundTimes()
         self.union_size = 0
         self._message: Int64Array = np.zeros(_CHANGED + 1, np.int64)
@@ -100,10 +120,20 @@ class RoundRunner:
         draw = self._sampler.draw(round_, counts_WS, messages_WH[:, _OFFERED])
         drawn = time.perf_counter()
         rows = self.blocks[round_ % 2, : len(draw)]
+        self.fence.wait(round_ % 2)
         if len(draw):  # alike on all ranks: every rank draws min(r, N)
             self._exchange.fetch(draw.per_owner, draw.position, rows)
         self._time(start, announced, drawn, cpu, len(draw))
         return RoundResult(round_, statuses, draw, rows)
+
+    def restore(self, state: Mapping[str, Any] | None, round_: int) -> RoundResult | None:
+        """The result of a round that was fetched before the state was saved, in its block."""
+        if state is None:
+            return None
+        rows = self.blocks[round_ % 2, : len(state["rows"])]
+        rows[:] = state["rows"]
+        draw = Draw(**{f.name: state[f.name] for f in fields(Draw)})
+        return RoundResult(round_, np.full(len(draw.per_owner), ACTIVE), draw, rows)
 
     def _publish(self, round_: int, status: int, offered: int) -> Int64Array:
         table, changed = self._buffer.position_table()

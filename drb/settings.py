@@ -58,6 +58,11 @@ class RehearsalSettings:
         by_stratum = self.admission in ("class_balanced", "random_replacement")
         return by_stratum or build_proportions(self.proportions).needs_strata
 
+    @property
+    def id_field(self) -> str | None:
+        """The field that holds sample ids; None if every offer is a new sample."""
+        return None if self.sample_id == ARRIVAL else self.sample_id
+
     def shared_by_all(self) -> dict[str, Any]:
         """What must be equal on all ranks."""
         values = asdict(self)

@@ -100,7 +100,7 @@ def _collect(pipes, ranks, scratch, timeout, patience):
     while waiting:
         ready = mp.connection.wait(list(waiting.values()), timeout=max(0.0, deadline - time.monotonic()))
         if not ready and failures:
-            failures |= {rank: "did not end" for rank in waiting}
+            failures |= dict.fromkeys(waiting, "did not end")
             break
         if not ready:
             raise AssertionError(_hang_report(ranks, sorted(waiting), scratch, timeout))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from drb.exchange.base import Exchange
 from drb.exchange.collective import CollectiveExchange
 from drb.exchange.loopback import LoopbackExchange
-from drb.exchange.peers import Peers
+from drb.exchange.peers import Peers, open_peers
 from drb.exchange.shared import SharedExchange
 
 EXCHANGES = ("auto", "loopback", "collective", "shared")
 
-__all__ = ["EXCHANGES", "CollectiveExchange", "Exchange", "LoopbackExchange", "Peers", "SharedExchange"]
+__all__ = ["EXCHANGES", "CollectiveExchange", "Exchange", "LoopbackExchange", "Peers", "SharedExchange", "open_peers"]

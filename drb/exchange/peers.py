@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,23 @@ import torch.distributed as dist
 
 from drb.failure import FailureBoard
 from drb.types import Int64Array
+
+
+def open_peers(process_group: dist.ProcessGroup | None, timeout_s: float) -> Peers | None:
+    """A Gloo group over the same ranks as process_group (None: all); None for one rank. Collective over the ranks.
+
+    Gloo also where the default group is NCCL: rows in host memory need no ordering between NCCL communicators.
+    """
+    if not dist.is_initialized() or dist.get_world_size(process_group) == 1:
+        return None
+    group = dist.new_group(
+        dist.get_process_group_ranks(process_group),
+        timeout=timedelta(seconds=timeout_s),
+        backend="gloo",
+        use_local_synchronization=process_group is not None,
+    )
+    assert isinstance(group, dist.ProcessGroup)
+    return Peers(group)
 
 
 class Peers:

@@ -1,0 +1,41 @@
+"""When may page-locked memory be written again?
+
+Copies to a GPU from page-locked memory are asynchronous: the host may run several steps ahead of them. A fence marks
+each slot of reused memory with an event on the stream that reads it, and waits for that event before the slot is
+written again. Without CUDA there is nothing to wait for.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+
+
+class Event(Protocol):
+    def record(self) -> Any: ...
+
+    def synchronize(self) -> Any: ...
+
+
+class ReuseFence:
+    """One event per slot. make_event: returns an event that records on the caller's current stream; None: no-op."""
+
+    def __init__(self, num_slots: int, make_event: Any | None = None) -> None:
+        if make_event is None and torch.cuda.is_available():
+            make_event = torch.cuda.Event
+        self._make_event = make_event
+        self._events: list[Event | None] = [None] * num_slots
+
+    def mark(self, slot: int) -> None:
+        """Everything that reads the slot has been queued by now. On the thread that queued it."""
+        if self._make_event is not None:
+            event = self._events[slot] or self._make_event()
+            event.record()
+            self._events[slot] = event
+
+    def wait(self, slot: int) -> None:
+        """Return once the readers of the slot's last contents are done. On any thread."""
+        event = self._events[slot]
+        if event is not None:
+            event.synchronize()

@@ -1,0 +1,108 @@
+"""From a minibatch to what admission decides on: ids, strata, keys. Checks it, so that a broken one changes nothing.
+
+Letters: B rows of a minibatch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from drb.admission import Offer
+from drb.distinct import DistinctCounter
+from drb.proportions import build_proportions
+from drb.record import RecordSpec
+from drb.seeding import sample_keys
+from drb.settings import RehearsalSettings
+from drb.types import Int64Array, Minibatch
+
+
+class Intake:
+    """State: how many samples arrived (their ids, with sample_id="arrival") and how many distinct ones were offered."""
+
+    def __init__(self, settings: RehearsalSettings, rank: int, world_size: int) -> None:
+        self._settings = settings
+        self._rank = rank
+        self._world_size = world_size
+        self._arrivals = 0
+        self._distinct = DistinctCounter() if build_proportions(settings.proportions).needs_offered else None
+
+    @property
+    def num_distinct(self) -> int:
+        """Distinct samples offered so far; 0 unless the proportions need it."""
+        return self._distinct.count() if self._distinct is not None else 0
+
+    def check_first(self, minibatch: Minibatch) -> None:
+        """Raise ValueError if the settings name fields that the minibatch lacks, or a field is not a batch."""
+        settings = self._settings
+        for name, value in minibatch.items():
+            if not isinstance(value, Tensor) or value.dim() == 0:
+                raise ValueError(f"field {name!r} must be a tensor with a batch dimension, got {type(value).__name__}")
+        if settings.id_field is not None and settings.id_field not in minibatch:
+            raise ValueError(
+                f"the minibatch has no field {settings.id_field!r} (it has {sorted(minibatch)}): wrap the dataset in "
+                'drb.with_ids, or say sample_id="arrival" if every offer is a new sample'
+            )
+        if settings.needs_strata and settings.stratum not in minibatch:
+            raise ValueError(
+                f"admission={settings.admission} with proportions={settings.proportions} counts exemplars by the field "
+                f"{settings.stratum!r}, which the minibatch lacks (it has {sorted(minibatch)}); set stratum="
+            )
+
+    def take(self, minibatch: Minibatch, spec: RecordSpec, max_rows: int, round_: int) -> tuple[Offer, Minibatch]:
+        """The offer of round `round_`, and the record's fields; minibatch on the CPU.
+
+        Raises:
+            ValueError: fields that differ from the schema, or more rows than max_rows.
+        """
+        settings = self._settings
+        fields = dict(minibatch)
+        num_rows = len(next(iter(fields.values())))
+        if num_rows > max_rows:
+            raise ValueError(
+                f"a minibatch of {num_rows} rows after one of {max_rows}: memory was allocated for the first; give the "
+                "largest minibatch's size as batch_size="
+            )
+        ids = fields.pop(settings.id_field, None) if settings.id_field is not None else None
+        if ids is not None:
+            sample_id = _integers(ids, "sample id", settings.sample_id, num_rows)
+        elif settings.id_field is not None:
+            raise ValueError(f"the minibatch has no field {settings.id_field!r}; it has {sorted(minibatch)}")
+        else:
+            arrival = self._arrivals + np.arange(num_rows, dtype=np.int64)
+            sample_id = arrival * self._world_size + self._rank
+        spec.check(fields, num_rows)
+        if settings.stratum is not None and settings.stratum in fields:
+            stratum = _integers(fields[settings.stratum], "stratum", settings.stratum, num_rows)
+        else:
+            stratum = np.full(num_rows, -1, np.int64)
+        self._arrivals += num_rows
+        keys = sample_keys(sample_id, settings.seed)
+        if self._distinct is not None:
+            self._distinct.add(keys)
+        return Offer(sample_id, stratum, keys, round_), fields
+
+    def state_dict(self) -> dict[str, Any]:
+        state: dict[str, Any] = {"arrivals": self._arrivals}
+        if self._distinct is not None:
+            state["distinct"] = self._distinct.state_dict()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._arrivals = int(state["arrivals"])
+        if self._distinct is not None:
+            if "distinct" not in state:
+                raise ValueError("the saved state has no count of distinct offers, which proportions=stream needs")
+            self._distinct.load_state_dict(state["distinct"])
+
+
+def _integers(values: Tensor, what: str, field: str, num_rows: int) -> Int64Array:
+    if values.dim() != 1 or values.is_floating_point() or len(values) != num_rows:
+        raise ValueError(
+            f"the {what} field {field!r} must be one integer per row, got {values.dtype} {list(values.shape)} "
+            f"for {num_rows} rows"
+        )
+    return np.ascontiguousarray(values.numpy(), dtype=np.int64)
