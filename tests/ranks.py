@@ -23,7 +23,12 @@ import torch
 import torch.distributed as dist
 
 _CONTEXT = mp.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["torch", "torch.distributed", "drb.rehearsal"])
+_CONTEXT.set_forkserver_preload(["torch", "torch.distributed", "scipy.stats", "pytest", "drb.rehearsal"])
+# the server is a fresh interpreter that finds what it preloads by PYTHONPATH alone
+_ROOT = Path(__file__).resolve().parents[1]
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(_ROOT), str(_ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
 
 
 def run_ranks(
