@@ -128,7 +128,7 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
     means, deviations = [], []
     for channel in images.unbind(1):
         # the 256 counts say everything about bytes, without a float copy of the images
-        share = np.bincount(channel.reshape(-1).numpy(), minlength=256) / channel.numel()
+        share = torch.bincount(channel.reshape(-1), minlength=256).numpy() / channel.numel()
         mean = float(share @ values)
         means.append(mean)
         deviations.append(float(np.sqrt(share @ (values - mean) ** 2)) or 1.0)
