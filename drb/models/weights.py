@@ -19,8 +19,8 @@ _WRAPPERS = ("state_dict", "model", "network")  # keys under which checkpoints c
 class LoadReport:
     """Names of a network's tensors, and of those offered to it.
 
-    loaded and missing are the network's; unexpected were offered in vain; mismatched have another shape and
-    were left as they were initialised.
+    loaded and missing are the network's; unexpected were offered in vain; mismatched are those of layers
+    that have another shape, which were left as they were initialised.
     """
 
     origin: str
@@ -57,7 +57,9 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], origin: str)
     own = network.state_dict()
     offered = {_own_name(name): tensor for name, tensor in weights.items()}
     common = own.keys() & offered.keys()
-    fitting = {name: offered[name] for name in own if name in common and own[name].shape == offered[name].shape}
+    # a bias without its weight is worth nothing: a layer is taken whole or not at all
+    misfits = {_layer(name) for name in common if own[name].shape != offered[name].shape}
+    fitting = {name: offered[name] for name in own if name in common and _layer(name) not in misfits}
     report = LoadReport(
         origin=origin,
         loaded=tuple(fitting),
@@ -118,6 +120,10 @@ def torchvision_weights(name: str) -> dict[str, Tensor]:
             "set init to its path"
         ) from error
     return weights
+
+
+def _layer(name: str) -> str:
+    return name.rpartition(".")[0]
 
 
 def _own_name(name: str) -> str:

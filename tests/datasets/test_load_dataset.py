@@ -92,6 +92,12 @@ def test_cifar_becomes_channels_first(name, library_name, tmp_path, monkeypatch)
     assert dataset.num_classes == int(name.removeprefix("cifar"))
 
 
+def test_a_root_that_cannot_be_written_is_only_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(builtin.os, "access", lambda path, mode: False)
+    with builtin._exclusive(tmp_path):
+        assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("failure", [urllib.error.URLError("no route"), RuntimeError("File not found or corrupted.")])
 def test_failing_download_names_dataset_and_root(failure, tmp_path, monkeypatch):
     import torchvision
