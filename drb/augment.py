@@ -59,10 +59,9 @@ class Preprocess:
         scaled = images.to(torch.float32)
         if self._identity:
             return scaled.div_(255) if images.dtype == torch.uint8 else scaled
-        if images.dtype == torch.uint8:
-            scale, shift = self._on(images.device)
-            return scaled.mul_(scale).add_(shift)
         scale, shift = self._on(images.device)
+        if images.dtype == torch.uint8:
+            return scaled.mul_(scale).add_(shift)
         return scaled * (255 * scale) + shift  # not in place: scaled may be the caller's memory
 
     def _augment(self, images: Tensor, generator: torch.Generator | None) -> Tensor:

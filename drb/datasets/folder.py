@@ -7,6 +7,7 @@ augmentation follows on the device. Pillow releases the GIL while it decodes, so
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +27,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 _BILINEAR = 2  # PIL.Image.Resampling.BILINEAR, without importing Pillow here
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".tif", ".tiff", ".webp"}
+_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
 class FolderSource:
@@ -36,7 +37,8 @@ class FolderSource:
 
     def __init__(
         self,
-        paths: list[Path],
+        folder: Path,
+        names: npt.NDArray[np.bytes_],
         labels: Int64Array,
         sample_ids: Int64Array,
         *,
@@ -44,7 +46,9 @@ class FolderSource:
         resize: int,
         workers: int,
     ) -> None:
-        self._paths = paths
+        """names: paths below `folder`, bytes [n]: a million of them take 40 MB, as Path objects ten times that."""
+        self._folder = folder
+        self._names = names
         self._labels = labels
         self._sample_ids = sample_ids
         self._image_size = image_size
@@ -60,7 +64,7 @@ class FolderSource:
         return self._sample_ids
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self._names)
 
     def gather(self, indices: Int64Array) -> Minibatch:
         """As `Source.gather`.
@@ -81,7 +85,8 @@ class FolderSource:
 
     def subset(self, indices: Int64Array) -> FolderSource:
         return FolderSource(
-            [self._paths[index] for index in indices],
+            self._folder,
+            self._names[indices],
             self._labels[indices],
             self._sample_ids[indices],
             image_size=self._image_size,
@@ -92,12 +97,12 @@ class FolderSource:
     def _decode(self, index: np.int64, out: npt.NDArray[np.uint8]) -> None:
         from PIL import Image  # with [train] only: a library user of drb needs no Pillow
 
-        path = self._paths[index]
+        path = self._folder / os.fsdecode(self._names[index])
         try:
             with Image.open(path) as image:
                 image.draft("RGB", (self._resize, self._resize))  # JPEG: decode at a reduced scale that still suffices
                 out[:] = _centre(image.convert("RGB"), self._resize, self._image_size).transpose(2, 0, 1)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except Exception as error:  # decoders raise what they like; whatever it is, the file must be named
             raise ValueError(f"the image file {path} cannot be decoded ({error}); replace or remove it") from error
 
 
@@ -133,15 +138,24 @@ def image_folder(root: Path, *, image_size: int = 224, resize: int | None = None
 
 
 def _scan(folder: Path, classes: list[str], *, image_size: int, resize: int, workers: int) -> FolderSource:
-    files = [
-        sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in _SUFFIXES) for name in classes
-    ]
+    files = [_image_names(folder, name) for name in classes]
     for name, found in zip(classes, files, strict=True):
         if not found:
-            raise ValueError(f"the class folder {folder / name} has no image file ({', '.join(sorted(_SUFFIXES))})")
+            raise ValueError(f"the class folder {folder / name} has no image file ({', '.join(_SUFFIXES)})")
     labels = np.repeat(np.arange(len(classes)), [len(found) for found in files])
-    paths = [path for found in files for path in found]
-    return FolderSource(paths, labels, np.arange(len(paths)), image_size=image_size, resize=resize, workers=workers)
+    names = np.array([name for found in files for name in found])
+    return FolderSource(
+        folder, names, labels, np.arange(len(names)), image_size=image_size, resize=resize, workers=workers
+    )
+
+
+def _image_names(folder: Path, class_name: str) -> list[bytes]:
+    """Paths below `folder` of the class's image files, at any depth, sorted; links are followed."""
+    names: list[bytes] = []
+    for parent, _, files in os.walk(folder / class_name, followlinks=True):
+        below = os.path.relpath(parent, folder)
+        names += [os.fsencode(os.path.join(below, name)) for name in files if name.lower().endswith(_SUFFIXES)]
+    return sorted(names)
 
 
 def _split_folder(root: Path, *names: str) -> Path:

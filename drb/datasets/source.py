@@ -81,7 +81,7 @@ class TensorSource:
         return len(self.columns["label"])
 
     def gather(self, indices: Int64Array) -> Minibatch:
-        rows = torch.from_numpy(indices)
+        rows = torch.from_numpy(np.ascontiguousarray(indices))
         return {name: column.index_select(0, rows) for name, column in self.columns.items()}
 
     def subset(self, indices: Int64Array) -> TensorSource:

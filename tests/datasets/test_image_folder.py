@@ -78,6 +78,16 @@ def test_layout_errors_name_the_folder(tmp_path, root):
         load_dataset("image_folder", root, workers=0)
 
 
+def test_nested_linked_and_oddly_named_files_are_found(root, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    Image.new("RGB", (8, 8), (9, 9, 9)).save(elsewhere / "käfer 1.PNG")
+    (root / "train" / "ant" / "more").symlink_to(elsewhere)
+    (root / "train" / "ant" / "notes.txt").write_text("not an image")
+    source = load_dataset("image_folder", root, image_size=8).train
+    assert source.labels.tolist() == [0] * 4 + [1] * 3
+    assert source.gather(np.array([3]))["image"].unique().tolist() == [9]
+
+
 def test_a_test_folder_serves_where_there_is_no_val(root):
     (root / "val").rename(root / "test")
     assert len(load_dataset("image_folder", root).test) == 6

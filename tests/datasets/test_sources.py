@@ -23,8 +23,8 @@ def folder(tmp_path):
 
     for index in range(7):
         Image.new("RGB", (5, 5), (index, 0, 0)).save(tmp_path / f"{index}.png")
-    paths = sorted(tmp_path.iterdir())
-    return FolderSource(paths, np.arange(7) % 2, np.arange(7), image_size=4, resize=4, workers=2)
+    names = np.array([f"{index}.png".encode() for index in range(7)])
+    return FolderSource(tmp_path, names, np.arange(7) % 2, np.arange(7), image_size=4, resize=4, workers=2)
 
 
 def sources(tmp_path):
