@@ -93,6 +93,7 @@ class NoBarrier(SlowReader):
 
 WORDS = 512
 
+
 def count_wrong_rows(rank, world_size, barrier, board_path, rounds):
     """Every step overwrites the whole buffer while peers read it; ranks run at different speeds."""
     NoBarrier.board_path = board_path

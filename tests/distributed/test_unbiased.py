@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from distributed.checks import SMALLEST_P, independence_p, uniformity_p
-from distributed.streams import NUM_CLASSES, num_wrong, nothing, records
+from distributed.streams import NUM_CLASSES, nothing, num_wrong, records
 from ranks import run_ranks
 
 from drb import Rehearsal
@@ -19,12 +19,12 @@ R = 7
 # ids held by each rank
 OCCUPANCIES = {
     "one rank": [list(range(40))],
-    "two full ranks": [list(range(0, 30)), list(range(30, 60))],
-    "three ranks, one empty": [list(range(0, 30)), [], list(range(30, 60))],
-    "four ranks, one with a single exemplar": [list(range(0, 20)), [20], list(range(21, 41)), list(range(41, 61))],
-    "three uneven ranks": [list(range(0, 5)), list(range(5, 40)), list(range(40, 52))],
-    "a class on one rank only": [[i for i in range(60) if i % NUM_CLASSES], [i for i in range(60) if i % NUM_CLASSES == 0]],
-}  # fmt: skip
+    "two full ranks": [list(range(30)), list(range(30, 60))],
+    "three ranks, one empty": [list(range(30)), [], list(range(30, 60))],
+    "four ranks, one with a single exemplar": [list(range(20)), [20], list(range(21, 41)), list(range(41, 61))],
+    "three uneven ranks": [list(range(5)), list(range(5, 40)), list(range(40, 52))],
+    "a class on one rank only": [[i for i in range(60) if i % NUM_CLASSES], list(range(0, 60, NUM_CLASSES))],
+}
 
 
 def draw_rounds(rank, world_size, occupancy, rounds, settings):
