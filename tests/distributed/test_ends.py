@@ -145,7 +145,7 @@ def test_an_exception_in_the_worker_reaches_the_training_thread_with_its_traceba
 
 
 def many_rounds(rank, world_size, exchange):
-    """Bytes of memory that 400 more rounds took, and segments left in /dev/shm."""
+    """Private bytes that 400 more rounds took, and segments left in /dev/shm."""
     import psutil
 
     with Rehearsal(capacity=200, exemplars=8, exchange=exchange, seed=1, verbose=False) as rehearsal:
@@ -156,9 +156,9 @@ def many_rounds(rank, world_size, exchange):
                 rehearsal.extend(records(rng.integers(0, 5000, 16) * world_size + rank, 512))
 
         go(1000)
-        before = psutil.Process().memory_info().rss
+        before = psutil.Process().memory_full_info().uss
         go(400)
-        growth = psutil.Process().memory_info().rss - before
+        growth = psutil.Process().memory_full_info().uss - before
         left = [name for name in os.listdir("/dev/shm") if name.startswith("drb-")]
     return growth, left
 
