@@ -6,7 +6,7 @@ R[i][j] is the accuracy on task j after training on task i, tasks counted from 0
     BWT        = mean over j < T-1    of R[T-1][j] - R[j][j]
     FWT        = mean over 1 <= j < T of R[j-1][j] - b[j]
     forgetting = mean over j < T-1    of max over i < T-1 of R[i][j], minus R[T-1][j]
-                 (Chaudhry et al. 2018, arXiv 1801.10112; the last row is left out of the maximum, so it can be negative)
+                 (Chaudhry et al. 2018, arXiv 1801.10112; without the last row in the maximum it can be negative)
 
 b[j] is the accuracy on task j of the network *before any training*: measured later, it makes FWT zero or a
 comparison with itself. All values are fractions in [0, 1]. A metric is None as long as it is undefined: with
