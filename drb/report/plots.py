@@ -7,6 +7,7 @@ without a display, and pyplot's global state is not touched.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -32,6 +33,8 @@ _STYLE: dict[str, Any] = {
     "grid.linewidth": 0.8,
     "legend.frameon": False,
     "figure.constrained_layout.use": True,
+    "figure.constrained_layout.h_pad": 0.12,  # inches
+    "figure.constrained_layout.w_pad": 0.12,
 }
 
 
@@ -61,7 +64,7 @@ def accuracy_against_runtime(summaries: Sequence[Summary]) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
 
-    figure = Figure(figsize=(7.0, 4.2))
+    figure = Figure(figsize=(8.0, 4.6))
     axes = figure.add_subplot()
     colours = strategy_colours(summaries)
     for index, summary in enumerate(summaries):
@@ -83,7 +86,7 @@ def accuracy_against_runtime(summaries: Sequence[Summary]) -> Figure:
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
     axes.grid(True)
     axes.set_title("Accuracy against runtime (one marker per task)", loc="left")
-    figure.legend(loc="outside lower center", ncols=min(len(summaries), 3))
+    figure.legend(loc="outside lower center", ncols=3, fontsize=9, columnspacing=1.4, handlelength=1.6)
     return figure
 
 
@@ -104,7 +107,9 @@ def accuracy_matrices(summaries: Sequence[Summary]) -> Figure | None:
         axes.set_visible(False)
     for axes in grid[::columns]:
         axes.set_ylabel("after training on task")
-    bar = figure.colorbar(images[0], ax=list(grid), shrink=0.8, aspect=30, format=PercentFormatter(xmax=1, decimals=0))
+    bar = figure.colorbar(
+        images[0], ax=list(grid), shrink=0.7, aspect=25, pad=0.02, format=PercentFormatter(xmax=1, decimals=0)
+    )
     bar.outline.set_visible(False)
     bar.set_label("accuracy")
     return figure
@@ -133,19 +138,22 @@ def _heat_map(axes: Axes, summary: Summary) -> Any:
     import numpy as np
 
     matrix = np.array(summary["accuracy_matrix"], dtype=np.float64)  # None becomes NaN, which is left white
-    image = axes.imshow(matrix, vmin=0, vmax=1, cmap="viridis", aspect="equal")
+    image = axes.imshow(matrix, vmin=0, vmax=1, cmap="Blues", aspect="equal")
     size = max(matrix.shape)
     if size <= 12:
         for (row, column), value in np.ndenumerate(matrix):
             if not np.isnan(value):
-                colour = "white" if value < 0.6 else "black"
+                colour = "white" if value > 0.6 else "black"
                 text = f"{100 * value:.0f}"
                 axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=10 if size <= 6 else 7)
     step = -(-size // 10)
     axes.set_xticks(range(0, matrix.shape[1], step), [str(task + 1) for task in range(0, matrix.shape[1], step)])
     axes.set_yticks(range(0, matrix.shape[0], step), [str(task + 1) for task in range(0, matrix.shape[0], step)])
-    axes.tick_params(length=0)
+    axes.tick_params(which="both", length=0)
     axes.spines[:].set_visible(False)
+    axes.set_xticks(np.arange(1, matrix.shape[1]) - 0.5, minor=True)  # white lines between cells
+    axes.set_yticks(np.arange(1, matrix.shape[0]) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=1.2)
     axes.set_xlabel("accuracy on task (%)")
     axes.set_title(_label(summary))
     return image
@@ -158,7 +166,10 @@ def _stacked_counts(axes: Axes, summary: Summary) -> None:
     strata = sorted({stratum for entry in entries for stratum in entry.get("counts", {})}, key=_numeric_first)
     tasks = [entry["task"] + 1 for entry in entries]
     bottom = [0] * len(entries)
-    palette = colormaps["tab20" if len(strata) > 10 else "tab10"]
+    many = len(strata) > 20  # more than a legend or the eye can tell apart: old to new as dark to light
+    palette = (
+        colormaps["viridis"].resampled(len(strata)) if many else colormaps["tab20" if len(strata) > 10 else "tab10"]
+    )
     for index, stratum in enumerate(strata):
         heights = [entry.get("counts", {}).get(stratum, 0) for entry in entries]
         axes.bar(
@@ -170,8 +181,9 @@ def _stacked_counts(axes: Axes, summary: Summary) -> None:
         axes.axhline(capacity, color="black", linewidth=1, linestyle="--", label="capacity")
     axes.set(xlabel="after task", ylabel="exemplars stored, all ranks")
     axes.set_title(_label(summary), loc="left")
-    axes.set_xticks(tasks)
-    if len(strata) <= 20:
+    axes.set_xticks(tasks[:: -(-len(tasks) // 10)])
+    axes.set_ylim(0, 1.06 * max([*bottom, capacity or 0]))
+    if not many:
         axes.legend(title="stratum", loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8, reverse=True)
 
 
@@ -184,7 +196,8 @@ def _marker(summaries: Sequence[Summary], index: int) -> str:
 
 def _label(summary: Summary) -> str:
     acc = summary["acc"]
-    return f"{summary['name']} (ACC {100 * acc:.1f} %)" if acc is not None else str(summary["name"])
+    name = textwrap.shorten(str(summary["name"]), 28, placeholder="…")
+    return name if acc is None else f"{name} (ACC {100 * acc:.1f} %)"
 
 
 def _numeric_first(stratum: str) -> tuple[int, float, str]:
