@@ -34,19 +34,20 @@ format: $(INSTALLED)
 
 install: $(INSTALLED)
 
-# The stamp holds what was installed from, so that a venv shared by several checkouts is not installed again.
-# torch comes first and pinned, by pip, which finds local wheels; uv then does the rest many times faster and
-# leaves the installed pair alone. Without build isolation a repetition needs no network.
-$(INSTALLED): $(PINS)
-	@if cat $(PINS) | cmp -s - $@; then touch $@; else $(MAKE) --no-print-directory -f $(firstword $(MAKEFILE_LIST)) .install; fi
+# The stamp holds what was installed from: a venv that several checkouts share is not installed again.
+ifneq ($(shell cat $(PINS) | cmp -s - $(INSTALLED) || echo differs),)
+.PHONY: $(INSTALLED)
+endif
 
-.PHONY: .install
-.install:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-	  { echo "drb needs Python 3.10 or newer, found: $$($(PYTHON) --version 2>&1); make PYTHON=/path/to/python3" >&2; exit 1; }
+# torch comes first and pinned, by pip, which also finds wheels on disk; uv then does the rest many times faster and
+# leaves that pair alone. Without build isolation a repetition needs no network.
+$(INSTALLED):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || \
+	  { echo "drb needs Python 3.10 or newer; $(PYTHON) is: $$($(PYTHON) --version 2>&1); try make PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { echo "$(PYTHON) cannot make virtual environments; install them (Debian: apt-get install python3-venv)" >&2; exit 1; }
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet -c constraints.txt torch torchvision setuptools uv
-	$(PY) -m uv pip install --quiet --python $(PY) --no-build-isolation -c constraints.txt -e '.[train,mpi,dev]'
-	@cat $(PINS) > $(INSTALLED)
+	@echo "installing into $(VENV): 6 GB, a minute or two with a fast network"
+	@$(PY) -m pip install -qq -c constraints.txt torch torchvision setuptools uv
+	@$(PY) -m uv pip install --quiet --python $(PY) --no-build-isolation -c constraints.txt -e '.[train,mpi,dev]'
+	@cat $(PINS) > $@
