@@ -102,19 +102,27 @@ def _missing(name: str, offline: MlflowRun, online: MlflowRun) -> list[Point]:
 def _open_offline(
     run_dir: Path, uri: str, experiment: str, run_name: str, run_id: str | None, error: Exception
 ) -> MlflowRun:
+    file = _offline_file(run_dir)
     _log.warning(
-        "tracking: %s does not answer (%s); metrics are kept in %s from here on; copy them later with "
+        "tracking: %s failed (%s); from here on metrics are kept in %s, to be copied with "
         'python -c "from drb.tracking import sync; sync(%r, %r)"',
-        uri, one_line(error), _offline_file(run_dir), str(run_dir), uri,
-    )  # fmt: skip
+        *(uri, one_line(_root_cause(error)), file, str(run_dir), uri),
+    )
     run = _offline_run(run_dir)
     if run is not None:
         return reopen_run(run.uri, run.run_id)
-    run = create_run(sqlite_uri(_offline_file(run_dir)), experiment, run_name)
+    run = create_run(sqlite_uri(file), experiment, run_name)
     run.tag(_EXPERIMENT, experiment)
     if run_id is not None:
         run.tag(_ONLINE_RUN, run_id)
     return run
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    """What MLflow and the HTTP client wrapped: 'connection refused' instead of a paragraph."""
+    while cause := error.__cause__ or error.__context__:
+        error = cause
+    return error
 
 
 def _offline_run(run_dir: Path) -> MlflowRun | None:

@@ -233,13 +233,13 @@ def status_of(error: BaseException | None) -> Status:
 def valid_name(name: str) -> str:
     """A name that every MLflow takes: letters, digits, `_ - . /` and spaces, a relative path, 250 characters."""
     cleaned = posixpath.normpath(re.sub(r"[^\w./ -]", "_", name))
-    return cleaned.replace("..", "__").strip("/")[:_MAX_NAME] or "_"
+    return cleaned.replace("..", "__").strip("/.")[:_MAX_NAME] or "_"
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of an error's text, at most 120 characters."""
+    """The first line of an error's text, at most 160 characters."""
     text = f"{type(error).__name__}: {error}".splitlines()[0]
-    return text if len(text) <= 120 else text[:119] + "…"
+    return text if len(text) <= 160 else text[:159] + "…"
 
 
 def _flatten(params: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import warnings
 from collections.abc import Iterator
@@ -46,6 +47,7 @@ def server_app(tmp_path_factory: pytest.TempPathFactory):
         warnings.simplefilter("ignore")
         from mlflow import server
 
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)
         patch.setenv(server.BACKEND_STORE_URI_ENV_VAR, sqlite_uri(folder / "server.db"))
         patch.setenv(server.ARTIFACT_ROOT_ENV_VAR, str(folder / "artifacts"))
         yield server.app
