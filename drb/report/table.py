@@ -1,4 +1,4 @@
-"""One table of several runs: a row per run, so that runs are compared down a column. At most 100 characters wide.
+"""One table of several runs: a row per run, so that runs are compared down a column; as wide as there is room.
 
 Of many tasks a few are shown, evenly spread, the first and the last among them.
 """
@@ -17,7 +17,7 @@ _UNKNOWN = "-"
 
 
 def print_table(summaries: Sequence[Summary], file: TextIO | None = None) -> None:
-    """Print to stdout or file: with lines and bold heads on a terminal, else plain text."""
+    """Print to stdout or file: with colours and as wide as a terminal allows, else as plain text."""
     file = sys.stdout if file is None else file
     if not file.isatty():
         print(plain_table(summaries), file=file)
@@ -26,30 +26,45 @@ def print_table(summaries: Sequence[Summary], file: TextIO | None = None) -> Non
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, caption=_caption(summaries), caption_justify="left", pad_edge=False)
-    head, *rows = _cells(summaries)
+    console = Console(file=file)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 0, 0, 1), pad_edge=False)
+    head, *rows = _fitting_cells(summaries, console.width)
     for column, title in enumerate(head):
         style = "bold" if title == "ACC" else None
         table.add_column(title, justify="left" if column == 0 else "right", no_wrap=True, style=style)
     for row in rows:
         table.add_row(*row)
-    Console(file=file).print(table)
+    console.print(table)
+    console.print(_caption(summaries), style="dim", highlight=False)
 
 
-def plain_table(summaries: Sequence[Summary]) -> str:
+def plain_table(summaries: Sequence[Summary], width: int = 100) -> str:
     """The table as aligned text, without colours or a trailing newline."""
-    cells = _cells(summaries)
-    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
-    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in cells]
+    cells = _fitting_cells(summaries, width)
+    widths = _column_widths(cells)
+    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in cells]
     rule = "  ".join("-" * width for width in widths)
     return "\n".join([lines[0], rule, *lines[1:], "", _caption(summaries)])
 
 
-def _cells(summaries: Sequence[Summary]) -> list[list[str]]:
-    """The head and one row per run."""
+def _fitting_cells(summaries: Sequence[Summary], width: int) -> list[list[str]]:
+    """The head and one row per run, with as many task columns as fit, at least the first and the last."""
     if not summaries:
         raise ValueError("there is no run to show; give at least one summary.json")
-    tasks = _shown_tasks(max(len(summary["history"]) for summary in summaries))
+    for task_columns in range(_MAX_TASK_COLUMNS, 1, -1):
+        cells = _cells(summaries, task_columns)
+        widths = _column_widths(cells)
+        if sum(widths) + 2 * (len(widths) - 1) <= width:
+            break
+    return cells
+
+
+def _column_widths(cells: list[list[str]]) -> list[int]:
+    return [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
+
+
+def _cells(summaries: Sequence[Summary], task_columns: int) -> list[list[str]]:
+    tasks = _shown_tasks(_num_tasks(summaries), task_columns)
     first = [f"task {task + 1}" if task == tasks[0] else str(task + 1) for task in tasks]
     return [
         ["run", *first, "ACC", "BWT", "forgetting", "runtime", "waited"],
@@ -70,19 +85,22 @@ def _row(summary: Summary, tasks: Sequence[int]) -> list[str]:
     ]
 
 
+def _num_tasks(summaries: Sequence[Summary]) -> int:
+    return max(len(summary["history"]) for summary in summaries)
+
+
 def _caption(summaries: Sequence[Summary]) -> str:
-    tasks = max(len(summary["history"]) for summary in summaries)
     return (
-        f"Accuracies in %, the mean over the tasks seen after each of {tasks} tasks. runtime: seconds of training;\n"
-        "waited: seconds of it that training waited for rehearsal."
+        f"Accuracies in %: the mean over the tasks seen, after each of {_num_tasks(summaries)} tasks.\n"
+        "runtime: training alone; waited: the part of it spent waiting for rehearsal."
     )
 
 
-def _shown_tasks(num_tasks: int) -> list[int]:
-    if num_tasks <= _MAX_TASK_COLUMNS:
+def _shown_tasks(num_tasks: int, most: int) -> list[int]:
+    """Tasks evenly spread from the first to the last."""
+    if num_tasks <= most:
         return list(range(num_tasks))
-    last, gaps = num_tasks - 1, _MAX_TASK_COLUMNS - 1
-    return [round(last * step / gaps) for step in range(_MAX_TASK_COLUMNS)]
+    return [round((num_tasks - 1) * step / (most - 1)) for step in range(most)]
 
 
 def _percent(fraction: float | None, signed: bool = False) -> str:

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from drb.metrics.continual import AccuracyMatrix
+
 
 def summary(
     name: str, strategy: str, matrix: list[list[float | None]], seconds: list[float], **changes: Any
 ) -> dict[str, Any]:
-    accuracies = [sum(row[: i + 1]) / (i + 1) for i, row in enumerate(matrix)]
+    metrics = AccuracyMatrix()
+    for i, row in enumerate(matrix):
+        for j, value in enumerate(row):
+            if value is not None:
+                metrics.add(i, j, value)
+    accuracies = [metrics.mean_after(i) for i in range(len(matrix))]
     tasks = len(matrix)
     values: dict[str, Any] = {
         "name": name,
@@ -16,10 +23,9 @@ def summary(
         "accuracy_matrix": matrix,
         "task_names": [f"{2 * i}, {2 * i + 1}" for i in range(tasks)],
         "acc": accuracies[-1],
-        "bwt": sum(matrix[-1][j] - matrix[j][j] for j in range(tasks - 1)) / (tasks - 1),
+        "bwt": metrics.bwt(),
         "fwt": None,
-        "forgetting": sum(max(matrix[i][j] for i in range(j, tasks - 1)) - matrix[-1][j] for j in range(tasks - 1))
-        / (tasks - 1),
+        "forgetting": metrics.forgetting(),
         "train_seconds": seconds[-1],
         "history": [
             {"task": i, "seconds": s, "acc": a} for i, (s, a) in enumerate(zip(seconds, accuracies, strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import threading
 import warnings
 from collections.abc import Iterator
@@ -60,8 +61,19 @@ def server(server_app) -> Iterator[Server]:
     running.stop()
 
 
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables and nothing in them; making one takes a second."""
+    from drb.tracking.store import connect, sqlite_uri
+
+    path = tmp_path_factory.mktemp("template") / "empty.db"
+    connect(sqlite_uri(path))
+    return path
+
+
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A fresh local store's URI; the working directory is temporary, too."""
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) -> str:
+    """A local store's URI, mlflow.db in the working directory, which is temporary."""
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
     monkeypatch.chdir(tmp_path)
     return f"sqlite:///{tmp_path}/mlflow.db"
