@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,11 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from drb.augment import Preprocess
+from drb.datasets import Source
 from drb.world import World
-
-if TYPE_CHECKING:
-    from drb.augment import Preprocess
-    from drb.datasets.source import Source
 
 
 @dataclass(frozen=True)
