@@ -442,6 +442,7 @@ class Rehearsal:
 
 
 def _on_cpu(minibatch: Minibatch) -> Minibatch:
-    if all(value.device.type == "cpu" for value in minibatch.values()):
-        return minibatch
-    return {name: value.cpu() for name, value in minibatch.items()}
+    for value in minibatch.values():
+        if not value.is_cpu:
+            return {name: value.cpu() for name, value in minibatch.items()}
+    return minibatch
