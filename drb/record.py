@@ -115,7 +115,7 @@ class RecordSpec:
     def views(self, rows_RK: Int64Array) -> Minibatch:
         """Every field of a block of rows as a tensor [R, *shape] that shares the rows' memory."""
         num_rows = len(rows_RK)
-        flat = torch.from_numpy(rows_RK).view(torch.uint8).reshape(num_rows, -1)
+        flat = torch.from_numpy(rows_RK.view(np.uint8))
         return {
             name: flat[:, self.offsets[name] : self.offsets[name] + field.size_bytes]
             .view(field.dtype)
