@@ -1,5 +1,6 @@
 """drb: distributed rehearsal buffers."""
 
+from drb.ownership import OwnerSampler, with_ids
 from drb.rehearsal import Rehearsal
 
-__all__ = ["Rehearsal"]
+__all__ = ["OwnerSampler", "Rehearsal", "with_ids"]

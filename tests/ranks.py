@@ -14,7 +14,7 @@ import signal
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,12 @@ import torch
 import torch.distributed as dist
 
 _CONTEXT = mp.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["torch", "torch.distributed", "drb.rehearsal"])
+_CONTEXT.set_forkserver_preload(["torch", "torch.distributed", "scipy.stats", "pytest", "drb.rehearsal"])
+# the server is a fresh interpreter that finds what it preloads by PYTHONPATH alone
+_ROOT = Path(__file__).resolve().parents[1]
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(_ROOT), str(_ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
 
 
 def run_ranks(
@@ -46,10 +51,12 @@ def collect_ranks(
     timeout: float = 30.0,
     gloo_timeout: float | None = None,
     patience: float = 1.0,
+    abandon: Collection[int] = (),
 ) -> tuple[dict[int, Any], dict[int, str]]:
     """As `run_ranks`, for tests in which ranks fail: results and tracebacks by rank.
 
     patience: seconds that the other ranks get after the first failure.
+    abandon: ranks that are not waited for once all others have ended, such as stopped ones.
     """
     with tempfile.TemporaryDirectory() as scratch:
         pipes, ranks = [], []
@@ -65,7 +72,7 @@ def collect_ranks(
             pipes.append(receiver)
             ranks.append(process)
         try:
-            return _collect(pipes, ranks, scratch, timeout, patience)
+            return _collect(pipes, ranks, scratch, timeout, patience, abandon)
         finally:
             for process in ranks:
                 if process.is_alive():
@@ -94,10 +101,10 @@ def _rank_main(fn, rank, world_size, args, scratch, sender, gloo_timeout):
         sender.send(("ok", result))
 
 
-def _collect(pipes, ranks, scratch, timeout, patience):
+def _collect(pipes, ranks, scratch, timeout, patience, abandon):
     deadline = time.monotonic() + timeout
     results, failures, waiting = {}, {}, dict(enumerate(pipes))
-    while waiting:
+    while waiting.keys() - set(abandon):
         ready = mp.connection.wait(list(waiting.values()), timeout=max(0.0, deadline - time.monotonic()))
         if not ready and failures:
             failures |= dict.fromkeys(waiting, "did not end")

@@ -1,0 +1,53 @@
+# make demo | test | lint | format: each makes the virtual environment first, if it is not there yet.
+# VENV=DIR uses another one, PYTHON=EXE another interpreter to make it with.
+
+VENV ?= .venv
+PYTHON ?= python3
+PY := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+PINS := pyproject.toml constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format install
+
+help:
+	@echo "make demo     install, then train three runs side by side on two ranks (under two minutes)"
+	@echo "make test     install, then lint and run every test"
+	@echo "make lint     ruff and mypy"
+	@echo "make format   rewrite the sources as ruff wants them"
+
+demo: $(INSTALLED)
+	$(PY) -m drb.demo
+
+test: export OMP_NUM_THREADS ?= 1
+test: lint
+	$(PY) -m pytest
+
+lint: $(INSTALLED)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+format: $(INSTALLED)
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+install: $(INSTALLED)
+
+# The stamp holds what was installed from: a venv that several checkouts share is not installed again.
+ifneq ($(shell cat $(PINS) | cmp -s - $(INSTALLED) || echo differs),)
+.PHONY: $(INSTALLED)
+endif
+
+# torch comes first and pinned, by pip, which also finds wheels on disk; uv then does the rest many times faster and
+# leaves that pair alone. Without build isolation a repetition needs no network.
+$(INSTALLED):
+	@test -x $(PY) || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || \
+	  { echo "drb needs Python 3.10 or newer; $(PYTHON) is: $$($(PYTHON) --version 2>&1); try make PYTHON=/path/to/python3" >&2; exit 1; }
+	@test -x $(PY) || $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "$(PYTHON) cannot make virtual environments; install them (Debian: apt-get install python3-venv)" >&2; exit 1; }
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV): 6 GB, a minute or two with a fast network"
+	@$(PY) -m pip install -qq -c constraints.txt torch torchvision setuptools uv
+	@$(PY) -m uv pip install --quiet --python $(PY) --no-build-isolation -c constraints.txt -e '.[train,mpi,dev]'
+	@cat $(PINS) > $@

@@ -1,0 +1,182 @@
+"""ImageFolder: ROOT/train/<class>/*, ROOT/val or ROOT/test the same; decoded when gathered.
+
+For data larger than memory (ImageNet, Tiny-ImageNet). Images become RGB, their shorter side is resized to
+`resize` and the centre cropped to `image_size`: a rehearsal buffer needs one shape, and random
+augmentation follows on the device. Pillow releases the GIL while it decodes, so threads suffice.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from drb.datasets.source import Dataset
+from drb.types import Int64Array, Minibatch
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PillowImage
+
+# every user of pretrained weights normalises with these, the statistics of ImageNet
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_BILINEAR = 2  # PIL.Image.Resampling.BILINEAR, without importing Pillow here
+_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+
+class FolderSource:
+    """Image files, decoded by `workers` threads on each gather; no thread outlives a gather."""
+
+    in_memory = False
+
+    def __init__(
+        self,
+        folder: Path,
+        names: npt.NDArray[np.bytes_],
+        labels: Int64Array,
+        sample_ids: Int64Array,
+        *,
+        image_size: int,
+        resize: int,
+        workers: int,
+    ) -> None:
+        """names: paths below `folder`, bytes [n]: a million of them take 40 MB, as Path objects ten times that."""
+        self._folder = folder
+        self._names = names
+        self._labels = labels
+        self._sample_ids = sample_ids
+        self._image_size = image_size
+        self._resize = resize
+        self._workers = workers
+
+    @property
+    def labels(self) -> Int64Array:
+        return self._labels
+
+    @property
+    def sample_ids(self) -> Int64Array:
+        return self._sample_ids
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def gather(self, indices: Int64Array) -> Minibatch:
+        """As `Source.gather`.
+
+        Raises:
+            ValueError: a file cannot be decoded; the message names it.
+        """
+        images = np.empty((len(indices), 3, self._image_size, self._image_size), np.uint8)
+        # threads are started per gather: 0.1 ms against milliseconds of decoding, and nothing to close
+        with ThreadPoolExecutor(self._workers, thread_name_prefix="drb-decode") as pool:
+            for _ in pool.map(self._decode, indices, images):
+                pass  # raises what a decoder raised
+        return {
+            "image": torch.from_numpy(images),
+            "label": torch.from_numpy(self._labels[indices]),
+            "sample_id": torch.from_numpy(self._sample_ids[indices]),
+        }
+
+    def subset(self, indices: Int64Array) -> FolderSource:
+        return FolderSource(
+            self._folder,
+            self._names[indices],
+            self._labels[indices],
+            self._sample_ids[indices],
+            image_size=self._image_size,
+            resize=self._resize,
+            workers=self._workers,
+        )
+
+    def _decode(self, index: np.int64, out: npt.NDArray[np.uint8]) -> None:
+        from PIL import Image  # with [train] only: a library user of drb needs no Pillow
+
+        path = self._folder / os.fsdecode(self._names[index])
+        try:
+            with Image.open(path) as image:
+                image.draft("RGB", (self._resize, self._resize))  # JPEG: decode at a reduced scale that still suffices
+                out[:] = _centre(image.convert("RGB"), self._resize, self._image_size).transpose(2, 0, 1)
+        except Exception as error:  # decoders raise what they like; whatever it is, the file must be named
+            raise ValueError(f"the image file {path} cannot be decoded ({error}); replace or remove it") from error
+
+
+def image_folder(root: Path, *, image_size: int = 224, resize: int | None = None, workers: int = 4) -> Dataset:
+    """ROOT/train and ROOT/val (or ROOT/test), one folder per class.
+
+    Args:
+        image_size: height and width of the images, in pixels.
+        resize: length of the shorter side before the crop; image_size if None.
+        workers: decoding threads per rank.
+    Raises:
+        ValueError: folders that are missing, empty or disagree, or sizes that do not fit.
+    """
+    resize = image_size if resize is None else resize
+    if not 0 < image_size <= resize:
+        raise ValueError(f"image_folder needs 0 < image_size <= resize, got image_size={image_size}, resize={resize}")
+    if workers < 1:
+        raise ValueError(f"image_folder needs at least one worker, got workers={workers}")
+    train, test = _split_folder(root, "train"), _split_folder(root, "val", "test")
+    classes = _class_names(train)
+    if _class_names(test) != classes:
+        differing = sorted(set(classes) ^ set(_class_names(test)))
+        raise ValueError(f"{train} and {test} must have the same class folders; only one has {differing[:5]}")
+    options = {"image_size": image_size, "resize": resize, "workers": workers}
+    return Dataset(
+        train=_scan(train, classes, **options),
+        test=_scan(test, classes, **options),
+        image_shape=(3, image_size, image_size),
+        num_classes=len(classes),
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+    )
+
+
+def _scan(folder: Path, classes: list[str], *, image_size: int, resize: int, workers: int) -> FolderSource:
+    files = [_image_names(folder, name) for name in classes]
+    for name, found in zip(classes, files, strict=True):
+        if not found:
+            raise ValueError(f"the class folder {folder / name} has no image file ({', '.join(_SUFFIXES)})")
+    labels = np.repeat(np.arange(len(classes)), [len(found) for found in files])
+    names = np.array([name for found in files for name in found])
+    return FolderSource(
+        folder, names, labels, np.arange(len(names)), image_size=image_size, resize=resize, workers=workers
+    )
+
+
+def _image_names(folder: Path, class_name: str) -> list[bytes]:
+    """Paths below `folder` of the class's image files, at any depth, sorted; links are followed."""
+    names: list[bytes] = []
+    for parent, _, files in os.walk(folder / class_name, followlinks=True):
+        below = os.path.relpath(parent, folder)
+        names += [os.fsencode(os.path.join(below, name)) for name in files if name.lower().endswith(_SUFFIXES)]
+    return sorted(names)
+
+
+def _split_folder(root: Path, *names: str) -> Path:
+    for name in names:
+        if (root / name).is_dir():
+            return root / name
+    raise ValueError(f"image_folder needs a folder {' or '.join(str(root / name) for name in names)}; set root")
+
+
+def _class_names(folder: Path) -> list[str]:
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    if not names:
+        raise ValueError(f"{folder} has no class folders; put the images of each class into a folder of its own")
+    return names
+
+
+def _centre(image: PillowImage, resize: int, size: int) -> npt.NDArray[np.uint8]:
+    """Shorter side to `resize`, centre crop: uint8 [size, size, 3]."""
+    width, height = image.size
+    scale = resize / min(width, height)
+    width, height = max(resize, round(width * scale)), max(resize, round(height * scale))
+    image = image.resize((width, height), resample=_BILINEAR)
+    left, top = (width - size) // 2, (height - size) // 2
+    return np.asarray(image.crop((left, top, left + size, top + size)))

@@ -1,0 +1,1 @@
+"""Measures of continual learning; pure functions of numbers that others computed."""

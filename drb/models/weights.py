@@ -1,0 +1,133 @@
+"""Starting from given weights: a file or torchvision's, with a report of what fitted and what did not."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+_WRAPPERS = ("state_dict", "model", "network")  # keys under which checkpoints commonly nest their weights
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """Names of a network's tensors, and of those offered to it.
+
+    loaded and missing are the network's; unexpected were offered in vain; mismatched are those of layers
+    that have another shape, which were left as they were initialised.
+    """
+
+    origin: str
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    mismatched: tuple[str, ...]
+
+    @property
+    def complete(self) -> bool:
+        return not (self.missing or self.unexpected or self.mismatched)
+
+    def __str__(self) -> str:
+        left_out = [
+            f"{kind} {len(names)} ({', '.join(names[:4])}{', …' if len(names) > 4 else ''})"
+            for kind, names in (
+                ("missing", self.missing),
+                ("unexpected", self.unexpected),
+                ("other shape, left as initialised:", self.mismatched),
+            )
+            if names
+        ]
+        return "; ".join([f"took {len(self.loaded)} tensors from {self.origin}", *left_out])
+
+
+def load_weights(network: nn.Module, weights: Mapping[str, Tensor], origin: str) -> LoadReport:
+    """Copy what fits by name and shape into `network`.
+
+    Names may be a Network's own, with or without DDP's `module.`, or those of the plain torchvision model.
+
+    Raises:
+        ValueError: nothing fits.
+    """
+    own = network.state_dict()
+    offered = {_own_name(name): tensor for name, tensor in weights.items()}
+    common = own.keys() & offered.keys()
+    # a bias without its weight is worth nothing: a layer is taken whole or not at all
+    misfits = {_layer(name) for name in common if own[name].shape != offered[name].shape}
+    fitting = {name: offered[name] for name in own if name in common and _layer(name) not in misfits}
+    report = LoadReport(
+        origin=origin,
+        loaded=tuple(fitting),
+        missing=tuple(name for name in own if name not in common),
+        unexpected=tuple(sorted(offered.keys() - common)),
+        mismatched=tuple(name for name in own if name in common and name not in fitting),
+    )
+    if not fitting:
+        raise ValueError(f"none of the weights in {origin} fits the model ({report}); is it another model's file?")
+    network.load_state_dict(fitting, strict=False)
+    return report
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file or a torch checkpoint by name; nothing is unpickled but tensors.
+
+    Raises:
+        ValueError: no such file, or not one of weights.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
+        raise ValueError(f"the weights file {path} cannot be read ({type(error).__name__}: {error})") from error
+    for wrapper in _WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    tensors = (
+        {name: value for name, value in content.items() if isinstance(value, Tensor)}
+        if isinstance(content, dict)
+        else {}
+    )
+    if not tensors:
+        raise ValueError(f"the weights file {path} holds no tensors by name; save model.state_dict()")
+    return tensors
+
+
+def torchvision_weights(name: str) -> dict[str, Tensor]:
+    """torchvision's default pretrained weights of its model `name`.
+
+    Raises:
+        ValueError: there are none, or they cannot be downloaded.
+    """
+    from torchvision.models import get_model_weights
+
+    try:
+        chosen = get_model_weights(name).DEFAULT
+    except ValueError:
+        raise ValueError(
+            f"torchvision has no pretrained weights for the model {name!r}; use resnet18, resnet50, or init=random"
+        ) from None
+    try:
+        weights: dict[str, Tensor] = chosen.get_state_dict(progress=False, check_hash=True)
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"torchvision's weights {chosen} cannot be downloaded ({error}); fetch {chosen.url} elsewhere and "
+            "set init to its path"
+        ) from error
+    return weights
+
+
+def _layer(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _own_name(name: str) -> str:
+    name = name.removeprefix("module.")
+    if name.startswith(("body.", "head.")):
+        return name
+    return f"head.{name[3:]}" if name.startswith("fc.") else f"body.{name}"

@@ -1,0 +1,149 @@
+"""Every sample id belongs to one rank, for good: distributed rehearsal buffers stay distinct.
+
+With shards reshuffled over the ranks each epoch, every rank sooner or later sees every sample, and buffers
+that keep 'the best M' converge to the same M. Here the owner of sample i is its position in a seeded
+permutation, mod W; only the order within a rank changes from epoch to epoch.
+
+Shapes: n samples in the dataset, W ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset, Sampler
+
+from drb.seeding import permutation
+from drb.types import Int64Array
+
+
+def owned_indices(num_samples: int, rank: int, world_size: int, seed: int) -> Int64Array:
+    """What this rank owns of range(num_samples): int64, disjoint over ranks, sizes equal to within one.
+
+    Raises:
+        ValueError: rank is not in [0, world_size), or a rank would own nothing.
+    """
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank must be in [0, world_size), got rank={rank}, world_size={world_size}")
+    if num_samples < world_size:
+        raise ValueError(
+            f"{num_samples} samples cannot be shared by {world_size} ranks, each needs at least one; "
+            "use fewer ranks or a task with more samples"
+        )
+    return permutation(num_samples, seed, "owner")[rank::world_size]
+
+
+class OwnerSampler(Sampler[int]):
+    """A drop-in for torch's `DistributedSampler` that never moves a sample to another rank.
+
+    All ranks give equally many indices. Where n is not a multiple of W, either the ranks with a sample less
+    repeat one of their own (drop_last=False) or the others leave one out, another one each epoch.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        seed: int = 0,
+        rank: int | None = None,
+        world_size: int | None = None,
+        shuffle: bool = True,
+        drop_last: bool = False,
+    ) -> None:
+        """
+        Args:
+            dataset: anything with a length.
+            rank, world_size: of the default process group if None; 0 and 1 without one.
+            shuffle: a new order within the rank each epoch; otherwise ascending.
+        Raises:
+            ValueError: as `owned_indices`.
+        """
+        in_group = dist.is_available() and dist.is_initialized()
+        self.rank = (dist.get_rank() if in_group else 0) if rank is None else rank
+        self.world_size = (dist.get_world_size() if in_group else 1) if world_size is None else world_size
+        self.seed = seed
+        self.shuffle = shuffle
+        num_samples = len(dataset)
+        self._owned = np.sort(owned_indices(num_samples, self.rank, self.world_size, seed))
+        self._length = num_samples // self.world_size
+        if not drop_last and num_samples % self.world_size:
+            self._length += 1
+        self._epoch = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def set_epoch(self, epoch: int) -> None:
+        """The next iteration is this epoch; those after it count on by themselves."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        epoch, self._epoch = self._epoch, self._epoch + 1
+        odd = epoch % len(self._owned)  # whose turn it is to be repeated or left out
+        chosen = self._owned
+        if len(chosen) < self._length:
+            chosen = np.append(chosen, chosen[odd])
+        elif len(chosen) > self._length:
+            chosen = np.delete(chosen, odd)
+        if self.shuffle:
+            chosen = chosen[permutation(len(chosen), self.seed, "epoch", self.rank, epoch)]
+        return iter(chosen.tolist())
+
+
+def with_ids(dataset: Any, first_id: int = 0) -> Dataset[dict[str, Any]]:
+    """`dataset` with items {"image", "label", "sample_id"}; sample_id is first_id + index.
+
+    Items may be (image, label) pairs or dicts, whose other keys (and a sample_id of their own) are kept. Pillow
+    images become uint8 [C, H, W] tensors. `__getitems__` is there if the dataset has it.
+
+    Raises:
+        ValueError: a dataset without indices, or an item of another form.
+    """
+    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):
+        raise ValueError(
+            f"with_ids needs a dataset with indices, got {type(dataset).__name__}; "
+            'for a stream use Rehearsal(sample_id="arrival")'
+        )
+    return (_BatchedIds if callable(getattr(dataset, "__getitems__", None)) else _Ids)(dataset, first_id)
+
+
+class _Ids(Dataset[dict[str, Any]]):
+    def __init__(self, dataset: Any, first_id: int) -> None:
+        self._dataset = dataset
+        self._first_id = first_id
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self._named(self._dataset[index], index)
+
+    def _named(self, item: Any, index: int) -> dict[str, Any]:
+        sample_id = self._first_id + index
+        if isinstance(item, dict):
+            named = {"sample_id": sample_id, **item}
+        elif isinstance(item, (tuple, list)) and len(item) == 2:
+            named = {"image": item[0], "label": item[1], "sample_id": sample_id}
+        else:
+            raise ValueError(
+                f"with_ids needs items (image, label) or dicts, got {type(item).__name__} for index {index}; "
+                "let the dataset return a dict"
+            )
+        image = named.get("image")
+        return {**named, "image": _to_chw(image)} if type(image).__module__.startswith("PIL.") else named
+
+
+class _BatchedIds(_Ids):
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
+        items = self._dataset.__getitems__(indices)
+        return [self._named(item, index) for item, index in zip(items, indices, strict=True)]
+
+
+def _to_chw(image: Any) -> Tensor:
+    """A Pillow image as uint8 [C, H, W]; whatever is not grey becomes RGB."""
+    pixels = np.array(image if image.mode in ("L", "RGB") else image.convert("RGB"))
+    return torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1).copy())

@@ -1,0 +1,12 @@
+"""What runs did, side by side: a table (`drb.report.table`) and plots (`drb.report.plots`) of their `summary.json`.
+
+A summary is the parsed JSON of one run. Keys that are read here: name, strategy, accuracy_matrix, task_names, acc,
+bwt, forgetting, train_seconds, history (list of {"task", "seconds", "acc"} at the end of each task, optionally with
+"counts": {stratum: exemplars stored, all ranks together}) and rehearsal (with wait_seconds, capacity_total, or null).
+Accuracies are fractions, null where unknown; times are seconds.
+"""
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+Summary: TypeAlias = Mapping[str, Any]

@@ -1,0 +1,140 @@
+"""Opening a tracker, the store in the run directory as its way out, and copying that store to a server later."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+from drb.tracking.store import (
+    MlflowRun,
+    connect,
+    create_run,
+    import_quietly,
+    is_server,
+    reopen_run,
+    resolve_uri,
+    sqlite_uri,
+)
+from drb.tracking.tracker import BATCH, BufferedTracker, NullTracker, Point, Tracker, one_line
+
+_log = logging.getLogger(__name__)
+_OFFLINE_FILE = "mlflow_offline.db"
+_EXPERIMENT = "drb.experiment"  # tag of an offline run: the experiment that it belongs to on the server
+_ONLINE_RUN = "drb.online_run_id"  # tag of an offline run: the run on the server that it is a part of
+
+
+def open_tracker(
+    enabled: bool,
+    *,
+    experiment: str,
+    run_name: str,
+    run_dir: str | Path,
+    uri: str | None = None,
+    run_id: str | None = None,
+    flush_seconds: float = 10.0,
+) -> Tracker:
+    """Start a run in MLflow, or go on with one; a NullTracker unless enabled (pass False on all ranks but one).
+
+    Args:
+        run_dir: where metrics are kept if the server is away.
+        uri: an MLflow store; None takes MLFLOW_TRACKING_URI, else mlflow.db in the working directory.
+        run_id: `Tracker.run_id` of the run to go on with. Each metric goes on after the last step that the store
+            holds of it, so a run resumed from an older checkpoint repeats no step.
+        flush_seconds: metrics are written at least this often while more are logged.
+    Raises:
+        ValueError: MLflow is not installed; the store is neither a server nor usable; run_id is not in it.
+    """
+    if not enabled:
+        return NullTracker()
+    import_quietly()
+    uri = resolve_uri(uri)
+    go_offline = partial(_open_offline, Path(run_dir), uri, experiment, run_name)
+    try:
+        if run_id is not None and _offline_file(run_dir).exists():
+            run_id = sync(run_dir, uri)  # what an earlier failure of the server left behind comes first
+        run = reopen_run(uri, run_id) if run_id else create_run(uri, experiment, run_name)
+    except Exception as error:  # MLflow's, the HTTP client's, the database's
+        unknown_run = getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST"
+        if unknown_run or not is_server(uri):
+            raise ValueError(
+                f"cannot track in {uri}: {one_line(error)}; change tracking.uri or turn tracking off"
+            ) from error
+        return BufferedTracker(go_offline(run_id, error), None, flush_seconds=flush_seconds)
+    return BufferedTracker(run, partial(go_offline, run.run_id), flush_seconds=flush_seconds)
+
+
+def sync(run_dir: str | Path, uri: str | None = None) -> str:
+    """Copy what a run kept in its directory while the server was away. Repeatable: nothing is copied twice.
+
+    Returns:
+        The run's id in the store at uri (as in `open_tracker`).
+    Raises:
+        ValueError: nothing was kept there.
+    """
+    import_quietly()
+    offline = _offline_run(Path(run_dir))
+    if offline is None:
+        raise ValueError(f"{run_dir} holds no {_OFFLINE_FILE}: nothing was kept there to be copied")
+    uri = resolve_uri(uri)
+    online_id = offline.tags.get(_ONLINE_RUN)
+    if online_id is None:
+        online = create_run(uri, offline.tags[_EXPERIMENT], offline.name)
+        offline.tag(_ONLINE_RUN, online.run_id)
+    else:
+        online = MlflowRun(connect(uri), uri, online_id)
+    online.write_params(offline.params)
+    points = (point for name in offline.last_steps() for point in _missing(name, offline, online))
+    while batch := list(islice(points, BATCH)):
+        online.write_points(batch)
+    offline.copy_artifacts(online)
+    if online.status == "RUNNING" and offline.status != "RUNNING":
+        online.end(offline.status)
+    return online.run_id
+
+
+def _missing(name: str, offline: MlflowRun, online: MlflowRun) -> list[Point]:
+    known = {point.step for point in online.history(name)}
+    return [point for point in offline.history(name) if point.step not in known]
+
+
+def _open_offline(
+    run_dir: Path, uri: str, experiment: str, run_name: str, run_id: str | None, error: Exception
+) -> MlflowRun:
+    file = _offline_file(run_dir)
+    _log.warning(
+        "tracking: %s failed (%s); from here on metrics are kept in %s, to be copied with "
+        'python -c "from drb.tracking import sync; sync(%r, %r)"',
+        *(uri, one_line(_root_cause(error)), file, str(run_dir), uri),
+    )
+    run = _offline_run(run_dir)
+    if run is not None:
+        return reopen_run(run.uri, run.run_id)
+    run = create_run(sqlite_uri(file), experiment, run_name)
+    run.tag(_EXPERIMENT, experiment)
+    if run_id is not None:
+        run.tag(_ONLINE_RUN, run_id)
+    return run
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    """What MLflow and the HTTP client wrapped: 'connection refused' instead of a paragraph."""
+    while cause := error.__cause__ or error.__context__:
+        error = cause
+    return error
+
+
+def _offline_run(run_dir: Path) -> MlflowRun | None:
+    """The one run of a run directory's own store."""
+    if not _offline_file(run_dir).exists():
+        return None
+    uri = sqlite_uri(_offline_file(run_dir))
+    client = connect(uri)
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    found = client.search_runs(experiments, filter_string=f"tags.`{_EXPERIMENT}` != ''", max_results=1)
+    return MlflowRun(client, uri, found[0].info.run_id) if found else None
+
+
+def _offline_file(run_dir: str | Path) -> Path:
+    return Path(run_dir) / _OFFLINE_FILE

@@ -1,0 +1,170 @@
+"""Guarantee 6: ranks that end, differ, die or stall are named, on every rank, in time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from distributed.streams import ids_of_rank, records
+from ranks import collect_ranks, run_ranks
+
+from drb import Rehearsal
+from drb.failure import PeerError
+from drb.round import UnevenError
+
+EXCHANGES = ["collective", "shared"]
+
+
+def train_steps(rehearsal, rank, world_size, steps, *, gradients=True):
+    """`steps` minibatches with an all-reduce each, as DDP has; the number done."""
+    ids = ids_of_rank(rank, world_size, 10 * (steps + 1))
+    for t in range(steps):
+        if rehearsal.extend(records(ids[t * 10 : t * 10 + 10])) is None:
+            return t
+        if gradients:
+            dist.all_reduce(torch.ones(1))
+    return steps
+
+
+def uneven(rank, world_size, mode, exchange):
+    try:
+        with Rehearsal(capacity=20, exemplars=3, uneven=mode, exchange=exchange, verbose=False) as rehearsal:
+            return train_steps(rehearsal, rank, world_size, [9, 6, 8][rank])
+    except UnevenError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES)
+def test_uneven_stop_ends_all_ranks_at_the_first_end(exchange):
+    assert run_ranks(uneven, 3, "stop", exchange) == [6, 6, 6]
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES)
+def test_uneven_error_tells_every_rank_who_stopped(exchange):
+    for message in run_ranks(uneven, 3, "error", exchange):
+        assert "ranks [1] stopped after 6 steps while ranks [0, 2] go on" in message
+        assert 'uneven="stop"' in message
+
+
+def no_minibatch(rank, world_size):
+    try:
+        with Rehearsal(capacity=20, exemplars=3, verbose=False) as rehearsal:
+            return train_steps(rehearsal, rank, world_size, 0 if rank == 1 else 3, gradients=False)
+    except UnevenError as error:
+        return str(error)
+
+
+def test_a_rank_without_any_minibatch_is_named():
+    for message in run_ranks(no_minibatch, 2):
+        assert "ranks [1] stopped before their first minibatch" in message
+
+
+def differing(rank, world_size, settings, fields):
+    minibatch = records(ids_of_rank(rank, world_size, 4))
+    if fields and rank == 1:
+        minibatch["image"] = minibatch["image"][:, :, :1]
+    try:
+        settings = {"capacity": 10, "exemplars": 3, **(settings[rank] if settings else {})}
+        Rehearsal(**settings, verbose=False).extend(minibatch)
+    except ValueError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize(
+    ("settings", "fields", "names"),
+    [
+        ([{"seed": 1}, {"seed": 2}], False, ["'seed'", "rank 0 has 1", "rank 1 has 2"]),
+        ([{}, {"proportions": "balanced"}], False, ["'proportions'", "'uniform'", "'balanced'"]),
+        (None, True, ["'image'", "uint8[1, 2, 24]", "uint8[1, 1, 24]"]),
+    ],
+    ids=["seed", "proportions", "schema"],
+)
+def test_ranks_that_differ_are_told_in_what(settings, fields, names):
+    for message in run_ranks(differing, 2, settings, fields):
+        assert all(name in message for name in names), message
+
+
+def lose_a_peer(rank, world_size, exchange, how, timeout_s):
+    """Rank 1 dies or stops in the middle; what the others say, and after how long."""
+    start = time.monotonic()
+    try:
+        with Rehearsal(capacity=20, exemplars=3, exchange=exchange, timeout_s=timeout_s, verbose=False) as rehearsal:
+            train_steps(rehearsal, rank, world_size, 5, gradients=False)
+            if rank == 1:
+                os.kill(os.getpid(), how)
+            start = time.monotonic()
+            train_steps(rehearsal, rank, world_size, 5, gradients=False)
+    except PeerError as error:
+        return str(error), time.monotonic() - start
+    return "no error", 0.0
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+@pytest.mark.parametrize("exchange", EXCHANGES)
+def test_a_dead_or_stalled_peer_is_named_within_the_timeout(exchange, how):
+    results, _ = collect_ranks(lose_a_peer, 3, exchange, how, 3.0, patience=12, abandon=[1])
+    assert set(results) == {0, 2}
+    for rank, (message, seconds) in results.items():
+        assert f"rank {rank}, round " in message
+        assert "sizes" in message or "indices" in message or "rows" in message
+        assert "rank 1 did not arrive" in message
+        assert seconds < 3.0 + 5.0
+
+
+def fail_in_the_worker(rank, world_size):
+    import drb.assembly
+    from drb.sampler import Sampler
+
+    class Broken(Sampler):
+        def draw(self, round_, counts_WS, offered_W):
+            if round_ == 3 and rank == 0:
+                raise OverflowError("the worker failed on purpose")
+            return super().draw(round_, counts_WS, offered_W)
+
+    drb.assembly.Sampler = Broken
+    try:
+        with Rehearsal(capacity=20, exemplars=3, timeout_s=4.0, verbose=False) as rehearsal:
+            train_steps(rehearsal, rank, world_size, 8, gradients=False)
+    except Exception as error:
+        import traceback
+
+        return type(error).__name__, "".join(traceback.format_exception(error))
+    return None
+
+
+def test_an_exception_in_the_worker_reaches_the_training_thread_with_its_traceback():
+    first, second = run_ranks(fail_in_the_worker, 2)
+    assert first[0] == "OverflowError"
+    assert "in draw" in first[1]  # where the worker was
+    assert second[0] == "PeerError"  # the other rank hears of it, at the latest by its timeout
+
+
+def many_rounds(rank, world_size, exchange):
+    """Private bytes that 400 more rounds took, and segments left in /dev/shm."""
+    import psutil
+
+    with Rehearsal(capacity=200, exemplars=8, exchange=exchange, seed=1, verbose=False) as rehearsal:
+        rng = np.random.default_rng(rank)
+
+        def go(rounds):
+            for _ in range(rounds):
+                rehearsal.extend(records(rng.integers(0, 5000, 16) * world_size + rank, 512))
+
+        go(1000)
+        before = psutil.Process().memory_full_info().uss
+        go(400)
+        growth = psutil.Process().memory_full_info().uss - before
+        left = [name for name in os.listdir("/dev/shm") if name.startswith("drb-")]
+    return growth, left
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES)
+def test_memory_does_not_grow_and_no_segment_has_a_name_while_running(exchange):
+    for growth, left in run_ranks(many_rounds, 2, exchange):
+        assert growth < 3 * 2**20  # 400 rounds fetch 13 MB; allocators keep some
+        assert left == []

@@ -1,0 +1,83 @@
+"""The contract of an exchange, alike for every implementation: see drb/exchange/base.py."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from ranks import run_ranks
+
+from drb.exchange import CollectiveExchange, LoopbackExchange, SharedExchange, collective, open_peers
+
+WORDS = 5
+CAPACITIES = [6, 0, 3, 9]  # a rank may hold nothing
+
+
+def build(name, world_size):
+    capacities = np.array(CAPACITIES[:world_size])
+    if world_size == 1:
+        return LoopbackExchange(2 * int(capacities[0]), WORDS)
+    peers = open_peers(None, 30.0)
+    if name == "shared":
+        return SharedExchange(peers, 2 * capacities, capacities, WORDS)
+    if name == "counts first":  # what many ranks need
+        collective.FIXED_REQUEST_BYTES = 0
+    return CollectiveExchange(peers, 2 * int(capacities[peers.rank]), WORDS, max_exemplars=8)
+
+
+def use(rank, world_size, name):
+    """Three rounds of publish, announce, share, fetch; returns what went wrong."""
+    exchange, wrong = build(name, world_size), []
+    capacity = CAPACITIES[rank]
+    rng = np.random.default_rng(rank)
+    for round_ in range(3):
+        # position p of rank k holds the row (k, round, p, …); rows lie in another order
+        changed = round_ != 2  # the last round changes nothing
+        if changed:  # copy on write: never into rows that peers may still be reading
+            table = capacity * round_ + rng.permutation(capacity)
+            exchange.rows[table] = np.column_stack(
+                [np.full(capacity, rank), np.full(capacity, round_), np.arange(capacity), *[np.zeros(capacity)] * 2]
+            ).astype(np.int64)
+        exchange.publish(table, changed)
+        messages = exchange.announce(np.array([rank * 10 + round_, 7]))
+        if not (messages == [[k * 10 + round_, 7] for k in range(world_size)]).all():
+            wrong.append(("announce", round_, messages.tolist()))
+        lengths = np.arange(world_size) + round_
+        shared = exchange.share(np.full(rank + round_, rank), lengths)
+        if [s.tolist() for s in shared] != [[k] * (k + round_) for k in range(world_size)]:
+            wrong.append(("share", round_, [s.tolist() for s in shared]))
+        # each rank asks for something else, and one rank for nothing
+        held = [(k, p) for k in range(world_size) for p in range(CAPACITIES[k])]
+        count = 0 if rank == 2 and round_ == 0 else min(5 + rank, len(held), 8)
+        asked = sorted(held[i] for i in rng.choice(len(held), count, replace=False))
+        per_owner = np.bincount([k for k, _ in asked], minlength=world_size) if asked else np.zeros(world_size, int)
+        out = np.full((count, WORDS), -1)
+        exchange.fetch(per_owner, np.array([p for _, p in asked], np.int64), out)
+        expected = [[k, min(round_, 1), p] for k, p in asked]
+        if out[:, :3].tolist() != expected:
+            wrong.append(("fetch", round_, out[:, :3].tolist(), expected))
+    exchange.close()
+    return wrong
+
+
+CASES = [("loopback", 1), *[(n, w) for n in ("collective", "counts first", "shared") for w in (2, 3, 4)]]
+
+
+@pytest.mark.parametrize(("name", "world_size"), CASES, ids=[f"{n}-{w}" for n, w in CASES])
+def test_contract(name, world_size):
+    assert run_ranks(use, world_size, name) == [[]] * world_size
+
+
+def try_shared_without_room(rank, world_size):
+    import drb.exchange.shared as shared
+
+    shared._free_bytes = lambda: 100
+    try:
+        SharedExchange(open_peers(None, 30.0), np.array([9, 9]), np.array([5, 5]), WORDS)
+    except ValueError as error:
+        return str(error)
+
+
+def test_shared_memory_too_small_is_said_on_every_rank():
+    for message in run_ranks(try_shared_without_room, 2):
+        assert "/dev/shm" in message
+        assert "exchange=collective" in message

@@ -1,0 +1,214 @@
+"""Against MLflow itself: local databases, and its server in a thread."""
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+from drb.tracking import NullTracker, open_tracker, sync
+from drb.tracking.store import connect, sqlite_uri
+
+MAKE_RUN = """
+import sys
+from drb.tracking import open_tracker
+with open_tracker(True, experiment="same", run_name=sys.argv[1], run_dir=".") as tracker:
+    tracker.log_metrics({"loss": 1.0}, 0)
+"""
+
+
+@pytest.fixture(autouse=True)
+def no_mlflow_warnings():
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="mlflow|sqlalchemy|alembic|flask|werkzeug")
+        yield
+
+
+def open_at(uri, run_dir, **options):
+    return open_tracker(True, experiment="digits", run_name="er", run_dir=run_dir, uri=uri, **options)
+
+
+def stored(uri, run_id):
+    return connect(uri).get_run(run_id)
+
+
+def steps(uri, run_id, name):
+    return [metric.step for metric in connect(uri).get_metric_history(run_id, name)]
+
+
+def test_a_run_is_stored_with_everything_and_its_status(store, tmp_path):
+    (tmp_path / "plot.png").write_bytes(b"png")
+    with open_at(store, tmp_path) as tracker:
+        tracker.log_params({"seed": 0, "buffer": {"capacity": 10}} | {f"p{i}": i for i in range(150)})
+        for step in range(3):
+            tracker.log_metrics({"loss": 1.0 - step / 10, "fill[3]": step}, step)
+        tracker.log_artifact(tmp_path / "plot.png", "plots")
+    run = stored(store, tracker.run_id)
+    assert tracker.url == store
+    assert (run.info.run_name, run.info.status) == ("er", "FINISHED")
+    assert (run.data.params["buffer.capacity"], len(run.data.params)) == ("10", 152)
+    assert run.data.metrics == {"loss": 0.8, "fill_3_": 2.0}
+    assert steps(store, tracker.run_id, "loss") == [0, 1, 2]
+    assert list((tmp_path / "mlruns").rglob("plot.png"))
+
+
+def test_a_failed_run_is_failed_and_a_resumed_one_repeats_no_step(store, tmp_path, caplog):
+    with pytest.raises(RuntimeError), open_at(store, tmp_path) as tracker:  # noqa: PT012
+        tracker.log_params({"epochs": 1})
+        for step in range(6):
+            tracker.log_metrics({"loss": 1.0}, step)
+        raise RuntimeError
+    assert stored(store, tracker.run_id).info.status == "FAILED"
+    with open_at(store, tmp_path, run_id=tracker.run_id) as resumed:
+        assert stored(store, tracker.run_id).info.status == "RUNNING"
+        resumed.log_params({"epochs": 2, "resumed": True})
+        for step in range(3, 9):  # from an older checkpoint
+            resumed.log_metrics({"loss": 1.0, "task/acc": 0.5}, step)
+    run = stored(store, tracker.run_id)
+    assert resumed.run_id == tracker.run_id
+    assert run.info.status == "FINISHED"
+    assert steps(store, tracker.run_id, "loss") == list(range(9))
+    assert steps(store, tracker.run_id, "task/acc") == list(range(3, 9))
+    assert run.data.params == {"epochs": "1", "resumed": "True"}
+    assert caplog.messages == ["tracking: MLflow keeps the first value of params that have changed: epochs"]
+
+
+def test_the_default_store_is_mlflow_db_in_the_working_directory(store, tmp_path):
+    with open_at(None, tmp_path / "run") as tracker:
+        pass
+    assert tracker.url == store
+    assert (tmp_path / "mlflow.db").exists()
+
+
+def test_the_environment_names_the_store_unless_one_is_given(store, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/site.db")
+    with open_at(None, tmp_path) as tracker:
+        pass
+    assert tracker.url == f"sqlite:///{tmp_path}/site.db"
+
+
+def test_an_older_database_is_upgraded(store, tmp_path, caplog, monkeypatch):
+    import mlflow.store.db.utils as db
+    from alembic import command
+
+    connect(store)
+    older = shutil.copy(tmp_path / "mlflow.db", tmp_path / "older.db")  # MLflow remembers what it checked, by name
+    config = db._get_alembic_config(sqlite_uri(older))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        command.downgrade(config, "-1")
+    # MLflow itself upgrades a database that lacks a table; make it believe that only columns have changed
+    monkeypatch.setattr(db, "_all_tables_exist", lambda engine: True)
+    with open_at(sqlite_uri(older), tmp_path) as tracker:
+        tracker.log_metrics({"loss": 1.0}, 0)
+    assert steps(sqlite_uri(older), tracker.run_id, "loss") == [0]
+    assert "to the schema of the installed MLflow" in caplog.text
+
+
+def test_processes_may_make_the_same_fresh_database_at_once(tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    command = [sys.executable, "-W", "error", "-c", MAKE_RUN]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    processes = [
+        subprocess.Popen([*command, f"run {index}"], cwd=tmp_path, env=environment, **pipes) for index in range(2)
+    ]
+    assert [process.communicate(timeout=100)[0] for process in processes] == ["", ""]  # and no noise
+    client = connect(sqlite_uri(tmp_path / "mlflow.db"))
+    experiment = client.get_experiment_by_name("same")
+    runs = client.search_runs([experiment.experiment_id])
+    assert {run.info.run_name for run in runs} == {"run 0", "run 1"}
+    assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+def test_disabled_tracking_needs_nothing(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    assert isinstance(open_tracker(False, experiment="e", run_name="r", run_dir=tmp_path), NullTracker)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_mlflow_is_said_with_the_way_out(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    with pytest.raises(ValueError, match=r"pip install 'drb-train\[train\]' or turn tracking off"):
+        open_at(None, tmp_path)
+
+
+@pytest.mark.parametrize("uri", ["mlruns", "file:///tmp/mlruns"])
+def test_a_uri_that_is_no_store_is_refused(uri, tmp_path):
+    with pytest.raises(ValueError, match=f"tracking.uri must be sqlite:///FILE, .* got '{uri}'"):
+        open_at(uri, tmp_path)
+
+
+def test_an_unusable_database_is_refused(tmp_path):
+    (tmp_path / "mlflow.db").write_text("this is not a database" * 100)
+    with pytest.raises(ValueError, match=r"cannot track in sqlite:///.*file is not a database"):
+        open_at(sqlite_uri(tmp_path / "mlflow.db"), tmp_path)
+
+
+def test_an_unknown_run_is_refused(store, server, tmp_path):
+    for uri in (store, server.uri):
+        with pytest.raises(ValueError, match="0123"):
+            open_at(uri, tmp_path, run_id="0123456789abcdef0123456789abcdef")
+
+
+def test_a_server_gives_the_page_of_the_run(server, tmp_path):
+    with open_at(server.uri, tmp_path) as tracker:
+        tracker.log_metrics({"loss": 1.0}, 0)
+    experiment_id = stored(server.uri, tracker.run_id).info.experiment_id
+    assert tracker.url == f"{server.uri}/#/experiments/{experiment_id}/runs/{tracker.run_id}"
+    assert steps(server.uri, tracker.run_id, "loss") == [0]
+
+
+def test_a_server_that_dies_costs_one_line_and_no_metric(server, tmp_path, caplog):
+    (tmp_path / "plot.png").write_bytes(b"png")
+    with open_at(server.uri, tmp_path) as tracker:
+        tracker.log_params({"seed": 5})
+        tracker.log_metrics({"loss": 1.0}, 0)
+        tracker.flush()
+        server.stop()
+        for step in range(1, 4):
+            tracker.log_metrics({"loss": 0.5, "late": step}, step)
+            tracker.flush()
+        tracker.log_artifact(tmp_path / "plot.png")
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert "(ConnectionRefusedError: [Errno 111] Connection refused)" in caplog.text
+    assert f"sync('{tmp_path}', '{server.uri}')" in caplog.text
+    server.start()
+    assert stored(server.uri, tracker.run_id).info.status == "RUNNING"
+    for _ in range(2):  # the second time changes nothing
+        assert sync(tmp_path, server.uri) == tracker.run_id
+    run = stored(server.uri, tracker.run_id)
+    assert (run.info.status, run.data.params) == ("FINISHED", {"seed": "5"})
+    assert steps(server.uri, tracker.run_id, "loss") == [0, 1, 2, 3]
+    assert steps(server.uri, tracker.run_id, "late") == [1, 2, 3]
+    assert [file.path for file in connect(server.uri).list_artifacts(tracker.run_id)] == ["plot.png"]
+
+
+def test_a_run_that_began_without_its_server_is_resumed_there(server, tmp_path, caplog):
+    server.stop()
+    with pytest.raises(KeyboardInterrupt), open_at(server.uri, tmp_path) as tracker:  # noqa: PT012
+        tracker.log_params({"seed": 5})
+        for step in range(3):
+            tracker.log_metrics({"loss": 1.0}, step)
+        raise KeyboardInterrupt
+    with open_at(server.uri, tmp_path, run_id=tracker.run_id) as second:  # still away
+        for step in range(2, 5):
+            second.log_metrics({"loss": 1.0}, step)
+    assert second.run_id == tracker.run_id
+    assert second.url == sqlite_uri(tmp_path / "mlflow_offline.db")
+    server.start()
+    with open_at(server.uri, tmp_path, run_id=tracker.run_id) as third:
+        for step in range(4, 7):
+            third.log_metrics({"loss": 1.0}, step)
+    assert steps(server.uri, third.run_id, "loss") == list(range(7))
+    run = stored(server.uri, third.run_id)
+    assert (run.info.run_name, run.info.status, run.data.params) == ("er", "FINISHED", {"seed": "5"})
+    assert connect(server.uri).get_experiment(run.info.experiment_id).name == "digits"
+
+
+def test_nothing_to_copy_is_said(tmp_path):
+    with pytest.raises(ValueError, match=r"holds no mlflow_offline\.db"):
+        sync(tmp_path, "sqlite:///x.db")
