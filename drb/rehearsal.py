@@ -442,6 +442,10 @@ class Rehearsal:
 
 
 def _on_cpu(minibatch: Minibatch) -> Minibatch:
+    """The fields in host memory. Raises ValueError for one that is no batch."""
+    for name, value in minibatch.items():
+        if not isinstance(value, Tensor) or value.dim() == 0:
+            raise ValueError(f"field {name!r} must be a tensor with a batch dimension, got {type(value).__name__}")
     if all(value.device.type == "cpu" for value in minibatch.values()):
         return minibatch
     return {name: value.cpu() for name, value in minibatch.items()}
