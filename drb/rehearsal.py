@@ -38,6 +38,7 @@ from drb.types import Exemplars, Handle, Int64Array, Minibatch
 
 log = logging.getLogger("drb")
 
+_FIXED_BY_STATE = ("seed", "admission", "sample_id")  # what is stored follows from them: keys, thresholds, ids
 MOST_COLLECTIVES = 6  # of a round, each of which may take timeout_s
 
 
@@ -256,6 +257,7 @@ class Rehearsal:
             "format": 1,
             "round": self._round,
             "max_rows": self._parts.max_rows,
+            "settings": {name: getattr(self.settings, name) for name in _FIXED_BY_STATE},
             "spec": json.dumps(self._parts.spec.to_json()),
             "buffer": self._parts.buffer.state_dict(),
             "fetched": self._ready.state_dict() if self._ready is not None else None,
@@ -270,6 +272,12 @@ class Rehearsal:
             raise ValueError(f"this is a rehearsal state of format {state.get('format')}, this version reads format 1")
         if "spec" in state:
             saved = RecordSpec.from_json(json.loads(state["spec"]))
+            for name, value in state["settings"].items():
+                if getattr(self.settings, name) != value:
+                    raise ValueError(
+                        f"the state was saved with {name}={value!r}, this rehearsal has "
+                        f"{getattr(self.settings, name)!r}; resume with the same"
+                    )
             if self._spec is not None and self._spec.to_json() != saved.to_json():
                 raise ValueError(f"the saved schema is {saved.to_json()}, spec= says {self._spec.to_json()}")
             self._spec, self._saved = saved, dict(state)
