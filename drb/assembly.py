@@ -81,6 +81,11 @@ def assemble(settings: RehearsalSettings, spec: RecordSpec, max_rows: int, peers
     greetings = _greet(peers, settings, spec, capacity, num_rows)
     capacities = np.array([g["capacity"] for g in greetings])
     rows_per_rank = np.array([g["rows"] for g in greetings])
+    if settings.min_fill > capacities.sum():
+        raise ValueError(
+            f"min_fill={settings.min_fill} is more than all buffers hold: {capacities.sum()} exemplars; nothing would "
+            "ever be rehearsed"
+        )
     kind, why = _choose_exchange(settings, [g["node"] for g in greetings])
     exchange = _build_exchange(kind, peers, rows_per_rank, capacities, spec.words, settings.exemplars)
     admission = build_admission(settings.admission, candidates=settings.candidates, seed=settings.seed, rank=rank)

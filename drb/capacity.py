@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 _UNITS = {"B": 1}
 _UNITS |= {f"{p}B": 1000**i for i, p in enumerate("KMGT", 1)} | {f"{p}iB": 1024**i for i, p in enumerate("KMGT", 1)}
@@ -40,9 +41,9 @@ def capacity_of_rank(
 
 def check_capacity(capacity: int | str) -> None:
     """Raise ValueError unless the capacity is well-formed; needs no data."""
-    _exemplars(capacity, "rank", 1, 1)
-    if isinstance(capacity, int) and capacity < 1:
-        raise ValueError(f"capacity must be at least 1 exemplar, got {capacity}")
+    exemplars, _ = _exemplars(capacity, "rank", record_bytes=1, num_samples=1 << 62)
+    if exemplars < 1:
+        raise ValueError(f"capacity must be at least 1 exemplar, got {capacity!r}")
 
 
 def _exemplars(capacity: int | str, scope: str, record_bytes: int, num_samples: int | None) -> tuple[int, bool]:
@@ -52,14 +53,14 @@ def _exemplars(capacity: int | str, scope: str, record_bytes: int, num_samples: 
     if text.isdigit():
         return int(text), scope == "total"
     if match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", text):
-        share = float(match[1]) / 100
+        share = Fraction(match[1]) / 100  # exact: 29 % of 100 are 29, in floating point 28
         if not 0 < share <= 1:
             raise ValueError(f"capacity={capacity!r} must be a share above 0 % and up to 100 % of the data")
         if num_samples is None:
             raise ValueError(f"capacity={capacity!r} is a share of the data: give num_samples=, the stream's length")
         return int(share * num_samples), True
     if (match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?i?B)", text)) and match[2] in _UNITS:
-        return int(float(match[1]) * _UNITS[match[2]]) // record_bytes, scope == "total"
+        return int(Fraction(match[1]) * _UNITS[match[2]]) // record_bytes, scope == "total"
     raise ValueError(
         f"capacity must be exemplars (500), memory ('20GiB') or a share of the data ('30%'), got {capacity!r}"
     )

@@ -36,11 +36,8 @@ class Intake:
         return self._distinct.count() if self._distinct is not None else 0
 
     def check_first(self, minibatch: Minibatch) -> None:
-        """Raise ValueError if the settings name fields that the minibatch lacks, or a field is not a batch."""
+        """Raise ValueError if the settings name fields that the minibatch lacks."""
         settings = self._settings
-        for name, value in minibatch.items():
-            if not isinstance(value, Tensor) or value.dim() == 0:
-                raise ValueError(f"field {name!r} must be a tensor with a batch dimension, got {type(value).__name__}")
         if settings.id_field is not None and settings.id_field not in minibatch:
             raise ValueError(
                 f"the minibatch has no field {settings.id_field!r} (it has {sorted(minibatch)}): wrap the dataset in "

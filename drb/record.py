@@ -118,7 +118,7 @@ class RecordSpec:
     def views(self, rows_RK: Int64Array) -> Minibatch:
         """Every field of a block of rows as a tensor [R, *shape] that shares the rows' memory."""
         num_rows = len(rows_RK)
-        flat = torch.from_numpy(rows_RK).view(torch.uint8).reshape(num_rows, -1)
+        flat = torch.from_numpy(rows_RK.view(np.uint8))
         return {
             name: flat[:, self.offsets[name] : self.offsets[name] + field.size_bytes]
             .view(field.dtype)
@@ -145,7 +145,7 @@ def warn_about_float_images(minibatch: Minibatch) -> None:
                 f"field {name!r} holds {str(value.dtype).removeprefix('torch.')} images: a buffer of them takes "
                 f"{value.dtype.itemsize} times the memory of uint8 and replays one frozen augmentation. Give extend() "
                 "the raw uint8 images and augment and normalise what it returns.",
-                stacklevel=3,
+                stacklevel=5,  # the line that called extend() or step()
             )
 
 

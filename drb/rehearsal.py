@@ -38,6 +38,7 @@ from drb.types import Exemplars, Handle, Int64Array, Minibatch
 
 log = logging.getLogger("drb")
 
+_FIXED_BY_STATE = ("seed", "admission", "sample_id")  # what is stored follows from them: keys, thresholds, ids
 MOST_COLLECTIVES = 6  # of a round, each of which may take timeout_s
 
 
@@ -256,6 +257,7 @@ class Rehearsal:
             "format": 1,
             "round": self._round,
             "max_rows": self._parts.max_rows,
+            "settings": {name: getattr(self.settings, name) for name in _FIXED_BY_STATE},
             "spec": json.dumps(self._parts.spec.to_json()),
             "buffer": self._parts.buffer.state_dict(),
             "fetched": self._ready.state_dict() if self._ready is not None else None,
@@ -270,6 +272,12 @@ class Rehearsal:
             raise ValueError(f"this is a rehearsal state of format {state.get('format')}, this version reads format 1")
         if "spec" in state:
             saved = RecordSpec.from_json(json.loads(state["spec"]))
+            for name, value in state["settings"].items():
+                if getattr(self.settings, name) != value:
+                    raise ValueError(
+                        f"the state was saved with {name}={value!r}, this rehearsal has "
+                        f"{getattr(self.settings, name)!r}; resume with the same"
+                    )
             if self._spec is not None and self._spec.to_json() != saved.to_json():
                 raise ValueError(f"the saved schema is {saved.to_json()}, spec= says {self._spec.to_json()}")
             self._spec, self._saved = saved, dict(state)
@@ -442,7 +450,10 @@ class Rehearsal:
 
 
 def _on_cpu(minibatch: Minibatch) -> Minibatch:
-    for value in minibatch.values():
-        if not value.is_cpu:
-            return {name: value.cpu() for name, value in minibatch.items()}
-    return minibatch
+    """The fields in host memory. Raises ValueError for one that is no batch."""
+    on_cpu = True
+    for name, value in minibatch.items():
+        if not isinstance(value, Tensor) or value.dim() == 0:
+            raise ValueError(f"field {name!r} must be a tensor with a batch dimension, got {type(value).__name__}")
+        on_cpu &= value.is_cpu
+    return minibatch if on_cpu else {name: value.cpu() for name, value in minibatch.items()}

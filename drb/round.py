@@ -130,6 +130,11 @@ class RoundRunner:
         """The result of a round that was fetched before the state was saved, in its block."""
         if state is None:
             return None
+        most = self.blocks.shape[1]
+        if len(state["rows"]) > most:
+            raise ValueError(
+                f"the saved round holds {len(state['rows'])} exemplars, this rehearsal draws {most}; resume with as many"
+            )
         rows = self.blocks[round_ % 2, : len(state["rows"])]
         rows[:] = state["rows"]
         draw = Draw(**{f.name: state[f.name] for f in fields(Draw)})

@@ -52,17 +52,15 @@ class RandomReplacement:
     def _fit(
         self, columns: Columns, rows: Int64Array, evicted: Int64Array, quota: int, rng: np.random.Generator
     ) -> Decision:
-        """Evict from the strata that hold most until the admitted rows fit, or admit fewer of them."""
+        """Evict what strata hold beyond their quota until the admitted rows fit, or admit fewer of them."""
         if len(evicted) > len(rows):  # a quota that shrank by more than arrived: the rest shrinks as samples arrive
             evicted = evicted[: len(rows)]
         lacking = columns.size - len(evicted) + len(rows) - columns.capacity
         if lacking > 0:
-            staying = np.setdiff1d(np.arange(columns.size), evicted)
-            values, counts = np.unique(columns.stratum[staying], return_counts=True)
-            surplus = np.maximum(counts - quota, 0)[np.searchsorted(values, columns.stratum[staying])]
-            weights = surplus / surplus.sum() if surplus.any() else None
-            eligible = int(np.count_nonzero(surplus)) if surplus.any() else len(staying)
-            more = rng.choice(staying, min(lacking, eligible), replace=False, p=weights)
+            staying = rng.permutation(np.setdiff1d(np.arange(columns.size), evicted))
+            above = _beyond_quota(staying, columns.stratum[staying], quota)
+            eligible = above if above.size else staying
+            more = rng.choice(eligible, min(lacking, len(eligible)), replace=False)
             evicted = np.concatenate((evicted, more))
             rows = rows[: len(rows) - (lacking - len(more))]
         return Decision(rows, slots_for(columns, len(rows), evicted))
@@ -72,3 +70,11 @@ class RandomReplacement:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._strata = state["strata"].copy()
+
+
+def _beyond_quota(slots: Int64Array, strata: Int64Array, quota: int) -> Int64Array:
+    """What each stratum holds beyond its quota: its last slots, in the given order."""
+    grouped = np.argsort(strata, kind="stable")
+    _, first, counts = np.unique(strata[grouped], return_index=True, return_counts=True)
+    place = np.arange(len(slots)) - np.repeat(first, counts)
+    return slots[grouped[place >= quota]]
