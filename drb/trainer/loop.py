@@ -107,6 +107,7 @@ class Trainer:
         self._optimizer = optimizer
         self._learner: Learner | None = None
         self._starting_network: Network | None = None
+        self._made_as = self._started_as = (0, 0)  # the arguments that network and starting network were made with
         self._task_classes: list[tuple[int, ...]] = []
         self._loss: Loss = strategy.loss
         self._feed = DeviceFeed(world.device)
@@ -163,14 +164,16 @@ class Trainer:
         num_classes = self._num_outputs or outputs_needed(task, self._world)
         learner = self._learner
         if learner is None or self._starting_network is None:
-            network = self._make_network(num_classes, task.index)
+            self._started_as = self._made_as = (num_classes, task.index)
+            network = self._make_network(*self._made_as)
             self._starting_network = copy.deepcopy(network)
             self._learner = learner = self._learn(network)
         self._starting_network.grow(num_classes, self._growth_seed(task))
         learner.grow(num_classes, self._growth_seed(task))
         self.scores.before(task, learner.network, self._starting_network)
         if self._strategy.fresh_weights and task.index > 0:
-            learner.restart(self._make_network(learner.network.num_classes, task.index))
+            self._made_as = (num_classes, task.index)
+            learner.restart(self._make_network(*self._made_as))
         return learner
 
     def _train_task(self, task: Task, learner: Learner) -> None:
@@ -313,6 +316,12 @@ class Trainer:
         if self._waiting_room is not None:
             dist.barrier(self._waiting_room)
 
+    def _remake(self, made_as: tuple[int, int], num_classes: int) -> Network:
+        """A network that will grow as the saved one would: how it was first made may decide the range of new rows."""
+        network = self._make_network(*made_as)
+        network.grow(num_classes, self._seed)
+        return network
+
     # -- state
 
     def state_dict(self) -> dict[str, Any]:
@@ -331,6 +340,8 @@ class Trainer:
                 "rows": self.rows,
                 "epochs": self._epochs,
                 "num_classes": learner.network.num_classes,
+                "made_as": self._made_as,
+                "started_as": self._started_as,
                 "history": self.history,
                 "scores": self.scores.state_dict(),
                 "clock": self.clock.state_dict(),
@@ -359,9 +370,10 @@ class Trainer:
         self.scores.load_state_dict(shared["scores"])
         self.clock.load_state_dict(shared["clock"])
         self._interval.load_state_dict(shared["interval"])
-        self._starting_network = self._make_network(shared["num_classes"], 0)
+        self._made_as, self._started_as = tuple(shared["made_as"]), tuple(shared["started_as"])
+        self._starting_network = self._remake(self._started_as, shared["num_classes"])
         self._starting_network.load_state_dict(_below("starting.", weights))
-        self._learner = self._learn(self._make_network(shared["num_classes"], self.position.task))
+        self._learner = self._learn(self._remake(self._made_as, shared["num_classes"]))
         self._learner.load_state_dict(state["optimizer"], _below("network.", weights), own["statistics"])
         self._loss_sum.copy_(own["loss_sum"])
         if self._rehearsal is not None:
