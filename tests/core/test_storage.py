@@ -48,6 +48,19 @@ def test_available_memory_is_what_the_kernel_says():
     assert 0 < available_memory_bytes() <= total
 
 
+def test_cached_files_do_not_count_against_a_containers_limit(tmp_path):
+    amounts = {
+        "memory.max": "3000",
+        "memory.current": "2500",
+        "memory.stat": "anon 400\ninactive_file 1500\nactive_file 500",
+    }
+    for name, text in amounts.items():
+        (tmp_path / name).write_text(text + "\n")
+    assert available_memory_bytes(str(tmp_path)) == 500 + 2000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available_memory_bytes(str(tmp_path)) > 3000
+
+
 def test_two_mappings_of_a_segment_are_one_memory(tmp_path):
     owner = SharedSegment.create(800, str(tmp_path))
     peer = SharedSegment.attach(owner.path, 800)
@@ -75,7 +88,9 @@ def test_unlink_leaves_no_name_and_keeps_the_memory(tmp_path):
 def test_too_little_shared_memory_is_an_error_not_a_crash(small_tmpfs):
     segment = SharedSegment.create(4 << 20, small_tmpfs)  # a sparse file: this works even if there is no room
     segment.reserve(0, 256 << 10)
-    with pytest.raises(ValueError, match=r"has \d MiB left, but this rank's buffer needs 3 MiB .*--shm-size.*exchange="):
+    with pytest.raises(
+        ValueError, match=r"has \d MiB left, but this rank's buffer needs 3 MiB .*--shm-size.*exchange="
+    ):
         segment.reserve(1 << 20, 3 << 20)
     segment.unlink()
     assert os.listdir(small_tmpfs) == []
