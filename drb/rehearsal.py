@@ -138,8 +138,8 @@ class Rehearsal:
     def extend(self, minibatch: Minibatch) -> Minibatch:
         """The minibatch (b rows) with this step's exemplars behind it: b + r rows, and `rehearsed` bool [b + r].
 
-        b rows until exemplars exist. The memory is reused two calls later: clone what you keep. With uneven="stop"
-        None (and end your loop) once any rank has no more minibatches.
+        b rows until exemplars exist. The memory is reused two calls later, `rehearsed` is shared between calls: clone
+        what you keep or write to. With uneven="stop" None (and end your loop) once any rank has no more minibatches.
 
         Raises:
             ValueError: fields that differ from the schema; UnevenError: another rank stopped.

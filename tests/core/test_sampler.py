@@ -1,5 +1,7 @@
 """The sampler: unbiased for every occupancy, exactly min(r, N) distinct exemplars, the same on every run."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import assume, given
@@ -77,7 +79,7 @@ def test_draws_of_successive_rounds_are_independent():
     counts = np.array([[50]])
     draws = sampler(7)
     positions = [draws.draw(t, counts, counts[:, 0]).position for t in range(2000)]
-    overlap = [len(np.intersect1d(a, b)) for a, b in zip(positions, positions[1:], strict=False)]
+    overlap = [len(np.intersect1d(a, b)) for a, b in pairwise(positions)]
     law = stats.hypergeom(50, 7, 7)
     assert abs(np.mean(overlap) - law.mean()) < 4 * law.std() / np.sqrt(len(overlap))
 
