@@ -138,7 +138,8 @@ class Rehearsal:
     def extend(self, minibatch: Minibatch) -> Minibatch:
         """The minibatch (b rows) with this step's exemplars behind it: b + r rows, and `rehearsed` bool [b + r].
 
-        b rows until exemplars exist. The memory is reused two calls later, `rehearsed` is shared between calls: clone
+        b rows until exemplars exist. A minibatch on a GPU comes back there, at the price of waiting for its copy to the
+        host: better give host tensors and move what is returned (it is page-locked). The memory is reused two calls later, `rehearsed` is shared between calls: clone
         what you keep or write to. With uneven="stop" None (and end your loop) once any rank has no more minibatches.
 
         Raises:
@@ -146,13 +147,16 @@ class Rehearsal:
             PeerError: a rank died or stalled.
         """
         start = time.perf_counter()
-        minibatch = _on_cpu(minibatch)
-        result = self._advance(minibatch)
+        on_host = _on_cpu(minibatch)
+        result = self._advance(on_host)
         extended: Minibatch | None = None
         if not self._stopped:
             assert self._extension is not None
             block, count = (result.round % 2, len(result.draw)) if result else (0, 0)
-            extended = self._extension.extend(minibatch, block, count)
+            extended = self._extension.extend(on_host, block, count)
+            if on_host is not minibatch:
+                device = next(iter(minibatch.values())).device
+                extended = {name: value.to(device, non_blocking=True) for name, value in extended.items()}
         self._extend_seconds += time.perf_counter() - start
         return extended  # type: ignore[return-value]  # None only with uneven="stop", as documented
 
