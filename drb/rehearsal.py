@@ -138,9 +138,10 @@ class Rehearsal:
     def extend(self, minibatch: Minibatch) -> Minibatch:
         """The minibatch (b rows) with this step's exemplars behind it: b + r rows, and `rehearsed` bool [b + r].
 
-        b rows until exemplars exist. A minibatch on a GPU comes back there, at the price of waiting for its copy to the
-        host: better give host tensors and move what is returned (it is page-locked). The memory is reused two calls later, `rehearsed` is shared between calls: clone
+        b rows until exemplars exist. The memory is reused two calls later, `rehearsed` is shared between calls: clone
         what you keep or write to. With uneven="stop" None (and end your loop) once any rank has no more minibatches.
+        A minibatch on a GPU comes back there, at the price of waiting for its copy to the host: better give host
+        tensors, and move what is returned (it is page-locked).
 
         Raises:
             ValueError: fields that differ from the schema; UnevenError: another rank stopped.
