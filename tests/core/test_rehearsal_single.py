@@ -474,6 +474,7 @@ def broken_fetch(*_):
 def test_an_error_in_a_round_reaches_the_training_thread_with_its_traceback(asynchronous, monkeypatch):
     rehearsal = open_rehearsal(asynchronous=asynchronous)
     extend_all(rehearsal, stream(4))
+    rehearsal.state_dict()  # the round in flight is to end well
     monkeypatch.setattr(rehearsal._parts.exchange, "fetch", broken_fetch)
     rehearsal.extend(minibatch_of(range(8)))
     with pytest.raises(OSError, match="the disk is full") as raised:
@@ -487,6 +488,7 @@ def test_an_error_in_the_last_round_is_raised_by_close(asynchronous, monkeypatch
     before = threading.active_count()
     rehearsal = open_rehearsal(asynchronous=asynchronous)
     extend_all(rehearsal, stream(4))
+    rehearsal.state_dict()  # the round in flight is to end well
     monkeypatch.setattr(rehearsal._parts.exchange, "fetch", broken_fetch)
     rehearsal.extend(minibatch_of(range(8)))
     with pytest.raises(OSError, match="the disk is full"):
