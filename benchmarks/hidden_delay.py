@@ -20,14 +20,14 @@ import torch.multiprocessing as mp
 from drb import Rehearsal
 
 DELAYS = (0.0, 0.8, 2.0)  # in steps
-STEPS, REPEATS, B, R = 30, 5, 56, 7
+STEPS, REPEATS, B, R = 15, 5, 56, 7
 
 
 def train(rank: int, world_size: int, rendezvous: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world_size)
     network = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 24, 3, 2), torch.nn.ReLU(), torch.nn.Conv2d(24, 32, 3, 2), torch.nn.ReLU(),
+        torch.nn.Conv2d(3, 64, 3, 1), torch.nn.ReLU(), torch.nn.Conv2d(64, 32, 3, 2), torch.nn.ReLU(),
         torch.nn.Flatten(), torch.nn.LazyLinear(10),
     )  # fmt: skip
     network(torch.zeros(1, 3, 32, 32))
@@ -69,7 +69,8 @@ def train(rank: int, world_size: int, rendezvous: str) -> None:
         figures = {
             "step_ms": 1000 * statistics.median(base),
             "relative_step_time": {
-                str(d): statistics.median(t / b for t, b in zip(times, base, strict=True)) for d, times in measured.items()
+                str(d): statistics.median(t / b for t, b in zip(times, base, strict=True))
+                for d, times in measured.items()
             },
             "undelayed_round_ms": 1000 * (stats["announce_seconds"] + stats["draw_seconds"]) / stats["rounds"],
             "exchange": stats["exchange"],
@@ -81,7 +82,9 @@ def train(rank: int, world_size: int, rendezvous: str) -> None:
 def _delay_fetches(rehearsal: Rehearsal) -> list[float]:
     """Make every fetch sleep for the returned number of seconds first."""
     pause = [0.0]
-    rehearsal.extend({"image": torch.zeros(B, 3, 32, 32, dtype=torch.uint8), "label": torch.zeros(B, dtype=torch.int64)})
+    rehearsal.extend(
+        {"image": torch.zeros(B, 3, 32, 32, dtype=torch.uint8), "label": torch.zeros(B, dtype=torch.int64)}
+    )
     exchange = rehearsal._parts.exchange
     fetch = exchange.fetch
 

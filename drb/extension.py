@@ -6,6 +6,8 @@ than copying it. What is returned is overwritten two calls later.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -14,55 +16,64 @@ from drb.record import SAMPLE_ID, RecordSpec
 from drb.types import Int64Array, Minibatch
 
 
+@dataclass(frozen=True)
+class _Views:
+    """Where one shape of step reads and writes: made once, since slicing costs more than copying small rows."""
+
+    output: Minibatch  # [B + R, …]
+    exemplars: Minibatch  # [R, …]
+
+
 class Extension:
     """Two blocks of max_rows + exemplars rows per field, used alternately."""
 
     def __init__(self, spec: RecordSpec, max_rows: int, blocks: Int64Array, sample_id: str | None) -> None:
         rows = max_rows + blocks.shape[1]
-        self._names = [name for name, field in spec.fields.items() if not field.late]
-        self._sample_id = sample_id
-        self._outputs = [
-            {name: _empty((rows, *spec.fields[name].shape), spec.fields[name].dtype) for name in self._names}
-            for _ in range(2)
-        ]
-        self._exemplars = [spec.views(block) for block in blocks]
-        self._headers = [torch.from_numpy(block) for block in blocks]
+        fields = {name: (field.shape, field.dtype) for name, field in spec.fields.items() if not field.late}
         if sample_id is not None:
-            for output in self._outputs:
-                output[sample_id] = _empty((rows,), torch.int64)
+            fields[sample_id] = ((), torch.int64)
+        self._outputs = [{name: _empty((rows, *s), d) for name, (s, d) in fields.items()} for _ in range(2)]
+        self._exemplars = []
+        for block in blocks:
+            exemplars = {name: view for name, view in spec.views(block).items() if name in fields}
+            if sample_id is not None:
+                exemplars[sample_id] = torch.from_numpy(block)[:, SAMPLE_ID]
+            self._exemplars.append(exemplars)
+        self._views: dict[tuple[int, int, int, int], _Views] = {}
+        self._masks: dict[tuple[int, int], Tensor] = {}
         self._fence = ReuseFence(2)
-        self._rehearsed: dict[tuple[int, int], Tensor] = {}
         self._turn = 0
 
     def extend(self, minibatch: Minibatch, block: int, num_exemplars: int) -> Minibatch:
-        """The minibatch's B rows followed by the R rows of block 0 or 1, and `rehearsed` bool [B + R]."""
-        num_rows = len(next(iter(minibatch.values())))
-        extended: Minibatch = {}
+        """The minibatch's B rows followed by the R rows of block 0 or 1, and `rehearsed` bool [B + R].
+
+        `rehearsed` is shared between steps: do not write to it.
+        """
+        num_rows = next(iter(minibatch.values())).shape[0]
         if num_exemplars == 0:
-            extended.update(minibatch)
-        else:
-            self._fence.mark(self._turn)  # the last batch's readers have been queued by now
-            self._turn ^= 1
-            self._fence.wait(self._turn)
-            outputs, exemplars = self._outputs[self._turn], self._exemplars[block]
-            end = num_rows + num_exemplars
-            for name in self._names:
-                output = outputs[name][:end]
-                torch.cat((minibatch[name], exemplars[name][:num_exemplars]), out=output)
-                extended[name] = output
-            if self._sample_id is not None:
-                output = outputs[self._sample_id][:end]
-                ids = self._headers[block][:num_exemplars, SAMPLE_ID]
-                extended[self._sample_id] = torch.cat((minibatch[self._sample_id], ids), out=output)
-        extended["rehearsed"] = self._mask(num_rows, num_exemplars)
-        return extended
+            return {**minibatch, "rehearsed": self._mask(num_rows, 0)}
+        self._fence.mark(self._turn)  # the last batch's readers have been queued by now
+        self._turn ^= 1
+        self._fence.wait(self._turn)
+        views = self._views_of(block, num_rows, num_exemplars)
+        for name, output in views.output.items():
+            torch.cat((minibatch[name], views.exemplars[name]), out=output)
+        return {**views.output, "rehearsed": self._mask(num_rows, num_exemplars)}
+
+    def _views_of(self, block: int, num_rows: int, num_exemplars: int) -> _Views:
+        key = (self._turn, block, num_rows, num_exemplars)
+        if key not in self._views:
+            self._views[key] = _Views(
+                {name: output[: num_rows + num_exemplars] for name, output in self._outputs[self._turn].items()},
+                {name: exemplars[:num_exemplars] for name, exemplars in self._exemplars[block].items()},
+            )
+        return self._views[key]
 
     def _mask(self, num_rows: int, num_exemplars: int) -> Tensor:
-        """Shared between steps: do not write to it."""
         shape = (num_rows, num_exemplars)
-        if shape not in self._rehearsed:
-            self._rehearsed[shape] = torch.arange(num_rows + num_exemplars) >= num_rows
-        return self._rehearsed[shape]
+        if shape not in self._masks:
+            self._masks[shape] = torch.arange(num_rows + num_exemplars) >= num_rows
+        return self._masks[shape]
 
 
 def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -72,6 +72,8 @@ class RecordSpec:
             self.offsets[name] = words * 8
             words += -(-field.size_bytes // 8)
         self.words = words
+        self._late = {name: field for name, field in self.fields.items() if field.late}
+        self._prompt = {name: field for name, field in self.fields.items() if not field.late}
 
     @classmethod
     def of(cls, minibatch: Minibatch, exclude: str | None) -> RecordSpec:
@@ -88,7 +90,7 @@ class RecordSpec:
 
     def check(self, minibatch: Mapping[str, Tensor], rows: int, *, late: bool = False) -> None:
         """Raise ValueError unless the fields are exactly this schema's (late or other) ones, `rows` rows each."""
-        expected = {name: field for name, field in self.fields.items() if field.late == late}
+        expected = self._late if late else self._prompt
         if minibatch.keys() != expected.keys():
             missing, unknown = sorted(expected.keys() - minibatch.keys()), sorted(minibatch.keys() - expected.keys())
             raise ValueError(
@@ -98,13 +100,14 @@ class RecordSpec:
             )
         for name, field in expected.items():
             value = minibatch[name]
-            if value.dtype != field.dtype or value.shape[1:] != field.shape:
-                raise ValueError(
-                    f"field {name!r} is {Field(value.dtype, tuple(value.shape[1:]))} a sample, "
-                    f"but this buffer's schema says {field}; the schema is fixed by spec= or the first minibatch"
-                )
-            if len(value) != rows:
+            if value.dtype == field.dtype and value.shape == (rows, *field.shape):
+                continue
+            if value.dtype == field.dtype and value.shape[1:] == field.shape:
                 raise ValueError(f"field {name!r} has {len(value)} rows, the minibatch has {rows}")
+            raise ValueError(
+                f"field {name!r} is {Field(value.dtype, tuple(value.shape[1:]))} a sample, "
+                f"but this buffer's schema says {field}; the schema is fixed by spec= or the first minibatch"
+            )
 
     def pack(self, name: str, values: Tensor, selected: Int64Array, rows_RK: Int64Array, where: Int64Array) -> None:
         """Write `values[selected]` of one field into rows `where` of a block; values [B, *shape], on the CPU."""

@@ -140,19 +140,24 @@ class Rehearsal:
 
         b rows until exemplars exist. The memory is reused two calls later, `rehearsed` is shared between calls: clone
         what you keep or write to. With uneven="stop" None (and end your loop) once any rank has no more minibatches.
+        A minibatch on a GPU comes back there, at the price of waiting for its copy to the host: better give host
+        tensors, and move what is returned (it is page-locked).
 
         Raises:
             ValueError: fields that differ from the schema; UnevenError: another rank stopped.
             PeerError: a rank died or stalled.
         """
         start = time.perf_counter()
-        minibatch = _on_cpu(minibatch)
-        result = self._advance(minibatch)
+        on_host = _on_cpu(minibatch)
+        result = self._advance(on_host)
         extended: Minibatch | None = None
         if not self._stopped:
             assert self._extension is not None
             block, count = (result.round % 2, len(result.draw)) if result else (0, 0)
-            extended = self._extension.extend(minibatch, block, count)
+            extended = self._extension.extend(on_host, block, count)
+            if on_host is not minibatch:
+                device = next(iter(minibatch.values())).device
+                extended = {name: value.to(device, non_blocking=True) for name, value in extended.items()}
         self._extend_seconds += time.perf_counter() - start
         return extended  # type: ignore[return-value]  # None only with uneven="stop", as documented
 
@@ -451,9 +456,9 @@ class Rehearsal:
 
 def _on_cpu(minibatch: Minibatch) -> Minibatch:
     """The fields in host memory. Raises ValueError for one that is no batch."""
+    on_cpu = True
     for name, value in minibatch.items():
         if not isinstance(value, Tensor) or value.dim() == 0:
             raise ValueError(f"field {name!r} must be a tensor with a batch dimension, got {type(value).__name__}")
-    if all(value.device.type == "cpu" for value in minibatch.values()):
-        return minibatch
-    return {name: value.cpu() for name, value in minibatch.items()}
+        on_cpu &= value.is_cpu
+    return minibatch if on_cpu else {name: value.cpu() for name, value in minibatch.items()}

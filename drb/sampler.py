@@ -58,7 +58,8 @@ class Sampler:
             return Draw(nothing, nothing, np.empty(0), np.zeros(world_size, np.int64))
         rng = self._rng.at(round_)
         flat, weight = draw_from_groups(sizes_G, weights_G, count, rng)
-
+        if cells_GC.size == 1:  # one rank, one group: nothing to look up
+            return Draw(np.zeros(count, np.int64), flat, weight, np.array([count]))
         cells = cells_GC.reshape(-1)
         ends = np.cumsum(cells)
         cell = np.searchsorted(ends, flat, side="right")

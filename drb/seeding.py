@@ -7,6 +7,7 @@ saved generator and no two ranks, rounds or purposes share a stream.
 
 from __future__ import annotations
 
+import functools
 import zlib
 
 import numpy as np
@@ -58,10 +59,21 @@ def mix64_int(value: int) -> int:
 
 def mix64(values: UInt64Array) -> UInt64Array:
     """`mix64_int` on a uint64 array; returns a new array of the same shape."""
-    z = values + np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+    z = values + _GAMMA
+    for shift, factor in _ROUNDS:
+        z ^= z >> shift
+        z *= factor
+    z ^= z >> _LAST_SHIFT
+    return z
+
+
+# as numpy scalars: making one costs as much as using it
+_GAMMA = np.uint64(0x9E3779B97F4A7C15)
+_ROUNDS = (
+    (np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)),
+    (np.uint64(27), np.uint64(0x94D049BB133111EB)),
+)
+_LAST_SHIFT = np.uint64(31)
 
 
 def sample_keys(sample_ids: Int64Array, seed: int) -> UInt64Array:
@@ -69,4 +81,11 @@ def sample_keys(sample_ids: Int64Array, seed: int) -> UInt64Array:
 
     Two rounds of splitmix64 around the seed: a bijection of the ids, so distinct ids never tie.
     """
-    return mix64(mix64(sample_ids.view(np.uint64)) ^ np.uint64(derive_seed(seed, "admission")))
+    keys = mix64(sample_ids.view(np.uint64))
+    keys ^= _admission_word(seed)
+    return mix64(keys)
+
+
+@functools.lru_cache(maxsize=16)
+def _admission_word(seed: int) -> np.uint64:
+    return np.uint64(derive_seed(seed, "admission"))

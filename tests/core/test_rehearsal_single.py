@@ -276,7 +276,7 @@ def test_a_state_that_does_not_fit_is_refused(settings, message):
         extend_all(rehearsal, np.arange(32).reshape(4, 8))
         state = rehearsal.state_dict()
     rehearsal = open_rehearsal(**settings)
-    with pytest.raises(ValueError, match=message):  # noqa: PT012 - the schema is compared at once, the rest later
+    with pytest.raises(ValueError, match=message):
         rehearsal.load_state_dict(state)
         rehearsal.extend(minibatch_of(range(8)))
     rehearsal.close()

@@ -1,0 +1,35 @@
+"""The `drb` command: `drb train ...` is `python -m drb.train ...`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+_HELP = """\
+usage: drb COMMAND ...
+
+    drb train    one continual-learning run (drb train --help)
+    drb demo     three runs on digits side by side
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Hand over to a command; returns the exit code."""
+    command, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if command == "train":
+        from drb.train import main as train  # commands import torch: `drb --help` need not
+
+        return train(rest)
+    if command == "demo":
+        from drb.demo import main as demo
+
+        return demo(rest)
+    if command in ("-h", "--help"):
+        sys.stdout.write(_HELP)
+        return 0
+    sys.stderr.write(f"drb: error: unknown command {command!r}; choose train or demo\n")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""What a configuration must satisfy before anything is started: the limits of each setting, and what settings mean
+together.
+"""
+
+from __future__ import annotations
+
+from drb.capacity import check_capacity
+from drb.config.schema import CHOICES, TrainConfig
+from drb.limits import check_settings
+from drb.strategies import STRATEGIES
+from drb.trainer import split_evenly
+from drb.trainer.schedule import check_schedule
+
+
+def check_config(config: TrainConfig, world_size: int) -> None:
+    """Raises:
+    ValueError: one line naming a setting, its value and what is allowed.
+    """
+    check_settings(config)
+    _check_choices(config)
+    check_schedule(config.schedule)
+    config.training.rows_per_rank(world_size)
+    if config.optimizer.nesterov and config.optimizer.momentum == 0:
+        raise ValueError("optimizer.nesterov=true needs optimizer.momentum above 0, got 0.0")
+    if config.scenario.name == "task_incremental" and config.strategy.label_smoothing > 0:
+        raise ValueError(
+            "strategy.label_smoothing must be 0 with scenario=task_incremental, "
+            f"got {config.strategy.label_smoothing}: it would move weight to classes outside the task"
+        )
+    if STRATEGIES[config.strategy.name].uses_rehearsal:
+        _check_rehearsal(config, world_size)
+
+
+def _check_choices(config: TrainConfig) -> None:
+    for group, choices in CHOICES.items():
+        section = getattr(config, group)
+        if choices.get(section.name) is not type(section):
+            raise ValueError(f"{group}.name={section.name} does not choose the {group}: write {group}={section.name}")
+
+
+def exemplars_per_rank(config: TrainConfig, world_size: int) -> int:
+    """r: exemplars that each rank draws per step.
+
+    Raises:
+        ValueError: a total that does not divide by the ranks.
+    """
+    rehearsal = config.rehearsal
+    if rehearsal.exemplars_scope == "rank":
+        return rehearsal.exemplars
+    return split_evenly("rehearsal.exemplars", rehearsal.exemplars, world_size)
+
+
+def _check_rehearsal(config: TrainConfig, world_size: int) -> None:
+    rehearsal, name = config.rehearsal, config.strategy.name
+    if exemplars_per_rank(config, world_size) == 0:
+        raise ValueError(
+            f"rehearsal.exemplars must be at least 1 for strategy={name}, got 0; strategy=finetune trains without"
+        )
+    try:
+        check_capacity(rehearsal.capacity)
+    except ValueError as error:
+        raise ValueError(f"rehearsal.{error}") from None
+    if rehearsal.candidates is not None and rehearsal.admission != "random_replacement":
+        raise ValueError(
+            f"rehearsal.candidates={rehearsal.candidates} is only for rehearsal.admission=random_replacement, "
+            f"got admission={rehearsal.admission}"
+        )
+    if rehearsal.exchange == "loopback" and world_size > 1:
+        raise ValueError(
+            f"rehearsal.exchange=loopback is for one rank, but this run has {world_size}; "
+            "choose auto, collective or shared"
+        )

@@ -1,0 +1,175 @@
+"""One run from a checked configuration: builds the parts, trains, and leaves the results in the run directory.
+
+Rank 0 alone speaks and writes: `config.yaml` before training, `summary.json` (and plots) after it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import warnings
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from drb.augment import Preprocess
+from drb.config import TrainConfig, to_yaml
+from drb.config.checks import exemplars_per_rank
+from drb.datasets import Dataset, load_dataset
+from drb.failure import FailureBoard, naming_peers
+from drb.models import Network, build_model
+from drb.rehearsal import Rehearsal
+from drb.scenarios import build_scenario
+from drb.seeding import derive_seed
+from drb.strategies import build_strategy
+from drb.summary import summarise, write_atomically
+from drb.tracking import Tracker, open_tracker
+from drb.trainer import Monitor, Trainer
+from drb.trainer.console import TerminalConsole
+from drb.world import World, open_world
+
+
+def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[str] = ()) -> None:
+    """Train as configured. Collective: every rank of the world calls it.
+
+    Args:
+        run_dir: where rank 0 writes; other ranks do not use it.
+        arguments: of the command line, for the summary.
+    Raises:
+        ValueError: data, model or scenario cannot be had as configured.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    console = TerminalConsole() if world.is_main else None
+    if world.is_main:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        write_atomically(run_dir / "config.yaml", to_yaml(config))
+    else:
+        _be_silent()
+    with open_world(world, config.timeout_s), ExitStack() as stack:
+        tracker = stack.enter_context(_open_tracker(config, run_dir, world))
+        if console is not None:
+            console.say(_headline(config, world, run_dir))
+        tracker.log_params({**dataclasses.asdict(config), "world_size": world.world_size})
+        dataset = load_dataset(config.dataset.name, **_options(config.dataset))
+        with ExitStack() as training:
+            trainer, rehearsal = _build_trainer(config, world, dataset, Monitor(console, tracker), training)
+            with _naming_peers(world, trainer):
+                trainer.run()
+            stats = None if rehearsal is None else rehearsal.stats()
+        if console is not None:
+            summary = summarise(config, trainer, stats, world, arguments)
+            write_atomically(run_dir / "summary.json", summary)
+            _publish(config, summary, run_dir, tracker)
+            console.say(f"summary: {run_dir / 'summary.json'}")
+
+
+def _naming_peers(world: World, trainer: Trainer) -> contextlib.AbstractContextManager[None]:
+    if world.world_size == 1:
+        return contextlib.nullcontext()
+    board = FailureBoard("training", list(range(world.world_size)))
+    return naming_peers(board, lambda: f"step {trainer.steps} of the training")
+
+
+def _build_trainer(
+    config: TrainConfig, world: World, dataset: Dataset, monitor: Monitor, stack: ExitStack
+) -> tuple[Trainer, Rehearsal | None]:
+    strategy = build_strategy(config.strategy.name, label_smoothing=config.strategy.label_smoothing)
+    rehearsal = None
+    if strategy.uses_rehearsal:
+        rehearsal = stack.enter_context(_build_rehearsal(config, world, dataset))
+    scenario = build_scenario(
+        config.scenario.name,
+        dataset,
+        seed=config.seed,
+        validation=config.scenario.validation,
+        **_options(config.scenario, "validation"),
+    )
+    trainer = Trainer(
+        scenario,
+        partial(_build_network, config, dataset),
+        _build_preprocess(config, dataset),
+        strategy,
+        world=world,
+        training=config.training,
+        optimizer=config.optimizer,
+        schedule=config.schedule,
+        rehearsal=rehearsal,
+        monitor=monitor,
+        num_outputs=dataset.num_classes if config.model.head == "fixed" else None,
+        allow_duplicates=config.rehearsal.allow_duplicates,
+        seed=config.seed,
+    )
+    return trainer, rehearsal
+
+
+def _build_network(config: TrainConfig, dataset: Dataset, num_classes: int, task_index: int) -> Network:
+    seed = derive_seed(config.seed, "weights", task_index)
+    return build_model(config.model.name, dataset.image_shape, num_classes, seed=seed, **_options(config.model, "head"))
+
+
+def _build_preprocess(config: TrainConfig, dataset: Dataset) -> Preprocess:
+    settings = config.augmentation
+    channels = dataset.image_shape[0]
+    return Preprocess(
+        mean=dataset.mean if settings.normalise else [0.0] * channels,
+        std=dataset.std if settings.normalise else [1.0] * channels,
+        crop_padding=settings.crop_padding,
+        flip=settings.flip,
+    )
+
+
+def _build_rehearsal(config: TrainConfig, world: World, dataset: Dataset) -> Rehearsal:
+    return Rehearsal(
+        exemplars=exemplars_per_rank(config, world.world_size),
+        seed=config.seed,
+        batch_size=config.training.rows_per_rank(world.world_size) + 1,  # a loader's last minibatch may have one more
+        num_samples=len(dataset.train),
+        **_options(config.rehearsal, "exemplars", "exemplars_scope", "allow_duplicates"),
+    )
+
+
+def _open_tracker(config: TrainConfig, run_dir: Path, world: World) -> Tracker:
+    return open_tracker(
+        config.tracking.enabled and world.is_main,
+        experiment=config.tracking.experiment,
+        run_name=config.name or config.strategy.name,
+        run_dir=run_dir,
+        uri=config.tracking.uri,
+    )
+
+
+def _publish(config: TrainConfig, summary: dict[str, Any], run_dir: Path, tracker: Tracker) -> None:
+    """Plots and the summary, also to the tracker."""
+    files = [run_dir / "summary.json", run_dir / "config.yaml"]
+    if config.tracking.plots:
+        from drb.report.plots import save_plots  # imports matplotlib, which takes a second
+
+        files += save_plots([summary], run_dir)
+    for file in files:
+        tracker.log_artifact(file)
+
+
+def _options(section: Any, *others: str) -> dict[str, Any]:
+    """A section of the configuration as keyword arguments, without its name and what others use."""
+    return {key: value for key, value in dataclasses.asdict(section).items() if key not in ("name", *others)}
+
+
+def _headline(config: TrainConfig, world: World, run_dir: Path) -> str:
+    ranks = "1 rank" if world.world_size == 1 else f"{world.world_size} ranks"
+    device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "CPU"
+    return (
+        f"{config.strategy.name} on {config.dataset.name} ({config.scenario.name}), {config.model.name}, {ranks} on "
+        f"{device}, seed {config.seed}, in {run_dir}"
+    )
+
+
+def _be_silent() -> None:
+    """Ranks above 0 would repeat what rank 0 says."""
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")

@@ -1,0 +1,121 @@
+"""The program's command line: one continual-learning run on all ranks of a launcher.
+
+    torchrun --nproc-per-node=N -m drb.train experiment=... key=value
+
+Every rank composes and checks the configuration by itself, before any process group opens. An error that a user can
+mend is one line, from rank 0; a traceback means a fault of the program. Exit codes: 0, 1 for an error, 128 + the
+signal's number when told to stop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from drb.config import TrainConfig, check_config, compose_config, to_yaml
+from drb.failure import PeerError
+from drb.run import run
+from drb.world import World, detect_world
+
+_GRACE_S = 5.0  # what rank 0 has to say an error that all ranks have, before its exit makes the launcher end the others
+_HELP = """\
+drb train: one continual-learning run.
+
+    torchrun --nproc-per-node=N -m drb.train [experiment=NAME] [group=choice ...] [key=value ...]
+    drb train ...    or    python -m drb.train ...      one rank
+
+    --cfg     print the resolved configuration and end
+    --help    print this
+
+Settings are in Hydra's syntax; hydra.run.dir=FOLDER says where the run's files go.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run, and return the process's exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if {"-h", "--help"} & set(arguments):
+        sys.stdout.write(_HELP)
+        return 0
+    is_main = True
+    try:
+        is_main = detect_world("cpu").is_main
+        config, run_dir = compose_config([a for a in arguments if a != "--cfg"], _new_run_id())
+        world = detect_world(config.device)
+        check_config(config, world.world_size)
+    except ValueError as error:
+        return _say(str(error), is_main)
+    if "--cfg" in arguments:
+        sys.stdout.write(to_yaml(config) if is_main else "")
+        return 0
+    code = _run_to_exit_code(config, run_dir, world, arguments)
+    if code != 0 and world.world_size > 1:
+        _exit_at_once(code)
+    return code
+
+
+def _run_to_exit_code(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[str]) -> int:
+    with _sigterm_as_exit(world):
+        try:
+            run(config, run_dir, world, arguments)
+        except (ValueError, PeerError) as error:
+            return _say(str(error), world.is_main, f"[rank {world.rank}] ")
+        except KeyboardInterrupt:
+            return 128 + signal.SIGINT
+        except SystemExit as stop:
+            return int(stop.code or 0)
+        except Exception:
+            traceback.print_exc()
+            return 1
+    return 0
+
+
+def _say(message: str, is_main: bool, prefix: str = "") -> int:
+    """One line on standard error. Other ranks wait: mostly they have the same to say and are ended before they do."""
+    line = " ".join(message.split())
+    if is_main:
+        print(f"drb: error: {line}", file=sys.stderr, flush=True)
+        return 1
+    time.sleep(_GRACE_S)
+    if prefix:
+        print(f"drb: {prefix}error: {line}", file=sys.stderr, flush=True)
+    return 1
+
+
+@contextlib.contextmanager
+def _sigterm_as_exit(world: World) -> Iterator[None]:
+    """Rank 0 leaves by an exception when it is told to stop, so that the tracker's status is right."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave) if world.is_main else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _exit_at_once(code: int) -> NoReturn:
+    """Without waiting for threads: one that waits for a dead peer would keep the process until its timeout."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _new_run_id() -> str:
+    return f"{datetime.now():%Y%m%d-%H%M%S}-{os.urandom(2).hex()}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

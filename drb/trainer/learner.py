@@ -1,0 +1,160 @@
+"""The network that learns, its optimizer, and how gradients reach it from all ranks.
+
+One forward per backward, on the whole extended batch. DDP averages gradients over ranks; callers weight each loss so
+that this average is the gradient of the mean over all rows of all ranks (see `drb.trainer.loop`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from drb.models import Network
+from drb.trainer.optim import OptimizerSettings, build_optimizer, carry_state
+from drb.types import Minibatch
+from drb.world import World
+
+# the same setting under its new name where there is one: no broadcast of buffers at every forward
+_HAS_NEW_NAME = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+_KEEP_OWN_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if _HAS_NEW_NAME else "broadcast_buffers": False}
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Learner:
+    """Owns the network on its device, its DDP wrapper (only with several ranks) and its optimizer."""
+
+    def __init__(
+        self,
+        network: Network,
+        optimizer: OptimizerSettings,
+        world: World,
+        *,
+        precision: str = "fp32",
+        channels_last: bool = False,
+        clip_norm: float | None = None,
+        sync_bn: bool = False,
+    ) -> None:
+        """Takes the network to the world's device.
+
+        Args:
+            precision: fp32, bf16 or fp16 (autocast; fp16 with loss scaling, on CUDA only).
+            clip_norm: gradients of a larger norm are scaled down to it.
+            sync_bn: batch norms compute their statistics over all ranks (CUDA only).
+        Raises:
+            ValueError: fp16 or sync_bn without CUDA.
+        """
+        device = world.device
+        if device.type != "cuda" and (precision == "fp16" or sync_bn):
+            what = "sync_bn=true" if sync_bn else "precision=fp16"
+            raise ValueError(f"{what} needs CUDA, but this run's device is {device.type}")
+        self._world = world
+        self._settings = optimizer
+        self._autocast_dtype = _AUTOCAST.get(precision)
+        self._scaler = torch.amp.GradScaler(device.type) if precision == "fp16" else None
+        self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self._clip_norm = clip_norm
+        self._sync_bn = sync_bn
+        self.restart(network)
+
+    def restart(self, network: Network) -> None:
+        """Go on with another network and a new optimizer."""
+        if self._sync_bn and self._world.world_size > 1:
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+        self.network = network.to(self._world.device).to(memory_format=self._memory_format)
+        self.optimizer = build_optimizer(self._settings, self.network, self._world.world_size)
+        self._wrap()
+
+    def grow(self, num_classes: int, seed: int) -> None:
+        """Let the head have at least so many classes; old rows keep their weights and their optimizer state."""
+        old_parameters: dict[str, Tensor] = dict(self.network.named_parameters())
+        if not self.network.grow(num_classes, seed):
+            return
+        self.network.to(self._world.device)
+        old, self.optimizer = self.optimizer, build_optimizer(self._settings, self.network, self._world.world_size)
+        carry_state(old, old_parameters, self.optimizer, dict(self.network.named_parameters()))
+        self._wrap()
+
+    def set_rate(self, lr: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+
+    def backward(
+        self,
+        images: Tensor,
+        batch: Minibatch,
+        loss: Callable[[Tensor, Minibatch], Tensor],
+        weight: float,
+        *,
+        more: bool = False,
+    ) -> Tensor:
+        """One forward and backward; gradients add up until `step`.
+
+        Args:
+            images: float [B, C, H, W], on the device.
+            loss: gives the mean loss over the batch's rows.
+            weight: what this mean is multiplied by.
+            more: another batch follows before `step`, so ranks need not exchange gradients yet.
+        Returns:
+            The weighted loss, detached, still on the device.
+        """
+        with self._no_sync() if more else contextlib.nullcontext():
+            if self._autocast_dtype is None:
+                value = loss(self._forward(images), batch)
+            else:
+                with torch.autocast(images.device.type, self._autocast_dtype):
+                    value = loss(self._forward(images), batch)
+            if weight != 1.0:
+                value = value * weight
+            (value if self._scaler is None else self._scaler.scale(value)).backward()  # type: ignore[no-untyped-call]
+        return value.detach()
+
+    def step(self, rescale: float = 1.0) -> None:
+        """One step of the optimizer on the gradients times `rescale`, then none are left."""
+        if rescale != 1.0:
+            for parameter in self.network.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(rescale)
+        if self._clip_norm is not None:
+            if self._scaler is not None:
+                self._scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.network.parameters(), self._clip_norm)
+        if self._scaler is None:
+            self.optimizer.step()
+        else:
+            self._scaler.step(self.optimizer)
+            self._scaler.update()
+        self.optimizer.zero_grad()
+
+    def average_statistics(self) -> None:
+        """Give all ranks the mean of their running statistics (batch norms), so that they evaluate one network.
+
+        Collective. During training each rank keeps its own: broadcasting them at every step would cost a message and
+        throw all but one rank's away.
+        """
+        if self._world.world_size == 1:
+            return
+        for buffer in self.network.buffers():
+            if buffer.is_floating_point():
+                dist.all_reduce(buffer)
+                buffer /= self._world.world_size
+
+    def _wrap(self) -> None:
+        self._forward: Callable[[Tensor], Tensor] = self.network
+        self._no_sync: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+        if self._world.world_size == 1:
+            return
+        device = self._world.device
+        wrapped = DistributedDataParallel(
+            self.network,
+            device_ids=[device] if device.type == "cuda" else None,
+            gradient_as_bucket_view=True,
+            **_KEEP_OWN_BUFFERS,
+        )
+        self._forward, self._no_sync = wrapped, wrapped.no_sync
