@@ -56,7 +56,7 @@ class Rehearsal:
         admission: reservoir, class_balanced, random_replacement or fifo.
         proportions: uniform, stream or balanced; see `drb.proportions`.
         exchange: auto, loopback, collective or shared; see `drb.exchange`.
-        stratum: the integer field by which exemplars are counted, or None.
+        stratum: the integer field by which exemplars are counted, if there is one.
         sample_id: the int64 field that identifies samples in the whole stream; "arrival": every offer is new.
         asynchronous: True: rounds on a worker thread; False: inline; "auto": whichever is cheaper. The result is
             the same, bit for bit.

@@ -18,9 +18,9 @@ class HeapStorage:
         require_memory(num_rows * words * 8, available_memory_bytes(), "memory")
         pin = torch.cuda.is_available() if pin is None else pin
         if pin:
-            self.rows: Int64Array = torch.empty((num_rows, words), dtype=torch.int64, pin_memory=True).numpy()
+            self.rows: Int64Array = torch.zeros((num_rows, words), dtype=torch.int64, pin_memory=True).numpy()
         else:
-            self.rows = np.empty((num_rows, words), dtype=np.int64)
+            self.rows = np.zeros((num_rows, words), dtype=np.int64)  # padding too is saved: never old memory
 
 
 def require_memory(needed: int, available: int, what: str) -> None:

@@ -188,6 +188,15 @@ def test_weights_are_inverse_inclusion_probabilities(proportions):
     assert abs(np.mean(sums) - counts_WS.sum()) < 4 * np.std(sums) / np.sqrt(ROUNDS) + 1e-9
 
 
+def test_the_weight_of_an_exemplar_is_the_same_in_every_draw():
+    sizes = np.array([3, 20, 40])
+    q = expected_shares(sizes, np.ones(3), 7)  # 7/3 each: two or three are drawn, the weight stays
+    for seed in range(20):
+        positions, weights = draw_from_groups(sizes, np.ones(3), 7, np.random.default_rng(seed))
+        group = np.searchsorted(np.cumsum(sizes), positions, side="right")
+        assert weights == pytest.approx((sizes / q)[group])
+
+
 def test_an_unknown_proportion_is_named():
     with pytest.raises(ValueError, match="proportions must be one of uniform, stream, balanced; got 'flat'"):
         build_proportions("flat")
