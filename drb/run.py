@@ -6,6 +6,7 @@ written by all ranks.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -24,6 +25,7 @@ from drb.config import TrainConfig, to_yaml
 from drb.config.checks import exemplars_per_rank
 from drb.config.resume import require_same_config
 from drb.datasets import Dataset, load_dataset
+from drb.failure import FailureBoard, naming_peers
 from drb.models import Network, build_model
 from drb.rehearsal import Rehearsal
 from drb.scenarios import build_scenario
@@ -57,6 +59,8 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
     with open_world(world, config.timeout_s), ExitStack() as stack:
         checkpointer = _open_checkpoints(config, run_dir, world, console, stack)
         saved = _find_checkpoint(config, checkpointer)
+        if saved is not None:
+            config = dataclasses.replace(config, run_id=saved.facts["config"]["run_id"])
         if world.is_main:
             run_dir.mkdir(parents=True, exist_ok=True)
             write_atomically(run_dir / "config.yaml", to_yaml(config))
@@ -74,7 +78,8 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
             )
             if saved is not None:
                 _take_up(saved, trainer, console)
-            trainer.run()
+            with _naming_peers(world, trainer):
+                trainer.run()
             stats = None if rehearsal is None else rehearsal.stats()
         if console is not None:
             summary = summarise(config, trainer, stats, world, arguments)
@@ -118,6 +123,13 @@ def _take_up(saved: Saved, trainer: Trainer, console: TerminalConsole | None) ->
     trainer.load_state_dict(saved.state)
     if console is not None:
         console.say(f"resumed from {saved.path}: task {trainer.position.task}, {trainer.steps} steps done")
+
+
+def _naming_peers(world: World, trainer: Trainer) -> contextlib.AbstractContextManager[None]:
+    if world.world_size == 1:
+        return contextlib.nullcontext()
+    board = FailureBoard("training", list(range(world.world_size)))
+    return naming_peers(board, lambda: f"step {trainer.steps} of the training")
 
 
 def _build_trainer(

@@ -52,6 +52,8 @@ class StopSignals:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if self.received and error is not None:
+            return  # the process ends: the same signal, passed on by a launcher, must not change how
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
