@@ -290,7 +290,7 @@ class Rehearsal:
             self._say_farewell()
         finally:
             if self._turns is not None:
-                self._turns.release()
+                self._turns.release(wait=True)
 
     def __enter__(self) -> Self:
         return self
@@ -305,7 +305,7 @@ class Rehearsal:
             self._closed = True
             if self._turns is not None:
                 cause = self._turns.cause_of(error)
-                self._turns.release()
+                self._turns.release(wait=False)
                 if cause is not None:
                     raise cause from error
 
