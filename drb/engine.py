@@ -12,6 +12,8 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, Protocol, TypeVar
 
+from drb.failure import GRACE_S
+
 T = TypeVar("T")
 
 
@@ -25,7 +27,7 @@ class Engine(Protocol[T]):
         ...
 
     def close(self, wait: bool = True) -> None:
-        """wait: for the round in flight, if any."""
+        """wait: for the round in flight, if any; otherwise for a moment only."""
         ...
 
 
@@ -76,8 +78,7 @@ class AsyncEngine(Generic[T]):
 
     def close(self, wait: bool = True) -> None:
         self._calls.put(None)
-        if wait:
-            self._worker.join()
+        self._worker.join(None if wait else GRACE_S)
 
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
