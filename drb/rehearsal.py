@@ -61,7 +61,7 @@ class Rehearsal:
         candidates: samples per minibatch that are considered for admission; only for random_replacement.
         admission: reservoir, class_balanced, random_replacement or fifo.
         proportions: uniform, stream or balanced; see `drb.proportions`.
-        exchange: auto, loopback, collective or shared; see `drb.exchange`.
+        exchange: auto, loopback, collective, shared or rma (one-sided MPI reads); see `drb.exchange`.
         stratum: the integer field by which exemplars are counted, or None.
         sample_id: the int64 field that identifies samples in the whole stream; "arrival": every offer is new.
         asynchronous: True: rounds on a worker thread; False: inline; "auto": whichever is cheaper. The result is
@@ -250,6 +250,8 @@ class Rehearsal:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next steps depend on, as arrays, numbers and strings. Waits for the round in flight."""
+        if self._closed:
+            raise ValueError("this rehearsal has ended and its memory is gone; take its state before close()")
         if self._parts is None:
             return dict(self._saved) if self._saved is not None else {"format": 1, "round": -1}
         self._drain()
@@ -293,10 +295,12 @@ class Rehearsal:
         if self._closed:
             return
         self._closed = True
+        together = False
         try:
             self._say_farewell()
+            together = True
         finally:
-            self._release()
+            self._release(together)
 
     def __enter__(self) -> Self:
         return self
@@ -438,10 +442,10 @@ class Rehearsal:
             return None
         return result.uneven() if result.someone_finished else None
 
-    def _release(self) -> None:
+    def _release(self, together: bool = False) -> None:
         if self._parts is not None:
             self._parts.engine.close()
-            self._parts.exchange.close()
+            self._parts.exchange.close(together)
 
     def _require_parts(self, operation: str) -> Parts:
         if self._parts is None:

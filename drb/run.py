@@ -49,7 +49,7 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
         write_atomically(run_dir / "config.yaml", to_yaml(config))
     else:
         _be_silent()
-    with open_world(world, config.timeout_s), ExitStack() as stack:
+    with open_world(world, config.timeout_s, config.start_timeout_s), ExitStack() as stack:
         tracker = stack.enter_context(_open_tracker(config, run_dir, world))
         if console is not None:
             console.say(_headline(config, world, run_dir))
