@@ -55,7 +55,7 @@ def _store_of_agent(place: Place, timeout_s: float) -> Store:
 def _meet_by_mpi(place: Place, node: str, timeout_s: float) -> Store:
     """Rank 0 takes a free port and tells it. MASTER_ADDR or MASTER_PORT alone count, too."""
     meeting = place.meeting
-    mpi = load_mpi(f"a start by {place.launcher}")
+    mpi = load_mpi(f"a start by {place.launcher}", place.launcher)
     require_one_world(mpi, place.launcher, place.rank, place.world_size)
     listener, said = None, {}
     if place.rank == 0:

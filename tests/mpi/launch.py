@@ -40,7 +40,11 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 def run_program(
-    command: Sequence[str | Path], *, timeout: float = 60.0, env: Mapping[str, str] | None = None, cwd: Path | None = None
+    command: Sequence[str | Path],
+    *,
+    timeout: float = 60.0,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
 ) -> tuple[int, str]:
     """Exit code and everything printed; nothing of it is left when this returns."""
     started = subprocess.Popen(
@@ -66,7 +70,11 @@ def run_program(
 
 
 def run_mpi(
-    world_size: int, *calls: tuple[Callable[..., Any], tuple[Any, ...]], tmp_path: Path, timeout: float = 60.0, **env: str
+    world_size: int,
+    *calls: tuple[Callable[..., Any], tuple[Any, ...]],
+    tmp_path: Path,
+    timeout: float = 60.0,
+    **env: str,
 ) -> list[list[Any]]:
     """Each call is fn(rank, world_size, *args) on every rank, one after the other; per call, the results by rank."""
     named = [(fn.__module__, fn.__qualname__, args) for fn, args in calls]
