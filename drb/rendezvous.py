@@ -7,6 +7,7 @@ the address is tried first, with plain sockets, and what is wrong with it become
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import time
 from datetime import timedelta
@@ -21,6 +22,7 @@ from drb.mpi import broadcast_json, load_mpi, require_one_world
 UNREACHABLE_S = 20.0  # a host that cannot be reached is given up earlier than one where nobody listens yet
 _RETRY_S = 0.2
 _GATE_POLL_S = 0.02
+_PROOF_S = 5.0
 _FAREWELL_S = 1.0  # rank 0 keeps the store for so much longer, or the others could not tell who is missing
 
 
@@ -110,8 +112,8 @@ def _bind(port: int, host: str = "") -> socket.socket:
         return socket.create_server((host, port), backlog=4096)
     except OSError as error:
         raise ValueError(
-            f"rank 0 cannot listen at port {port} of {socket.gethostname()}: {error.strerror}; another program or run "
-            "has it, set MASTER_PORT to another one"
+            f"rank 0 cannot listen at port {port} of {socket.gethostname()}: {os.strerror(error.errno or 0)}; set "
+            "MASTER_PORT to a free one"
         ) from None
 
 
@@ -142,13 +144,13 @@ def _is_of_this_machine(host: str) -> bool:
 def _require_that_it_leads_here(meeting: Meeting, listener: socket.socket) -> None:
     """An address that is not this machine's own may still be forwarded to it, as into a container."""
     problem = "it leads to another machine"
-    listener.settimeout(5.0)
+    listener.settimeout(_PROOF_S)
     try:
-        with socket.create_connection((meeting.host, meeting.port), timeout=5.0) as caller:
+        with socket.create_connection((meeting.host, meeting.port), timeout=_PROOF_S) as caller:
             arrived, _ = listener.accept()
             with arrived:
                 caller.sendall(b"!")
-                arrived.settimeout(5.0)
+                arrived.settimeout(_PROOF_S)
                 if arrived.recv(1) == b"!":
                     listener.settimeout(None)
                     return
