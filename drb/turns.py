@@ -90,10 +90,10 @@ class Turns:
             return None
         return result.uneven() if result.someone_finished else None
 
-    def release(self, wait: bool) -> None:
-        """Let go of threads and memory. wait: for the worker, unless it is stuck."""
-        self.parts.engine.close(wait and not self._is_stuck)
-        self.parts.exchange.close()
+    def release(self, together: bool) -> None:
+        """Let go of threads and memory. together: all ranks ended well, so they may wait for one another."""
+        self.parts.engine.close(wait=not self._is_stuck and (together or not self._in_flight))
+        self.parts.exchange.close(together)
 
     def state_dict(self) -> dict[str, Any]:
         """Waits for the round in flight."""
