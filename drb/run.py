@@ -56,7 +56,7 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
         return
     if not world.is_main:
         _be_silent()
-    with open_world(world, config.timeout_s), ExitStack() as stack:
+    with open_world(world, config.timeout_s, config.start_timeout_s), ExitStack() as stack:
         checkpointer = _open_checkpoints(config, run_dir, world, console, stack)
         saved = _find_checkpoint(config, checkpointer)
         if saved is not None:

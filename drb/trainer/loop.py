@@ -33,7 +33,6 @@ from drb.scenarios.task import Scenario, Task
 from drb.seeding import derive_seed
 from drb.strategies import Strategy
 from drb.trainer.classes import Loss, masked_loss, outputs_needed
-from drb.trainer.feed import DeviceFeed
 from drb.trainer.learner import Learner
 from drb.trainer.monitor import Monitor
 from drb.trainer.optim import OptimizerSettings, scaled_rate
@@ -110,7 +109,6 @@ class Trainer:
         self._made_as = self._started_as = (0, 0)  # the arguments that network and starting network were made with
         self._task_classes: list[tuple[int, ...]] = []
         self._loss: Loss = strategy.loss
-        self._feed = DeviceFeed(world.device)
         self._generator = torch.Generator(world.device)
         self._generator.manual_seed(derive_seed(seed, "augment", world.rank))
         self._loss_sum = torch.zeros((), device=world.device)
@@ -242,9 +240,14 @@ class Trainer:
 
     def _extend(self, minibatch: Minibatch) -> Minibatch:
         if self._rehearsal is None:
-            return self._feed(minibatch)
-        self._feed.ready()
-        return self._feed(self._rehearsal.extend(minibatch))
+            return self._to_device(minibatch)
+        return self._to_device(self._rehearsal.extend(minibatch))
+
+    def _to_device(self, batch: Minibatch) -> Minibatch:
+        """Copies may still be queued when this returns: `extend` waits before it writes to their memory again."""
+        if self._world.device.type == "cpu":
+            return batch
+        return {name: field.to(self._world.device, non_blocking=True) for name, field in batch.items()}
 
     def _end_task(self, task: Task, learner: Learner) -> None:
         learner.average_statistics()
