@@ -61,6 +61,8 @@ def measure(rank: int, ranks: int, exemplars: int, folder: str) -> None:
             "command": " ".join(sys.argv),
         }
         print(json.dumps(result))
+    if ranks > 1:
+        dist.destroy_process_group()
 
 
 def job(exemplars: int) -> dict[str, Any]:
@@ -87,6 +89,7 @@ def cost_of_asking(ranks: int, steps: int = 2000) -> float:
         start = time.perf_counter()
         agreement.visit(step)
         seconds += time.perf_counter() - start
+    agreement.now()  # nothing is left under way
     return seconds / (steps / 2 if ranks > 1 else steps) * 1e6
 
 
