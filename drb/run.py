@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from drb.agreement import check_same_settings
 from drb.augment import Preprocess
 from drb.config import TrainConfig, to_yaml
 from drb.config.checks import exemplars_per_rank
@@ -50,6 +51,8 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
     else:
         _be_silent()
     with open_world(world, config.timeout_s), ExitStack() as stack:
+        # each rank makes up a run_id, unless it is given one: rank 0's counts
+        check_same_settings({**dataclasses.asdict(config), "run_id": None}, world)
         tracker = stack.enter_context(_open_tracker(config, run_dir, world))
         if console is not None:
             console.say(_headline(config, world, run_dir))

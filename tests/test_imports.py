@@ -14,7 +14,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "drb"
 
 LAYERS = [
-    {"types", "world", "seeding", "registry", "limits", "failure", "fence", "capacity"},
+    {"types", "world", "seeding", "registry", "limits", "failure", "fence", "capacity", "agreement"},
     {"record", "storage", "admission", "proportions", "sampler", "exchange", "union", "distinct"}
     | {"metrics", "models", "datasets", "scenarios", "augment"},
     {"buffer", "engine", "strategies", "loader", "ownership", "extension", "intake", "round", "settings"},

@@ -75,7 +75,9 @@ def test_unlink_leaves_no_name_and_keeps_the_memory(tmp_path):
 def test_too_little_shared_memory_is_an_error_not_a_crash(small_tmpfs):
     segment = SharedSegment.create(4 << 20, small_tmpfs)  # a sparse file: this works even if there is no room
     segment.reserve(0, 256 << 10)
-    with pytest.raises(ValueError, match=r"has \d MiB left, but this rank's buffer needs 3 MiB .*--shm-size.*exchange="):
+    with pytest.raises(
+        ValueError, match=r"has \d MiB left, but this rank's buffer needs 3 MiB .*--shm-size.*exchange="
+    ):
         segment.reserve(1 << 20, 3 << 20)
     segment.unlink()
     assert os.listdir(small_tmpfs) == []

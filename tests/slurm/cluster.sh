@@ -12,7 +12,8 @@ set -euo pipefail
 NODES=${NODES:-2} CPUS=${CPUS:-8} GPUS=${GPUS:-4} MEM=${MEM:-16000}
 DIR=${DIR:-/tmp/drb-slurm}
 PREFIX=${PREFIX:-drbn}
-CTLD_PORT=${CTLD_PORT:-16817} SLURMD_PORT=${SLURMD_PORT:-16900}
+CTLD_PORT=${CTLD_PORT:-16817}
+read -ra SLURMD_PORTS <<< "${SLURMD_PORTS:-16901 16902 16903 16904}"    # one per node
 HOST=$(hostname -s)
 MARK="# drb-slurm $DIR"
 
@@ -62,7 +63,7 @@ write_conf() {
         echo "JobCompLoc=$DIR/log/jobcomp.txt"
         [ "$GPUS" -gt 0 ] && echo "GresTypes=gpu"
         for ((i = 1; i <= NODES; i++)); do
-            echo "NodeName=$PREFIX$i NodeHostname=$HOST NodeAddr=127.0.0.1 Port=$((SLURMD_PORT + i))" \
+            echo "NodeName=$PREFIX$i NodeHostname=$HOST NodeAddr=127.0.0.1 Port=${SLURMD_PORTS[i - 1]}" \
                  "CPUs=$CPUS Boards=1 SocketsPerBoard=1 CoresPerSocket=$CPUS ThreadsPerCore=1 RealMemory=$MEM" \
                  "$([ "$GPUS" -gt 0 ] && echo "Gres=gpu:$GPUS") State=UNKNOWN"
         done
