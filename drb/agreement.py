@@ -21,7 +21,7 @@ _UNSET = "unset"
 
 
 def check_same_settings(settings: Mapping[str, Any], world: World) -> None:
-    """Compare this rank's settings with rank 0's. Collective; needs the default process group if there are several ranks.
+    """Compare this rank's settings with rank 0's. Collective, on the default process group if there are several ranks.
 
     Args:
         settings: nested mappings of what JSON can hold.

@@ -48,6 +48,19 @@ def test_available_memory_is_what_the_kernel_says():
     assert 0 < available_memory_bytes() <= total
 
 
+def test_cached_files_do_not_count_against_a_containers_limit(tmp_path):
+    amounts = {
+        "memory.max": "3000",
+        "memory.current": "2500",
+        "memory.stat": "anon 400\ninactive_file 1500\nactive_file 500",
+    }
+    for name, text in amounts.items():
+        (tmp_path / name).write_text(text + "\n")
+    assert available_memory_bytes(str(tmp_path)) == 500 + 2000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available_memory_bytes(str(tmp_path)) > 3000
+
+
 def test_two_mappings_of_a_segment_are_one_memory(tmp_path):
     owner = SharedSegment.create(800, str(tmp_path))
     peer = SharedSegment.attach(owner.path, 800)

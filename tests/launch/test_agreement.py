@@ -24,8 +24,8 @@ def test_the_lowest_rank_that_differs_is_named_on_all_ranks():
     main = {"seed": 0, "model": {"hidden": [100], "init": "random"}}
     settings = [main, main, {"seed": 4, "model": {"init": "random", "width": 3}}]
     expected = (
-        "rank 2 was started with seed=4 (rank 0: 0), model.hidden=unset (rank 0: [100]), model.width=3 (rank 0: unset); "
-        "start all ranks with the same arguments and the same drb"
+        "rank 2 was started with seed=4 (rank 0: 0), model.hidden=unset (rank 0: [100]), "
+        "model.width=3 (rank 0: unset); start all ranks with the same arguments and the same drb"
     )
     assert run_ranks(outcome, 3, settings) == [expected] * 3
 

@@ -6,6 +6,7 @@ be looked at.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -50,11 +51,9 @@ def rank_process(job: Job, rank: int) -> int:
     """The process id of a job's rank: the virtual nodes' processes are this machine's."""
     wanted = {f"SLURM_JOB_ID={job.id}".encode(), f"RANK={rank}".encode()}
     for folder in Path("/proc").glob("[0-9]*"):
-        try:
+        with contextlib.suppress(OSError):  # it ended meanwhile
             if wanted <= set((folder / "environ").read_bytes().split(b"\0")):
                 return int(folder.name)
-        except OSError:
-            continue  # it ended meanwhile
     raise AssertionError(f"job {job.id} has no rank {rank}")
 
 
