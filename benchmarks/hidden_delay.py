@@ -85,7 +85,7 @@ def _delay_fetches(rehearsal: Rehearsal) -> list[float]:
     rehearsal.extend(
         {"image": torch.zeros(B, 3, 32, 32, dtype=torch.uint8), "label": torch.zeros(B, dtype=torch.int64)}
     )
-    exchange = rehearsal._parts.exchange
+    exchange = rehearsal._turns.parts.exchange
     fetch = exchange.fetch
 
     def delayed(*arguments: object) -> None:

@@ -7,7 +7,9 @@ Nothing is posted while all goes well: it costs a step nothing.
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch.distributed as dist
@@ -67,6 +69,29 @@ class FailureBoard:
 
     def _key(self, rank: int) -> str:
         return f"drb/failure/{self._label}/{rank}"
+
+
+@contextlib.contextmanager
+def naming_peers(board: FailureBoard, where: Callable[[], str]) -> Iterator[None]:
+    """Turn a collective of this block that fails, a gradient all-reduce say, into a PeerError that names who failed.
+
+    where: what to call this place, asked when it fails ("step 17 of the training").
+    """
+    start = time.monotonic()
+    try:
+        yield
+    except PeerError:
+        raise
+    except RuntimeError as error:
+        if not _is_of_a_collective(error):
+            raise
+        raise board.explain(where(), error, time.monotonic() - start) from error
+
+
+def _is_of_a_collective(error: RuntimeError) -> bool:
+    """Gloo raises plain RuntimeErrors: only their text tells them from others."""
+    text = str(error).lower()
+    return isinstance(error, dist.DistError) or any(word in text for word in ("gloo", "nccl", "connection closed"))
 
 
 def _ranks(ranks: list[int]) -> str:

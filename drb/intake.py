@@ -72,7 +72,7 @@ class Intake:
             arrival = self._arrivals + np.arange(num_rows, dtype=np.int64)
             sample_id = arrival * self._world_size + self._rank
         spec.check(fields, num_rows)
-        if settings.stratum is not None and settings.stratum in fields:
+        if settings.stratum in fields and (settings.needs_strata or _is_one_integer(fields[settings.stratum])):
             stratum = _integers(fields[settings.stratum], "stratum", settings.stratum, num_rows)
         else:
             stratum = np.full(num_rows, -1, np.int64)
@@ -96,8 +96,12 @@ class Intake:
             self._distinct.load_state_dict(state["distinct"])
 
 
+def _is_one_integer(values: Tensor) -> bool:
+    return values.dim() == 1 and not values.is_floating_point()
+
+
 def _integers(values: Tensor, what: str, field: str, num_rows: int) -> Int64Array:
-    if values.dim() != 1 or values.is_floating_point() or len(values) != num_rows:
+    if not _is_one_integer(values) or len(values) != num_rows:
         raise ValueError(
             f"the {what} field {field!r} must be one integer per row, got {values.dtype} {list(values.shape)} "
             f"for {num_rows} rows"

@@ -62,7 +62,10 @@ class RecordSpec:
     def __init__(self, fields: Mapping[str, Field | tuple[torch.dtype, tuple[int, ...]]]) -> None:
         if not fields:
             raise ValueError("a record needs at least one field besides the sample id; the minibatch has none")
-        self.fields = {name: f if isinstance(f, Field) else Field(f[0], tuple(f[1])) for name, f in fields.items()}
+        self.fields = {
+            name: Field(f.dtype, tuple(f.shape), f.late) if isinstance(f, Field) else Field(f[0], tuple(f[1]))
+            for name, f in fields.items()
+        }
         for name, field in self.fields.items():
             if field.dtype not in _DTYPES.values():
                 raise ValueError(f"field {name!r} has dtype {field.dtype}; drb stores {', '.join(_DTYPES)}")

@@ -1,11 +1,7 @@
 """The rehearsal: what a training loop calls. See `Rehearsal`.
 
-The path of a minibatch t, on the training thread inside `extend`:
-
-    wait for round t-1  →  commit minibatch t-1  →  hand in round t  →  stage minibatch t  →  return t + exemplars
-
-Round t publishes what was committed, so minibatch t can be drawn from round t+1 on, when its late fields are known,
-for every strategy and engine alike.
+Everything but the settings is made at the first minibatch, which shows what a record is; `drb.turns` has the order of
+things in a step, `drb.round` what happens meanwhile on the worker.
 """
 
 from __future__ import annotations
@@ -14,7 +10,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Literal
 
@@ -24,22 +20,20 @@ import torch.distributed as dist
 from torch import Tensor
 from typing_extensions import Self
 
-from drb.assembly import Parts, assemble, greet_finished
-from drb.engine import EarlyNews
+from drb.assembly import assemble, greet_finished
 from drb.exchange import open_peers
 from drb.extension import Extension
-from drb.failure import GRACE_S, PeerError
 from drb.intake import Intake
 from drb.record import ROUND, SAMPLE_ID, SLOT, STRATUM, Field, RecordSpec, warn_about_float_images
-from drb.round import ACTIVE, FINISHED, RoundResult, UnevenError
+from drb.round import RoundResult
 from drb.seeding import mix64
 from drb.settings import RehearsalSettings
+from drb.turns import Turns
 from drb.types import Exemplars, Handle, Int64Array, Minibatch
 
 log = logging.getLogger("drb")
 
 _FIXED_BY_STATE = ("seed", "admission", "sample_id")  # what is stored follows from them: keys, thresholds, ids
-MOST_COLLECTIVES = 6  # of a round, each of which may take timeout_s
 
 
 class Rehearsal:
@@ -62,7 +56,7 @@ class Rehearsal:
         admission: reservoir, class_balanced, random_replacement or fifo.
         proportions: uniform, stream or balanced; see `drb.proportions`.
         exchange: auto, loopback, collective or shared; see `drb.exchange`.
-        stratum: the integer field by which exemplars are counted, or None.
+        stratum: the integer field by which exemplars are counted, if there is one.
         sample_id: the int64 field that identifies samples in the whole stream; "arrival": every offer is new.
         asynchronous: True: rounds on a worker thread; False: inline; "auto": whichever is cheaper. The result is
             the same, bit for bit.
@@ -122,15 +116,11 @@ class Rehearsal:
         self._peers = open_peers(process_group, timeout_s)
         self._rank, world_size = (self._peers.rank, self._peers.world_size) if self._peers else (0, 1)
         self._intake = Intake(self.settings, self._rank, world_size)
-        self._parts: Parts | None = None  # from the first minibatch on
+        self._turns: Turns | None = None  # from the first minibatch on
         self._extension: Extension | None = None
         self._saved: Mapping[str, Any] | None = None
-        self._round = -1
-        self._in_flight = False
-        self._ready: RoundResult | None = None  # a result that was waited for before it was needed
-        self._statuses: EarlyNews[Int64Array] | None = EarlyNews() if uneven == "stop" else None
-        self._stopped = self._closed = False
-        self._extend_seconds = self._wait_seconds = 0.0
+        self._closed = False
+        self._extend_seconds = 0.0
         self._stored_and_distinct: tuple[int, int] | None = None
 
     # -- a step
@@ -138,21 +128,26 @@ class Rehearsal:
     def extend(self, minibatch: Minibatch) -> Minibatch:
         """The minibatch (b rows) with this step's exemplars behind it: b + r rows, and `rehearsed` bool [b + r].
 
-        b rows until exemplars exist. The memory is reused two calls later: clone what you keep. With uneven="stop"
-        None (and end your loop) once any rank has no more minibatches.
+        b rows until exemplars exist. The memory is reused two calls later, `rehearsed` is shared between calls: clone
+        what you keep or write to. With uneven="stop" None (and end your loop) once any rank has no more minibatches.
+        A minibatch on a GPU comes back there, at the price of waiting for its copy to the host: better give host
+        tensors, and move what is returned (it is page-locked).
 
         Raises:
             ValueError: fields that differ from the schema; UnevenError: another rank stopped.
             PeerError: a rank died or stalled.
         """
         start = time.perf_counter()
-        minibatch = _on_cpu(minibatch)
-        result = self._advance(minibatch)
+        on_host = _on_cpu(minibatch)
+        result = self._take_turn(on_host)
         extended: Minibatch | None = None
-        if not self._stopped:
+        if not self.stopped:
             assert self._extension is not None
             block, count = (result.round % 2, len(result.draw)) if result else (0, 0)
-            extended = self._extension.extend(minibatch, block, count)
+            extended = self._extension.extend(on_host, block, count)
+            if on_host is not minibatch:
+                device = next(iter(minibatch.values())).device
+                extended = {name: value.to(device, non_blocking=True) for name, value in extended.items()}
         self._extend_seconds += time.perf_counter() - start
         return extended  # type: ignore[return-value]  # None only with uneven="stop", as documented
 
@@ -162,9 +157,9 @@ class Rehearsal:
         None until exemplars exist, and with uneven="stop" once a rank has ended (see `stopped`).
         """
         start = time.perf_counter()
-        result = self._advance(_on_cpu(minibatch))
+        result = self._take_turn(_on_cpu(minibatch))
         exemplars = None
-        if result is not None and len(result.draw) and not self._stopped:
+        if result is not None and len(result.draw) and not self.stopped:
             exemplars = self._exemplars(result)
         self._extend_seconds += time.perf_counter() - start
         return exemplars
@@ -172,7 +167,7 @@ class Rehearsal:
     def attach(self, **late_fields: Tensor) -> None:
         """Give the last minibatch its late fields, [b, …] each: values that exist only after the forward pass."""
         start = time.perf_counter()
-        parts = self._require_parts("attach")
+        parts = self._require_turns("attach").parts
         values = {name: value.detach().cpu() for name, value in late_fields.items()}
         parts.spec.check(values, parts.buffer.num_staged_rows, late=True)
         parts.buffer.attach(values)
@@ -181,13 +176,13 @@ class Rehearsal:
     @property
     def stopped(self) -> bool:
         """Whether a rank has ended and, with uneven="stop", all are to."""
-        return self._stopped
+        return self._turns is not None and self._turns.stopped
 
     # -- what is known
 
     def describe(self) -> str:
         """One paragraph: what was chosen, and the memory it takes on this rank."""
-        return self._require_parts("describe").describe(self.settings)
+        return self._require_turns("describe").parts.describe(self.settings)
 
     def stats(self) -> dict[str, Any]:
         """Counts, bytes and seconds so far, of this rank unless it says total. Not collective.
@@ -196,9 +191,9 @@ class Rehearsal:
         round_seconds: of all rounds, with announce (waiting for the slowest rank), draw and fetch.
         stored_total: as of the last round; distinct_total: as of the last `duplicate_share`, else None.
         """
-        if self._parts is None:
+        if self._turns is None:
             return {"rounds": 0, "exemplars": self.settings.exemplars}
-        parts, times = self._parts, self._parts.runner.times
+        parts, times = self._turns.parts, self._turns.parts.runner.times
         return {
             "rounds": times.rounds,
             "exemplars": self.settings.exemplars,
@@ -210,7 +205,7 @@ class Rehearsal:
             "distinct_total": self._stored_and_distinct[1] if self._stored_and_distinct else None,
             "bytes_per_rank": sum(parts.memory_bytes().values()),
             "extend_seconds": self._extend_seconds,
-            "wait_seconds": self._wait_seconds,
+            "wait_seconds": self._turns.wait_seconds,
             "round_seconds": times.total,
             "announce_seconds": times.announce,
             "draw_seconds": times.draw,
@@ -222,11 +217,11 @@ class Rehearsal:
 
     def counts(self) -> dict[int, int]:
         """Exemplars in this rank's buffer per stratum, the last minibatch's included."""
-        return self._parts.buffer.counts() if self._parts else {}
+        return self._turns.parts.buffer.counts() if self._turns else {}
 
     def sample_ids(self) -> Int64Array:
         """Ids of the samples in this rank's buffer, the last minibatch's included: int64 [n], a copy."""
-        return self._parts.buffer.sample_ids() if self._parts else np.empty(0, np.int64)
+        return self._turns.parts.buffer.sample_ids() if self._turns else np.empty(0, np.int64)
 
     def duplicate_share(self) -> float:
         """Share of the union's exemplars that are stored more than once. Collective.
@@ -234,7 +229,8 @@ class Rehearsal:
         Ids are compared by hash bucket: each rank receives about as many as it stores. 0 with `OwnerSampler`;
         with reshuffled shards every rank sooner or later holds the same samples.
         """
-        self._drain()
+        if self._turns is not None:
+            self._turns.drain()
         ids = self.sample_ids()
         if self._peers is not None:
             bucket = (mix64(ids.view(np.uint64)) % np.uint64(self._peers.world_size)).astype(np.int64)
@@ -250,23 +246,20 @@ class Rehearsal:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next steps depend on, as arrays, numbers and strings. Waits for the round in flight."""
-        if self._parts is None:
+        if self._turns is None:
             return dict(self._saved) if self._saved is not None else {"format": 1, "round": -1}
-        self._drain()
         return {
             "format": 1,
-            "round": self._round,
-            "max_rows": self._parts.max_rows,
+            "max_rows": self._turns.parts.max_rows,
             "settings": {name: getattr(self.settings, name) for name in _FIXED_BY_STATE},
-            "spec": json.dumps(self._parts.spec.to_json()),
-            "buffer": self._parts.buffer.state_dict(),
-            "fetched": self._ready.state_dict() if self._ready is not None else None,
+            "spec": json.dumps(self._turns.parts.spec.to_json()),
             "intake": self._intake.state_dict(),
+            **self._turns.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict` of the same rank and world size. Before the first minibatch."""
-        if self._parts is not None:
+        if self._turns is not None:
             raise ValueError("load_state_dict must come before the first minibatch")
         if state.get("format") != 1:
             raise ValueError(f"this is a rehearsal state of format {state.get('format')}, this version reads format 1")
@@ -296,7 +289,8 @@ class Rehearsal:
         try:
             self._say_farewell()
         finally:
-            self._release()
+            if self._turns is not None:
+                self._turns.release()
 
     def __enter__(self) -> Self:
         return self
@@ -307,72 +301,47 @@ class Rehearsal:
         if error is None:
             self.close()
         elif not self._closed:
-            # a farewell to dead peers would only hide the first error, but the round may know its cause
+            # a farewell to dead peers would only hide the first error, but the round in flight may know its cause
             self._closed = True
-            cause = self._cause_of(error)
-            self._release()
-            if cause is not None:
-                raise cause from error
+            if self._turns is not None:
+                cause = self._turns.cause_of(error)
+                self._turns.release()
+                if cause is not None:
+                    raise cause from error
 
-    # -- inside a step
+    # -- behind the scenes
 
-    def _advance(self, minibatch: Minibatch) -> RoundResult | None:
-        """One turn: the exemplars of the last round in, the next round on its way, this minibatch staged."""
-        if self._closed or self._stopped:
+    def _take_turn(self, minibatch: Minibatch) -> RoundResult | None:
+        if self._closed or self.stopped:
             raise ValueError("this rehearsal has ended; make a new one")
         if not minibatch:
             raise ValueError("the minibatch has no fields")
-        parts = self._parts or self._set_up(minibatch)
-        offer, fields = self._intake.take(minibatch, parts.spec, parts.max_rows, self._round + 1)
-        result = self._wait()
-        parts.buffer.commit()
-        if result is not None:
-            parts.runner.fence.mark(1 - result.round % 2)  # readers of the exemplars before these have been queued
-        self._submit(parts, ACTIVE)
-        parts.buffer.stage(fields, offer)
-        if self._statuses is not None:
-            statuses = self._statuses.get()
-            self._stopped = statuses is not None and bool((statuses == FINISHED).any())
-        return result
+        return (self._turns or self._set_up(minibatch)).take(minibatch)
 
-    def _submit(self, parts: Parts, status: int) -> None:
-        self._round += 1
-        round_, offered, news = self._round, self._intake.num_distinct, self._statuses
-        if self._peers is not None:
-            self._peers.context = f"round {round_}"
-        call: Callable[[], RoundResult]
-        if news is None:
-            call = lambda: parts.runner.run(round_, status, offered)  # noqa: E731
-        else:
-            call = lambda: news.watch(lambda: parts.runner.run(round_, status, offered, news.put))  # noqa: E731
-        parts.engine.submit(call)
-        self._in_flight = True
-
-    def _wait(self) -> RoundResult | None:
-        """The result of the last round; None before the first. Raises what the round raised."""
-        if self._ready is not None:
-            result, self._ready = self._ready, None
-            return result
-        if not self._in_flight:
-            return None
-        start = time.perf_counter()
-        self._in_flight = False
-        try:
-            result = self._require_parts("wait").engine.result(MOST_COLLECTIVES * self.settings.timeout_s)
-        finally:
-            self._wait_seconds += time.perf_counter() - start
-        if result.someone_finished and self.settings.uneven == "error":
-            raise result.uneven()
-        return result
-
-    def _drain(self) -> None:
-        """Wait for the round in flight and keep its result for the next step."""
-        if self._in_flight:
-            self._ready = self._wait()
+    def _set_up(self, minibatch: Minibatch) -> Turns:
+        """Build everything, now that a minibatch shows what a record is. Collective."""
+        self._intake.check_first(minibatch)
+        warn_about_float_images(minibatch)
+        spec = self._spec or RecordSpec.of(minibatch, exclude=self.settings.id_field)
+        saved, num_rows = self._saved or {}, len(next(iter(minibatch.values())))
+        max_rows = max(self.settings.batch_size or 0, num_rows, int(saved.get("max_rows", 0)))
+        parts = assemble(self.settings, spec, max_rows, self._peers)
+        turns = Turns(parts, self._intake, self._peers, self.settings)
+        if saved:
+            self._intake.load_state_dict(saved["intake"])
+            turns.load_state_dict(saved)
+            self._saved = None
+        self._extension = Extension(spec, max_rows, parts.runner.blocks, self.settings.id_field)
+        self._turns = turns
+        if self._rank == 0:
+            log.info(self.describe())
+            if self._verbose:
+                print(f"drb: {self.describe()}", file=sys.stderr, flush=True)
+        return turns
 
     def _exemplars(self, result: RoundResult) -> Exemplars:
         """A block of rows as named tensors that share its memory."""
-        spec = self._require_parts("step").spec
+        spec = self._require_turns("step").parts.spec
         rows, draw = result.rows, result.draw
         headers = torch.from_numpy(rows)
         return Exemplars(
@@ -384,69 +353,16 @@ class Rehearsal:
             handle=Handle(draw.owner, rows[:, SLOT], rows[:, ROUND]),
         )
 
-    # -- set-up and end
-
-    def _set_up(self, minibatch: Minibatch) -> Parts:
-        self._intake.check_first(minibatch)
-        warn_about_float_images(minibatch)
-        spec = self._spec or RecordSpec.of(minibatch, exclude=self.settings.id_field)
-        saved, num_rows = self._saved or {}, len(next(iter(minibatch.values())))
-        max_rows = max(self.settings.batch_size or 0, num_rows, int(saved.get("max_rows", 0)))
-        parts = assemble(self.settings, spec, max_rows, self._peers)
-        self._extension = Extension(spec, max_rows, parts.runner.blocks, self.settings.id_field)
-        if saved:
-            self._round = int(saved["round"])
-            self._intake.load_state_dict(saved["intake"])
-            parts.buffer.load_state_dict(saved["buffer"])
-            self._ready = parts.runner.restore(saved["fetched"], self._round)
-            self._saved = None
-        self._parts = parts
-        if self._rank == 0:
-            log.info(self.describe())
-            if self._verbose:
-                print(f"drb: {self.describe()}", file=sys.stderr, flush=True)
-        return parts
-
     def _say_farewell(self) -> None:
-        if self._stopped:
-            return
-        if self._parts is None:
-            if self._peers is not None:
-                greet_finished(self._peers)
-            return
-        self._wait()
-        if not self._parts.buffer.lacks_late_fields:
-            self._parts.buffer.commit()
-        self._submit(self._parts, FINISHED)
-        self._in_flight = False
-        result = self._parts.engine.result(MOST_COLLECTIVES * self.settings.timeout_s)
-        if result.someone_goes_on and self.settings.uneven == "error":
-            raise result.uneven()
+        if self._turns is not None:
+            self._turns.finish()
+        elif self._peers is not None:
+            greet_finished(self._peers)
 
-    def _cause_of(self, error: BaseException) -> BaseException | None:
-        """Another rank's end shows first as a broken gradient all-reduce; the round in flight knows the reason."""
-        if self._peers is None or not self._in_flight or not isinstance(error, RuntimeError):
-            return None
-        if isinstance(error, PeerError):
-            return None
-        assert self._parts is not None
-        try:
-            result = self._parts.engine.result(2 * GRACE_S)
-        except (UnevenError, PeerError) as cause:
-            return cause
-        except BaseException:
-            return None
-        return result.uneven() if result.someone_finished else None
-
-    def _release(self) -> None:
-        if self._parts is not None:
-            self._parts.engine.close()
-            self._parts.exchange.close()
-
-    def _require_parts(self, operation: str) -> Parts:
-        if self._parts is None:
+    def _require_turns(self, operation: str) -> Turns:
+        if self._turns is None:
             raise ValueError(f"{operation}() needs a first minibatch: call extend() or step() before")
-        return self._parts
+        return self._turns
 
 
 def _on_cpu(minibatch: Minibatch) -> Minibatch:

@@ -133,7 +133,8 @@ class RoundRunner:
         most = self.blocks.shape[1]
         if len(state["rows"]) > most:
             raise ValueError(
-                f"the saved round holds {len(state['rows'])} exemplars, this rehearsal draws {most}; resume with as many"
+                f"the saved round holds {len(state['rows'])} exemplars, this rehearsal draws {most}; "
+                "resume with as many"
             )
         rows = self.blocks[round_ % 2, : len(state["rows"])]
         rows[:] = state["rows"]

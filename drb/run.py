@@ -5,6 +5,7 @@ Rank 0 alone speaks and writes: `config.yaml` before training, `summary.json` (a
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import warnings
@@ -21,6 +22,7 @@ from drb.augment import Preprocess
 from drb.config import TrainConfig, to_yaml
 from drb.config.checks import exemplars_per_rank
 from drb.datasets import Dataset, load_dataset
+from drb.failure import FailureBoard, naming_peers
 from drb.models import Network, build_model
 from drb.rehearsal import Rehearsal
 from drb.scenarios import build_scenario
@@ -60,13 +62,21 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
         dataset = load_dataset(config.dataset.name, **_options(config.dataset))
         with ExitStack() as training:
             trainer, rehearsal = _build_trainer(config, world, dataset, Monitor(console, tracker), training)
-            trainer.run()
+            with _naming_peers(world, trainer):
+                trainer.run()
             stats = None if rehearsal is None else rehearsal.stats()
         if console is not None:
             summary = summarise(config, trainer, stats, world, arguments)
             write_atomically(run_dir / "summary.json", summary)
             _publish(config, summary, run_dir, tracker)
             console.say(f"summary: {run_dir / 'summary.json'}")
+
+
+def _naming_peers(world: World, trainer: Trainer) -> contextlib.AbstractContextManager[None]:
+    if world.world_size == 1:
+        return contextlib.nullcontext()
+    board = FailureBoard("training", list(range(world.world_size)))
+    return naming_peers(board, lambda: f"step {trainer.steps} of the training")
 
 
 def _build_trainer(

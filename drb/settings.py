@@ -38,6 +38,10 @@ class RehearsalSettings:
 
     def __post_init__(self) -> None:
         check_capacity(self.capacity)
+        if str(self.capacity).strip().endswith("%") and self.num_samples is None:
+            raise ValueError(
+                f"capacity={self.capacity!r} is a share of the data: give num_samples=, the stream's length"
+            )
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}; got {getattr(self, name)!r}")

@@ -41,7 +41,8 @@ class Handle:
 class Exemplars:
     """R samples drawn from the union of all ranks' rehearsal buffers.
 
-    The memory of `fields` is reused two rounds later: clone what you keep.
+    The memory of `fields`, `sample_id`, `stratum` and `handle` is written again during the next `step` or `extend`:
+    clone what you keep.
 
     fields:    the record's fields, each [R, *field_shape], in the stored dtype
     sample_id: int64 [R]

@@ -23,7 +23,9 @@ import torch
 import torch.distributed as dist
 
 _CONTEXT = mp.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["torch", "torch.distributed", "scipy.stats", "pytest", "drb.rehearsal"])
+_CONTEXT.set_forkserver_preload(
+    ["torch", "torch.distributed", "scipy.stats", "pytest", "drb.trainer", "drb.evaluation"]
+)
 # the server is a fresh interpreter that finds what it preloads by PYTHONPATH alone
 _ROOT = Path(__file__).resolve().parents[1]
 os.environ["PYTHONPATH"] = os.pathsep.join(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -64,6 +65,17 @@ def test_the_core_imports_without_any_extra(site: Path, tmp_path: Path):
     done = subprocess.run(command, cwd=tmp_path, env=environment, text=True, capture_output=True, timeout=100)
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()) == site / "drb/__init__.py"
+
+
+def test_the_wheel_trains_without_a_checkout(site: Path, tmp_path: Path):
+    settings = ["experiment=digits", "training.epochs=1", "tracking=none", "hydra.run.dir=here"]
+    environment = {"PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "drb.train", *settings]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, text=True, capture_output=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "here" / "summary.json").read_text())
+    assert len(summary["accuracy_matrix"]) == 5
+    assert summary["rehearsal"]["stored_total"] == 200
 
 
 def test_every_requirement_is_pinned_for_the_tests():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
+
 import numpy as np
 import torch
 
@@ -15,9 +18,9 @@ class HeapStorage:
         require_memory(num_rows * words * 8, available_memory_bytes(), "memory")
         pin = torch.cuda.is_available() if pin is None else pin
         if pin:
-            self.rows: Int64Array = torch.empty((num_rows, words), dtype=torch.int64, pin_memory=True).numpy()
+            self.rows: Int64Array = torch.zeros((num_rows, words), dtype=torch.int64, pin_memory=True).numpy()
         else:
-            self.rows = np.empty((num_rows, words), dtype=np.int64)
+            self.rows = np.zeros((num_rows, words), dtype=np.int64)  # padding too is saved: never old memory
 
 
 def require_memory(needed: int, available: int, what: str) -> None:
@@ -29,7 +32,7 @@ def require_memory(needed: int, available: int, what: str) -> None:
         )
 
 
-def available_memory_bytes() -> int:
+def available_memory_bytes(cgroup: str = "/sys/fs/cgroup") -> int:
     """Memory that can be allocated without swapping, in bytes: the kernel's estimate or the cgroup's limit."""
     available = 1 << 62
     try:
@@ -39,9 +42,13 @@ def available_memory_bytes() -> int:
                     available = int(line.split()[1]) * 1024
     except OSError:
         pass  # not Linux: let the allocator decide
-    try:
-        with open("/sys/fs/cgroup/memory.max") as limit, open("/sys/fs/cgroup/memory.current") as current:
-            available = min(available, int(limit.read()) - int(current.read()))
-    except (OSError, ValueError):
-        pass  # no cgroup v2 limit, or "max"
+    with contextlib.suppress(OSError, ValueError):  # no cgroup v2, or its limit is "max"
+        available = min(available, _cgroup_available_bytes(Path(cgroup)))
     return available
+
+
+def _cgroup_available_bytes(cgroup: Path) -> int:
+    """What the limit leaves. Cached files count as used but give way, so they are free: a data set that was read is."""
+    limit, used = (int((cgroup / name).read_text()) for name in ("memory.max", "memory.current"))
+    amounts = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
+    return limit - used + int(amounts.get("inactive_file", 0)) + int(amounts.get("active_file", 0))

@@ -107,13 +107,20 @@ def test_every_sample_is_equally_likely_in_the_reservoir_however_often_and_when_
 def test_class_balanced_levels_the_counts_and_keeps_the_smallest_keys_of_each_stratum(
     minibatches, capacity, num_classes
 ):
-    columns = admit_all(ClassBalanced(), Columns(capacity), minibatches, num_classes=num_classes)
+    policy = ClassBalanced()
+    columns = admit_all(policy, Columns(capacity), minibatches, num_classes=num_classes)
     offered = {s: by_key(i for i in flat(minibatches) if i % num_classes == s) for s in range(num_classes)}
     stored = Counter((columns.sample_id[: columns.size] % num_classes).tolist())
     for stratum, ids in offered.items():
         of_stratum = {i for i in stored_ids(columns) if i % num_classes == stratum}
         assert of_stratum == set(ids[: stored[stratum]])
     assert sum(stored.values()) == min(capacity, sum(map(len, offered.values())))
+    # what a stratum gave up never comes back, should the buffer grow
+    state = policy.state_dict()
+    smallest_gone = {
+        s: int(sample_keys(np.array(ids[stored[s] :]), 0)[0]) for s, ids in offered.items() if ids[stored[s] :]
+    }
+    assert dict(zip(state["strata"].tolist(), state["thresholds"].tolist(), strict=True)) == smallest_gone
     # level: a stratum that gave something up holds at most one less than any other
     for stratum, ids in offered.items():
         if stored[stratum] < len(ids):

@@ -160,7 +160,7 @@ def test_a_larger_minibatch_than_planned_is_refused():
     for round_ in range(5):
         stage(buffer, range(round_ * 4, round_ * 4 + 4), round_)
         buffer.commit()
-    with pytest.raises(ValueError, match="a minibatch of 9 rows is larger than this buffer was made for.*batch_size="):
+    with pytest.raises(ValueError, match=r"a minibatch of 9 rows is larger than this buffer was made for.*batch_size="):
         stage(buffer, range(100, 109), 5)
 
 

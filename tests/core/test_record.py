@@ -128,7 +128,7 @@ def test_late_fields_are_checked_apart():
 def test_what_cannot_be_stored_is_refused():
     with pytest.raises(ValueError, match="at least one field"):
         RecordSpec({})
-    with pytest.raises(ValueError, match="field 'z' has dtype torch.complex64; drb stores uint8, int8"):
+    with pytest.raises(ValueError, match=r"field 'z' has dtype torch.complex64; drb stores uint8, int8"):
         RecordSpec({"z": (torch.complex64, ())})
 
 

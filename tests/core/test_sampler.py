@@ -1,5 +1,7 @@
 """The sampler: unbiased for every occupancy, exactly min(r, N) distinct exemplars, the same on every run."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import assume, given
@@ -77,7 +79,7 @@ def test_draws_of_successive_rounds_are_independent():
     counts = np.array([[50]])
     draws = sampler(7)
     positions = [draws.draw(t, counts, counts[:, 0]).position for t in range(2000)]
-    overlap = [len(np.intersect1d(a, b)) for a, b in zip(positions, positions[1:], strict=False)]
+    overlap = [len(np.intersect1d(a, b)) for a, b in pairwise(positions)]
     law = stats.hypergeom(50, 7, 7)
     assert abs(np.mean(overlap) - law.mean()) < 4 * law.std() / np.sqrt(len(overlap))
 
@@ -184,6 +186,15 @@ def test_weights_are_inverse_inclusion_probabilities(proportions):
     draws = sampler(7, proportions)
     sums = [draws.draw(t, counts_WS, np.array([90, 20])).weight.sum() for t in range(ROUNDS)]
     assert abs(np.mean(sums) - counts_WS.sum()) < 4 * np.std(sums) / np.sqrt(ROUNDS) + 1e-9
+
+
+def test_the_weight_of_an_exemplar_is_the_same_in_every_draw():
+    sizes = np.array([3, 20, 40])
+    q = expected_shares(sizes, np.ones(3), 7)  # 7/3 each: two or three are drawn, the weight stays
+    for seed in range(20):
+        positions, weights = draw_from_groups(sizes, np.ones(3), 7, np.random.default_rng(seed))
+        group = np.searchsorted(np.cumsum(sizes), positions, side="right")
+        assert weights == pytest.approx((sizes / q)[group])
 
 
 def test_an_unknown_proportion_is_named():

@@ -16,6 +16,7 @@ def test_the_defaults_are_valid():
     ("changes", "message"),
     [
         ({"capacity": 0}, "capacity must be at least 1 exemplar, got 0"),
+        ({"capacity": "30%"}, "'30%' is a share of the data: give num_samples="),
         ({"capacity": "much"}, "capacity must be exemplars .* got 'much'"),
         ({"exemplars": 0}, "exemplars must be an integer of at least 1, got 0"),
         ({"exemplars": 7.0}, "exemplars must be an integer of at least 1, got 7.0"),

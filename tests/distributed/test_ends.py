@@ -14,7 +14,7 @@ from distributed.streams import ids_of_rank, records
 from ranks import collect_ranks, run_ranks
 
 from drb import Rehearsal
-from drb.failure import PeerError
+from drb.failure import FailureBoard, PeerError, naming_peers
 from drb.round import UnevenError
 
 EXCHANGES = ["collective", "shared"]
@@ -114,6 +114,32 @@ def test_a_dead_or_stalled_peer_is_named_within_the_timeout(exchange, how):
         assert "sizes" in message or "indices" in message or "rows" in message
         assert "rank 1 did not arrive" in message
         assert seconds < 3.0 + 5.0
+
+
+def lose_a_peer_in_training(rank, world_size, how):
+    board = FailureBoard("training", list(range(world_size)))
+    try:
+        with naming_peers(board, lambda: "step 3 of the training"):
+            dist.all_reduce(torch.ones(1))
+            if rank == 1:
+                os.kill(os.getpid(), how)
+            dist.all_reduce(torch.ones(1))
+    except PeerError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+def test_a_peer_lost_in_a_gradient_exchange_is_named_too(how):
+    results, _ = collect_ranks(lose_a_peer_in_training, 3, how, patience=12, abandon=[1], gloo_timeout=3.0)
+    assert set(results) == {0, 2}
+    for rank, message in results.items():
+        assert f"rank {rank}, step 3 of the training: failed after" in message
+        assert "rank 1 did not arrive" in message
+
+
+def test_other_errors_are_left_alone():
+    with pytest.raises(RuntimeError, match="size mismatch"), naming_peers(FailureBoard("x", [0]), str):
+        raise RuntimeError("size mismatch")
 
 
 def fail_in_the_worker(rank, world_size):

@@ -57,7 +57,7 @@ def test_a_run_is_stored_with_everything_and_its_status(store, tmp_path):
 
 
 def test_a_failed_run_is_failed_and_a_resumed_one_repeats_no_step(store, tmp_path, caplog):
-    with pytest.raises(RuntimeError), open_at(store, tmp_path) as tracker:  # noqa: PT012
+    with pytest.raises(RuntimeError), open_at(store, tmp_path) as tracker:
         tracker.log_params({"epochs": 1})
         for step in range(6):
             tracker.log_metrics({"loss": 1.0}, step)
@@ -189,7 +189,7 @@ def test_a_server_that_dies_costs_one_line_and_no_metric(server, tmp_path, caplo
 
 def test_a_run_that_began_without_its_server_is_resumed_there(server, tmp_path, caplog):
     server.stop()
-    with pytest.raises(KeyboardInterrupt), open_at(server.uri, tmp_path) as tracker:  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), open_at(server.uri, tmp_path) as tracker:
         tracker.log_params({"seed": 5})
         for step in range(3):
             tracker.log_metrics({"loss": 1.0}, step)

@@ -188,7 +188,7 @@ def test_status_of_a_run_that_ends_with(error, status):
 
 def test_leaving_with_an_error_sets_the_status_and_writes_what_was_buffered():
     run = FakeRun()
-    with pytest.raises(RuntimeError, match="diverged"), BufferedTracker(run, nowhere) as tracker:  # noqa: PT012
+    with pytest.raises(RuntimeError, match="diverged"), BufferedTracker(run, nowhere) as tracker:
         tracker.log_metrics({"loss": float("nan")}, 7)
         raise RuntimeError("diverged")
     assert (run.steps("loss"), run.statuses) == ([7], ["FAILED"])

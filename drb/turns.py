@@ -1,0 +1,140 @@
+"""The order of things in a step, on the training thread, with at most one round in flight.
+
+    wait for round t-1  →  commit minibatch t-1  →  hand in round t  →  stage minibatch t
+
+Round t publishes what was committed, so minibatch t can be drawn from round t+1 on, when its late fields are known,
+for every strategy and engine alike.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from drb.assembly import Parts
+from drb.engine import EarlyNews
+from drb.exchange import Peers
+from drb.failure import GRACE_S, PeerError
+from drb.intake import Intake
+from drb.round import ACTIVE, FINISHED, RoundResult, UnevenError
+from drb.settings import RehearsalSettings
+from drb.types import Int64Array, Minibatch
+
+MOST_COLLECTIVES = 6  # of a round, each of which may take timeout_s
+
+
+class Turns:
+    """One turn per minibatch, collective: every rank takes them in the same order.
+
+    stopped: a rank has ended and, with uneven="stop", all are to.
+    """
+
+    def __init__(self, parts: Parts, intake: Intake, peers: Peers | None, settings: RehearsalSettings) -> None:
+        self.parts = parts
+        self.stopped = False
+        self.wait_seconds = 0.0
+        self._intake = intake
+        self._peers = peers
+        self._is_error_if_uneven = settings.uneven == "error"
+        self._longest_round_s = MOST_COLLECTIVES * settings.timeout_s
+        self._round = -1
+        self._in_flight = False
+        self._ready: RoundResult | None = None  # a result that was waited for before it was needed
+        self._statuses: EarlyNews[Int64Array] | None = EarlyNews() if settings.uneven == "stop" else None
+
+    def take(self, minibatch: Minibatch) -> RoundResult | None:
+        """The exemplars of the last round in, the next round on its way, this minibatch staged. None at first."""
+        parts = self.parts
+        offer, fields = self._intake.take(minibatch, parts.spec, parts.max_rows, self._round + 1)
+        result = self._wait()
+        parts.buffer.commit()
+        if result is not None:
+            parts.runner.fence.mark(1 - result.round % 2)  # readers of the exemplars before these have been queued
+        self._submit(ACTIVE)
+        parts.buffer.stage(fields, offer)
+        if self._statuses is not None:
+            statuses = self._statuses.get()
+            self.stopped = statuses is not None and bool((statuses == FINISHED).any())
+        return result
+
+    def drain(self) -> None:
+        """Wait for the round in flight and keep its result for the next turn."""
+        if self._in_flight:
+            self._ready = self._wait()
+
+    def finish(self) -> None:
+        """The last turn: tell the other ranks that this one ends. Raises UnevenError if others go on."""
+        if self.stopped:
+            return
+        self._wait()
+        if not self.parts.buffer.lacks_late_fields:
+            self.parts.buffer.commit()
+        self._submit(FINISHED)
+        self._in_flight = False
+        result = self.parts.engine.result(self._longest_round_s)
+        if result.someone_goes_on and self._is_error_if_uneven:
+            raise result.uneven()
+
+    def cause_of(self, error: BaseException) -> BaseException | None:
+        """Another rank's end shows first as a broken gradient all-reduce; the round in flight knows the reason."""
+        if self._peers is None or not self._in_flight or not isinstance(error, RuntimeError):
+            return None
+        if isinstance(error, PeerError):
+            return None
+        try:
+            result = self.parts.engine.result(2 * GRACE_S)
+        except (UnevenError, PeerError) as cause:
+            return cause
+        except BaseException:
+            return None
+        return result.uneven() if result.someone_finished else None
+
+    def release(self) -> None:
+        """Let go of threads and memory; waits for nobody."""
+        self.parts.engine.close()
+        self.parts.exchange.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Waits for the round in flight."""
+        self.drain()
+        return {
+            "round": self._round,
+            "buffer": self.parts.buffer.state_dict(),
+            "fetched": self._ready.state_dict() if self._ready is not None else None,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._round = int(state["round"])
+        self.parts.buffer.load_state_dict(state["buffer"])
+        self._ready = self.parts.runner.restore(state["fetched"], self._round)
+
+    def _submit(self, status: int) -> None:
+        self._round += 1
+        round_, offered, news, run = self._round, self._intake.num_distinct, self._statuses, self.parts.runner.run
+        if self._peers is not None:
+            self._peers.context = f"round {round_}"
+        call: Callable[[], RoundResult]
+        if news is None:
+            call = lambda: run(round_, status, offered)  # noqa: E731
+        else:
+            call = lambda: news.watch(lambda: run(round_, status, offered, news.put))  # noqa: E731
+        self.parts.engine.submit(call)
+        self._in_flight = True
+
+    def _wait(self) -> RoundResult | None:
+        """The result of the last round; None before the first. Raises what the round raised."""
+        if self._ready is not None:
+            result, self._ready = self._ready, None
+            return result
+        if not self._in_flight:
+            return None
+        start = time.perf_counter()
+        self._in_flight = False
+        try:
+            result = self.parts.engine.result(self._longest_round_s)
+        finally:
+            self.wait_seconds += time.perf_counter() - start
+        if result.someone_finished and self._is_error_if_uneven:
+            raise result.uneven()
+        return result

@@ -1,0 +1,98 @@
+"""The program as a process: one rank, being told to stop, and what a tracker is told of a failure."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import drb.run
+from drb.config import compose_config
+from drb.tracking import NullTracker
+from drb.world import World
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = ["tracking=none", "training.epochs=1", "hydra.run.dir=out"]
+
+
+def start(command: list[str], folder: Path) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, *command], cwd=folder, env=environment, stdout=-1, stderr=-1, text=True)
+
+
+@pytest.mark.parametrize("program", [["-m", "drb.train"], ["-m", "drb.cli", "train"], [str(ROOT / "launch/train.py")]])
+def test_one_rank_trains_without_a_launcher(tmp_path, program):
+    process = start([*program, *TINY, "scenario.num_tasks=2"], tmp_path)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "after task 1 (classes 2,3): accuracy" in out
+    assert "Traceback" not in err
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (summary["world_size"], summary["rehearsal"]["exchange"]) == (1, "loopback")
+    assert sorted(os.listdir(tmp_path)) == ["out"]
+    assert sorted(os.listdir(tmp_path / "out")) == ["config.yaml", "summary.json"]
+
+
+def test_a_run_that_is_told_to_stop_says_so_by_its_exit_code(tmp_path):
+    process = start(["-m", "drb.train", *TINY, "training.epochs=1000000"], tmp_path)
+    assert process.stdout is not None
+    assert "er on digits" in process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "Traceback" not in err
+    assert not (tmp_path / "out" / "summary.json").exists()
+
+
+def test_the_library_works_in_a_plain_loop(tmp_path):
+    process = start(
+        ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(ROOT / "examples/plain_ddp.py")],
+        tmp_path,
+    )
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    *_, last = out.splitlines()
+    assert last.startswith("after task 4: accuracy ")
+    assert float(last.split()[4].rstrip("%")) > 75  # 20 without rehearsal
+
+
+def test_the_example_stays_short():
+    assert len((ROOT / "examples/plain_ddp.py").read_text().splitlines()) <= 60
+
+
+@pytest.mark.parametrize(("error", "status"), [(ValueError("no"), "FAILED"), (KeyboardInterrupt(), "KILLED")])
+def test_the_tracker_learns_how_a_run_ended(tmp_path, monkeypatch, error, status):
+    class Recording(NullTracker):
+        def close(self, status):
+            statuses.append(status)
+
+    def fail(*_, **__):
+        raise error
+
+    statuses = []
+    monkeypatch.setattr(drb.run, "open_tracker", lambda *_, **__: Recording())
+    monkeypatch.setattr(drb.run, "load_dataset", fail)
+    config, _ = compose_config(TINY, "id")
+    with pytest.raises(type(error)):
+        drb.run.run(config, tmp_path / "out", World())
+    assert statuses == [status]
+
+
+def test_every_scenario_and_kind_of_image_trains(tmp_path):
+    """In this process, one after the other: what the groups offer works together."""
+    jobs = [
+        ["scenario=domain_incremental", "scenario.num_tasks=2"],
+        ["scenario=instance_incremental", "scenario.num_tasks=2", "optimizer=adamw", "schedule=cosine"],
+        ["scenario=task_incremental", "scenario.num_tasks=2", "model=cnn", "augmentation=crop_flip"],
+        ["scenario.validation=0.1", "scenario.class_order=shuffled", "rehearsal=class_balanced", "model.head=fixed"],
+        ["rehearsal=random_replacement", "rehearsal.capacity=20%", "training.accumulate=2", "training.precision=bf16"],
+    ]
+    for number, job in enumerate(jobs):
+        config, run_dir = compose_config([*TINY, *job, f"hydra.run.dir={tmp_path / str(number)}"], "id")
+        drb.run.run(config, run_dir, World())
+        assert json.loads((run_dir / "summary.json").read_text())["acc"] > 0.15
