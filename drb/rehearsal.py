@@ -33,6 +33,17 @@ from drb.types import Exemplars, Handle, Int64Array, Minibatch
 
 log = logging.getLogger("drb")
 
+_SUMMED = (
+    "rounds",
+    "exemplars_fetched",
+    "extend_seconds",
+    "wait_seconds",
+    "round_seconds",
+    "announce_seconds",
+    "draw_seconds",
+    "fetch_seconds",
+    "worker_cpu_seconds",
+)  # stats that a resumed run goes on counting
 _FIXED_BY_STATE = ("seed", "admission", "sample_id")  # what is stored follows from them: keys, thresholds, ids
 
 
@@ -121,6 +132,7 @@ class Rehearsal:
         self._saved: Mapping[str, Any] | None = None
         self._closed = False
         self._extend_seconds = 0.0
+        self._earlier: dict[str, Any] = {}  # stats up to where this run was resumed
         self._stored_and_distinct: tuple[int, int] | None = None
 
     # -- a step
@@ -192,9 +204,9 @@ class Rehearsal:
         stored_total: as of the last round; distinct_total: as of the last `duplicate_share`, else None.
         """
         if self._turns is None:
-            return {"rounds": 0, "exemplars": self.settings.exemplars}
+            return {"rounds": 0, "exemplars": self.settings.exemplars, **self._earlier}
         parts, times = self._turns.parts, self._turns.parts.runner.times
-        return {
+        stats: dict[str, Any] = {
             "rounds": times.rounds,
             "exemplars": self.settings.exemplars,
             "exemplars_fetched": times.exemplars,
@@ -214,14 +226,18 @@ class Rehearsal:
             "exchange": parts.exchange.name,
             "asynchronous": parts.is_async,
         }
+        return stats | {name: stats[name] + self._earlier[name] for name in _SUMMED if name in self._earlier}
 
     def counts(self) -> dict[int, int]:
         """Exemplars in this rank's buffer per stratum, the last minibatch's included."""
-        return self._turns.parts.buffer.counts() if self._turns else {}
+        if self._turns is not None:
+            return self._turns.parts.buffer.counts()
+        values, counts = np.unique(self._saved_column("stratum"), return_counts=True)
+        return dict(zip(values.tolist(), counts.tolist(), strict=True))
 
     def sample_ids(self) -> Int64Array:
         """Ids of the samples in this rank's buffer, the last minibatch's included: int64 [n], a copy."""
-        return self._turns.parts.buffer.sample_ids() if self._turns else np.empty(0, np.int64)
+        return self._turns.parts.buffer.sample_ids() if self._turns else self._saved_column("sample_id")
 
     def duplicate_share(self) -> float:
         """Share of the union's exemplars that are stored more than once. Collective.
@@ -255,6 +271,7 @@ class Rehearsal:
             "spec": json.dumps(self._turns.parts.spec.to_json()),
             "intake": self._intake.state_dict(),
             **self._turns.state_dict(),
+            "stats": self.stats(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -274,6 +291,7 @@ class Rehearsal:
             if self._spec is not None and self._spec.to_json() != saved.to_json():
                 raise ValueError(f"the saved schema is {saved.to_json()}, spec= says {self._spec.to_json()}")
             self._spec, self._saved = saved, dict(state)
+            self._earlier = dict(state["stats"])
 
     # -- the end
 
@@ -358,6 +376,11 @@ class Rehearsal:
             self._turns.finish()
         elif self._peers is not None:
             greet_finished(self._peers)
+
+    def _saved_column(self, name: str) -> Int64Array:
+        """Of a loaded state whose first minibatch has not come yet."""
+        column: Int64Array = self._saved["buffer"]["columns"][name] if self._saved else np.empty(0, np.int64)
+        return column
 
     def _require_turns(self, operation: str) -> Turns:
         if self._turns is None:

@@ -1,12 +1,14 @@
 """One run from a checked configuration: builds the parts, trains, and leaves the results in the run directory.
 
-Rank 0 alone speaks and writes: `config.yaml` before training, `summary.json` (and plots) after it.
+Rank 0 alone speaks and writes `config.yaml` before training, `summary.json` (and plots) after it; checkpoints are
+written by all ranks.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import logging
 import warnings
 from collections.abc import Sequence
@@ -19,8 +21,10 @@ import torch
 
 from drb.agreement import check_same_settings
 from drb.augment import Preprocess
+from drb.checkpoint import Checkpointer, Saved, Saver, StopSignals
 from drb.config import TrainConfig, to_yaml
 from drb.config.checks import exemplars_per_rank
+from drb.config.resume import require_same_config
 from drb.datasets import Dataset, load_dataset
 from drb.failure import FailureBoard, naming_peers
 from drb.models import Network, build_model
@@ -28,7 +32,7 @@ from drb.rehearsal import Rehearsal
 from drb.scenarios import build_scenario
 from drb.seeding import derive_seed
 from drb.strategies import build_strategy
-from drb.summary import summarise, write_atomically
+from drb.summary import summarise, versions, write_atomically
 from drb.tracking import Tracker, open_tracker
 from drb.trainer import Monitor, Trainer
 from drb.trainer.console import TerminalConsole
@@ -39,7 +43,7 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
     """Train as configured. Collective: every rank of the world calls it.
 
     Args:
-        run_dir: where rank 0 writes; other ranks do not use it.
+        run_dir: the run's files; the same directory on all ranks.
         arguments: of the command line, for the summary.
     Raises:
         ValueError: data, model or scenario cannot be had as configured.
@@ -47,21 +51,36 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     console = TerminalConsole() if world.is_main else None
-    if world.is_main:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        write_atomically(run_dir / "config.yaml", to_yaml(config))
-    else:
+    if _is_finished(config, run_dir):
+        if console is not None:
+            console.say(f"this run is finished: {run_dir / 'summary.json'}; checkpoint.resume=never starts it anew")
+        return
+    if not world.is_main:
         _be_silent()
     with open_world(world, config.timeout_s), ExitStack() as stack:
         # each rank makes up a run_id, unless it is given one: rank 0's counts
         check_same_settings({**dataclasses.asdict(config), "run_id": None}, world)
-        tracker = stack.enter_context(_open_tracker(config, run_dir, world))
+        checkpointer = _open_checkpoints(config, run_dir, world, console, stack)
+        saved = _find_checkpoint(config, checkpointer)
+        if saved is not None:
+            config = dataclasses.replace(config, run_id=saved.facts["config"]["run_id"])
+        if world.is_main:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            write_atomically(run_dir / "config.yaml", to_yaml(config))
+        tracker = stack.enter_context(_open_tracker(config, run_dir, world, saved))
+        if checkpointer is not None:
+            facts = {"config": dataclasses.asdict(config), "tracking_run_id": tracker.run_id, "versions": versions()}
+            checkpointer.describe_run(facts, tracker.flush)
         if console is not None:
             console.say(_headline(config, world, run_dir))
         tracker.log_params({**dataclasses.asdict(config), "world_size": world.world_size})
         dataset = load_dataset(config.dataset.name, **_options(config.dataset))
         with ExitStack() as training:
-            trainer, rehearsal = _build_trainer(config, world, dataset, Monitor(console, tracker), training)
+            trainer, rehearsal = _build_trainer(
+                config, world, dataset, Monitor(console, tracker), checkpointer, training
+            )
+            if saved is not None:
+                _take_up(saved, trainer, console)
             with _naming_peers(world, trainer):
                 trainer.run()
             stats = None if rehearsal is None else rehearsal.stats()
@@ -72,6 +91,43 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
             console.say(f"summary: {run_dir / 'summary.json'}")
 
 
+def _is_finished(config: TrainConfig, run_dir: Path) -> bool:
+    """Whether there is nothing left to resume: a scheduler may start a job again that has just ended.
+
+    Raises:
+        ValueError: the directory holds another run.
+    """
+    summary = run_dir / "summary.json"
+    if not config.checkpoint.enabled or config.checkpoint.resume != "auto" or not summary.exists():
+        return False
+    require_same_config(json.loads(summary.read_text())["config"], dataclasses.asdict(config), str(summary))
+    return True
+
+
+def _open_checkpoints(
+    config: TrainConfig, run_dir: Path, world: World, console: TerminalConsole | None, stack: ExitStack
+) -> Checkpointer | None:
+    if not config.checkpoint.enabled:
+        return None
+    signals = stack.enter_context(StopSignals(config.checkpoint.signals))
+    say = None if console is None else console.say
+    checkpointer = Checkpointer(config.checkpoint, run_dir, world, signals=signals, timeout_s=config.timeout_s, say=say)
+    return stack.enter_context(checkpointer)
+
+
+def _find_checkpoint(config: TrainConfig, checkpointer: Checkpointer | None) -> Saved | None:
+    saved = None if checkpointer is None else checkpointer.find()
+    if saved is not None:
+        require_same_config(saved.facts["config"], dataclasses.asdict(config), str(saved.path))
+    return saved
+
+
+def _take_up(saved: Saved, trainer: Trainer, console: TerminalConsole | None) -> None:
+    trainer.load_state_dict(saved.state)
+    if console is not None:
+        console.say(f"resumed from {saved.path}: task {trainer.position.task}, {trainer.steps} steps done")
+
+
 def _naming_peers(world: World, trainer: Trainer) -> contextlib.AbstractContextManager[None]:
     if world.world_size == 1:
         return contextlib.nullcontext()
@@ -80,7 +136,12 @@ def _naming_peers(world: World, trainer: Trainer) -> contextlib.AbstractContextM
 
 
 def _build_trainer(
-    config: TrainConfig, world: World, dataset: Dataset, monitor: Monitor, stack: ExitStack
+    config: TrainConfig,
+    world: World,
+    dataset: Dataset,
+    monitor: Monitor,
+    saver: Saver | None,
+    stack: ExitStack,
 ) -> tuple[Trainer, Rehearsal | None]:
     strategy = build_strategy(config.strategy.name, label_smoothing=config.strategy.label_smoothing)
     rehearsal = None
@@ -104,6 +165,7 @@ def _build_trainer(
         schedule=config.schedule,
         rehearsal=rehearsal,
         monitor=monitor,
+        saver=saver,
         num_outputs=dataset.num_classes if config.model.head == "fixed" else None,
         allow_duplicates=config.rehearsal.allow_duplicates,
         seed=config.seed,
@@ -137,13 +199,17 @@ def _build_rehearsal(config: TrainConfig, world: World, dataset: Dataset) -> Reh
     )
 
 
-def _open_tracker(config: TrainConfig, run_dir: Path, world: World) -> Tracker:
+def _open_tracker(config: TrainConfig, run_dir: Path, world: World, saved: Saved | None) -> Tracker:
+    """The tracker's run goes on, too, unless the checkpoint is another run's."""
+    is_own = saved is not None and saved.path.resolve().is_relative_to(run_dir.resolve())
+    run_id = saved.facts["tracking_run_id"] if saved is not None and is_own else None
     return open_tracker(
         config.tracking.enabled and world.is_main,
         experiment=config.tracking.experiment,
         run_name=config.name or config.strategy.name,
         run_dir=run_dir,
         uri=config.tracking.uri,
+        run_id=run_id,
     )
 
 

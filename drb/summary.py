@@ -66,7 +66,7 @@ def summarise(
         "rehearsal": rehearsal,
         "config": dataclasses.asdict(config),
         "command": ["drb.train", *arguments],
-        "versions": _versions(),
+        "versions": versions(),
     }
 
 
@@ -78,7 +78,8 @@ def write_atomically(path: Path, content: str | Mapping[str, Any]) -> None:
     unfinished.replace(path)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of what decides the numbers."""
     try:
         own = version("drb-train")
     except PackageNotFoundError:  # run from a source tree that is not installed

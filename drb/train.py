@@ -3,8 +3,8 @@
     torchrun --nproc-per-node=N -m drb.train experiment=... key=value
 
 Every rank composes and checks the configuration by itself, before any process group opens. An error that a user can
-mend is one line, from rank 0; a traceback means a fault of the program. Exit codes: 0, 1 for an error, 128 + the
-signal's number when told to stop.
+mend is one line, from rank 0; a traceback means a fault of the program. Exit codes: 0; 1 for an error; 75 when told to
+stop and saved, to be started again with the same command; 128 + the signal's number when told to stop and not saved.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def _sigterm_as_exit(world: World) -> Iterator[None]:
     try:
         yield
     finally:
-        if before is not None:
+        if before is not None and signal.getsignal(signal.SIGTERM) is leave:  # not if the run was saved and ends
             signal.signal(signal.SIGTERM, before)
 
 

@@ -5,6 +5,7 @@ together.
 from __future__ import annotations
 
 from drb.capacity import check_capacity
+from drb.checkpoint import check_signals
 from drb.config.schema import CHOICES, TrainConfig
 from drb.limits import check_settings
 from drb.strategies import STRATEGIES
@@ -19,6 +20,7 @@ def check_config(config: TrainConfig, world_size: int) -> None:
     check_settings(config)
     _check_choices(config)
     check_schedule(config.schedule)
+    check_signals(config.checkpoint.signals)
     config.training.rows_per_rank(world_size)
     if config.optimizer.nesterov and config.optimizer.momentum == 0:
         raise ValueError("optimizer.nesterov=true needs optimizer.momentum above 0, got 0.0")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
+from drb.checkpoint import CheckpointSettings
 from drb.limits import limits, setting
 from drb.strategies import STRATEGIES
 from drb.trainer import OptimizerSettings, ScheduleSettings, TrainingSettings
@@ -178,6 +179,7 @@ class TrainConfig:
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
 

@@ -7,6 +7,7 @@ called (between tasks: outside timed regions). A store that fails is exchanged, 
 from __future__ import annotations
 
 import logging
+import os
 import posixpath
 import re
 import time
@@ -222,10 +223,14 @@ def _write_points(points: Sequence[Point], run: Run) -> None:
 
 
 def status_of(error: BaseException | None) -> Status:
-    """FAILED for an error, KILLED for an interrupt or an exit by signal (128 + n), else FINISHED."""
+    """FAILED for an error; KILLED for an interrupt, an exit by signal (128 + n) or one to be resumed; else FINISHED."""
     if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
         return "FINISHED"
-    by_signal = isinstance(error, SystemExit) and isinstance(error.code, int) and error.code > 128
+    by_signal = (
+        isinstance(error, SystemExit)
+        and isinstance(error.code, int)
+        and (error.code > 128 or error.code == os.EX_TEMPFAIL)
+    )
     return "KILLED" if by_signal or isinstance(error, KeyboardInterrupt) else "FAILED"
 
 

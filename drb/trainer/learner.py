@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from drb.models import Network
-from drb.trainer.optim import OptimizerSettings, build_optimizer, carry_state
+from drb.trainer.optim import OptimizerSettings, build_optimizer, carry_state, load_named_state, named_state
 from drb.types import Minibatch
 from drb.world import World
 
@@ -61,6 +61,7 @@ class Learner:
         self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self._clip_norm = clip_norm
         self._sync_bn = sync_bn
+        self._settled_by: torch.Size | None = None  # a sample's shape in a backward pass through the present wrapper
         self.restart(network)
 
     def restart(self, network: Network) -> None:
@@ -113,6 +114,8 @@ class Learner:
             if weight != 1.0:
                 value = value * weight
             (value if self._scaler is None else self._scaler.scale(value)).backward()  # type: ignore[no-untyped-call]
+        if not more:
+            self._settled_by = images.shape[1:]
         return value.detach()
 
     def step(self, rescale: float = 1.0) -> None:
@@ -145,7 +148,46 @@ class Learner:
                 dist.all_reduce(buffer)
                 buffer /= self._world.world_size
 
+    # -- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is alike on all ranks, but for the network's weights. `settled_by`: see `_settle`."""
+        return {
+            "optimizer": named_state(self.optimizer, self.network),
+            "scaler": None if self._scaler is None else self._scaler.state_dict(),
+            "settled_by": None if self._settled_by is None else list(self._settled_by),
+        }
+
+    def statistics(self) -> dict[str, Tensor]:
+        """This rank's buffers by name (running statistics of batch norms): ranks' differ while they train."""
+        saved = self.network.state_dict()
+        return {name: saved[name] for name, _ in self.network.named_buffers() if name in saved}
+
+    def load_state_dict(
+        self, state: Mapping[str, Any], weights: Mapping[str, Tensor], own: Mapping[str, Tensor]
+    ) -> None:
+        """Go on from there. weights: of the network, by name; own: this rank's `statistics`."""
+        if state["settled_by"] is not None:
+            self._settle(state["settled_by"])
+        self.network.load_state_dict({**weights, **own})
+        load_named_state(state["optimizer"], self.optimizer, self.network)
+        if self._scaler is not None and state["scaler"] is not None:
+            self._scaler.load_state_dict(state["scaler"])
+
+    def _settle(self, image_shape: Sequence[int]) -> None:
+        """Let DDP have seen a backward pass, as it had before.
+
+        After the first one it orders gradients anew in its buckets. An element's place in a message decides in which
+        order three or more ranks' values are added, so without this the first step would round differently.
+        """
+        images = torch.zeros(2, *image_shape, device=self._world.device).to(memory_format=self._memory_format)
+        logits = self._forward(images)
+        (logits.sum() * 0.0).backward()  # type: ignore[no-untyped-call]
+        self.optimizer.zero_grad()
+        self._settled_by = torch.Size(image_shape)
+
     def _wrap(self) -> None:
+        self._settled_by = None
         self._forward: Callable[[Tensor], Tensor] = self.network
         self._no_sync: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
         if self._world.world_size == 1:

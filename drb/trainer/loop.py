@@ -15,26 +15,29 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from datetime import timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from drb.augment import Preprocess
+from drb.checkpoint import NoCheckpoints, Saver, random_state, restore_random_state
 from drb.datasets import Concat, Source
 from drb.loader import TaskLoader
 from drb.models import Network
 from drb.scenarios.task import Scenario, Task
 from drb.seeding import derive_seed
 from drb.strategies import Strategy
+from drb.trainer.classes import Loss, masked_loss, outputs_needed
 from drb.trainer.feed import DeviceFeed
 from drb.trainer.learner import Learner
 from drb.trainer.monitor import Monitor
 from drb.trainer.optim import OptimizerSettings, scaled_rate
+from drb.trainer.position import Position
 from drb.trainer.schedule import ScheduleSettings, rate_factor
 from drb.trainer.scores import Scores
 from drb.trainer.settings import TrainingSettings
@@ -65,6 +68,7 @@ class Trainer:
         schedule: ScheduleSettings,
         rehearsal: Rehearsal | None = None,
         monitor: Monitor | None = None,
+        saver: Saver | None = None,
         num_outputs: int | None = None,
         allow_duplicates: bool = False,
         seed: int = 0,
@@ -73,6 +77,7 @@ class Trainer:
         Args:
             make_network: (number of classes, task index) -> a freshly initialised network, the same on every rank.
             rehearsal: extends every minibatch, for strategies that use it.
+            saver: told after every step and task, saves what `state_dict` gives when it is due.
             num_outputs: size of the head from the start; None lets it grow as classes appear.
             allow_duplicates: go on if more than 1 % of all exemplars are stored more than once.
         """
@@ -86,6 +91,7 @@ class Trainer:
         self._rate = scaled_rate(optimizer, world.world_size)
         self._rehearsal = rehearsal if strategy.uses_rehearsal else None
         self._monitor = monitor or Monitor()
+        self._saver = saver or NoCheckpoints()
         self._num_outputs = num_outputs
         self._allow_duplicates = allow_duplicates
         self._seed = seed
@@ -95,17 +101,20 @@ class Trainer:
         self.history: list[dict[str, Any]] = []
         self.rows = 0  # of the stream, over all ranks; exemplars do not count
         self.steps = 0
+        self.position = Position()
         self._epochs = 0
         self._past: list[Source] = []
         self._optimizer = optimizer
         self._learner: Learner | None = None
         self._starting_network: Network | None = None
+        self._made_as = self._started_as = (0, 0)  # the arguments that network and starting network were made with
         self._task_classes: list[tuple[int, ...]] = []
-        self._loss: Callable[[Tensor, Minibatch], Tensor] = strategy.loss
+        self._loss: Loss = strategy.loss
         self._feed = DeviceFeed(world.device)
         self._generator = torch.Generator(world.device)
         self._generator.manual_seed(derive_seed(seed, "augment", world.rank))
         self._loss_sum = torch.zeros((), device=world.device)
+        self._interval = Interval()
         self._waiting_room: Any = (
             dist.new_group(backend="gloo", timeout=_WAIT_FOR_MAIN) if world.world_size > 1 else None
         )
@@ -118,33 +127,56 @@ class Trainer:
         return self._learner.network
 
     def run(self) -> None:
-        """Train on each task of the stream in turn, and evaluate every seen task after each. Collective."""
+        """Train on each task of the stream in turn, and evaluate every seen task after each. Collective.
+
+        After `load_state_dict` the stream is gone through again up to where the run was.
+        """
         for task in self._scenario:
+            if task.index < self.position.task:
+                self._skip_task(task)
+                continue
             learner = self._begin_task(task)
             self._train_task(task, learner)
             self._end_task(task, learner)
 
+    # -- a task
+
+    def _skip_task(self, task: Task) -> None:
+        """A task that was over before this run was resumed."""
+        self.scores.skip(task)
+        self._past.append(task.train)
+        self._task_classes.append(task.classes)
+
     def _begin_task(self, task: Task) -> Learner:
+        learner = self._learner if self.position.begun and self._learner is not None else self._prepare(task)
+        self._past.append(task.train)
+        self._task_classes.append(task.classes)
+        if self._scenario.task_aware:
+            num_classes, device = learner.network.num_classes, self._world.device
+            self._loss = masked_loss(self._strategy.loss, self._task_classes, num_classes, device)
+        if not self.position.begun:
+            self._strategy.begin_task(task.index, learner.network)
+            self.position = Position(task.index, begun=True)
+        return learner
+
+    def _prepare(self, task: Task) -> Learner:
         """A head for the task's classes, fresh weights if the strategy wants them, and what FWT needs."""
-        num_classes = self._num_outputs or self._agree_on_classes(task)
+        num_classes = self._num_outputs or outputs_needed(task, self._world)
         learner = self._learner
         if learner is None or self._starting_network is None:
-            network = self._make_network(num_classes, task.index)
+            self._started_as = self._made_as = (num_classes, task.index)
+            network = self._make_network(*self._made_as)
             self._starting_network = copy.deepcopy(network)
             self._learner = learner = self._learn(network)
         self._starting_network.grow(num_classes, self._growth_seed(task))
         learner.grow(num_classes, self._growth_seed(task))
         self.scores.before(task, learner.network, self._starting_network)
         if self._strategy.fresh_weights and task.index > 0:
-            learner.restart(self._make_network(learner.network.num_classes, task.index))
-        if self._scenario.task_aware:
-            self._task_classes.append(task.classes)
-            self._loss = self._masked_loss(learner.network.num_classes)
-        self._strategy.begin_task(task.index, learner.network)
+            self._made_as = (num_classes, task.index)
+            learner.restart(self._make_network(*self._made_as))
         return learner
 
     def _train_task(self, task: Task, learner: Learner) -> None:
-        self._past.append(task.train)
         source = Concat(self._past) if self._strategy.cumulative else task.train
         loader = TaskLoader(
             source,
@@ -154,33 +186,41 @@ class Trainer:
             seed=derive_seed(self._seed, "loader", task.index),
         )
         rows_of_step = [int(loader.rows_per_rank(step).sum()) for step in range(loader.num_batches)]
-        if self._schedule.span == "task":
-            self._epochs = 0
+        position = self.position
         self._monitor.begin_task(task.index, task.name, self._training.epochs * loader.num_batches)
+        self._monitor.advance(position.epoch * loader.num_batches + position.minibatch)
+        self._saver.begin_task(self.steps)
         learner.network.train()
-        self._loss_sum.zero_()
-        interval = Interval(self.steps, self.rows)
+        if position.is_fresh:
+            self._loss_sum.zero_()
+            self._interval = Interval(self.steps, self.rows)
+            if self._schedule.span == "task":
+                self._epochs = 0
         with self.clock:
-            for epoch in range(self._training.epochs):
-                self._train_epoch(learner, loader.epoch(epoch), rows_of_step, interval)
+            while position.epoch < self._training.epochs:
+                self._train_epoch(learner, loader.epoch(position.epoch, position.minibatch), rows_of_step)
+                position.epoch, position.minibatch = position.epoch + 1, 0
                 self._epochs += 1
+        self._saver.visit_boundary(self.steps, self.state_dict, evaluated=False)
         self._strategy.end_task(task.index, learner.network)
 
-    def _train_epoch(
-        self, learner: Learner, minibatches: Iterator[Minibatch], rows_of_step: list[int], interval: Interval
-    ) -> None:
-        size, every = self._training.accumulate, self._training.log_every
-        advance, is_constant = self._monitor.advance, self._schedule.is_constant
-        for start in range(0, len(rows_of_step), size):
+    def _train_epoch(self, learner: Learner, minibatches: Iterator[Minibatch], rows_of_step: list[int]) -> None:
+        """The epoch from the present position on."""
+        size, every, position = self._training.accumulate, self._training.log_every, self.position
+        advance, saver, is_constant = self._monitor.advance, self._saver, self._schedule.is_constant
+        for start in range(position.minibatch, len(rows_of_step), size):
             rows_A = rows_of_step[start : start + size]
             if not is_constant:
                 learner.set_rate(self._rate * self._rate_factor(start / len(rows_of_step)))
             self._optimisation_step(learner, minibatches, rows_A)
             self.steps += 1
             self.rows += sum(rows_A)
+            position.minibatch = start + len(rows_A)
             advance(len(rows_A))
             if self.steps % every == 0:
-                self._log_interval(learner, interval)
+                self._log_interval(learner)
+            if self.steps >= saver.next_step:
+                saver.visit(self.steps, self.state_dict)
 
     def _optimisation_step(self, learner: Learner, minibatches: Iterator[Minibatch], rows_A: list[int]) -> None:
         """rows_A: rows of the stream on all ranks together, in each of the batches to accumulate."""
@@ -215,13 +255,15 @@ class Trainer:
         metrics["time/train_seconds"] = self.clock.seconds
         self.history.append(self._history_entry(task))
         self._monitor.end_task(task.index, task.name, metrics, self.steps)
+        self.position = Position(task.index + 1)
+        self._saver.visit_boundary(self.steps, self.state_dict, evaluated=True)
         self._wait_for_main()
 
-    def _log_interval(self, learner: Learner, interval: Interval) -> None:
+    def _log_interval(self, learner: Learner) -> None:
         """One point: the mean loss over the interval and all ranks, the rate, the throughput, the rehearsal."""
         if self._world.world_size > 1:
             dist.all_reduce(self._loss_sum)
-        seconds, steps, rows = interval.next(self.steps, self.rows)
+        seconds, steps, rows = self._interval.next(self.steps, self.rows)
         metrics = {
             "train/loss": self._loss_sum.item() / (steps * self._world.world_size),
             "train/learning_rate": learner.optimizer.param_groups[0]["lr"],
@@ -252,15 +294,6 @@ class Trainer:
         counts: Counter[int] = sum(map(Counter, per_rank), Counter())
         return entry | {"counts": {str(stratum): counts[stratum] for stratum in sorted(counts)}}
 
-    def _agree_on_classes(self, task: Task) -> int:
-        """Outputs that the task needs: 1 + the largest label in it, on any rank."""
-        sources = [task.train, task.test, *([task.validation] if task.validation is not None else [])]
-        largest = max(int(source.labels.max(initial=0)) for source in sources)
-        needed = torch.tensor(1 + max(largest, *task.classes), device=self._world.device)
-        if self._world.world_size > 1:
-            dist.all_reduce(needed, op=dist.ReduceOp.MAX)
-        return int(needed)
-
     def _learn(self, network: Network) -> Learner:
         return Learner(
             network,
@@ -272,18 +305,6 @@ class Trainer:
             sync_bn=self._training.sync_bn,
         )
 
-    def _masked_loss(self, num_classes: int) -> Callable[[Tensor, Minibatch], Tensor]:
-        """The strategy's loss with each row's logits at -inf outside its own task's classes."""
-        others = torch.ones(len(self._task_classes), num_classes, dtype=torch.bool)
-        for index, classes in enumerate(self._task_classes):
-            others[index, list(classes)] = False
-        others = others.to(self._world.device)
-
-        def loss(logits: Tensor, batch: Minibatch) -> Tensor:
-            return self._strategy.loss(logits.masked_fill(others[batch["task"]], -torch.inf), batch)
-
-        return loss
-
     def _rate_factor(self, epoch_share: float) -> float:
         return rate_factor(self._schedule, self._epochs + epoch_share, self._training.epochs)
 
@@ -294,3 +315,72 @@ class Trainer:
         """Rank 0 logs and draws between tasks: its peers wait here, not inside a collective with a short timeout."""
         if self._waiting_room is not None:
             dist.barrier(self._waiting_room)
+
+    def _remake(self, made_as: tuple[int, int], num_classes: int) -> Network:
+        """A network that will grow as the saved one would: how it was first made may decide the range of new rows."""
+        network = self._make_network(*made_as)
+        network.grow(num_classes, self._seed)
+        return network
+
+    # -- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the rest of the run depends on, between two steps; waits for the rehearsal's round in flight.
+
+        `trainer`, `model` and `optimizer` are alike on all ranks; `rank` is this rank's own.
+        """
+        learner, starting = self._learner, self._starting_network
+        assert learner is not None
+        assert starting is not None
+        learned = learner.state_dict()
+        return {
+            "trainer": {
+                "position": asdict(self.position),
+                "steps": self.steps,
+                "rows": self.rows,
+                "epochs": self._epochs,
+                "num_classes": learner.network.num_classes,
+                "made_as": self._made_as,
+                "started_as": self._started_as,
+                "history": self.history,
+                "scores": self.scores.state_dict(),
+                "clock": self.clock.state_dict(),
+                "interval": self._interval.state_dict(),
+            },
+            "model": {
+                **{f"network.{name}": value for name, value in learner.network.state_dict().items()},
+                **{f"starting.{name}": value for name, value in starting.state_dict().items()},
+            },
+            "optimizer": learned,
+            "rank": {
+                "statistics": learner.statistics(),
+                "loss_sum": self._loss_sum,
+                "augmentation": self._generator.get_state(),
+                "random": random_state(self._world.device),
+                "rehearsal": None if self._rehearsal is None else self._rehearsal.state_dict(),
+            },
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict` of the same rank, world size and configuration; before `run`. Collective."""
+        shared, own, weights = state["trainer"], state["rank"], state["model"]
+        self.position = Position(**shared["position"])
+        self.steps, self.rows, self._epochs = shared["steps"], shared["rows"], shared["epochs"]
+        self.history = shared["history"]
+        self.scores.load_state_dict(shared["scores"])
+        self.clock.load_state_dict(shared["clock"])
+        self._interval.load_state_dict(shared["interval"])
+        self._made_as, self._started_as = tuple(shared["made_as"]), tuple(shared["started_as"])
+        self._starting_network = self._remake(self._started_as, shared["num_classes"])
+        self._starting_network.load_state_dict(_below("starting.", weights))
+        self._learner = self._learn(self._remake(self._made_as, shared["num_classes"]))
+        self._learner.load_state_dict(state["optimizer"], _below("network.", weights), own["statistics"])
+        self._loss_sum.copy_(own["loss_sum"])
+        if self._rehearsal is not None:
+            self._rehearsal.load_state_dict(own["rehearsal"])
+        self._generator.set_state(own["augmentation"])
+        restore_random_state(own["random"], self._world.device)  # last: building networks may draw
+
+
+def _below(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}

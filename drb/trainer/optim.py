@@ -5,7 +5,9 @@ head has grown.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,6 +80,27 @@ def carry_state(
             key: _grown(value, before, parameter) if isinstance(value, Tensor) else value
             for key, value in old.state[before].items()
         }
+
+
+def named_state(optimizer: torch.optim.Optimizer, network: nn.Module) -> dict[str, dict[str, Any]]:
+    """The optimizer's state (momenta …) by the names of the parameters."""
+    parameters = network.named_parameters()
+    return {name: dict(optimizer.state[parameter]) for name, parameter in parameters if parameter in optimizer.state}
+
+
+def load_named_state(
+    state: Mapping[str, Mapping[str, Any]], optimizer: torch.optim.Optimizer, network: nn.Module
+) -> None:
+    """Take over what `named_state` gave, on each parameter's device and in its memory layout."""
+    for name, parameter in network.named_parameters():
+        if name in state:
+            optimizer.state[parameter] = {key: _placed(value, parameter) for key, value in state[name].items()}
+
+
+def _placed(value: Any, parameter: Tensor) -> Any:
+    if not isinstance(value, Tensor) or value.shape != parameter.shape:
+        return value  # one number, such as Adam's step, which optimizers keep on the CPU
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _grown(state: Tensor, before: Tensor, parameter: Tensor) -> Tensor:

@@ -18,6 +18,8 @@ from drb.models import Network
 from drb.scenarios.task import Task
 from drb.world import World
 
+_MATRICES = ("top1", "top5", "masked", "validation")
+
 
 class Scores:
     """Evaluates, and keeps what came out. Every evaluating method is collective."""
@@ -42,6 +44,10 @@ class Scores:
     @property
     def task_names(self) -> list[str]:
         return [task.name for task in self._seen]
+
+    def skip(self, task: Task) -> None:
+        """A task that was trained and evaluated before this run was resumed."""
+        self._seen.append(task)
 
     def before(self, task: Task, network: Network, starting_network: Network) -> None:
         """b[i] and, but for the first task, the zero-shot R[i-1][i]. Both networks' heads have already grown."""
@@ -101,6 +107,15 @@ class Scores:
         if self.validation.num_tasks:
             summary["validation_matrix"] = self.validation.rows()
         return summary
+
+    def state_dict(self) -> dict[str, Any]:
+        """The numbers; the tasks come from the stream again (`skip`)."""
+        return {name: getattr(self, name).state_dict() for name in _MATRICES} | {"losses": self.losses}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name in _MATRICES:
+            getattr(self, name).load_state_dict(state[name])
+        self.losses = state["losses"]
 
     def _evaluate(self, network: Network, task: Task, source: Source) -> Accuracy:
         return evaluate(

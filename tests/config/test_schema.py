@@ -64,7 +64,9 @@ def test_every_experiment_composes_and_is_valid(experiment):
     assert "training:" in to_yaml(config)
 
 
-@pytest.mark.parametrize("group", ["rehearsal", "optimizer", "schedule", "augmentation", "tracking", "strategy"])
+@pytest.mark.parametrize(
+    "group", ["rehearsal", "optimizer", "schedule", "augmentation", "checkpoint", "tracking", "strategy"]
+)
 def test_every_choice_of_the_other_groups_is_valid(group):
     for choice in names(group):
         config, _ = compose_config([f"{group}={choice}"], "id")

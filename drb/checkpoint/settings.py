@@ -1,0 +1,40 @@
+"""When a run is saved, and what it goes on from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from drb.limits import one_of_phrase, setting
+
+SIGNALS = ("USR1", "USR2", "TERM", "INT", "HUP")
+
+
+@dataclass
+class CheckpointSettings:
+    """Checkpoints in the run directory; see docs/checkpoints.md.
+
+    every_steps:   optimisation steps between two checkpoints; null none
+    every_minutes: by rank 0's clock; null none
+    at_task_end:   after each task's evaluation
+    keep_last:     older ones are deleted
+    resume:        auto (the newest good checkpoint of the run directory, if any), never, or a checkpoint's path
+    signals:       make the run save, leave the file INTERRUPTED and end with exit code 75
+    """
+
+    enabled: bool = True
+    every_steps: int | None = setting(None, at_least=1)
+    every_minutes: float | None = setting(None, above=0)
+    at_task_end: bool = True
+    keep_last: int = setting(2, at_least=1)
+    resume: str = "auto"
+    signals: list[str] = field(default_factory=lambda: ["USR2", "TERM"])
+
+
+def check_signals(names: Sequence[str]) -> None:
+    """Raises:
+    ValueError: not the name of a signal that can be used.
+    """
+    for name in names:
+        if name not in SIGNALS:
+            raise ValueError(f"checkpoint.signals must be names among {one_of_phrase(SIGNALS)}, got {name!r}")

@@ -1,0 +1,50 @@
+"""Whether a run may go on with another configuration: what decides the result must be as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+_MAY_CHANGE = (
+    "name",
+    "run_id",
+    "device",
+    "threads",
+    "timeout_s",
+    "dataset.root",
+    "dataset.workers",
+    "training.eval_batch_size",
+    "training.log_every",
+    "rehearsal.exchange",
+    "rehearsal.asynchronous",
+    "rehearsal.timeout_s",
+    "rehearsal.allow_duplicates",
+    "checkpoint",
+    "tracking",
+)
+
+
+def require_same_config(saved: Mapping[str, Any], now: Mapping[str, Any], where: str) -> None:
+    """Raises:
+    ValueError: naming the first setting that differs, with both values, unless it may.
+    """
+    before, after = dict(_flatten(saved)), dict(_flatten(now))
+    for key in [*after, *(before.keys() - after.keys())]:
+        may_change = any(key == free or key.startswith(f"{free}.") for free in _MAY_CHANGE)
+        if not may_change and before.get(key) != after.get(key):
+            raise ValueError(
+                f"{where} was made with {key}={_shown(before.get(key))}, this run has {_shown(after.get(key))}; go on "
+                "with the same, choose another run directory (hydra.run.dir) or start anew with checkpoint.resume=never"
+            )
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

@@ -1,0 +1,38 @@
+"""How many outputs a task needs, and which of them its samples may have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from drb.scenarios.task import Task
+from drb.types import Minibatch
+from drb.world import World
+
+Loss = Callable[[Tensor, Minibatch], Tensor]
+
+
+def outputs_needed(task: Task, world: World) -> int:
+    """1 + the largest label in the task, on any rank. Collective."""
+    sources = [task.train, task.test, *([task.validation] if task.validation is not None else [])]
+    largest = max(int(source.labels.max(initial=0)) for source in sources)
+    needed = torch.tensor(1 + max(largest, *task.classes), device=world.device)
+    if world.world_size > 1:
+        dist.all_reduce(needed, op=dist.ReduceOp.MAX)
+    return int(needed)
+
+
+def masked_loss(loss: Loss, classes_of_task: Sequence[Sequence[int]], num_classes: int, device: torch.device) -> Loss:
+    """A loss with each row's logits at -inf outside its own task's classes; minibatches carry `task`."""
+    others = torch.ones(len(classes_of_task), num_classes, dtype=torch.bool)
+    for index, classes in enumerate(classes_of_task):
+        others[index, list(classes)] = False
+    others = others.to(device)
+
+    def masked(logits: Tensor, batch: Minibatch) -> Tensor:
+        return loss(logits.masked_fill(others[batch["task"]], -torch.inf), batch)
+
+    return masked

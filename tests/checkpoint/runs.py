@@ -1,0 +1,120 @@
+"""Small training runs on W ranks, saved at every step, and what must be equal after one was resumed."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from drb.augment import Preprocess
+from drb.checkpoint import Checkpointer, CheckpointSettings, StopSignals
+from drb.datasets import load_dataset
+from drb.models import build_model
+from drb.rehearsal import Rehearsal
+from drb.scenarios import build_scenario
+from drb.seeding import derive_seed
+from drb.strategies import build_strategy
+from drb.trainer import Monitor, OptimizerSettings, ScheduleSettings, Trainer, TrainingSettings
+from drb.world import World
+
+IMAGE_SHAPE = (1, 6, 6)
+SEED = 5
+
+
+class Losses(Monitor):
+    """Keeps what would be logged, by step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.points: dict[int, tuple[float, float]] = {}
+
+    def log_interval(self, metrics: dict[str, float], rehearsal: Rehearsal | None, step: int) -> None:
+        assert step not in self.points
+        self.points[step] = (metrics["train/loss"], metrics["train/learning_rate"])
+
+
+def run(
+    rank: int, world_size: int, run_dir: Path, settings: CheckpointSettings | None, options: dict[str, Any]
+) -> dict[str, Any]:
+    """Train 3 tasks of 2 classes, going on from a checkpoint if there is one.
+
+    options: strategy, scenario, model, training, optimizer, schedule, rehearsal: each a dict or a name; `saver`: a
+    class to use for Checkpointer.
+    """
+    torch.manual_seed(rank)
+    world = World(rank, world_size)
+    strategy = build_strategy(options.get("strategy", "er"))
+    dataset = load_dataset("synthetic", image_shape=IMAGE_SHAPE, num_classes=6, num_train=198, num_test=60, seed=1)
+    monitor = Losses()
+    saver = None
+    if settings is not None:
+        saver = options.get("saver", Checkpointer)(settings, run_dir, world, signals=StopSignals([]), ask_every_s=0.0)
+    rehearsal = None
+    if strategy.uses_rehearsal:
+        given = {"capacity": 20, "exemplars": 3, "asynchronous": True} | options.get("rehearsal", {})
+        rehearsal = Rehearsal(**given, seed=SEED, batch_size=9, verbose=False)
+    trainer = Trainer(
+        build_scenario(
+            options.get("scenario", "class_incremental"),
+            dataset,
+            seed=SEED,
+            **options.get("stream", {"classes_per_task": 2}),
+        ),
+        lambda num_classes, task: build_model(
+            options.get("model", "mlp"), IMAGE_SHAPE, num_classes, seed=derive_seed(SEED, "weights", task)
+        ),
+        Preprocess(mean=[0.3], std=[0.3], crop_padding=1, flip=True),
+        strategy,
+        world=world,
+        training=TrainingSettings(**{"epochs": 2, "batch_size": 8, "log_every": 3} | options.get("training", {})),
+        optimizer=OptimizerSettings(**{"lr": 0.05, "momentum": 0.9} | options.get("optimizer", {})),
+        schedule=ScheduleSettings(**options.get("schedule", {})),
+        rehearsal=rehearsal,
+        monitor=monitor,
+        saver=saver,
+        seed=SEED,
+    )
+    saved = None if saver is None else saver.find()
+    if saved is not None:
+        trainer.load_state_dict(saved.state)
+    trainer.run()
+    result = {
+        "weights": _digest(trainer.network.state_dict()),
+        "scores": trainer.scores.state_dict(),
+        "losses": monitor.points,
+        "counts": [entry.get("counts") for entry in trainer.history],
+        "random": float(torch.rand(())),
+        "steps": (trainer.steps, trainer.rows),
+    }
+    if rehearsal is not None:
+        state = rehearsal.state_dict()
+        result["buffer"] = _digest(state["buffer"]) if "buffer" in state else None
+        result["ids"] = rehearsal.sample_ids().tolist()
+        result["rounds"] = rehearsal.stats()["rounds"]
+        rehearsal.close()
+    return result
+
+
+def _digest(state: Any) -> str:
+    """Of every bit of a nested state."""
+    digest = hashlib.blake2b(digest_size=8)
+    _feed(digest, state)
+    return digest.hexdigest()
+
+
+def _feed(digest: Any, state: Any) -> None:
+    if isinstance(state, dict):
+        for key in sorted(state):
+            digest.update(str(key).encode())
+            _feed(digest, state[key])
+    elif isinstance(state, torch.Tensor):
+        digest.update(state.contiguous().numpy().tobytes())
+    elif isinstance(state, np.ndarray):
+        digest.update(state.tobytes())
+    elif isinstance(state, np.generic):
+        digest.update(repr(state.item()).encode())
+    else:
+        digest.update(repr(state).encode())
