@@ -2,6 +2,8 @@
 
 Compared through the run's store, not by collectives on the settings themselves: that works when the ranks differ in
 what their collectives run on. One all_reduce of one integer tells everybody the outcome.
+
+Both functions need the default process group if there are several ranks, and every rank calls them in the same order.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ _UNSET = "unset"
 
 
 def check_same_settings(settings: Mapping[str, Any], world: World) -> None:
-    """Compare this rank's settings with rank 0's. Collective, on the default process group if there are several ranks.
+    """Compare this rank's settings with rank 0's. Collective.
 
     Args:
         settings: nested mappings of what JSON can hold.
@@ -43,6 +45,16 @@ def check_same_settings(settings: Mapping[str, Any], world: World) -> None:
     if culprit == world.rank:
         store.set(f"{_KEY}/differences", _sentence(world.rank, different, own, main))
     raise ValueError(store.get(f"{_KEY}/differences").decode())
+
+
+def value_of_main(name: str, value: str, world: World) -> str:
+    """Rank 0's value of what each rank has made up, such as a run's name. Collective."""
+    if world.world_size == 1:
+        return value
+    store = _default_store()
+    if world.is_main:
+        store.set(f"drb/{name}", value)
+    return str(store.get(f"drb/{name}").decode())
 
 
 def _sentence(rank: int, different: list[str], own: Mapping[str, str], main: Mapping[str, str]) -> str:

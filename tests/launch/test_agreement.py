@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ranks import run_ranks
 
-from drb.agreement import check_same_settings
+from drb.agreement import check_same_settings, value_of_main
 from drb.world import World
 
 
@@ -39,3 +39,12 @@ def test_many_differences_are_counted():
 
 def test_one_rank_has_nothing_to_compare():
     assert check_same_settings({"seed": object()}, World()) is None
+
+
+def made_up(rank, world_size):
+    return value_of_main("name", f"made up by {rank}", World(rank=rank, world_size=world_size))
+
+
+def test_what_rank_0_made_up_counts():
+    assert run_ranks(made_up, 3) == ["made up by 0"] * 3
+    assert made_up(0, 1) == "made up by 0"
