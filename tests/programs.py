@@ -59,3 +59,9 @@ class Running:
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
+
+
+def two_ranks(port: int, rank: int) -> dict[str, str]:
+    """What torchrun would set."""
+    place = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
+    return {**place, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from programs import TINY, TORCHRUN, TRAIN, Running, free_port
+from programs import TINY, TORCHRUN, TRAIN, Running, free_port, two_ranks
 
 # as many CUDA devices as the first argument says, but no driver: everything before a device is used runs as with them
 FAKE_DEVICES = """
@@ -16,12 +16,6 @@ torch.cuda.set_device = lambda device: None
 from drb.train import main
 sys.exit(main())
 """
-
-
-def two_ranks(port: int, rank: int) -> dict[str, str]:
-    """What torchrun would set."""
-    place = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
-    return {**place, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
 
 
 @pytest.mark.parametrize("num_devices", [0, 1])

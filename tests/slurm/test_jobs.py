@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from programs import TORCHRUN, Running
+from programs import TRAIN, Running, free_port, two_ranks
 from slurm.jobs import Cluster, Job
 
 TINY = ["experiment=digits", "tracking=none", "scenario.num_tasks=1", "training.epochs=1"]
-RUN = ["experiment=digits", "tracking=none", "scenario.num_tasks=3", "training.epochs=40"]  # seconds per task
+RUN = ["experiment=digits", "tracking=none", "scenario.num_tasks=3", "training.epochs=25"]  # seconds per task
 RESULTS = ("accuracy_matrix", "acc", "bwt", "forgetting", "samples", "steps", "world_size")
 
 
@@ -36,10 +36,11 @@ def interrupted(cluster: Cluster) -> Job:
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the same run gives on two ranks of this machine, without Slurm and never interrupted."""
-    folder = tmp_path_factory.mktemp("torchrun")
-    arguments = ["--nproc-per-node=2", "-m", "drb.train", *RUN, "hydra.run.dir=run"]
-    ended = Running([*TORCHRUN, *arguments], folder).wait(100)
-    assert ended.code == 0, ended.err
+    folder = tmp_path_factory.mktemp("local")
+    port = free_port()
+    ranks = [Running([*TRAIN, *RUN, "hydra.run.dir=run"], folder, **two_ranks(port, rank)) for rank in (0, 1)]
+    ended = [rank.wait(100) for rank in ranks]
+    assert [rank.code for rank in ended] == [0, 0], [rank.err for rank in ended]
     return results(json.loads((folder / "run/summary.json").read_text()))
 
 
@@ -72,8 +73,8 @@ def test_two_nodes_are_one_world_and_learn_what_torchrun_learns(cluster: Cluster
 
 
 def test_a_failing_rank_ends_the_job_within_seconds(cluster: Cluster):
-    job = cluster.submit("train.sbatch", *RUN)
-    job.wait_for(lambda: "after task 0" in job.output, 60)
+    job = cluster.submit("train_srun.sbatch", *RUN, "training.epochs=1000")
+    job.wait_for(lambda: "rounds asynchronous" in job.output, 60)
     killed = time.monotonic()
     os.kill(rank_process(job, 1), signal.SIGKILL)
     state = job.wait(30)
@@ -81,6 +82,18 @@ def test_a_failing_rank_ends_the_job_within_seconds(cluster: Cluster):
     assert state["JobState"] == "FAILED"
     assert state["ExitCode"] != "0:0"
     assert state["Restarts"] == "0"
+
+
+def test_a_preempted_job_checkpoints_and_restarts_are_capped(cluster: Cluster):
+    job = cluster.submit("train.sbatch", *RUN, "training.epochs=1000", DRB_MAX_RESTARTS="0")
+    job.wait_for(lambda: "rounds asynchronous" in job.output, 60)
+    job.signal("TERM")  # to the steps but not to the batch script, as a preemption with grace time does
+    assert job.wait(30)["JobState"] == "FAILED", job.output
+    assert job.output.splitlines()[-1] == (
+        "drb: error: interrupted, and not requeued again after 0 restarts (DRB_MAX_RESTARTS=0)"
+    )
+    assert (job.run_dir / "INTERRUPTED").exists()
+    assert list((job.run_dir / "checkpoints").glob("step-*"))
 
 
 def test_an_array_runs_one_seed_per_job(cluster: Cluster):
