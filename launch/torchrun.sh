@@ -58,7 +58,7 @@ if ((NNODES > 1)); then
     MEETING=(--nnodes="$NNODES" --rdzv-backend=c10d --rdzv-endpoint="$RDZV_ENDPOINT" --rdzv-id="$RDZV_ID")
     [[ -z ${LOCAL_ADDR:-} ]] || MEETING+=(--local-addr="$LOCAL_ADDR")
 else
-    MEETING=(--standalone)
+    MEETING=(--standalone --local-addr="${LOCAL_ADDR:-localhost}") # laptops may not know their own name
 fi
 exec "$PYTHON" -m torch.distributed.run "${MEETING[@]}" --nproc-per-node="$NPROC_PER_NODE" \
     --max-restarts="${MAX_RESTARTS:-0}" -m drb.train run_id="$RDZV_ID" "$@"
