@@ -14,7 +14,8 @@ from drb.admission import build_admission
 from drb.buffer import COLUMN_BYTES, Buffer, spare_rows
 from drb.capacity import capacity_of_rank
 from drb.engine import AsyncEngine, Engine, InlineEngine
-from drb.exchange import CollectiveExchange, Exchange, LoopbackExchange, Peers, SharedExchange
+from drb.exchange import CollectiveExchange, Exchange, LoopbackExchange, Peers, RmaExchange, SharedExchange
+from drb.mpi import load_mpi
 from drb.proportions import build_proportions
 from drb.record import RecordSpec
 from drb.round import RoundResult, RoundRunner, UnevenError
@@ -149,8 +150,8 @@ def _choose_exchange(settings: RehearsalSettings, nodes: list[object]) -> tuple[
     """The exchange and the reason, alike on all ranks."""
     num_nodes = len(set(nodes))
     if len(nodes) == 1:
-        if settings.exchange not in ("auto", "loopback", "collective", "shared"):
-            raise ValueError(f"exchange={settings.exchange} is not available")
+        if settings.exchange == "rma":
+            load_mpi("exchange=rma")  # what one rank does not need, more will
         return "loopback", "exchange loopback (one rank)"
     if settings.exchange == "loopback":
         raise ValueError(f"exchange=loopback serves one rank, there are {len(nodes)}; use exchange=auto")
@@ -172,6 +173,8 @@ def _build_exchange(
         return LoopbackExchange(int(rows_per_rank[0]), words)
     if kind == "shared":
         return SharedExchange(peers, rows_per_rank, capacities, words)
+    if kind == "rma":
+        return RmaExchange(peers, rows_per_rank, capacities, words)
     return CollectiveExchange(peers, int(rows_per_rank[peers.rank]), words, exemplars)
 
 

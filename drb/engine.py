@@ -12,6 +12,8 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, Protocol, TypeVar
 
+from drb.failure import GRACE_S
+
 T = TypeVar("T")
 
 
@@ -24,7 +26,9 @@ class Engine(Protocol[T]):
         """Wait for the round handed in last; raises what it raised. TimeoutError if it takes longer."""
         ...
 
-    def close(self) -> None: ...
+    def close(self, wait: bool = True) -> None:
+        """wait: for the round in flight, if any; otherwise for a moment only."""
+        ...
 
 
 class InlineEngine(Generic[T]):
@@ -42,13 +46,16 @@ class InlineEngine(Generic[T]):
         value: T = _value(outcome)
         return value
 
-    def close(self) -> None:
+    def close(self, wait: bool = True) -> None:
         self._outcome = None
 
 
 class AsyncEngine(Generic[T]):
-    """Owns one worker thread, which exits with `close`. It is a daemon: a round stuck on a dead peer cannot keep a
-    failing process alive."""
+    """Owns one worker thread, which ends with `close`.
+
+    It is a daemon, so that a round stuck on a dead peer cannot keep a failing process alive. But a process that ends
+    well must wait for it: a thread that is cut off inside torch at exit takes the process down with SIGABRT.
+    """
 
     is_async = True
 
@@ -69,9 +76,9 @@ class AsyncEngine(Generic[T]):
         value: T = _value(outcome)
         return value
 
-    def close(self) -> None:
-        """Let the worker end after the round in flight, if any; does not wait for it."""
+    def close(self, wait: bool = True) -> None:
         self._calls.put(None)
+        self._worker.join(None if wait else GRACE_S)
 
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:

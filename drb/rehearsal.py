@@ -66,7 +66,7 @@ class Rehearsal:
         candidates: samples per minibatch that are considered for admission; only for random_replacement.
         admission: reservoir, class_balanced, random_replacement or fifo.
         proportions: uniform, stream or balanced; see `drb.proportions`.
-        exchange: auto, loopback, collective or shared; see `drb.exchange`.
+        exchange: auto, loopback, collective, shared or rma (one-sided MPI reads); see `drb.exchange`.
         stratum: the integer field by which exemplars are counted, if there is one.
         sample_id: the int64 field that identifies samples in the whole stream; "arrival": every offer is new.
         asynchronous: True: rounds on a worker thread; False: inline; "auto": whichever is cheaper. The result is
@@ -262,6 +262,8 @@ class Rehearsal:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next steps depend on, as arrays, numbers and strings. Waits for the round in flight."""
+        if self._closed:
+            raise ValueError("this rehearsal has ended and its memory is gone; take its state before close()")
         if self._turns is None:
             return dict(self._saved) if self._saved is not None else {"format": 1, "round": -1}
         return {
@@ -304,11 +306,13 @@ class Rehearsal:
         if self._closed:
             return
         self._closed = True
+        together = False
         try:
             self._say_farewell()
+            together = True
         finally:
             if self._turns is not None:
-                self._turns.release()
+                self._turns.release(together)
 
     def __enter__(self) -> Self:
         return self
@@ -323,7 +327,7 @@ class Rehearsal:
             self._closed = True
             if self._turns is not None:
                 cause = self._turns.cause_of(error)
-                self._turns.release()
+                self._turns.release(together=False)
                 if cause is not None:
                     raise cause from error
 

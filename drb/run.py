@@ -57,7 +57,7 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
         return
     if not world.is_main:
         _be_silent()
-    with open_world(world, config.timeout_s), ExitStack() as stack:
+    with open_world(world, config.timeout_s, config.start_timeout_s), ExitStack() as stack:
         # each rank makes up a run_id and with it a directory, unless they are given: rank 0's count
         check_same_settings({**dataclasses.asdict(config), "run_id": None}, world)
         run_dir = Path(value_of_main("run_dir", str(run_dir), world))

@@ -41,6 +41,7 @@ class Turns:
         self._round = -1
         self._in_flight = False
         self._ready: RoundResult | None = None  # a result that was waited for before it was needed
+        self._is_stuck = False  # a round has not ended in any time that it may take
         self._statuses: EarlyNews[Int64Array] | None = EarlyNews() if settings.uneven == "stop" else None
 
     def take(self, minibatch: Minibatch) -> RoundResult | None:
@@ -71,8 +72,7 @@ class Turns:
         if not self.parts.buffer.lacks_late_fields:
             self.parts.buffer.commit()
         self._submit(FINISHED)
-        self._in_flight = False
-        result = self.parts.engine.result(self._longest_round_s)
+        result = self._result()
         if result.someone_goes_on and self._is_error_if_uneven:
             raise result.uneven()
 
@@ -90,10 +90,10 @@ class Turns:
             return None
         return result.uneven() if result.someone_finished else None
 
-    def release(self) -> None:
-        """Let go of threads and memory; waits for nobody."""
-        self.parts.engine.close()
-        self.parts.exchange.close()
+    def release(self, together: bool) -> None:
+        """Let go of threads and memory. together: all ranks ended well, so they may wait for one another."""
+        self.parts.engine.close(wait=not self._is_stuck and (together or not self._in_flight))
+        self.parts.exchange.close(together)
 
     def state_dict(self) -> dict[str, Any]:
         """Waits for the round in flight."""
@@ -129,12 +129,18 @@ class Turns:
             return result
         if not self._in_flight:
             return None
-        start = time.perf_counter()
-        self._in_flight = False
-        try:
-            result = self.parts.engine.result(self._longest_round_s)
-        finally:
-            self.wait_seconds += time.perf_counter() - start
+        result = self._result()
         if result.someone_finished and self._is_error_if_uneven:
             raise result.uneven()
         return result
+
+    def _result(self) -> RoundResult:
+        start = time.perf_counter()
+        self._in_flight = False
+        try:
+            return self.parts.engine.result(self._longest_round_s)
+        except TimeoutError:
+            self._is_stuck = True
+            raise
+        finally:
+            self.wait_seconds += time.perf_counter() - start

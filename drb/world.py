@@ -1,4 +1,4 @@
-"""Who this process is among its peers. The only reader of launchers' environment variables."""
+"""Who this process is among its peers. The only reader of the environment; see `launchers` for what is in it."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]  # not in its stubs
+
+from drb.launchers import Place, read_place
+from drb.rendezvous import open_store
 
 
 @dataclass(frozen=True)
-class World:
-    """This process's place in the run.
+class World(Place):
+    """This process's place in the run, and what it runs on.
 
     node names the machine (host name and boot id), so that ranks that share memory can find each other.
     """
 
-    rank: int = 0
-    world_size: int = 1
-    local_rank: int = 0
-    local_world_size: int = 1
     node: str = "localhost"
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
@@ -50,49 +50,55 @@ def detect_world(device: str = "auto", env: Mapping[str, str] | None = None) -> 
     Raises:
         ValueError: variables that contradict each other, or a device that is not there.
     """
-    env = os.environ if env is None else env
-    rank, world_size = _int(env, "RANK", 0), _int(env, "WORLD_SIZE", 1)
-    local_rank, local_world_size = _int(env, "LOCAL_RANK", 0), _int(env, "LOCAL_WORLD_SIZE", 1)
-    if not 0 <= rank < world_size:
-        raise ValueError(f"RANK={rank} is not in [0, WORLD_SIZE={world_size}); start with torchrun or set both")
-    return World(rank, world_size, local_rank, local_world_size, node_name(), _device(device, local_rank))
+    place = read_place(os.environ if env is None else env)
+    return World(**vars(place), node=node_name(), device=_device(device, place))
 
 
 @contextlib.contextmanager
-def open_world(world: World, timeout_s: float = 600.0) -> Iterator[World]:
+def open_world(world: World, timeout_s: float = 600.0, start_timeout_s: float = 60.0) -> Iterator[World]:
     """Open the default process group (NCCL on CUDA, Gloo on CPU) and close it at the end.
 
-    One rank without a launcher needs no group. timeout_s bounds every collective.
+    One rank needs no group. start_timeout_s bounds the wait for all ranks to arrive, timeout_s every collective.
+
+    Raises:
+        ValueError: the ranks cannot meet. PeerError: some did not arrive.
     """
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)
     if world.world_size == 1:
         yield world
         return
+    store = open_store(world, world.node, start_timeout_s)
+    timeout = timedelta(seconds=timeout_s)
+    store.set_timeout(timeout)
     backend = "cpu:gloo,cuda:nccl" if world.device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s), rank=world.rank, world_size=world.world_size)
+    dist.init_process_group(
+        backend,
+        store=PrefixStore("default_pg", store),
+        timeout=timeout,
+        rank=world.rank,
+        world_size=world.world_size,
+    )
     try:
         yield world
     finally:
         dist.destroy_process_group()
 
 
-def _int(env: Mapping[str, str], name: str, default: int) -> int:
-    text = env.get(name, "")
-    if not text:
-        return default
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"the environment variable {name} must be an integer, got {text!r}") from None
-
-
-def _device(name: str, local_rank: int) -> torch.device:
+def _device(name: str, place: Place) -> torch.device:
     if name not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device must be auto, cpu or cuda, got {name!r}")
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "cpu" or (name == "auto" and available == 0):
         return torch.device("cpu")
+    if place.local_rank is None and place.world_size > 1:
+        raise ValueError(
+            f"{place.launcher} does not say which rank of its node this is, so it cannot be given a CUDA device; "
+            "start with torchrun or srun, or set device=cpu"
+        )
+    if place.own_gpu and available == 1:
+        return torch.device("cuda", 0)
+    local_rank = place.local_rank or 0
     if local_rank >= available:
         raise ValueError(
             f"local rank {local_rank} needs a CUDA device of its own, but this machine shows {available}; "

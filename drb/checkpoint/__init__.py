@@ -5,7 +5,7 @@ global generators; `Checkpointer` is what a trainer talks to. No file holds a pi
 """
 
 from drb.checkpoint.agreement import StopSignals
-from drb.checkpoint.checkpointer import MARKER, Checkpointer, Interrupted, NoCheckpoints, Saved, Saver
+from drb.checkpoint.checkpointer import MARKER, Checkpointer, Interrupted, NoCheckpoints, Saved, Saver, State
 from drb.checkpoint.format import CheckpointError
 from drb.checkpoint.randomness import random_state, restore_random_state
 from drb.checkpoint.settings import CheckpointSettings, check_signals
@@ -19,6 +19,7 @@ __all__ = [
     "NoCheckpoints",
     "Saved",
     "Saver",
+    "State",
     "StopSignals",
     "check_signals",
     "random_state",

@@ -70,5 +70,5 @@ def _check_rehearsal(config: TrainConfig, world_size: int) -> None:
     if rehearsal.exchange == "loopback" and world_size > 1:
         raise ValueError(
             f"rehearsal.exchange=loopback is for one rank, but this run has {world_size}; "
-            "choose auto, collective or shared"
+            "choose auto, collective, shared or rma"
         )

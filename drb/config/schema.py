@@ -119,7 +119,7 @@ class RehearsalConfig:
     candidates: int | None = setting(None, at_least=1)
     admission: str = setting("reservoir", one_of=("reservoir", "class_balanced", "random_replacement", "fifo"))
     proportions: str = setting("uniform", one_of=("uniform", "stream", "balanced"))
-    exchange: str = setting("auto", one_of=("auto", "loopback", "collective", "shared"))
+    exchange: str = setting("auto", one_of=("auto", "loopback", "collective", "shared", "rma"))
     stratum: str | None = "label"
     asynchronous: bool | str = setting("auto", one_of=("auto", True, False))
     min_fill: int = setting(1, at_least=0)
@@ -162,6 +162,7 @@ class TrainConfig:
     run_id:    the run directory's name, unless hydra.run.dir is given; null makes one of strategy and time
     threads:   of PyTorch on the CPU, per rank; null leaves its default (all cores, or OMP_NUM_THREADS)
     timeout_s: of every collective of the training ranks, in seconds
+    start_timeout_s: how long ranks wait for one another at the start, in seconds
     """
 
     name: str | None = None
@@ -170,6 +171,7 @@ class TrainConfig:
     device: str = setting("auto", one_of=("auto", "cpu", "cuda"))
     threads: int | None = setting(None, at_least=1)
     timeout_s: float = setting(600.0, above=0)
+    start_timeout_s: float = setting(60.0, above=0)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     scenario: ScenarioConfig = field(default_factory=ScenarioConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

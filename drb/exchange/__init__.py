@@ -6,8 +6,18 @@ from drb.exchange.base import Exchange
 from drb.exchange.collective import CollectiveExchange
 from drb.exchange.loopback import LoopbackExchange
 from drb.exchange.peers import Peers, open_peers
+from drb.exchange.rma import RmaExchange
 from drb.exchange.shared import SharedExchange
 
-EXCHANGES = ("auto", "loopback", "collective", "shared")
+EXCHANGES = ("auto", "loopback", "collective", "shared", "rma")
 
-__all__ = ["EXCHANGES", "CollectiveExchange", "Exchange", "LoopbackExchange", "Peers", "SharedExchange", "open_peers"]
+__all__ = [
+    "EXCHANGES",
+    "CollectiveExchange",
+    "Exchange",
+    "LoopbackExchange",
+    "Peers",
+    "RmaExchange",
+    "SharedExchange",
+    "open_peers",
+]

@@ -89,5 +89,5 @@ class CollectiveExchange:
         """If one rank alone holds exemplars, it sends r to everyone."""
         return self._peers.world_size * self._max_exemplars * self._words * 8 + 2 * self._requests.nbytes
 
-    def close(self) -> None:
+    def close(self, together: bool = False) -> None:
         pass

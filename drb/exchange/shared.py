@@ -69,7 +69,7 @@ class SharedExchange:
         first = np.repeat(self._first_entry + self._peer_version * self._num_entries, per_owner)
         np.take(self._all_rows, self._tables[first + positions], axis=0, out=out, mode="clip")
 
-    def close(self) -> None:
+    def close(self, together: bool = False) -> None:
         """The memory goes with the last view of it; the name is long gone."""
         self._segment.unlink()
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from drb.augment import Preprocess
-from drb.checkpoint import Checkpointer, CheckpointSettings, StopSignals
+from drb.checkpoint import Checkpointer, CheckpointSettings, State, StopSignals
 from drb.datasets import load_dataset
-from drb.models import build_model
+from drb.models import Network, build_model
+from drb.models.network import GrowingHead
 from drb.rehearsal import Rehearsal
 from drb.scenarios import build_scenario
 from drb.seeding import derive_seed
@@ -22,6 +26,33 @@ from drb.world import World
 
 IMAGE_SHAPE = (1, 6, 6)
 SEED = 5
+
+
+class SaverAt(Checkpointer):
+    """Saves after these steps (and, if told to, at the ends of tasks); with `every_steps=1`."""
+
+    steps: frozenset[int] = frozenset()
+
+    def visit(self, step: int, state: Callable[[], State]) -> None:
+        if step in self.steps:
+            super().visit(step, state)
+
+
+class SmallBatchNorm(nn.Sequential):
+    """A body with what global generators and ranks' own statistics decide: dropout and batch norm."""
+
+    def __init__(self) -> None:
+        layers = (nn.Flatten(), nn.Linear(36, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3))
+        super().__init__(*layers)
+
+
+def make_network(name: str, num_classes: int, task: int) -> Network:
+    seed = derive_seed(SEED, "weights", task)
+    if name != "batch_norm":
+        return build_model(name, IMAGE_SHAPE, num_classes, seed=seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Network(SmallBatchNorm(), GrowingHead(16, num_classes, seed=seed))
 
 
 class Losses(Monitor):
@@ -41,8 +72,7 @@ def run(
 ) -> dict[str, Any]:
     """Train 3 tasks of 2 classes, going on from a checkpoint if there is one.
 
-    options: strategy, scenario, model, training, optimizer, schedule, rehearsal: each a dict or a name; `saver`: a
-    class to use for Checkpointer.
+    options: of what differs from the defaults here; save_at: steps.
     """
     torch.manual_seed(rank)
     world = World(rank, world_size)
@@ -51,11 +81,12 @@ def run(
     monitor = Losses()
     saver = None
     if settings is not None:
-        saver = options.get("saver", Checkpointer)(settings, run_dir, world, signals=StopSignals([]), ask_every_s=0.0)
+        saver = SaverAt(settings, run_dir, world, signals=StopSignals([]))
+        saver.steps = frozenset(options.get("save_at", ()))
     rehearsal = None
     if strategy.uses_rehearsal:
-        given = {"capacity": 20, "exemplars": 3, "asynchronous": True} | options.get("rehearsal", {})
-        rehearsal = Rehearsal(**given, seed=SEED, batch_size=9, verbose=False)
+        given = {"capacity": 20, "exemplars": 3, "asynchronous": True, "batch_size": 9} | options.get("rehearsal", {})
+        rehearsal = Rehearsal(**given, seed=SEED, verbose=False)
     trainer = Trainer(
         build_scenario(
             options.get("scenario", "class_incremental"),
@@ -63,9 +94,7 @@ def run(
             seed=SEED,
             **options.get("stream", {"classes_per_task": 2}),
         ),
-        lambda num_classes, task: build_model(
-            options.get("model", "mlp"), IMAGE_SHAPE, num_classes, seed=derive_seed(SEED, "weights", task)
-        ),
+        partial(make_network, options.get("model", "mlp")),
         Preprocess(mean=[0.3], std=[0.3], crop_padding=1, flip=True),
         strategy,
         world=world,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from ranks import run_ranks
 
-from drb.exchange import CollectiveExchange, LoopbackExchange, SharedExchange, collective, open_peers
+from drb.exchange import CollectiveExchange, LoopbackExchange, RmaExchange, SharedExchange, collective, open_peers
 
 WORDS = 5
 CAPACITIES = [6, 0, 3, 9]  # a rank may hold nothing
@@ -19,6 +19,8 @@ def build(name, world_size):
     peers = open_peers(None, 30.0)
     if name == "shared":
         return SharedExchange(peers, 2 * capacities, capacities, WORDS)
+    if name == "rma":  # tests/mpi runs it
+        return RmaExchange(peers, 2 * capacities, capacities, WORDS)
     if name == "counts first":  # what many ranks need
         collective.FIXED_REQUEST_BYTES = 0
     return CollectiveExchange(peers, 2 * int(capacities[peers.rank]), WORDS, max_exemplars=8)
@@ -55,7 +57,7 @@ def use(rank, world_size, name):
         expected = [[k, min(round_, 1), p] for k, p in asked]
         if out[:, :3].tolist() != expected:
             wrong.append(("fetch", round_, out[:, :3].tolist(), expected))
-    exchange.close()
+    exchange.close(together=True)
     return wrong
 
 

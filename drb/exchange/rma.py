@@ -1,0 +1,75 @@
+"""Rows by one-sided MPI reads: straight from the owner's memory, which its process has no part in.
+
+Each rank's window holds its rows and two position tables, written in turn. A round reads the owners' tables, then the
+rows they point at. The sizes exchange is the barrier, over Gloo: it has timeouts and names who failed, where an MPI
+collective would wait for a dead peer for ever. That neither a table nor a row changes while it is read follows from
+it as in `shared`; `Win.Sync` on both sides of it orders each rank's own stores and loads.
+
+A window, in 64-bit words: the rank's rows; table A; table B.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from drb.exchange.peers import Peers
+from drb.exchange.window import Window
+from drb.failure import PeerError
+from drb.types import Int64Array
+
+
+class RmaExchange:
+    """rows_per_rank, capacities: int64 [W], known to all ranks. All ranks must be in one MPI world."""
+
+    name = "rma"
+
+    def __init__(self, peers: Peers, rows_per_rank: Int64Array, capacities: Int64Array, words: int) -> None:
+        self._peers = peers
+        self._words = words
+        num_rows, capacity = int(rows_per_rank[peers.rank]), int(capacities[peers.rank])
+        self._window = Window(peers, num_rows * words + 2 * capacity)
+        memory = self._window.words
+        self.rows = memory[: num_rows * words].reshape(num_rows, words)
+        self._tables = memory[num_rows * words :].reshape(2, capacity)
+        self._version = 0
+        self._peer_tables: Int64Array = rows_per_rank * words  # where each rank's table lies in its window
+        self._first_tables = self._peer_tables
+        self._capacities = capacities
+
+    def publish(self, table: Int64Array, changed: bool) -> None:
+        """Write the table peers are not reading; they learn which one by the announcement."""
+        if changed:
+            self._version ^= 1
+            self._tables[self._version, : len(table)] = table
+
+    def announce(self, message: Int64Array) -> Int64Array:
+        self._window.sync()
+        messages = self._peers.announce(np.append(message, self._version))
+        self._window.sync()
+        self._peer_tables = self._first_tables + messages[:, -1] * self._capacities
+        return messages[:, :-1]
+
+    def share(self, values: Int64Array, lengths: Int64Array) -> list[Int64Array]:
+        return self._peers.share(values, lengths)
+
+    def fetch(self, per_owner: Int64Array, positions: Int64Array, out: Int64Array) -> None:
+        owners = np.repeat(np.arange(len(per_owner)), per_owner)
+        rows: Int64Array = np.empty((len(positions), 1), np.int64)
+        self._peers.run("indices", lambda: self._window.read(owners, self._peer_tables[owners] + positions, rows))
+        self._peers.run("rows", lambda: self._window.read(owners, rows[:, 0] * self._words, out))
+
+    @property
+    def staging_bytes(self) -> int:
+        """The position tables in the window."""
+        return self._tables.nbytes
+
+    def close(self, together: bool = False) -> None:
+        """Only together is the window freed: MPI frees it collectively, and would wait for a dead peer for ever."""
+        if not together:
+            return
+        try:
+            self._peers.barrier("end")
+        except PeerError:
+            return
+        self.rows = self._tables = np.empty((0, 0), np.int64)
+        self._window.free()

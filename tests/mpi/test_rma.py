@@ -1,0 +1,104 @@
+"""exchange=rma on ranks that a real mpiexec has started: the contract of all exchanges, and the same results."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import numpy as np
+import pytest
+from distributed.test_ends import lose_a_peer, uneven
+from distributed.test_equality import CASES, train
+from distributed.test_exchange_contract import use
+from mpi.launch import missing, run_mpi
+from ranks import run_ranks
+
+from drb.exchange import open_peers
+from drb.exchange.window import Window
+
+pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "MPI is there")
+
+
+@pytest.mark.parametrize(("world_size", "cases"), [(2, CASES[2:3]), (4, CASES[:1])], ids=["2", "4"])
+def test_contract_and_equality_with_collective(world_size, cases, tmp_path):
+    calls = [(train, (asynchronous, "rma", *case, asynchronous)) for case in cases for asynchronous in (False, True)]
+    contract, *trained = run_mpi(world_size, (use, ("rma",)), *calls, tmp_path=tmp_path)
+    assert contract == [[]] * world_size
+    for case, inline, asynchronous in zip(cases, trained[::2], trained[1::2], strict=True):
+        assert inline == asynchronous == run_ranks(train, world_size, False, "collective", *case, False)
+
+
+def windows(rank, world_size):
+    """Reads of several owners and widths at once, freed and made anew."""
+    peers, wrong = open_peers(None, 20.0), 0
+    for size in (0, 5000 + rank):
+        window = Window(peers, size)
+        window.words[:] = np.arange(size) * 10 + rank
+        window.sync()
+        peers.barrier("filled")
+        window.sync()
+        if size:
+            owners, offsets = np.array([0, 0, world_size - 1]), np.array([7, 0, 4000])
+            out = np.empty((3, 900), np.int64)
+            window.read(owners, offsets, out)
+            wrong += int((out != (offsets[:, None] + np.arange(900)) * 10 + owners[:, None]).sum())
+        peers.barrier("read")
+        window.free()
+    return wrong
+
+
+def too_large(rank, world_size):
+    try:
+        Window(open_peers(None, 20.0), 1 << (50 if rank == 1 else 10))
+    except ValueError as error:
+        return str(error)
+
+
+def without_shared_memory(rank, world_size):
+    import drb.exchange.window
+
+    drb.exchange.window._free_shared_bytes = lambda: 0
+    return windows(rank, world_size)
+
+
+def test_windows(tmp_path):
+    calls = [(windows, ()), (without_shared_memory, ()), (too_large, ()), (uneven, ("error", "rma"))]
+    whole, private, refused, told = run_mpi(3, *calls, tmp_path=tmp_path)
+    assert whole == private == [0, 0, 0]
+    assert all("needs 8388608.00 GiB of memory" in message for message in refused)
+    assert all("ranks [1] stopped after 6 steps while ranks [0, 2] go on" in message for message in told)
+
+
+def lose_and_say(rank, world_size):
+    message, seconds = lose_a_peer(rank, world_size, "rma", signal.SIGKILL, 3.0)
+    print(f"rank {rank} after {seconds:.0f} s: {message}", flush=True)
+    os._exit(3)  # as the program does: MPI_Finalize would wait for the dead
+
+
+@pytest.mark.parametrize("option", [(), ("-disable-auto-cleanup",)], ids=["ended by mpiexec", "left alone"])
+def test_a_killed_rank_ends_the_others_in_time_and_is_named(option, tmp_path):
+    with pytest.raises(AssertionError) as failure:
+        run_mpi(3, (lose_and_say, ()), tmp_path=tmp_path, timeout=30, options=option)
+    output = str(failure.value)
+    assert "did not end in" not in output
+    # left alone, the first survivor to end may take the others with it
+    assert ("rank 1 did not arrive" if option else "BAD TERMINATION") in output
+
+
+def refusal(rank, world_size):
+    try:
+        Window(open_peers(None, 20.0), 1000)
+    except ValueError as error:
+        return str(error)
+
+
+def test_ranks_that_mpi_did_not_start_are_refused():
+    for message in run_ranks(refusal, 2):
+        assert message.startswith("exchange=rma needs all ranks in one MPI world, but MPICH")
+        assert "sees 2 worlds of 1" in message
+
+
+def test_reads_that_need_the_owners_help_are_refused(tmp_path):
+    over_tcp = {"MPIR_CVAR_NOLOCAL": "1", "UCX_TLS": "tcp", "FI_PROVIDER": "tcp"}
+    (messages,) = run_mpi(2, (refusal, ()), tmp_path=tmp_path, **over_tcp)
+    assert all("MPIR_CVAR_ASYNC_PROGRESS=1" in message for message in messages)
