@@ -214,7 +214,9 @@ class Rehearsal:
             "capacity_total": int(parts.capacities.sum()),
             "stored": parts.buffer.size,
             "stored_total": parts.runner.union_size,
-            "distinct_total": self._stored_and_distinct[1] if self._stored_and_distinct else None,
+            "distinct_total": self._stored_and_distinct[1]
+            if self._stored_and_distinct
+            else self._earlier.get("distinct_total"),
             "bytes_per_rank": sum(parts.memory_bytes().values()),
             "extend_seconds": self._extend_seconds,
             "wait_seconds": self._turns.wait_seconds,

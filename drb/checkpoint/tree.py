@@ -17,9 +17,17 @@ _TENSOR, _ARRAY = "$tensor", "$array"
 
 
 def split(state: Any) -> tuple[dict[str, Tensor], Any]:
-    """The state's tensors by name, on the CPU, contiguous, sharing no memory with one another; and the JSON."""
+    """The state's tensors by name, on the CPU, contiguous; and the JSON.
+
+    They share memory with the state, not with one another (as tied weights do): safetensors would refuse that.
+    """
     tensors: dict[str, Tensor] = {}
     skeleton = _split(state, "", tensors)
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        memory = tensor.untyped_storage().data_ptr()
+        tensors[name] = tensor.clone() if memory in seen and memory else tensor
+        seen.add(memory)
     return tensors, skeleton
 
 
@@ -44,11 +52,10 @@ def _split(state: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(state, np.generic):
         return state.item()
     if isinstance(state, np.ndarray):
-        tensors[path] = torch.from_numpy(np.array(state, order="C"))
+        tensors[path] = torch.from_numpy(np.ascontiguousarray(state).reshape(state.shape))
         return {_ARRAY: path}
     if isinstance(state, Tensor):
-        # a copy: the files may be written while training goes on, and tied weights share memory
-        tensors[path] = state.detach().to("cpu", copy=True).contiguous()
+        tensors[path] = state.detach().cpu().contiguous()
         return {_TENSOR: path}
     if state is None or isinstance(state, (bool, int, float, str)):
         return state

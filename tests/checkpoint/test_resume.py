@@ -36,8 +36,13 @@ JOBS: dict[str, dict[str, Any]] = {
         "rehearsal": {"proportions": "stream", "admission": "fifo", "batch_size": 33},
         "save_at": (3, 5),
     },
-    "finetune": {"strategy": "finetune", "model": "batch_norm", "save_at": (4, 10, 17)},
-    "from scratch": {"strategy": "from_scratch", "model": "batch_norm", "save_at": (3, 18)},
+    "finetune": {"strategy": "finetune", "model": "batch_norm", "training": {"batch_size": 11}, "save_at": (2, 6, 10)},
+    "from scratch": {
+        "strategy": "from_scratch",
+        "model": "batch_norm",
+        "training": {"batch_size": 11},
+        "save_at": (2, 14),
+    },
 }
 
 
@@ -75,8 +80,8 @@ def checked(world_size: int, jobs: dict[str, dict[str, Any]]) -> list[int]:
     """Runs the jobs; how many checkpoints each was resumed from."""
     with tempfile.TemporaryDirectory() as folder:
         per_rank = run_ranks(compare, world_size, folder, jobs, timeout=110)
-    assert per_rank == [dict.fromkeys(differences, []) for differences in per_rank]
-    return [int(name.rsplit(", ")[1].split()[0]) for name in per_rank[0]]
+    assert per_rank == [{name: [] for name in differences} for differences in per_rank]
+    return [int(name.split()[-2]) for name in per_rank[0]]
 
 
 def test_two_ranks_resume_bit_identically_wherever_they_were_stopped():

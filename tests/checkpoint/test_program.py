@@ -1,0 +1,186 @@
+"""The program: stopped by a signal, started again by the same command."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import drb.run
+from drb.checkpoint import CheckpointError
+from drb.config import TrainConfig, compose_config
+from drb.tracking.store import connect
+from drb.trainer import Monitor
+from drb.world import World
+
+ROOT = Path(__file__).resolve().parents[2]
+SETTINGS = [
+    "experiment=digits",
+    "tracking=none",
+    "training.epochs=12",
+    "training.log_every=7",
+    "optimizer.momentum=0.9",
+]
+
+
+def launch(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "drb.train"]
+    return subprocess.Popen(
+        [*launcher, *SETTINGS, *arguments], cwd=folder, env=environment, stdout=-1, stderr=-1, text=True
+    )
+
+
+def children(pid: int) -> list[int]:
+    """Processes whose parent this is, oldest first."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rsplit(")", 1)[1].split()
+        except OSError:  # it has just ended
+            continue
+        if int(fields[1]) == pid:
+            found.append(int(stat.parent.name))
+    return sorted(found)
+
+
+def summary(run_dir: Path) -> dict:
+    return json.loads((run_dir / "summary.json").read_text())
+
+
+def test_two_ranks_are_stopped_by_a_signal_to_one_and_go_on(tmp_path):
+    reference = launch(tmp_path, "hydra.run.dir=never", "checkpoint=none")
+    interrupted = launch(tmp_path, "hydra.run.dir=out")
+    assert interrupted.stdout is not None
+    assert any(line.startswith("after task 1") for line in interrupted.stdout)
+    os.kill(children(interrupted.pid)[1], signal.SIGUSR2)
+    out, err = interrupted.communicate(timeout=60)
+    marker = json.loads((tmp_path / "out/INTERRUPTED").read_text())
+    assert (marker["signal"], interrupted.returncode) == ("SIGUSR2", 1), err
+    assert f"interrupted by SIGUSR2 after {marker['step']} steps" in out
+    assert "exitcode  : 75" in err
+    assert (tmp_path / "out" / marker["checkpoint"] / "manifest.json").exists()
+    assert not (tmp_path / "out/summary.json").exists()
+
+    resumed = launch(tmp_path, "hydra.run.dir=out")
+    out, err = resumed.communicate(timeout=60)
+    assert resumed.returncode == 0, err
+    assert f"{marker['step']} steps done" in out
+    _, err = reference.communicate(timeout=60)
+    assert reference.returncode == 0, err
+    never, went_on = summary(tmp_path / "never"), summary(tmp_path / "out")
+    assert not (tmp_path / "out/INTERRUPTED").exists()
+    for key in ("accuracy_matrix", "loss_matrix", "baselines", "samples", "steps"):
+        assert never[key] == went_on[key], key
+    assert [entry["counts"] for entry in never["history"]] == [entry["counts"] for entry in went_on["history"]]
+    assert never["rehearsal"]["rounds"] == went_on["rehearsal"]["rounds"]
+
+
+def config_of(folder: Path, *arguments: str) -> tuple[TrainConfig, Path]:
+    tiny = ["scenario.num_tasks=2", "training.epochs=2", "dataset.test_fraction=0.5", "rehearsal.asynchronous=false"]
+    config, _ = compose_config([*SETTINGS, *tiny, *arguments], "id")
+    return config, folder / "run"
+
+
+def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process gets SIGTERM once a run has shown so many minibatches."""
+    shown = [0]
+    advance = Monitor.advance
+
+    def counting(self: Monitor, minibatches: int) -> None:
+        advance(self, minibatches)
+        shown[0] += minibatches
+        if shown[0] == steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Monitor, "advance", counting)
+
+
+def history(uri: str) -> dict[str, list[tuple[int, float]]]:
+    """Of the one run in a store: (step, value) of every metric that does not depend on time."""
+    client = connect(uri)
+    (experiment,) = [e for e in client.search_experiments() if e.name == "drb"]
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    names = [n for n in run.data.metrics if not any(w in n for w in ("second", "time"))]
+    return {n: [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, n)] for n in names}
+
+
+def test_mlflow_shows_one_run_without_a_gap_over_two_interruptions(tmp_path, monkeypatch):
+    uris = {name: f"sqlite:///{tmp_path}/{name}.db" for name in ("never", "out")}
+    tracked = ["tracking.enabled=true", "tracking.plots=false"]
+    config, _ = config_of(tmp_path, *tracked, f"tracking.uri={uris['never']}", "checkpoint=none")
+    drb.run.run(config, tmp_path / "never", World())
+    config, run_dir = config_of(tmp_path, *tracked, f"tracking.uri={uris['out']}", "checkpoint.every_steps=5")
+    for steps in (12, 31):
+        with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
+            stop_after(steps, patch)
+            drb.run.run(config, run_dir, World())
+        assert stop.value.code == os.EX_TEMPFAIL
+    drb.run.run(config, run_dir, World())
+    expected, found = history(uris["never"]), history(uris["out"])
+    assert found == expected
+    assert len(expected["train/loss"]) > 5
+
+
+def test_a_finished_run_is_not_repeated_and_another_one_not_mistaken_for_it(tmp_path, capsys):
+    config, run_dir = config_of(tmp_path)
+    drb.run.run(config, run_dir, World())
+    written = (run_dir / "summary.json").stat().st_mtime_ns
+    capsys.readouterr()
+    drb.run.run(config, run_dir, World())
+    assert "this run is finished" in capsys.readouterr().out
+    assert (run_dir / "summary.json").stat().st_mtime_ns == written
+    with pytest.raises(ValueError, match=r"summary.json was made with seed=0, this run has 7; go on with the same"):
+        drb.run.run(dataclasses.replace(config, seed=7), run_dir, World())
+
+
+@pytest.mark.parametrize(
+    ("argument", "key"),
+    [
+        ("seed=1", "seed=0, this run has 1"),
+        ("training.batch_size=8", "training.batch_size=16, this run has 8"),
+        ("optimizer=adam", "optimizer.name=sgd, this run has adam"),
+        ("model=cnn", "model.name=mlp, this run has cnn"),
+        ("rehearsal.capacity=100", "rehearsal.capacity=200, this run has 100"),
+        ("scenario.class_order=shuffled", "scenario.class_order=natural, this run has shuffled"),
+        ("dataset.seed=2", "dataset.seed=0, this run has 2"),
+    ],
+)
+def test_what_decides_the_result_must_be_as_it_was(interrupted, argument, key):
+    config, run_dir = config_of(interrupted, argument)
+    with pytest.raises(ValueError, match=rf"step-\d+ was made with {key}; go on with the same"):
+        drb.run.run(config, run_dir, World())
+
+
+def test_a_damaged_checkpoint_is_said_and_one_without_any_good_is_an_error(interrupted):
+    config, run_dir = config_of(interrupted)
+    next(run_dir.glob("checkpoints/*/model.safetensors")).write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"model.safetensors has 0 bytes"):
+        drb.run.run(config, run_dir, World())
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that was stopped after 5 steps."""
+    folder = tmp_path_factory.mktemp("stopped")
+    config, run_dir = config_of(folder)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
+        stop_after(5, patch)
+        drb.run.run(config, run_dir, World())
+    return folder
+
+
+@pytest.fixture
+def interrupted(stopped: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    import shutil
+
+    shutil.copytree(stopped, tmp_path, dirs_exist_ok=True)
+    return tmp_path
