@@ -13,6 +13,7 @@ from distributed.test_exchange_contract import use
 from mpi.launch import missing, run_mpi
 from ranks import run_ranks
 
+import drb.exchange.window
 from drb.exchange import open_peers
 from drb.exchange.window import Window
 
@@ -47,26 +48,24 @@ def windows(rank, world_size):
     return wrong
 
 
-def too_large(rank, world_size):
+def refusal(rank, world_size, size_words=1000, free_bytes=None):
+    if free_bytes is not None:
+        drb.exchange.window._free_shared_bytes = lambda: free_bytes
     try:
-        Window(open_peers(None, 20.0), 1 << (50 if rank == 1 else 10))
+        Window(open_peers(None, 20.0), size_words if rank == 1 else 1000)
     except ValueError as error:
         return str(error)
 
 
-def without_shared_memory(rank, world_size):
-    import drb.exchange.window
-
-    drb.exchange.window._free_shared_bytes = lambda: 0
-    return windows(rank, world_size)
-
-
 def test_windows(tmp_path):
-    calls = [(windows, ()), (without_shared_memory, ()), (too_large, ()), (uneven, ("error", "rma"))]
-    whole, private, refused, told = run_mpi(3, *calls, tmp_path=tmp_path)
-    assert whole == private == [0, 0, 0]
-    assert all("needs 8388608.00 GiB of memory" in message for message in refused)
+    calls = [(windows, ()), (uneven, ("error", "rma")), (refusal, (1 << 50,)), (refusal, (1000, 1 << 20))]
+    wrong, told, *refused = run_mpi(3, *calls, tmp_path=tmp_path)
+    assert wrong == [0, 0, 0]
     assert all("ranks [1] stopped after 6 steps while ranks [0, 2] go on" in message for message in told)
+    for messages, reason in zip(refused, ("needs 8388608.00 GiB of memory", "/dev/shm has 1 MiB left"), strict=True):
+        assert len(set(messages)) == 1
+        assert messages[0].startswith("exchange=rma, rank ")
+        assert reason in messages[0]
 
 
 def lose_and_say(rank, world_size):
@@ -83,13 +82,6 @@ def test_a_killed_rank_ends_the_others_in_time_and_is_named(option, tmp_path):
     assert "did not end in" not in output
     # left alone, the first survivor to end may take the others with it
     assert ("rank 1 did not arrive" if option else "BAD TERMINATION") in output
-
-
-def refusal(rank, world_size):
-    try:
-        Window(open_peers(None, 20.0), 1000)
-    except ValueError as error:
-        return str(error)
 
 
 def test_ranks_that_mpi_did_not_start_are_refused():
