@@ -76,7 +76,7 @@ def run_mpi(
     timeout: float = 60.0,
     **env: str,
 ) -> list[list[Any]]:
-    """Each call is fn(rank, world_size, *args) on every rank, one by one; per call, the results by rank. env: variables."""
+    """Each call is fn(rank, world_size, *args) on every rank, one by one; per call, the results by rank."""
     named = [(fn.__module__, fn.__qualname__, args) for fn, args in calls]
     (tmp_path / "calls").write_bytes(pickle.dumps(named))
     command = [MPIEXEC, "-n", str(world_size), sys.executable, __file__, tmp_path]
