@@ -125,7 +125,7 @@ def _require_shared_memory(needed: int) -> None:
     free = _free_shared_bytes()
     if needed + _MPI_SHARED_BYTES > free:
         raise ValueError(
-            f"the windows of this node's ranks need {needed / 2**20:.0f} MiB, and {SHM_DIRECTORY} has "
+            f"the windows of this node's ranks need {needed / 2**20:.0f} MiB, {SHM_DIRECTORY} has "
             f"{free / 2**20:.0f} MiB left, of which MPI itself takes some; enlarge it (docker run --shm-size=…), lower "
             "the capacity or set exchange=collective"
         )
