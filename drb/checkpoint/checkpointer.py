@@ -11,38 +11,31 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
 import torch.distributed as dist
-from safetensors import SafetensorError
 from typing_extensions import Self
 
 from drb.checkpoint.agreement import Agreement, StopSignals, Wish
+from drb.checkpoint.finding import OWN, SHARED, Saved, State, find_saved
 from drb.checkpoint.folder import CheckpointFolder, checkpoint_name
 from drb.checkpoint.format import (
     CheckpointError,
     FileRecord,
     Manifest,
     rank_part,
-    read_checkpoint,
     write_json,
     write_manifest,
     write_part,
 )
+from drb.checkpoint.room import Room
 from drb.checkpoint.settings import CheckpointSettings
 from drb.world import World
 
 MARKER = "INTERRUPTED"
-OWN = "rank"  # the part of a state that is one rank's own
-SHARED = ("trainer", "model", "optimizer")  # alike on all ranks, written by rank 0
-_WAIT_FOR_MAIN = timedelta(days=7)  # for rank 0's disk and tracker; if it dies its peers notice at once
-
-State = Mapping[str, Any]
-"""The parts of a run's state by name: `rank` and those in SHARED."""
 
 
 class Interrupted(SystemExit):
@@ -52,15 +45,6 @@ class Interrupted(SystemExit):
         super().__init__(os.EX_TEMPFAIL)
         self.path = path
         self.signal_number = signal_number
-
-
-@dataclass(frozen=True)
-class Saved:
-    """What a run goes on from. state: as it was given; facts: what `describe_run` had told."""
-
-    path: Path
-    state: State
-    facts: Mapping[str, Any]
 
 
 class Saver(Protocol):
@@ -125,12 +109,12 @@ class Checkpointer(Saver):
         self._next_save_at = self._time_of_next_save()
         self.next_step: float = math.inf
         self.seconds = 0.0  # that training has waited for checkpoints
-        several = world.world_size > 1
-        self._room: Any = dist.new_group(backend="gloo", timeout=_WAIT_FOR_MAIN) if several else None
+        self._room = Room(world)
         self._agreement: Agreement | None = None
         if signals or settings.every_minutes is not None:
-            own = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s)) if several else None
-            self._agreement = Agreement(self._wish, own, every_s=ask_every_s)
+            several, timeout = world.world_size > 1, timedelta(seconds=timeout_s)
+            group = dist.new_group(backend="gloo", timeout=timeout) if several else None
+            self._agreement = Agreement(self._wish, group, every_s=ask_every_s)
 
     def __enter__(self) -> Self:
         return self
@@ -139,11 +123,20 @@ class Checkpointer(Saver):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if isinstance(error, Interrupted):
-            self._share(None)  # a launcher ends all ranks once one has ended: rank 0 may still be talking to MLflow
+            self._room.share(
+                None
+            )  # a launcher ends all ranks once one has ended: rank 0 may still be talking to MLflow
 
-    def describe_run(self, facts: Mapping[str, Any], flush: Callable[[], None]) -> None:
-        """What is saved besides the trainer's state (JSON), and what to write out before a checkpoint counts."""
+    def begin_run(self, facts: Mapping[str, Any], flush: Callable[[], None]) -> None:
+        """The run starts or goes on: an earlier marker is removed.
+
+        Args:
+            facts: saved besides the trainer's state, as JSON.
+            flush: writes out what was logged, before a checkpoint counts: a run that goes on from it repeats nothing.
+        """
         self._facts, self._flush = facts, flush
+        if self._world.is_main:
+            (self._run_dir / MARKER).unlink(missing_ok=True)
 
     # -- during training
 
@@ -183,50 +176,11 @@ class Checkpointer(Saver):
         """What `resume` says to go on from, read and checked on every rank; None to start anew.
 
         Raises:
-            CheckpointError: none can be used.
+            CheckpointError: none can be used. ValueError: the newest is of another world size.
         """
         if self._world.is_main:
             self._folder.clean()
-            (self._run_dir / MARKER).unlink(missing_ok=True)
-        resume = self._settings.resume
-        if resume == "never":
-            return None
-        own = [str(path) for path in reversed(self._folder.checkpoints())] if self._world.is_main else []
-        candidates = [Path(path) for path in self._share(own)[0]] if resume == "auto" else [Path(resume)]
-        problems = []
-        for path in candidates:
-            try:
-                return self._read(path)
-            except CheckpointError as error:  # noqa: PERF203 - a handful of directories
-                problems.append(error)
-                if path != candidates[-1]:
-                    self._say(f"checkpoint: {error}; trying the one before")
-        if problems:
-            end = "; nothing is left to resume from: checkpoint.resume=never starts anew" if resume == "auto" else ""
-            raise CheckpointError(f"{problems[0]}{end}")
-        return None
-
-    def _read(self, path: Path) -> Saved:
-        """Raises the same error on all ranks."""
-        checkpoint, problem = None, ""
-        try:
-            checkpoint = read_checkpoint(path, self._world.rank, SHARED)
-        except (CheckpointError, OSError) as error:
-            problem = str(error)
-        problem = next(filter(None, self._share(problem)), "")
-        if checkpoint is None or problem:
-            raise CheckpointError(problem)
-        saved, now = checkpoint.manifest.world_size, self._world.world_size
-        if saved != now:
-            raise ValueError(
-                f"{path} was saved by {saved} ranks, this run has {now}: resuming on another number of ranks is not "
-                f"there yet; start it with {saved}"
-            )
-        parts = checkpoint.parts
-        state = {name: parts[name] for name in SHARED} | {OWN: parts[rank_part(self._world.rank)]}
-        facts = dict(parts["trainer"])
-        state["trainer"] = facts.pop("trainer")
-        return Saved(path, state, facts)
+        return find_saved(self._settings.resume, self._folder, self._room, self._world, self._say)
 
     # -- saving
 
@@ -246,12 +200,12 @@ class Checkpointer(Saver):
 
     def _write(self, name: str, step: int, state: State) -> None:
         """Every rank its own part, rank 0 the rest; then, on rank 0, the manifest and the name."""
-        self._together(lambda: self._folder.begin(name) if self._world.is_main else None)
+        self._room.together(lambda: self._folder.begin(name) if self._world.is_main else None)
         files: dict[str, FileRecord] = {}
-        for written in self._together(lambda: self._write_parts(self._folder.unfinished(name), state)):
+        for written in self._room.together(lambda: self._write_parts(self._folder.unfinished(name), state)):
             files |= written
         manifest = Manifest(step, self._world.world_size, files)
-        self._together(lambda: self._publish(name, manifest) if self._world.is_main else None)
+        self._room.together(lambda: self._publish(name, manifest) if self._world.is_main else None)
 
     def _write_parts(self, folder: Path, state: State) -> dict[str, FileRecord]:
         if not folder.is_dir():
@@ -267,7 +221,7 @@ class Checkpointer(Saver):
         return files
 
     def _publish(self, name: str, manifest: Manifest) -> None:
-        self._flush()  # what was logged up to here must not be lost if the run goes on from here
+        self._flush()
         write_manifest(self._folder.unfinished(name), manifest)
         self._folder.publish(name)
 
@@ -276,33 +230,6 @@ class Checkpointer(Saver):
         content = {"step": step, "checkpoint": str(path.relative_to(self._run_dir)), "signal": name}
         write_json(self._run_dir / MARKER, content)
         self._say(f"interrupted by {name} after {step} steps, saved in {path}; the same command goes on from there")
-
-    # -- ranks
-
-    def _together(self, action: Callable[[], Any]) -> list[Any]:
-        """Do this on every rank; the results by rank. If it fails on one it fails on all.
-
-        Raises:
-            CheckpointError: naming the rank that failed and why.
-        """
-        result, problem = None, ""
-        try:
-            result = action()
-        except (OSError, CheckpointError, SafetensorError) as error:
-            problem = str(error)
-        answers = self._share((result, problem))
-        for rank, (_, failure) in enumerate(answers):
-            if failure:
-                raise CheckpointError(f"the checkpoint could not be saved on rank {rank}: {failure}")
-        return [answer for answer, _ in answers]
-
-    def _share(self, value: Any) -> list[Any]:
-        """Every rank's value. Also a barrier."""
-        if self._room is None:
-            return [value]
-        values: list[Any] = [None] * self._world.world_size
-        dist.all_gather_object(values, value, group=self._room)
-        return values
 
     # -- when
 

@@ -13,8 +13,6 @@ Letters: W ranks, A accumulated batches of one optimisation step.
 
 from __future__ import annotations
 
-import copy
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import timedelta
@@ -32,9 +30,11 @@ from drb.models import Network
 from drb.scenarios.task import Scenario, Task
 from drb.seeding import derive_seed
 from drb.strategies import Strategy
+from drb.trainer.buffers import refuse_duplicates, total_counts
 from drb.trainer.classes import Loss, masked_loss, outputs_needed
 from drb.trainer.learner import Learner
 from drb.trainer.monitor import Monitor
+from drb.trainer.networks import Networks
 from drb.trainer.optim import OptimizerSettings, scaled_rate
 from drb.trainer.position import Position
 from drb.trainer.schedule import ScheduleSettings, rate_factor
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from drb.rehearsal import Rehearsal
 
 _WAIT_FOR_MAIN = timedelta(days=7)  # rank 0 may take its time between tasks; if it dies its peers notice at once
-_ALLOWED_DUPLICATES = 0.01
 
 
 class Trainer:
@@ -81,7 +80,6 @@ class Trainer:
             allow_duplicates: go on if more than 1 % of all exemplars are stored more than once.
         """
         self._scenario = scenario
-        self._make_network = make_network
         self._preprocess = preprocess
         self._strategy = strategy
         self._world = world
@@ -104,9 +102,7 @@ class Trainer:
         self._epochs = 0
         self._past: list[Source] = []
         self._optimizer = optimizer
-        self._learner: Learner | None = None
-        self._starting_network: Network | None = None
-        self._made_as = self._started_as = (0, 0)  # the arguments that network and starting network were made with
+        self._networks = Networks(make_network, self._learn, seed)
         self._task_classes: list[tuple[int, ...]] = []
         self._loss: Loss = strategy.loss
         self._generator = torch.Generator(world.device)
@@ -120,9 +116,7 @@ class Trainer:
     @property
     def network(self) -> Network:
         """The network as trained so far."""
-        if self._learner is None:
-            raise ValueError("there is no network before the first task: its size depends on the task's classes")
-        return self._learner.network
+        return self._networks.learner.network
 
     def run(self) -> None:
         """Train on each task of the stream in turn, and evaluate every seen task after each. Collective.
@@ -146,7 +140,9 @@ class Trainer:
         self._task_classes.append(task.classes)
 
     def _begin_task(self, task: Task) -> Learner:
-        learner = self._learner if self.position.begun and self._learner is not None else self._prepare(task)
+        if not self.position.begun:
+            self._prepare(task)
+        learner = self._networks.learner
         self._past.append(task.train)
         self._task_classes.append(task.classes)
         if self._scenario.task_aware:
@@ -157,22 +153,13 @@ class Trainer:
             self.position = Position(task.index, begun=True)
         return learner
 
-    def _prepare(self, task: Task) -> Learner:
-        """A head for the task's classes, fresh weights if the strategy wants them, and what FWT needs."""
-        num_classes = self._num_outputs or outputs_needed(task, self._world)
-        learner = self._learner
-        if learner is None or self._starting_network is None:
-            self._started_as = self._made_as = (num_classes, task.index)
-            network = self._make_network(*self._made_as)
-            self._starting_network = copy.deepcopy(network)
-            self._learner = learner = self._learn(network)
-        self._starting_network.grow(num_classes, self._growth_seed(task))
-        learner.grow(num_classes, self._growth_seed(task))
-        self.scores.before(task, learner.network, self._starting_network)
+    def _prepare(self, task: Task) -> None:
+        """A head for the task's classes, what FWT needs, fresh weights if the strategy wants them."""
+        networks = self._networks
+        networks.grow(self._num_outputs or outputs_needed(task, self._world), task.index)
+        self.scores.before(task, networks.learner.network, networks.starting)
         if self._strategy.fresh_weights and task.index > 0:
-            self._made_as = (num_classes, task.index)
-            learner.restart(self._make_network(*self._made_as))
-        return learner
+            networks.renew(task.index)
 
     def _train_task(self, task: Task, learner: Learner) -> None:
         source = Concat(self._past) if self._strategy.cumulative else task.train
@@ -254,7 +241,9 @@ class Trainer:
         self.scores.after(task, learner.network)
         metrics = self.scores.latest()
         if self._rehearsal is not None:
-            metrics["rehearsal/duplicate_share"] = self._check_duplicates(self._rehearsal, task)
+            metrics["rehearsal/duplicate_share"] = self._rehearsal.duplicate_share()
+            if not self._allow_duplicates:
+                refuse_duplicates(metrics["rehearsal/duplicate_share"], task.index)
         metrics["time/train_seconds"] = self.clock.seconds
         self.history.append(self._history_entry(task))
         self._monitor.end_task(task.index, task.name, metrics, self.steps)
@@ -275,27 +264,16 @@ class Trainer:
         self._loss_sum.zero_()
         self._monitor.log_interval(metrics, self._rehearsal, self.steps)
 
-    def _check_duplicates(self, rehearsal: Rehearsal, task: Task) -> float:
-        share = rehearsal.duplicate_share()
-        if share > _ALLOWED_DUPLICATES and not self._allow_duplicates:
-            raise ValueError(
-                f"{share:.1%} of all exemplars are stored more than once after task {task.index}, at most "
-                f"{_ALLOWED_DUPLICATES:.0%} is allowed: give every sample id one owner (drb.OwnerSampler) "
-                "or set rehearsal.allow_duplicates=true"
-            )
-        return share
-
     def _history_entry(self, task: Task) -> dict[str, Any]:
         """Where the run is at the end of a task, with the exemplars of each stratum on all ranks together."""
-        entry = {"task": task.index, "seconds": self.clock.seconds, "acc": self.scores.top1.mean_after(task.index)}
-        if self._rehearsal is None:
-            return entry
-        per_rank: list[Any] = [self._rehearsal.counts()]
-        if self._world.world_size > 1:
-            own, per_rank = per_rank[0], [None] * self._world.world_size
-            dist.all_gather_object(per_rank, own)
-        counts: Counter[int] = sum(map(Counter, per_rank), Counter())
-        return entry | {"counts": {str(stratum): counts[stratum] for stratum in sorted(counts)}}
+        entry: dict[str, Any] = {
+            "task": task.index,
+            "seconds": self.clock.seconds,
+            "acc": self.scores.top1.mean_after(task.index),
+        }
+        if self._rehearsal is not None:
+            entry["counts"] = total_counts(self._rehearsal, self._world)
+        return entry
 
     def _learn(self, network: Network) -> Learner:
         return Learner(
@@ -311,19 +289,10 @@ class Trainer:
     def _rate_factor(self, epoch_share: float) -> float:
         return rate_factor(self._schedule, self._epochs + epoch_share, self._training.epochs)
 
-    def _growth_seed(self, task: Task) -> int:
-        return derive_seed(self._seed, "head", task.index)
-
     def _wait_for_main(self) -> None:
         """Rank 0 logs and draws between tasks: its peers wait here, not inside a collective with a short timeout."""
         if self._waiting_room is not None:
             dist.barrier(self._waiting_room)
-
-    def _remake(self, made_as: tuple[int, int], num_classes: int) -> Network:
-        """A network that will grow as the saved one would: how it was first made may decide the range of new rows."""
-        network = self._make_network(*made_as)
-        network.grow(num_classes, self._seed)
-        return network
 
     # -- state
 
@@ -332,31 +301,23 @@ class Trainer:
 
         `trainer`, `model` and `optimizer` are alike on all ranks; `rank` is this rank's own.
         """
-        learner, starting = self._learner, self._starting_network
-        assert learner is not None
-        assert starting is not None
-        learned = learner.state_dict()
+        networks = self._networks
         return {
             "trainer": {
                 "position": asdict(self.position),
                 "steps": self.steps,
                 "rows": self.rows,
                 "epochs": self._epochs,
-                "num_classes": learner.network.num_classes,
-                "made_as": self._made_as,
-                "started_as": self._started_as,
+                "networks": networks.shape(),
                 "history": self.history,
                 "scores": self.scores.state_dict(),
                 "clock": self.clock.state_dict(),
                 "interval": self._interval.state_dict(),
             },
-            "model": {
-                **{f"network.{name}": value for name, value in learner.network.state_dict().items()},
-                **{f"starting.{name}": value for name, value in starting.state_dict().items()},
-            },
-            "optimizer": learned,
+            "model": networks.weights(),
+            "optimizer": networks.learner.state_dict(),
             "rank": {
-                "statistics": learner.statistics(),
+                "statistics": networks.learner.statistics(),
                 "loss_sum": self._loss_sum,
                 "augmentation": self._generator.get_state(),
                 "random": random_state(self._world.device),
@@ -366,24 +327,16 @@ class Trainer:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict` of the same rank, world size and configuration; before `run`. Collective."""
-        shared, own, weights = state["trainer"], state["rank"], state["model"]
+        shared, own = state["trainer"], state["rank"]
         self.position = Position(**shared["position"])
         self.steps, self.rows, self._epochs = shared["steps"], shared["rows"], shared["epochs"]
         self.history = shared["history"]
         self.scores.load_state_dict(shared["scores"])
         self.clock.load_state_dict(shared["clock"])
         self._interval.load_state_dict(shared["interval"])
-        self._made_as, self._started_as = tuple(shared["made_as"]), tuple(shared["started_as"])
-        self._starting_network = self._remake(self._started_as, shared["num_classes"])
-        self._starting_network.load_state_dict(_below("starting.", weights))
-        self._learner = self._learn(self._remake(self._made_as, shared["num_classes"]))
-        self._learner.load_state_dict(state["optimizer"], _below("network.", weights), own["statistics"])
+        self._networks.load_state_dict(shared["networks"], state["model"], state["optimizer"], own["statistics"])
         self._loss_sum.copy_(own["loss_sum"])
         if self._rehearsal is not None:
             self._rehearsal.load_state_dict(own["rehearsal"])
         self._generator.set_state(own["augmentation"])
         restore_random_state(own["random"], self._world.device)  # last: building networks may draw
-
-
-def _below(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}

@@ -48,7 +48,7 @@ def names(folder: Path) -> list[str]:
 def run_dir(tmp_path: Path) -> Path:
     """Of a run that was saved at steps 1 and 2."""
     saver = open_checkpoints(tmp_path)
-    saver.describe_run({"config": {"seed": 3}}, lambda: None)
+    saver.begin_run({"config": {"seed": 3}}, lambda: None)
     saver.visit(1, state(1))
     saver.visit(2, state(2))
     return tmp_path
