@@ -1,4 +1,4 @@
-# make demo | test | lint | format: each makes the virtual environment first, if it is not there yet.
+# make demo | test | lint | format | image-check: each makes the virtual environment first, if it is not there yet.
 # VENV=DIR uses another one, PYTHON=EXE another interpreter to make it with.
 
 VENV ?= .venv
@@ -8,13 +8,14 @@ INSTALLED := $(VENV)/.installed
 PINS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format install
+.PHONY: help demo test lint format image-check install
 
 help:
 	@echo "make demo     install, then train three runs side by side on two ranks (under two minutes)"
 	@echo "make test     install, then lint and run every test"
 	@echo "make lint     ruff and mypy"
 	@echo "make format   rewrite the sources as ruff wants them"
+	@echo "make image-check   really build docker/Dockerfile and train in it (root, Debian; many minutes, 30 GB)"
 
 demo: $(INSTALLED)
 	$(PY) -m drb.demo
@@ -31,6 +32,9 @@ lint: $(INSTALLED)
 format: $(INSTALLED)
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
+
+image-check:
+	docker/image_check.sh
 
 install: $(INSTALLED)
 

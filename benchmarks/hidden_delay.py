@@ -64,15 +64,18 @@ def train(rank: int, world_size: int, rendezvous: str) -> None:
             for d in DELAYS:
                 measured[d].append(block(d * step_s))
         stats = rehearsal.stats()
+        undelayed = stats["announce_seconds"] + stats["draw_seconds"]
     if rank == 0:
         base = measured[0.0]
+        step_ms, round_ms = 1000 * statistics.median(base), 1000 * undelayed / stats["rounds"]
         figures = {
-            "step_ms": 1000 * statistics.median(base),
+            "step_ms": step_ms,
+            "predicted_step_time": {str(d): max(1.0, d + round_ms / step_ms) for d in DELAYS},
             "relative_step_time": {
                 str(d): statistics.median(t / b for t, b in zip(times, base, strict=True))
                 for d, times in measured.items()
             },
-            "undelayed_round_ms": 1000 * (stats["announce_seconds"] + stats["draw_seconds"]) / stats["rounds"],
+            "undelayed_round_ms": round_ms,
             "exchange": stats["exchange"],
         }
         record.save("hidden_delay", figures)

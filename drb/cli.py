@@ -10,6 +10,7 @@ usage: drb COMMAND ...
 
     drb train    one continual-learning run (drb train --help)
     drb demo     three runs on digits side by side
+    drb report   several runs in a table and plots (drb report --help)
 """
 
 
@@ -24,10 +25,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from drb.demo import main as demo
 
         return demo(rest)
+    if command == "report":
+        from drb.report.command import main as report
+
+        return report(rest)
     if command in ("-h", "--help"):
         sys.stdout.write(_HELP)
         return 0
-    sys.stderr.write(f"drb: error: unknown command {command!r}; choose train or demo\n")
+    sys.stderr.write(f"drb: error: unknown command {command!r}; choose train, demo or report\n")
     return 1
 
 

@@ -99,8 +99,12 @@ def _connect(place: Place, meeting: Meeting, timeout_s: float) -> Store:
 def _listen(meeting: Meeting) -> socket.socket:
     _require_address(meeting)
     listener = _bind(meeting.port)
-    if not _is_of_this_machine(meeting.host):
-        _require_that_it_leads_here(meeting, listener)
+    try:
+        if not _is_of_this_machine(meeting.host):
+            _require_that_it_leads_here(meeting)
+    except ValueError:
+        listener.close()
+        raise
     return listener
 
 
@@ -141,26 +145,18 @@ def _is_of_this_machine(host: str) -> bool:
     return False
 
 
-def _require_that_it_leads_here(meeting: Meeting, listener: socket.socket) -> None:
-    """An address that is not this machine's own may still be forwarded to it, as into a container."""
-    problem = "it leads to another machine"
-    listener.settimeout(_PROOF_S)
+def _require_that_it_leads_here(meeting: Meeting) -> None:
+    """An address that is not this machine's own may still be forwarded to it, as into a container: then the listening
+    socket answers.
+    """
     try:
-        with socket.create_connection((meeting.host, meeting.port), timeout=_PROOF_S) as caller:
-            arrived, _ = listener.accept()
-            with arrived:
-                caller.sendall(b"!")
-                arrived.settimeout(_PROOF_S)
-                if arrived.recv(1) == b"!":
-                    listener.settimeout(None)
-                    return
+        socket.create_connection((meeting.host, meeting.port), timeout=_PROOF_S).close()
     except OSError as error:
-        problem = error.strerror or problem
-    listener.close()
-    raise ValueError(
-        f"rank 0, on {socket.gethostname()}, cannot be reached at {meeting.host}:{meeting.port} (from "
-        f"{meeting.origin}): {problem}; set MASTER_ADDR to an address of rank 0's machine"
-    )
+        raise ValueError(
+            f"rank 0, on {socket.gethostname()}, cannot be reached at {meeting.host}:{meeting.port} (from "
+            f"{meeting.origin}), which is no address of this machine: {error.strerror or error}; set MASTER_ADDR to "
+            "one of rank 0's machine"
+        ) from None
 
 
 def _await_listener(meeting: Meeting, rank: int, timeout_s: float) -> None:

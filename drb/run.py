@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from drb.agreement import check_same_settings, value_of_main
 from drb.augment import Preprocess
 from drb.checkpoint import Checkpointer, Saved, Saver, StopSignals
 from drb.config import TrainConfig, to_yaml
@@ -42,7 +43,7 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
     """Train as configured. Collective: every rank of the world calls it.
 
     Args:
-        run_dir: the run's files; the same directory on all ranks.
+        run_dir: the run's files; rank 0's counts, on all ranks.
         arguments: of the command line, for the summary.
     Raises:
         ValueError: data, model or scenario cannot be had as configured.
@@ -57,6 +58,9 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
     if not world.is_main:
         _be_silent()
     with open_world(world, config.timeout_s, config.start_timeout_s), ExitStack() as stack:
+        # each rank makes up a run_id and with it a directory, unless they are given: rank 0's count
+        check_same_settings({**dataclasses.asdict(config), "run_id": None}, world)
+        run_dir = Path(value_of_main("run_dir", str(run_dir), world))
         checkpointer = _open_checkpoints(config, run_dir, world, console, stack)
         saved = _find_checkpoint(config, checkpointer)
         if saved is not None:

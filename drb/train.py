@@ -46,16 +46,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if {"-h", "--help"} & set(arguments):
         sys.stdout.write(_HELP)
         return 0
-    is_main = True
+    rank = 0
     try:
-        is_main = detect_world("cpu").is_main
+        rank = detect_world("cpu").rank
         config, run_dir = compose_config([a for a in arguments if a != "--cfg"], _new_run_id())
-        world = detect_world(config.device)
-        check_config(config, world.world_size)
+        check_config(config, detect_world("cpu").world_size)
     except ValueError as error:
-        return _say(str(error), is_main)
+        return _say(str(error), rank, all_know=True)
+    try:
+        world = detect_world(config.device)
+    except ValueError as error:  # another machine may have the devices that this one lacks
+        return _say(str(error), rank)
     if "--cfg" in arguments:
-        sys.stdout.write(to_yaml(config) if is_main else "")
+        sys.stdout.write(to_yaml(config) if world.is_main else "")
         return 0
     code = _run_to_exit_code(config, run_dir, world, arguments)
     if code != 0 and world.world_size > 1:
@@ -68,7 +71,7 @@ def _run_to_exit_code(config: TrainConfig, run_dir: Path, world: World, argument
         try:
             run(config, run_dir, world, arguments)
         except (ValueError, PeerError) as error:
-            return _say(str(error), world.is_main, f"[rank {world.rank}] ")
+            return _say(str(error), world.rank)
         except KeyboardInterrupt:
             return 128 + signal.SIGINT
         except SystemExit as stop:
@@ -79,15 +82,18 @@ def _run_to_exit_code(config: TrainConfig, run_dir: Path, world: World, argument
     return 0
 
 
-def _say(message: str, is_main: bool, prefix: str = "") -> int:
-    """One line on standard error. Other ranks wait: mostly they have the same to say and are ended before they do."""
+def _say(message: str, rank: int, *, all_know: bool = False) -> int:
+    """One line on standard error. Other ranks wait: mostly they have the same to say and are ended before they do.
+
+    all_know: every rank has this error, so that rank 0's line is enough.
+    """
     line = " ".join(message.split())
-    if is_main:
+    if rank == 0:
         print(f"drb: error: {line}", file=sys.stderr, flush=True)
         return 1
     time.sleep(_GRACE_S)
-    if prefix:
-        print(f"drb: {prefix}error: {line}", file=sys.stderr, flush=True)
+    if not all_know:
+        print(f"drb: [rank {rank}] error: {line}", file=sys.stderr, flush=True)
     return 1
 
 

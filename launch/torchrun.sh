@@ -1,18 +1,64 @@
-#!/bin/sh
-# One machine: as many ranks as it has GPUs (or RANKS=N), arguments go to drb train.
+#!/usr/bin/env bash
+# drb train by torchrun: on this machine with one rank per GPU, or on several machines. Arguments go to drb train.
+#
 #     launch/torchrun.sh experiment=fashion_mnist_online seed=1
-# More machines: set NNODES, and HEAD to the first machine's host name, and start this on each of them.
-set -eu
+#     NNODES=2 NODE_RANK=0 RDZV_ENDPOINT=node1:29400 RDZV_ID=july launch/torchrun.sh experiment=imagenet    # on node1
+#     NNODES=2 NODE_RANK=1 RDZV_ENDPOINT=node1:29400 RDZV_ID=july launch/torchrun.sh experiment=imagenet    # on node2
+#
+# Settings by environment:
+#   NPROC_PER_NODE  ranks on this machine; default: its GPUs, or 2 without any
+#   NNODES          machines; default 1
+#   NODE_RANK       this machine's number; number 0 is where RDZV_ENDPOINT is (needed if NNODES > 1)
+#   RDZV_ENDPOINT   host:port where the machines meet, the same on all (needed if NNODES > 1)
+#   RDZV_ID         name of the run, the same on all machines; the run directory is runs/RDZV_ID; default: the time
+#   MAX_RESTARTS    how often torchrun starts all ranks again after a failure; they continue from a checkpoint; default 0
+#   START_TIMEOUT   seconds that other machines wait for number 0 to listen; default 25
+#   LOCAL_ADDR      what other machines call this one; default: its host name
+#   PYTHON          default python3
+set -euo pipefail
 
-if [ -z "${RANKS:-}" ]; then
-    RANKS=$(nvidia-smi --list-gpus 2>/dev/null | wc -l)
-    [ "$RANKS" -gt 0 ] || RANKS=2
+die() {
+    echo "launch/torchrun.sh: error: $*" >&2
+    exit 1
+}
+
+# RDZV_ENDPOINT wrong, blocked or taken is a minute of waiting and a traceback in torchrun; here it is one line.
+check_endpoint() {
+    : "${NODE_RANK:?NNODES=$NNODES needs NODE_RANK, this machine\'s number from 0 to $((NNODES - 1))}"
+    : "${RDZV_ENDPOINT:?NNODES=$NNODES needs RDZV_ENDPOINT=host:port, the same on all machines}"
+    local host=${RDZV_ENDPOINT%:*} port=${RDZV_ENDPOINT##*:} deadline=$((SECONDS + ${START_TIMEOUT:-25}))
+    [[ $host != "$port" && $port =~ ^[0-9]+$ ]] || die "RDZV_ENDPOINT must be host:port, got $RDZV_ENDPOINT"
+    getent hosts "$host" > /dev/null || die "RDZV_ENDPOINT=$RDZV_ENDPOINT: there is no host $host"
+    if ((NODE_RANK == 0)); then
+        ! answers "$host" "$port" || die "RDZV_ENDPOINT=$RDZV_ENDPOINT: port $port of $host is in use; choose another"
+        return
+    fi
+    until answers "$host" "$port"; do
+        ((SECONDS < deadline)) || die "nothing answers at RDZV_ENDPOINT=$RDZV_ENDPOINT after ${START_TIMEOUT:-25} s:" \
+            "start NODE_RANK=0 there first, and check the address and the firewall"
+        sleep 1
+    done
+}
+
+answers() {
+    timeout 2 bash -c ': < "/dev/tcp/$0/$1"' "$1" "$2" 2> /dev/null
+}
+
+NNODES=${NNODES:-1}
+PYTHON=${PYTHON:-python3}
+RDZV_ID=${RDZV_ID:-$(date +%Y%m%d-%H%M%S)}
+if [[ -z ${NPROC_PER_NODE:-} ]]; then
+    NPROC_PER_NODE=$(nvidia-smi --list-gpus 2> /dev/null | wc -l)
+    ((NPROC_PER_NODE > 0)) || NPROC_PER_NODE=2
 fi
-if [ "${NNODES:-1}" -gt 1 ]; then
-    : "${HEAD:?set HEAD to the host name of the first machine}"
-    set -- --nnodes="$NNODES" --rdzv-backend=c10d --rdzv-endpoint="$HEAD:${PORT:-29400}" \
-        --rdzv-id="${RUN:-drb}" --nproc-per-node="$RANKS" -m drb.train "$@"
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+
+if ((NNODES > 1)); then
+    check_endpoint
+    MEETING=(--nnodes="$NNODES" --rdzv-backend=c10d --rdzv-endpoint="$RDZV_ENDPOINT" --rdzv-id="$RDZV_ID")
+    [[ -z ${LOCAL_ADDR:-} ]] || MEETING+=(--local-addr="$LOCAL_ADDR")
 else
-    set -- --standalone --nproc-per-node="$RANKS" -m drb.train "$@"
+    MEETING=(--standalone --local-addr="${LOCAL_ADDR:-localhost}") # laptops may not know their own name
 fi
-exec python3 -m torch.distributed.run "$@"
+exec "$PYTHON" -m torch.distributed.run "${MEETING[@]}" --nproc-per-node="$NPROC_PER_NODE" \
+    --max-restarts="${MAX_RESTARTS:-0}" -m drb.train run_id="$RDZV_ID" "$@"

@@ -26,6 +26,7 @@ LAYERS = [
         "failure",
         "fence",
         "capacity",
+        "agreement",
     },
     {"record", "storage", "admission", "proportions", "sampler", "exchange", "union", "distinct"}
     | {"metrics", "models", "datasets", "scenarios", "augment"},

@@ -25,6 +25,7 @@ from drb.world import node_name
 
 PROBE_S = 2.0  # a read of one row that takes longer waits for its owner to enter MPI
 _PROBE_WORDS = 1024
+_MPI_SHARED_BYTES = 8 << 20  # what MPI may still take of /dev/shm for itself
 
 
 class Window:
@@ -98,28 +99,36 @@ def _communicator(peers: Peers) -> tuple[Any, Any, list[str]]:
 def _allocate(peers: Peers, mpi: Any, comm: Any, size_words: int, nodes: list[str]) -> Any:
     """A window of MPI's own memory; a rank that cannot have it is named on all."""
     size_bytes, window, problem = size_words * 8, None, ""
+    sizes = peers.announce(np.array([size_bytes]))[:, 0]
+    neighbours = [int(s) for s, node in zip(sizes, nodes, strict=True) if node == nodes[peers.rank]]
     try:
         require_memory(size_bytes, available_memory_bytes(), "memory")
+        if len(neighbours) > 1:
+            _require_shared_memory(sum(neighbours))
     except ValueError as error:
-        problem = str(error)
-    sizes = peers.announce(np.array([size_bytes]))[:, 0]
+        problem = f"rank {peers.rank}: {error}"
     _raise_first(peers.gather_json(problem, "memory"))
-    on_this_node = sum(int(s) for s, node in zip(sizes, nodes, strict=True) if node == nodes[peers.rank])
-    fits = all(peers.gather_json(on_this_node <= _free_shared_bytes(), "shared memory"))
-    # MPI puts windows into /dev/shm unseen, and would end with SIGBUS where that is full
-    info = mpi.INFO_NULL if fits else mpi.Info.Create({"alloc_shm": "false"})
     try:
-        window = mpi.Win.Allocate(size_bytes, 8, info, comm)
+        window = mpi.Win.Allocate(size_bytes, 8, mpi.INFO_NULL, comm)
         if window.model != mpi.WIN_UNIFIED:
             problem = "its windows are not in the processes' own memory (MPI_WIN_SEPARATE)"
     except mpi.Exception as error:
         problem = " ".join(str(error).split())
-    problems = [
-        p and f"exchange=rma cannot have a window of {library_name(mpi)}: {p}; set exchange=collective"
-        for p in peers.gather_json(problem, "window")
-    ]
-    _raise_first(problems)
+    if problem:
+        problem = f"this {library_name(mpi)} gives no window: {problem}; set exchange=collective"
+    _raise_first(peers.gather_json(problem, "window"))
     return window
+
+
+def _require_shared_memory(needed: int) -> None:
+    """MPI puts the windows of a node's ranks into /dev/shm, and where that is full, ends with SIGBUS."""
+    free = _free_shared_bytes()
+    if needed + _MPI_SHARED_BYTES > free:
+        raise ValueError(
+            f"the windows of this node's ranks need {needed / 2**20:.0f} MiB, {SHM_DIRECTORY} has "
+            f"{free / 2**20:.0f} MiB left, of which MPI itself takes some; enlarge it (docker run --shm-size=…), lower "
+            "the capacity or set exchange=collective"
+        )
 
 
 def _progresses_alone(peers: Peers, mpi: Any, comm: Any, window: Any, nodes: list[str]) -> bool:
@@ -153,12 +162,9 @@ def _others(peers: Peers) -> list[int]:
 def _raise_first(problems: list[str]) -> None:
     """Raise on every rank what any rank has to complain about."""
     for problem in filter(None, problems):
-        raise ValueError(problem)
+        raise ValueError(problem if "exchange=rma" in problem else f"exchange=rma, {problem}")
 
 
 def _free_shared_bytes() -> int:
-    try:
-        stat = os.statvfs(SHM_DIRECTORY)
-    except OSError:
-        return 0
+    stat = os.statvfs(SHM_DIRECTORY)
     return stat.f_bavail * stat.f_frsize

@@ -1,4 +1,5 @@
-"""What runs did, side by side: a table (`drb.report.table`) and plots (`drb.report.plots`) of their `summary.json`.
+"""What runs did, side by side: a table (`drb.report.table`), plots (`drb.report.plots`) and how they scale
+(`drb.report.scaling`), from their `summary.json`; `drb.report.command` is `drb report`.
 
 A summary is the parsed JSON of one run. Keys that are read here: name, strategy, accuracy_matrix, task_names, acc,
 bwt, forgetting, train_seconds, history (list of {"task", "seconds", "acc"} at the end of each task, optionally with

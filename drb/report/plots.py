@@ -22,7 +22,7 @@ _COLOURS = {"finetune": "#D55E00", "er": "#0072B2", "from_scratch": "#009E73"}
 _MORE_COLOURS = ("#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#8C564B", "#000000")
 _MARKERS = "osD^vP*X"
 _DPI = 160
-_STYLE: dict[str, Any] = {
+STYLE: dict[str, Any] = {
     "font.size": 10,
     "axes.titlesize": 10.5,
     "axes.labelsize": 10,
@@ -50,13 +50,13 @@ def save_plots(summaries: Sequence[Summary], folder: str | Path) -> list[Path]:
         raise ValueError("there is no run to plot; give at least one summary.json")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with rc_context(cast(Any, _STYLE)):
+    with rc_context(cast(Any, STYLE)):
         figures = {
             "accuracy_runtime": accuracy_against_runtime(summaries),
             "accuracy_matrix": accuracy_matrices(summaries),
             "buffer_fill": buffer_fill(summaries),
         }
-        return [_save(figure, folder / f"{name}.png") for name, figure in figures.items() if figure is not None]
+        return [save(figure, folder / f"{name}.png") for name, figure in figures.items() if figure is not None]
 
 
 def accuracy_against_runtime(summaries: Sequence[Summary]) -> Figure:
@@ -204,6 +204,6 @@ def _numeric_first(stratum: str) -> tuple[int, float, str]:
     return (0, float(stratum), "") if stratum.lstrip("-").isdigit() else (1, 0.0, stratum)
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save(figure: Figure, path: Path) -> Path:
     figure.savefig(path, dpi=_DPI)
     return path

@@ -74,16 +74,12 @@ def run_mpi(
     *calls: tuple[Callable[..., Any], tuple[Any, ...]],
     tmp_path: Path,
     timeout: float = 60.0,
-    options: Sequence[str] = (),
     **env: str,
 ) -> list[list[Any]]:
-    """Each call is fn(rank, world_size, *args) on every rank, one after the other; per call, the results by rank.
-
-    options: of mpiexec. env: more environment variables.
-    """
+    """Each call is fn(rank, world_size, *args) on every rank, one by one; per call, the results by rank."""
     named = [(fn.__module__, fn.__qualname__, args) for fn, args in calls]
     (tmp_path / "calls").write_bytes(pickle.dumps(named))
-    command = [MPIEXEC, *options, "-n", str(world_size), sys.executable, __file__, tmp_path]
+    command = [MPIEXEC, "-n", str(world_size), sys.executable, __file__, tmp_path]
     code, output = run_program(command, timeout=timeout, env=env)
     assert code == 0, output
     per_rank = [pickle.loads((tmp_path / f"rank{rank}").read_bytes()) for rank in range(world_size)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from distributed.test_exchange_contract import use
 from mpi.launch import missing, run_mpi
 from ranks import run_ranks
 
-from drb.exchange import open_peers
+from drb.exchange import open_peers, window
 from drb.exchange.window import Window
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "MPI is there")
@@ -32,64 +33,58 @@ def windows(rank, world_size):
     """Reads of several owners and widths at once, freed and made anew."""
     peers, wrong = open_peers(None, 20.0), 0
     for size in (0, 5000 + rank):
-        window = Window(peers, size)
-        window.words[:] = np.arange(size) * 10 + rank
-        window.sync()
+        mine = Window(peers, size)
+        mine.words[:] = np.arange(size) * 10 + rank
+        mine.sync()
         peers.barrier("filled")
-        window.sync()
+        mine.sync()
         if size:
             owners, offsets = np.array([0, 0, world_size - 1]), np.array([7, 0, 4000])
             out = np.empty((3, 900), np.int64)
-            window.read(owners, offsets, out)
+            mine.read(owners, offsets, out)
             wrong += int((out != (offsets[:, None] + np.arange(900)) * 10 + owners[:, None]).sum())
         peers.barrier("read")
-        window.free()
+        mine.free()
     return wrong
 
 
-def too_large(rank, world_size):
+def refusal(rank, world_size, size_words=1000, free_bytes=None):
+    free = window._free_shared_bytes if free_bytes is None else lambda: free_bytes
     try:
-        Window(open_peers(None, 20.0), 1 << (50 if rank == 1 else 10))
+        with mock.patch.object(window, "_free_shared_bytes", free):
+            Window(open_peers(None, 20.0), size_words if rank == 1 else 1000)
     except ValueError as error:
         return str(error)
 
 
-def without_shared_memory(rank, world_size):
-    import drb.exchange.window
-
-    drb.exchange.window._free_shared_bytes = lambda: 0
-    return windows(rank, world_size)
-
-
 def test_windows(tmp_path):
-    calls = [(windows, ()), (without_shared_memory, ()), (too_large, ()), (uneven, ("error", "rma"))]
-    whole, private, refused, told = run_mpi(3, *calls, tmp_path=tmp_path)
-    assert whole == private == [0, 0, 0]
-    assert all("needs 8388608.00 GiB of memory" in message for message in refused)
+    calls = [(windows, ()), (refusal, (1 << 50,)), (refusal, (1000, 1 << 20)), (uneven, ("error", "rma"))]
+    wrong, *refused, told = run_mpi(3, *calls, tmp_path=tmp_path)
+    assert wrong == [0, 0, 0]
     assert all("ranks [1] stopped after 6 steps while ranks [0, 2] go on" in message for message in told)
+    for messages, reason in zip(refused, ("need 8589934592 MiB", "/dev/shm has 1 MiB left"), strict=True):
+        assert len(set(messages)) == 1  # alike on all ranks
+        assert messages[0].startswith("exchange=rma, rank 0: the windows of this node's ranks")
+        assert reason in messages[0]
 
 
-def lose_and_say(rank, world_size):
-    message, seconds = lose_a_peer(rank, world_size, "rma", signal.SIGKILL, 3.0)
+def lose_and_say(rank, world_size, how):
+    message, seconds = lose_a_peer(rank, world_size, "rma", how, 3.0)
     print(f"rank {rank} after {seconds:.0f} s: {message}", flush=True)
     os._exit(3)  # as the program does: MPI_Finalize would wait for the dead
 
 
-@pytest.mark.parametrize("option", [(), ("-disable-auto-cleanup",)], ids=["ended by mpiexec", "left alone"])
-def test_a_killed_rank_ends_the_others_in_time_and_is_named(option, tmp_path):
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [(signal.SIGKILL, "BAD TERMINATION"), (signal.SIGSTOP, "rank 1 did not arrive")],
+    ids=["killed", "stopped"],
+)
+def test_a_lost_rank_ends_the_others_in_time(how, said, tmp_path):
+    """mpiexec sees that a rank was killed; that one stalls, the others see. The first that ends takes all along."""
     with pytest.raises(AssertionError) as failure:
-        run_mpi(3, (lose_and_say, ()), tmp_path=tmp_path, timeout=30, options=option)
-    output = str(failure.value)
-    assert "did not end in" not in output
-    # left alone, the first survivor to end may take the others with it
-    assert ("rank 1 did not arrive" if option else "BAD TERMINATION") in output
-
-
-def refusal(rank, world_size):
-    try:
-        Window(open_peers(None, 20.0), 1000)
-    except ValueError as error:
-        return str(error)
+        run_mpi(3, (lose_and_say, (how,)), tmp_path=tmp_path, timeout=30)
+    assert "did not end in" not in str(failure.value)
+    assert said in str(failure.value)
 
 
 def test_ranks_that_mpi_did_not_start_are_refused():

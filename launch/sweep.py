@@ -1,0 +1,122 @@
+"""Runs every combination of settings, one after the other here, or as Slurm jobs.
+
+    python -m launch.sweep seed=0,1,2 strategy=er,finetune experiment=digits             6 runs, by torchrun
+    python -m launch.sweep ranks=1,2,4 seed=0,1 experiment=digits                        several world sizes
+    python -m launch.sweep --slurm --time=02:00:00 nodes=1,2 seed=0,1,2 experiment=imagenet
+
+A comma outside brackets separates values: model.hidden=[100,100] is one. `ranks` is the number of ranks on this
+machine, `nodes` the nodes of a Slurm job; all else goes to drb train. With --slurm, seeds become a job array and
+other `--` options are sbatch's. --dry-run prints the commands. The first run that fails ends the sweep, unless
+--keep-going. The runs are in runs/sweep-TIME/, which DRB_RUNS changes; compare them with `drb report`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from launch.slurm import build_command, run_sbatch
+
+_OWN = {"--slurm", "--dry-run", "--keep-going"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns 0 if all runs did well (with --slurm: were submitted)."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return 0
+    folder = Path(os.environ.get("DRB_RUNS", "runs")) / f"sweep-{datetime.now():%Y%m%d-%H%M%S}"
+    try:
+        commands = slurm_commands(arguments, folder) if "--slurm" in arguments else local_commands(arguments, folder)
+    except ValueError as error:
+        print(f"launch.sweep: error: {error}", file=sys.stderr)
+        return 1
+    failed = []
+    for number, command in enumerate(commands, 1):
+        print(f"[{number}/{len(commands)}] {shlex.join(command)}", flush=True)
+        if "--dry-run" in arguments:
+            continue
+        code = run_sbatch(command) if "--slurm" in arguments else subprocess.run(command).returncode
+        if code != 0:
+            failed.append(number)
+            if "--keep-going" not in arguments:
+                break
+    if failed:
+        print(f"launch.sweep: error: failed: {', '.join(map(str, failed))} of {len(commands)}", file=sys.stderr)
+        return 1
+    print(f"compare: drb report {folder}/*")
+    return 0
+
+
+def points(settings: Sequence[str]) -> tuple[list[str], list[dict[str, str]]]:
+    """The keys with several values, and every combination of all keys' values.
+
+    Raises:
+        ValueError: a setting that is not key=value.
+    """
+    values: dict[str, list[str]] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise ValueError(f"{setting!r} is not key=value or key=a,b,c")
+        values[key] = _split(text)
+    combinations = [dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())]
+    return [key for key, several in values.items() if len(several) > 1], combinations
+
+
+def local_commands(arguments: Sequence[str], folder: Path) -> list[list[str]]:
+    """One torchrun for each point."""
+    options = [a for a in arguments if a.startswith("--") and a not in _OWN]
+    if options:
+        raise ValueError(f"{options[0]} is an option of sbatch: it needs --slurm")
+    swept, combinations = points([a for a in arguments if not a.startswith("--")])
+    commands = []
+    for point in combinations:
+        run_dir = folder / _name(point, swept)
+        ranks = point.pop("ranks", "2")
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+        commands.append([*launcher, "-m", "drb.train", *_settings(point), f"hydra.run.dir={run_dir}"])
+    return commands
+
+
+def slurm_commands(arguments: Sequence[str], folder: Path) -> list[list[str]]:
+    """One sbatch for each point but for seeds, which are an array."""
+    options = [a for a in arguments if a.startswith("--") and a not in _OWN]
+    settings = [a for a in arguments if not a.startswith("--")]
+    seeds = [a.partition("=")[2] for a in settings if a.startswith("seed=")]
+    swept, combinations = points([a for a in settings if not a.startswith("seed=")])
+    commands = []
+    for point in combinations:
+        runs = f"DRB_RUNS={folder / _name(point, swept)}" if swept else f"DRB_RUNS={folder}"
+        array = [f"--array={seeds[-1]}"] if seeds else []
+        nodes = [f"--nodes={point.pop('nodes')}"] if "nodes" in point else []
+        commands.append(build_command([*options, *array, *nodes, runs, *_settings(point)]))
+    return commands
+
+
+def _settings(point: Mapping[str, str]) -> list[str]:
+    return [f"{key}={value}" for key, value in point.items()]
+
+
+def _name(point: Mapping[str, str], swept: Sequence[str]) -> str:
+    """A folder's name that tells the point: the swept keys' last parts and values."""
+    parts = [f"{key.rpartition('.')[2]}={point[key]}" for key in swept] or ["run"]
+    return re.sub(r"[^\w=.,+-]", "_", ",".join(parts)).replace(",", "-").replace("=", "_")
+
+
+def _split(text: str) -> list[str]:
+    """At commas outside brackets, braces, parentheses and quotes."""
+    pieces = re.findall(r"(?:\[[^\]]*\]|\{[^}]*\}|\([^)]*\)|'[^']*'|\"[^\"]*\"|[^,])+", text)
+    return pieces or [text]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

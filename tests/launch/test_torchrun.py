@@ -1,0 +1,54 @@
+"""launch/torchrun.sh: two machines, tried as two agents on this one, are one run."""
+
+from __future__ import annotations
+
+import json
+import socket
+
+import pytest
+from programs import ROOT, TINY, Running, free_port
+
+SCRIPT = str(ROOT / "launch" / "torchrun.sh")
+
+
+def two_machines(port: int, node: int, **changes: str) -> dict[str, str]:
+    endpoint = f"localhost:{port}"
+    settings = {"NNODES": "2", "NODE_RANK": str(node), "RDZV_ENDPOINT": endpoint, "RDZV_ID": "july"}
+    return {**settings, "NPROC_PER_NODE": "1", "LOCAL_ADDR": "localhost", **changes}
+
+
+def test_two_agents_are_one_run(tmp_path):
+    port = free_port()
+    agents = [Running([SCRIPT, *TINY], tmp_path, **two_machines(port, node)) for node in (0, 1)]
+    ended = [agent.wait(90) for agent in agents]
+    assert [agent.code for agent in ended] == [0, 0], [agent.err for agent in ended]
+    assert [folder.name for folder in (tmp_path / "runs").iterdir()] == ["july"]
+    assert json.loads((tmp_path / "runs/july/summary.json").read_text())["world_size"] == 2
+    assert sorted(agent.out.count("after task 0") for agent in ended) == [0, 1]  # rank 0 alone speaks
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"RDZV_ENDPOINT": "no-such-host.invalid:29400"}, "there is no host no-such-host.invalid"),
+        ({"RDZV_ENDPOINT": "localhost"}, "RDZV_ENDPOINT must be host:port, got localhost"),
+        ({"NODE_RANK": ""}, "NNODES=2 needs NODE_RANK, this machine's number from 0 to 1"),
+        ({"RDZV_ENDPOINT": ""}, "NNODES=2 needs RDZV_ENDPOINT=host:port"),
+        ({"START_TIMEOUT": "1"}, "after 1 s: start NODE_RANK=0 there first"),
+    ],
+)
+def test_a_wrong_meeting_point_is_one_line(tmp_path, changes, line):
+    ended = Running([SCRIPT, *TINY], tmp_path, **two_machines(free_port(), 1, **changes)).wait(20)
+    assert ended.code != 0
+    assert line in ended.err
+    assert ended.err.count("\n") == 1
+
+
+def test_a_port_in_use_is_one_line(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        ended = Running([SCRIPT, *TINY], tmp_path, **two_machines(port, 0)).wait(20)
+    assert ended.code == 1
+    assert ended.errors == [
+        f"launch/torchrun.sh: error: RDZV_ENDPOINT=localhost:{port}: port {port} of localhost is in use; choose another"
+    ]

@@ -1,0 +1,64 @@
+"""Whatever is wrong with how a run is started: one clear line and an exit code, well within half a minute."""
+
+from __future__ import annotations
+
+import pytest
+from programs import TINY, TORCHRUN, TRAIN, Running, free_port, two_ranks
+
+# as many CUDA devices as the first argument says, but no driver: everything before a device is used runs as with them
+FAKE_DEVICES = """
+import sys
+import torch
+num_devices = int(sys.argv.pop(1))
+torch.cuda.is_available = lambda: num_devices > 0
+torch.cuda.device_count = lambda: num_devices
+torch.cuda.set_device = lambda device: None
+from drb.train import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("num_devices", [0, 1])
+def test_more_ranks_than_devices(tmp_path, num_devices):
+    program = tmp_path / "program.py"
+    program.write_text(FAKE_DEVICES)
+    command = [*TORCHRUN, "--nproc-per-node=2", str(program), str(num_devices), *TINY, "device=cuda"]
+    ended = Running(command, tmp_path).wait()
+    rank = num_devices  # the first without a device
+    name = f"[rank {rank}] " if rank else ""
+    assert ended.code != 0
+    assert ended.seconds < 30
+    assert ended.errors == [
+        f"drb: {name}error: local rank {rank} needs a CUDA device of its own, but this machine shows {num_devices}; "
+        "start fewer ranks per node or set device=cpu"
+    ]
+
+
+def test_ranks_started_with_different_arguments(tmp_path):
+    port = free_port()
+    arguments = [TINY, [*TINY, "seed=1", "training.batch_size=32"]]
+    ranks = [Running([*TRAIN, *arguments[rank]], tmp_path, **two_ranks(port, rank)) for rank in (0, 1)]
+    main, other = [rank.wait() for rank in ranks]
+    message = "rank 1 was started with seed=1 (rank 0: 0), training.batch_size=32 (rank 0: 16); start all ranks with "
+    assert (main.code, other.code) == (1, 1)
+    assert main.seconds < 30
+    assert main.err == f"drb: error: {message}the same arguments and the same drb\n"
+    assert other.err == f"drb: [rank 1] error: {message}the same arguments and the same drb\n"
+    assert main.out == ""
+
+
+def test_exchange_shared_across_nodes(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os, sys, drb.assembly\n"
+        "drb.assembly.node_name = lambda: 'node' + os.environ['RANK']\n"
+        "from drb.train import main\n"
+        "sys.exit(main())\n"
+    )
+    command = [*TORCHRUN, "--nproc-per-node=2", str(program), *TINY, "rehearsal.exchange=shared"]
+    ended = Running(command, tmp_path).wait()
+    assert ended.code != 0
+    assert ended.seconds < 30
+    assert ended.errors == [
+        "drb: error: exchange=shared needs all ranks on one node, they are on 2; use exchange=auto or collective"
+    ]

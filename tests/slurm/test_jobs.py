@@ -1,0 +1,111 @@
+"""The batch files on a real scheduler: one world over two nodes, requeued when told to stop, ended by a failure.
+
+Slurm lets a requeued job wait for a while, so the job that is interrupted is the first to be submitted and the last to
+be looked at.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from programs import TRAIN, Running, free_port, two_ranks
+from slurm.jobs import Cluster, Job
+
+TINY = ["experiment=digits", "tracking=none", "scenario.num_tasks=1", "training.epochs=1"]
+RUN = ["experiment=digits", "tracking=none", "scenario.num_tasks=3", "training.epochs=25"]  # seconds per task
+RESULTS = ("accuracy_matrix", "acc", "bwt", "forgetting", "samples", "steps", "world_size")
+
+
+@pytest.fixture(scope="module")
+def interrupted(cluster: Cluster) -> Job:
+    """A job that was told to stop in the middle, as by `#SBATCH --signal`."""
+    job = cluster.submit("train.sbatch", *RUN)
+    job.wait_for(lambda: "after task 0" in job.output, 60)
+    job.signal("USR2", "--batch")
+    job.wait_for(lambda: job.show()["Restarts"] == "1", 30)
+    return job
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the same run gives on two ranks of this machine, without Slurm and never interrupted."""
+    folder = tmp_path_factory.mktemp("local")
+    port = free_port()
+    ranks = [Running([*TRAIN, *RUN, "hydra.run.dir=run"], folder, **two_ranks(port, rank)) for rank in (0, 1)]
+    ended = [rank.wait(100) for rank in ranks]
+    assert [rank.code for rank in ended] == [0, 0], [rank.err for rank in ended]
+    return results(json.loads((folder / "run/summary.json").read_text()))
+
+
+def results(summary: dict[str, Any]) -> dict[str, Any]:
+    return {key: summary[key] for key in RESULTS}
+
+
+def rank_process(job: Job, rank: int) -> int:
+    """The process id of a job's rank: the virtual nodes' processes are this machine's."""
+    wanted = {f"SLURM_JOB_ID={job.id}".encode(), f"RANK={rank}".encode()}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            if wanted <= set((folder / "environ").read_bytes().split(b"\0")):
+                return int(folder.name)
+    raise AssertionError(f"job {job.id} has no rank {rank}")
+
+
+def test_a_job_that_is_told_to_stop_checkpoints_and_is_requeued(interrupted: Job):
+    assert (interrupted.run_dir / "INTERRUPTED").exists()
+    assert not (interrupted.run_dir / "summary.json").exists()
+    assert "after task 2" not in interrupted.output
+
+
+def test_two_nodes_are_one_world_and_learn_what_torchrun_learns(cluster: Cluster, expected: dict[str, Any]):
+    job = cluster.submit("train_srun.sbatch", *RUN)
+    assert job.wait()["JobState"] == "COMPLETED", job.output
+    assert "the ranks are on 2 nodes" in job.output
+    assert job.output.count("after task 1") == 1  # rank 0 alone speaks
+    assert results(job.summary) == expected
+
+
+def test_a_failing_rank_ends_the_job_within_seconds(cluster: Cluster):
+    job = cluster.submit("train_srun.sbatch", *RUN, "training.epochs=1000")
+    job.wait_for(lambda: "rounds asynchronous" in job.output, 60)
+    killed = time.monotonic()
+    os.kill(rank_process(job, 1), signal.SIGKILL)
+    state = job.wait(30)
+    assert time.monotonic() - killed < 15
+    assert state["JobState"] == "FAILED"
+    assert state["ExitCode"] != "0:0"
+    assert state["Restarts"] == "0"
+
+
+def test_a_preempted_job_checkpoints_and_restarts_are_capped(cluster: Cluster):
+    job = cluster.submit("train.sbatch", *RUN, "training.epochs=1000", DRB_MAX_RESTARTS="0")
+    job.wait_for(lambda: "rounds asynchronous" in job.output, 60)
+    job.signal("TERM")  # to the steps but not to the batch script, as a preemption with grace time does
+    assert job.wait(30)["JobState"] == "FAILED", job.output
+    assert job.output.splitlines()[-1] == (
+        "drb: error: interrupted, and not requeued again after 0 restarts (DRB_MAX_RESTARTS=0)"
+    )
+    assert (job.run_dir / "INTERRUPTED").exists()
+    assert list((job.run_dir / "checkpoints").glob("step-*"))
+
+
+def test_an_array_runs_one_seed_per_job(cluster: Cluster):
+    first = cluster.submit("train_srun.sbatch", *TINY, options=("--array=3,5", "--nodes=1"))
+    jobs = [Job(f"{first.id}_{seed}", first.folder) for seed in (3, 5)]
+    assert [job.wait()["JobState"] for job in jobs] == ["COMPLETED", "COMPLETED"]
+    assert [job.summary["seed"] for job in jobs] == [3, 5]
+
+
+def test_a_requeued_job_ends_as_one_that_was_never_interrupted(interrupted: Job, expected: dict[str, Any]):
+    assert interrupted.wait()["JobState"] == "COMPLETED", interrupted.output
+    assert "restart 1:" in interrupted.output
+    assert interrupted.output.count("after task 0") == 1  # it did not begin anew
+    assert results(interrupted.summary) == expected
+    assert not (interrupted.run_dir / "INTERRUPTED").exists()
