@@ -15,6 +15,7 @@ from ranks import run_ranks
 
 import drb.assembly
 from drb import Rehearsal
+from drb.buffer import Buffer
 from drb.exchange import SharedExchange
 from drb.sampler import Draw, Sampler
 
@@ -68,8 +69,16 @@ class SlowReader(SharedExchange):
     def fetch(self, per_owner, positions, out):
         first = np.repeat(self._first_entry + self._peer_version * self._num_entries, per_owner)
         rows = self._tables[first + positions]
-        time.sleep(0.003 * self._peers.rank)
+        time.sleep(0.001 * (1 + 2 * self._peers.rank))
         np.take(self._all_rows, rows, axis=0, out=out, mode="clip")
+
+
+class SlowWriter(Buffer):
+    """Dawdles with its rows half written."""
+
+    def _write_headers(self, offer, decision, where):
+        time.sleep(0.003)
+        super()._write_headers(offer, decision, where)
 
 
 class NoBarrier(SlowReader):
@@ -91,12 +100,13 @@ class NoBarrier(SlowReader):
         return seen[:, :-1]
 
 
-WORDS = 512
+WORDS = 32
 
 
 def count_wrong_rows(rank, world_size, barrier, board_path, rounds):
     """Every step overwrites the whole buffer while peers read it; ranks run at different speeds."""
     NoBarrier.board_path = board_path
+    drb.assembly.Buffer = SlowWriter
     drb.assembly.SharedExchange = SlowReader if barrier else NoBarrier
     wrong, batch_size = 0, 8
     rehearsal = Rehearsal(capacity=8, exemplars=7, admission="fifo", exchange="shared", seed=1, verbose=False)
