@@ -24,12 +24,12 @@ from drb.assembly import assemble, greet_finished
 from drb.exchange import open_peers
 from drb.extension import Extension
 from drb.intake import Intake
-from drb.record import ROUND, SAMPLE_ID, SLOT, STRATUM, Field, RecordSpec, warn_about_float_images
+from drb.record import Field, RecordSpec, warn_about_float_images
 from drb.round import RoundResult
 from drb.seeding import mix64
 from drb.settings import RehearsalSettings
 from drb.turns import Turns
-from drb.types import Exemplars, Handle, Int64Array, Minibatch
+from drb.types import Exemplars, Int64Array, Minibatch
 
 log = logging.getLogger("drb")
 
@@ -172,7 +172,7 @@ class Rehearsal:
         result = self._take_turn(_on_cpu(minibatch))
         exemplars = None
         if result is not None and len(result.draw) and not self.stopped:
-            exemplars = self._exemplars(result)
+            exemplars = result.exemplars(self._require_turns("step").parts.spec)
         self._extend_seconds += time.perf_counter() - start
         return exemplars
 
@@ -362,20 +362,6 @@ class Rehearsal:
             if self._verbose:
                 print(f"drb: {self.describe()}", file=sys.stderr, flush=True)
         return turns
-
-    def _exemplars(self, result: RoundResult) -> Exemplars:
-        """A block of rows as named tensors that share its memory."""
-        spec = self._require_turns("step").parts.spec
-        rows, draw = result.rows, result.draw
-        headers = torch.from_numpy(rows)
-        return Exemplars(
-            fields=spec.views(rows),
-            sample_id=headers[:, SAMPLE_ID],
-            stratum=headers[:, STRATUM],
-            weight=torch.from_numpy(draw.weight).float(),
-            age=result.round - headers[:, ROUND],
-            handle=Handle(draw.owner, rows[:, SLOT], rows[:, ROUND]),
-        )
 
     def _say_farewell(self) -> None:
         if self._turns is not None:

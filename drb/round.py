@@ -14,13 +14,15 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
+import torch
 
 from drb.buffer import Buffer
 from drb.exchange import Exchange
 from drb.fence import ReuseFence
+from drb.record import ROUND, SAMPLE_ID, SLOT, STRATUM, RecordSpec
 from drb.sampler import Draw, Sampler
 from drb.storage import HeapStorage
-from drb.types import Int64Array
+from drb.types import Exemplars, Handle, Int64Array
 from drb.union import UnionCounts
 
 ACTIVE, FINISHED = 0, 1
@@ -55,6 +57,18 @@ class RoundResult:
         return UnevenError(
             f"ranks {finished} stopped after {self.round} steps while ranks {going_on} go on; give every rank the same "
             'number of minibatches (drb.OwnerSampler does) or set uneven="stop"'
+        )
+
+    def exemplars(self, spec: RecordSpec) -> Exemplars:
+        """The rows as named tensors that share their memory."""
+        headers = torch.from_numpy(self.rows)
+        return Exemplars(
+            fields=spec.views(self.rows),
+            sample_id=headers[:, SAMPLE_ID],
+            stratum=headers[:, STRATUM],
+            weight=torch.from_numpy(self.draw.weight).float(),
+            age=self.round - headers[:, ROUND],
+            handle=Handle(self.draw.owner, self.rows[:, SLOT], self.rows[:, ROUND]),
         )
 
     def state_dict(self) -> dict[str, Any]:
