@@ -33,15 +33,19 @@ class FailureBoard:
         self._store = store if store is not None else _default_store()
         self._rank = dist.get_rank() if dist.is_initialized() else 0
 
-    def explain(self, operation: str, error: BaseException, waited_s: float) -> PeerError:
+    def explain(self, operation: str, error: BaseException, waited_s: float | None = None) -> PeerError:
         """Post this rank's failure, hear the others', and build the error that names who is silent."""
-        mine = f"{operation}"
-        silent, others = self._silent_ranks(mine)
-        text = f"rank {self._rank}, {operation}: failed after {waited_s:.1f} s"
+        silent, others = self._silent_ranks(operation)
+        text = f"rank {self._rank}, {operation}: failed" + ("" if waited_s is None else f" after {waited_s:.1f} s")
         if silent is None:
-            text += "; the store that the ranks met at is gone, so its host has ended"
+            text += (
+                "; the store that the ranks met at is gone: its host has ended, rank 0 unless torchrun's agent is it"
+            )
         elif silent:
-            text += f"; {_ranks(silent)} did not arrive and gave no sign of life: dead or stalled"
+            text += (
+                f"; {_ranks(silent)} did not arrive and gave no sign of life in {GRACE_S:.0f} s: dead, stalled or busy "
+                "in a long step"
+            )
         else:
             text += f"; all ranks are alive ({others}), so they wait for different things or the network broke"
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -77,7 +81,6 @@ def naming_peers(board: FailureBoard, where: Callable[[], str]) -> Iterator[None
 
     where: what to call this place, asked when it fails ("step 17 of the training").
     """
-    start = time.monotonic()
     try:
         yield
     except PeerError:
@@ -85,7 +88,7 @@ def naming_peers(board: FailureBoard, where: Callable[[], str]) -> Iterator[None
     except RuntimeError as error:
         if not _is_of_a_collective(error):
             raise
-        raise board.explain(where(), error, time.monotonic() - start) from error
+        raise board.explain(where(), error) from error
 
 
 def _is_of_a_collective(error: RuntimeError) -> bool:

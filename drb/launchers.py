@@ -127,7 +127,7 @@ def read_place(env: Mapping[str, str]) -> Place:
         local_rank=local_rank,
         local_world_size=_local_world_size(env, launcher),
         meeting=_meeting(env, launcher),
-        own_gpu=launcher is _SRUN and bool(env.get("SLURM_GPUS_PER_TASK")),
+        own_gpu=bool(env.get("SLURM_GPUS_PER_TASK")) and env.get("SLURM_NTASKS") == str(world_size),
     )
 
 

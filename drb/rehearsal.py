@@ -74,7 +74,7 @@ class Rehearsal:
         process_group: the ranks that share their buffers; by default all. drb opens a Gloo group of its own.
         min_fill: no exemplars before the union holds so many; then always r, for fixed batch shapes.
         uneven: what happens when ranks stop at different steps. `error`: all are told. `stop`: all stop at the
-            first end, by `extend` returning None.
+            first end, by `extend` returning None; every call then waits until all ranks have made it.
         timeout_s: how long a round waits for the slowest rank.
         batch_size: the largest minibatch's rows, if the first is not the largest.
         num_samples: of the whole stream; for a capacity given as a share.
@@ -201,11 +201,12 @@ class Rehearsal:
 
         extend_seconds: on the training thread, in rehearsal calls; wait_seconds: of those, waiting for a round.
         round_seconds: of all rounds, with announce (waiting for the slowest rank), draw and fetch.
-        stored_total: as of the last round; distinct_total: as of the last `duplicate_share`, else None.
+        stored_total: as of the last round or `duplicate_share`; distinct_total: as of the last `duplicate_share`, else None.
         """
         if self._turns is None:
             return {"rounds": 0, "exemplars": self.settings.exemplars, **self._earlier}
         parts, times = self._turns.parts, self._turns.parts.runner.times
+        checked, distinct = self._stored_and_distinct or (0, self._earlier.get("distinct_total"))
         stats: dict[str, Any] = {
             "rounds": times.rounds,
             "exemplars": self.settings.exemplars,
@@ -213,10 +214,8 @@ class Rehearsal:
             "capacity": parts.buffer.capacity,
             "capacity_total": int(parts.capacities.sum()),
             "stored": parts.buffer.size,
-            "stored_total": parts.runner.union_size,
-            "distinct_total": self._stored_and_distinct[1]
-            if self._stored_and_distinct
-            else self._earlier.get("distinct_total"),
+            "stored_total": max(parts.runner.union_size, checked),  # a check also counts what is not visible yet
+            "distinct_total": distinct,
             "bytes_per_rank": sum(parts.memory_bytes().values()),
             "extend_seconds": self._extend_seconds,
             "wait_seconds": self._turns.wait_seconds,

@@ -51,16 +51,16 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     console = TerminalConsole() if world.is_main else None
-    if _is_finished(config, run_dir):
-        if console is not None:
-            console.say(f"this run is finished: {run_dir / 'summary.json'}; checkpoint.resume=never starts it anew")
-        return
     if not world.is_main:
         _be_silent()
     with open_world(world, config.timeout_s, config.start_timeout_s), ExitStack() as stack:
         # each rank makes up a run_id and with it a directory, unless they are given: rank 0's count
         check_same_settings({**dataclasses.asdict(config), "run_id": None}, world)
         run_dir = Path(value_of_main("run_dir", str(run_dir), world))
+        if _is_finished(config, run_dir, world):
+            if console is not None:
+                console.say(f"this run is finished: {run_dir / 'summary.json'}; checkpoint.resume=never starts it anew")
+            return
         checkpointer = _open_checkpoints(config, run_dir, world, console, stack)
         saved = _find_checkpoint(config, checkpointer)
         if saved is not None:
@@ -92,17 +92,25 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
             console.say(f"summary: {run_dir / 'summary.json'}")
 
 
-def _is_finished(config: TrainConfig, run_dir: Path) -> bool:
+def _is_finished(config: TrainConfig, run_dir: Path, world: World) -> bool:
     """Whether there is nothing left to resume: a scheduler may start a job again that has just ended.
 
+    Rank 0 looks, for all: a file system may show the ranks' nodes different things.
+
     Raises:
-        ValueError: the directory holds another run.
+        ValueError: the directory holds another run; on all ranks.
     """
-    summary = run_dir / "summary.json"
-    if not config.checkpoint.enabled or config.checkpoint.resume != "auto" or not summary.exists():
-        return False
-    require_same_config(json.loads(summary.read_text())["config"], dataclasses.asdict(config), str(summary))
-    return True
+    summary, outcome = run_dir / "summary.json", "no"
+    if world.is_main and config.checkpoint.enabled and config.checkpoint.resume == "auto" and summary.exists():
+        try:
+            require_same_config(json.loads(summary.read_text())["config"], dataclasses.asdict(config), str(summary))
+            outcome = "yes"
+        except ValueError as error:
+            outcome = str(error)
+    outcome = value_of_main("finished", outcome, world)
+    if outcome not in ("yes", "no"):
+        raise ValueError(outcome)
+    return outcome == "yes"
 
 
 def _open_checkpoints(

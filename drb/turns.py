@@ -55,7 +55,9 @@ class Turns:
         self._submit(ACTIVE)
         parts.buffer.stage(fields, offer)
         if self._statuses is not None:
+            start = time.perf_counter()
             statuses = self._statuses.get()
+            self.wait_seconds += time.perf_counter() - start
             self.stopped = statuses is not None and bool((statuses == FINISHED).any())
         return result
 
@@ -86,7 +88,7 @@ class Turns:
             result = self.parts.engine.result(2 * GRACE_S)
         except (UnevenError, PeerError) as cause:
             return cause
-        except BaseException:
+        except Exception:
             return None
         return result.uneven() if result.someone_finished else None
 

@@ -55,7 +55,7 @@ def detect_world(device: str = "auto", env: Mapping[str, str] | None = None) -> 
 
 
 @contextlib.contextmanager
-def open_world(world: World, timeout_s: float = 600.0, start_timeout_s: float = 60.0) -> Iterator[World]:
+def open_world(world: World, timeout_s: float = 600.0, start_timeout_s: float = 25.0) -> Iterator[World]:
     """Open the default process group (NCCL on CUDA, Gloo on CPU) and close it at the end.
 
     One rank needs no group. start_timeout_s bounds the wait for all ranks to arrive, timeout_s every collective.

@@ -58,7 +58,8 @@ def build_command(arguments: Sequence[str]) -> list[str]:
         raise ValueError("a DRB_ variable with a comma cannot be given to sbatch: export it and submit without it")
     srun = "--srun" in arguments
     if srun:
-        options = [*options, *(o.replace("--gpus-per-node", "--ntasks-per-node") for o in options if "--gpus-per" in o)]
+        per_node = [o.rpartition("=")[2].rpartition(":")[2] for o in options if o.startswith("--gpus-per-node=")]
+        options = [*options, *(f"--ntasks-per-node={gpus}" for gpus in per_node)]  # also of --gpus-per-node=a100:4
     export = [f"--export=ALL,{','.join(variables)}"] if variables else []
     test = ["--test-only"] if "--test" in arguments else []
     return [

@@ -171,7 +171,7 @@ class TrainConfig:
     device: str = setting("auto", one_of=("auto", "cpu", "cuda"))
     threads: int | None = setting(None, at_least=1)
     timeout_s: float = setting(600.0, above=0)
-    start_timeout_s: float = setting(60.0, above=0)
+    start_timeout_s: float = setting(25.0, above=0)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     scenario: ScenarioConfig = field(default_factory=ScenarioConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -3,8 +3,8 @@
 The node's segment holds all ranks' rows one after the other, so that a gather over all owners is one flat `np.take`
 at memcpy speed, and two position tables per rank, written in turn. The only collective of a round is the sizes
 exchange. It is the barrier: a rank writes the table of round t before it and reads its peers' after it, and no
-peer is more than one round away, so neither the table nor a row that is read can change (DESIGN: simulated with
-random interleavings, 0 of 23,520 reads wrong).
+peer is more than one round away, so neither the table nor a row that is read can change; a test takes the barrier
+away and sees wrong rows.
 
 Segment, in 64-bit words: rows of rank 0, rank 1, …; then table A of rank 0, rank 1, …; then table B.
 """

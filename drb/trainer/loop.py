@@ -247,9 +247,9 @@ class Trainer:
         metrics["time/train_seconds"] = self.clock.seconds
         self.history.append(self._history_entry(task))
         self._monitor.end_task(task.index, task.name, metrics, self.steps)
+        self._wait_for_main()  # before anything that has a timeout
         self.position = Position(task.index + 1)
         self._saver.visit_boundary(self.steps, self.state_dict, evaluated=True)
-        self._wait_for_main()
 
     def _log_interval(self, learner: Learner) -> None:
         """One point: the mean loss over the interval and all ranks, the rate, the throughput, the rehearsal."""
