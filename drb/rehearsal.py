@@ -201,7 +201,7 @@ class Rehearsal:
 
         extend_seconds: on the training thread, in rehearsal calls; wait_seconds: of those, waiting for a round.
         round_seconds: of all rounds, with announce (waiting for the slowest rank), draw and fetch.
-        stored_total: as of the last round or `duplicate_share`; distinct_total: as of the last `duplicate_share`, else None.
+        stored_total: as of the last round or `duplicate_share`; distinct_total: as of the latter, else None.
         """
         if self._turns is None:
             return {"rounds": 0, "exemplars": self.settings.exemplars, **self._earlier}

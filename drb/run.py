@@ -35,7 +35,8 @@ from drb.strategies import build_strategy
 from drb.summary import summarise, versions, write_atomically
 from drb.tracking import Tracker, open_tracker
 from drb.trainer import Monitor, Trainer
-from drb.trainer.console import TerminalConsole
+from drb.trainer.console import RankConsole, TerminalConsole
+from drb.trainer.monitor import Console
 from drb.world import World, open_world
 
 
@@ -50,8 +51,8 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    console = TerminalConsole() if world.is_main else None
-    if not world.is_main:
+    console = _open_console(config, world)
+    if console is None:
         _be_silent()
     with open_world(world, config.timeout_s, config.start_timeout_s), ExitStack() as stack:
         # each rank makes up a run_id and with it a directory, unless they are given: rank 0's count
@@ -85,10 +86,11 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
             with _naming_peers(world, trainer):
                 trainer.run()
             stats = None if rehearsal is None else rehearsal.stats()
-        if console is not None:
+        if world.is_main:
             summary = summarise(config, trainer, stats, world, arguments)
             write_atomically(run_dir / "summary.json", summary)
             _publish(config, summary, run_dir, tracker)
+        if console is not None:
             console.say(f"summary: {run_dir / 'summary.json'}")
 
 
@@ -114,7 +116,7 @@ def _is_finished(config: TrainConfig, run_dir: Path, world: World) -> bool:
 
 
 def _open_checkpoints(
-    config: TrainConfig, run_dir: Path, world: World, console: TerminalConsole | None, stack: ExitStack
+    config: TrainConfig, run_dir: Path, world: World, console: Console | None, stack: ExitStack
 ) -> Checkpointer | None:
     if not config.checkpoint.enabled:
         return None
@@ -131,7 +133,7 @@ def _find_checkpoint(config: TrainConfig, checkpointer: Checkpointer | None) -> 
     return saved
 
 
-def _take_up(saved: Saved, trainer: Trainer, console: TerminalConsole | None) -> None:
+def _take_up(saved: Saved, trainer: Trainer, console: Console | None) -> None:
     trainer.load_state_dict(saved.state)
     if console is not None:
         console.say(f"resumed from {saved.path}: task {trainer.position.task}, {trainer.steps} steps done")
@@ -245,6 +247,12 @@ def _headline(config: TrainConfig, world: World, run_dir: Path) -> str:
         f"{config.strategy.name} on {config.dataset.name} ({config.scenario.name}), {config.model.name}, {ranks} on "
         f"{device}, seed {config.seed}, in {run_dir}"
     )
+
+
+def _open_console(config: TrainConfig, world: World) -> Console | None:
+    if world.is_main:
+        return TerminalConsole()
+    return RankConsole(world.rank) if config.console == "all" else None
 
 
 def _be_silent() -> None:

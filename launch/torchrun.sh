@@ -45,6 +45,7 @@ answers() {
 }
 
 NNODES=${NNODES:-1}
+[[ -n ${PYTHON:-} || ! -x .venv/bin/python ]] || PYTHON=.venv/bin/python
 PYTHON=${PYTHON:-python3}
 RDZV_ID=${RDZV_ID:-$(date +%Y%m%d-%H%M%S)}
 if [[ -z ${NPROC_PER_NODE:-} ]]; then

@@ -7,6 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
+import venv
 from importlib.metadata import PathDistribution
 from pathlib import Path
 
@@ -18,6 +20,8 @@ SOURCES = ["pyproject.toml", "README.md", "LICENSE", "drb", "configs"]
 # what `pip install drb-train` alone does not bring
 IMPORT_WITHOUT_EXTRAS = """
 import sys
+import sysconfig
+import venv
 for name in ("torchvision", "hydra", "omegaconf", "mlflow", "rich", "matplotlib", "psutil", "sklearn", "mpi4py"):
     sys.modules[name] = None
 import drb, drb.evaluation, drb.metrics.continual, drb.report.table, drb.report.plots, drb.tracking
@@ -67,10 +71,16 @@ def test_the_core_imports_without_any_extra(site: Path, tmp_path: Path):
     assert Path(done.stdout.strip()) == site / "drb/__init__.py"
 
 
-def test_the_wheel_trains_without_a_checkout(site: Path, tmp_path: Path):
+def test_the_wheel_trains_in_another_environment(site: Path, tmp_path: Path):
+    """A venv of its own, which sees this one's libraries but neither this one's drb nor the checkout."""
+    venv.create(tmp_path / "venv", with_pip=False)
+    packages = next((tmp_path / "venv/lib").glob("python*/site-packages"))
+    for entry in site.iterdir():
+        (packages / entry.name).symlink_to(entry)
+    (packages / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
     settings = ["experiment=digits", "training.epochs=1", "tracking=none", "hydra.run.dir=here"]
-    environment = {"PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "drb.train", *settings]
+    command = [tmp_path / "venv/bin/python", packages / "bin/drb", "train", *settings]
+    environment = {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, text=True, capture_output=True, timeout=100)
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "here" / "summary.json").read_text())

@@ -4,6 +4,10 @@ together.
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import torch
+
 from drb.capacity import check_capacity
 from drb.checkpoint import check_signals
 from drb.config.schema import CHOICES, TrainConfig
@@ -22,6 +26,9 @@ def check_config(config: TrainConfig, world_size: int) -> None:
     check_schedule(config.schedule)
     check_signals(config.checkpoint.signals)
     config.training.rows_per_rank(world_size)
+    _check_device(config)
+    if config.model.init not in ("random", "torchvision") and not Path(config.model.init).exists():
+        raise ValueError(f"model.init must be random, torchvision or an existing file, got {config.model.init!r}")
     if config.optimizer.nesterov and config.optimizer.momentum == 0:
         raise ValueError("optimizer.nesterov=true needs optimizer.momentum above 0, got 0.0")
     if config.scenario.name == "task_incremental" and config.strategy.label_smoothing > 0:
@@ -31,6 +38,15 @@ def check_config(config: TrainConfig, world_size: int) -> None:
         )
     if STRATEGIES[config.strategy.name].uses_rehearsal:
         _check_rehearsal(config, world_size)
+
+
+def _check_device(config: TrainConfig) -> None:
+    if config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available()):
+        return
+    for name, needs_cuda in (("precision", config.training.precision == "fp16"), ("sync_bn", config.training.sync_bn)):
+        if needs_cuda:
+            value = str(getattr(config.training, name)).lower()
+            raise ValueError(f"training.{name}={value} needs CUDA, and this run is on the CPU; leave it at its default")
 
 
 def _check_choices(config: TrainConfig) -> None:
@@ -62,6 +78,13 @@ def _check_rehearsal(config: TrainConfig, world_size: int) -> None:
         check_capacity(rehearsal.capacity)
     except ValueError as error:
         raise ValueError(f"rehearsal.{error}") from None
+    if isinstance(rehearsal.capacity, int):
+        total = rehearsal.capacity * (1 if rehearsal.capacity_scope == "total" else world_size)
+        if rehearsal.min_fill > total:
+            raise ValueError(
+                f"rehearsal.min_fill must be at most the total capacity, {total}, got {rehearsal.min_fill}: nothing "
+                "would ever be rehearsed"
+            )
     if rehearsal.candidates is not None and rehearsal.admission != "random_replacement":
         raise ValueError(
             f"rehearsal.candidates={rehearsal.candidates} is only for rehearsal.admission=random_replacement, "

@@ -163,6 +163,7 @@ class TrainConfig:
     threads:   of PyTorch on the CPU, per rank; null leaves its default (all cores, or OMP_NUM_THREADS)
     timeout_s: of every collective of the training ranks, in seconds
     start_timeout_s: how long ranks wait for one another at the start, in seconds
+    console:   main: rank 0 prints; all: every rank does, with its number in front
     """
 
     name: str | None = None
@@ -172,6 +173,7 @@ class TrainConfig:
     threads: int | None = setting(None, at_least=1)
     timeout_s: float = setting(600.0, above=0)
     start_timeout_s: float = setting(25.0, above=0)
+    console: str = setting("main", one_of=("main", "all"))
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     scenario: ScenarioConfig = field(default_factory=ScenarioConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -40,3 +40,22 @@ class TerminalConsole:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+
+class RankConsole:
+    """For ranks above 0, where all are to speak: lines with the rank's number in front, and no bar."""
+
+    def __init__(self, rank: int) -> None:
+        self._rank = rank
+
+    def say(self, line: str) -> None:
+        print(f"[rank {self._rank}] {line}", flush=True)
+
+    def open_bar(self, title: str, total: int) -> None:
+        pass
+
+    def draw_bar(self, completed: int, note: str) -> None:
+        pass
+
+    def close_bar(self) -> None:
+        pass

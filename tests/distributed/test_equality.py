@@ -70,7 +70,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
 @pytest.mark.parametrize(("admission", "proportions"), CASES, ids=["-".join(c) for c in CASES])
 def test_engines_and_exchanges_agree_bit_for_bit(world_size, admission, proportions):
     exchanges = ["auto"] if world_size == 1 else ["collective", "shared"]

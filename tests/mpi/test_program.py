@@ -12,11 +12,11 @@ pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "MPI is the
 
 DIGITS = ["experiment=digits", "tracking=none", "device=cpu", "training.epochs=1"]
 TRAIN = ["-m", "drb.train", *DIGITS]
-MPIRUN = [MPIEXEC, "-n", "2", sys.executable]
+MPIRUN = [MPIEXEC, "-n", "4", sys.executable]
 
 
 def test_the_same_seed_gives_the_same_accuracies_as_torchrun(tmp_path):
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=4"]
     summaries = {}
     for name, launcher, exchange in (("mpi", MPIRUN, "rma"), ("torchrun", torchrun, "collective")):
         options = [f"rehearsal.exchange={exchange}", f"hydra.run.dir={tmp_path / name}"]
@@ -25,7 +25,7 @@ def test_the_same_seed_gives_the_same_accuracies_as_torchrun(tmp_path):
         assert output.count("after task 4") == 1  # rank 0 alone speaks
         summaries[name] = json.loads((tmp_path / name / "summary.json").read_text())
     mpi, torchrun = summaries["mpi"], summaries["torchrun"]
-    assert mpi["world_size"] == 2
+    assert mpi["world_size"] == 4
     assert mpi["rehearsal"]["exchange"] == "rma"
     for key in ("accuracy_matrix", "loss_matrix", "baselines"):
         assert mpi[key] == torchrun[key]

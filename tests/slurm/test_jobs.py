@@ -10,12 +10,13 @@ import contextlib
 import json
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from programs import TRAIN, Running, free_port, two_ranks
+from programs import TRAIN, Running
 from slurm.jobs import Cluster, Job
 
 TINY = ["experiment=digits", "tracking=none", "scenario.num_tasks=1", "training.epochs=1"]
@@ -35,12 +36,11 @@ def interrupted(cluster: Cluster) -> Job:
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What the same run gives on two ranks of this machine, without Slurm and never interrupted."""
+    """What the same run gives under torchrun on this machine, without Slurm and never interrupted."""
     folder = tmp_path_factory.mktemp("local")
-    port = free_port()
-    ranks = [Running([*TRAIN, *RUN, "hydra.run.dir=run"], folder, **two_ranks(port, rank)) for rank in (0, 1)]
-    ended = [rank.wait(100) for rank in ranks]
-    assert [rank.code for rank in ended] == [0, 0], [rank.err for rank in ended]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    ended = Running([*torchrun, *TRAIN[1:], *RUN, "hydra.run.dir=run"], folder).wait(100)
+    assert ended.code == 0, ended.err
     return results(json.loads((folder / "run/summary.json").read_text()))
 
 
