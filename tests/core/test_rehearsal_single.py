@@ -554,3 +554,11 @@ def test_a_label_that_is_no_integer_is_stored_but_not_counted():
             batch = rehearsal.extend(minibatch_of(ids) | {"label": ids / 2})
         assert (batch["label"] == batch["sample_id"] / 2).all()
         assert rehearsal.counts() == {-1: 16}
+
+
+def test_what_is_stored_and_what_is_distinct_are_of_one_moment():
+    with open_rehearsal(capacity=1000) as rehearsal:
+        extend_all(rehearsal, stream(4))
+        rehearsal.duplicate_share()
+        stats = rehearsal.stats()
+        assert stats["stored_total"] == stats["distinct_total"] == len(rehearsal.sample_ids())
