@@ -47,6 +47,7 @@ def run_program(
     cwd: Path | None = None,
 ) -> tuple[int, str]:
     """Exit code and everything printed; nothing of it is left when this returns."""
+    before = set(Path("/dev/shm").glob("mpich_shm_*"))
     started = subprocess.Popen(
         [str(part) for part in command],
         env=environment(**(env or {})),
@@ -66,6 +67,9 @@ def run_program(
             process.kill()
         output, _ = started.communicate()
         raise AssertionError(f"{' '.join(map(str, command))} did not end in {timeout:g} s:\n{output}") from None
+    finally:
+        for segment in set(Path("/dev/shm").glob("mpich_shm_*")) - before:  # MPICH's own, of ranks that were killed
+            segment.unlink(missing_ok=True)
     return started.returncode, output
 
 
