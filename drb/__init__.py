@@ -1,6 +1,33 @@
-"""drb: distributed rehearsal buffers."""
+"""drb: distributed rehearsal buffers, for continual learning on many ranks.
 
+The path of a minibatch of b samples at step t:
+
+    training thread   loader ─Minibatch[b]→ rehearsal.extend ─Minibatch[b + r]→ augment → loss → backward → optimizer
+    worker            round t:  publish → announce → draw → fetch ─Exemplars[r] for step t+1→
+
+    with Rehearsal(capacity=500, exemplars=7, seed=0) as rehearsal:    # both per rank
+        for minibatch in loader:                                        # {"image", "label", "sample_id"}
+            batch = rehearsal.extend(minibatch)
+
+These names are the library; everything else may change. The program is `drb.train`.
+"""
+
+from drb.failure import PeerError
 from drb.ownership import OwnerSampler, with_ids
+from drb.record import Field, RecordSpec
 from drb.rehearsal import Rehearsal
+from drb.round import UnevenError
+from drb.types import Exemplars, Handle, Minibatch
 
-__all__ = ["OwnerSampler", "Rehearsal", "with_ids"]
+__all__ = [
+    "Exemplars",
+    "Field",
+    "Handle",
+    "Minibatch",
+    "OwnerSampler",
+    "PeerError",
+    "RecordSpec",
+    "Rehearsal",
+    "UnevenError",
+    "with_ids",
+]

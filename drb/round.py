@@ -106,7 +106,6 @@ class RoundRunner:
         self._exchange = exchange
         self._sampler = sampler
         self._rank = rank
-        self._count_strata = count_strata
         self._union = UnionCounts(world_size) if count_strata else None
         self.blocks = HeapStorage(2 * exemplars, buffer.spec.words).rows.reshape(2, exemplars, -1)
         self.fence = ReuseFence(2)

@@ -1,0 +1,34 @@
+"""The names that users import: changing one of them, or what it is called with, is a breaking change."""
+
+from __future__ import annotations
+
+import inspect
+
+import drb
+
+SETTINGS = (
+    "capacity exemplars seed spec capacity_scope candidates admission proportions exchange stratum sample_id "
+    "asynchronous process_group min_fill uneven timeout_s batch_size num_samples verbose"
+)
+MEMBERS = (
+    "attach close counts describe duplicate_share extend load_state_dict sample_ids settings state_dict stats step "
+    "stopped"
+)
+
+
+def test_public_names():
+    names = "Exemplars Field Handle Minibatch OwnerSampler PeerError RecordSpec Rehearsal UnevenError with_ids"
+    assert drb.__all__ == names.split()
+    assert all(hasattr(drb, name) for name in drb.__all__)
+
+
+def test_what_a_rehearsal_takes_and_offers():
+    assert list(inspect.signature(drb.Rehearsal).parameters) == SETTINGS.split()
+    rehearsal = drb.Rehearsal(10, 2)
+    assert sorted(name for name in dir(rehearsal) if not name.startswith("_")) == sorted(MEMBERS.split())
+
+
+def test_every_public_name_is_documented():
+    for name in drb.__all__:
+        if name != "Minibatch":  # an alias: its description follows its definition
+            assert getattr(drb, name).__doc__, name
