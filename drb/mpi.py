@@ -7,6 +7,7 @@ each: both are said in one sentence.
 from __future__ import annotations
 
 import json
+import sys
 import time
 import warnings
 from typing import Any
@@ -32,6 +33,13 @@ def load_mpi(purpose: str, launcher: str = "") -> Any:
         _require_kin(mpi, launcher)  # MPICH's MPI_Init would end the process under Open MPI's mpirun
         mpi.Init_thread(mpi.THREAD_MULTIPLE)
     return mpi
+
+
+def finalize_mpi() -> None:
+    """As MPI wants before a process ends well; nothing if this process has not used MPI. Collective."""
+    module = sys.modules.get("mpi4py.MPI")
+    if module is not None and module.Is_initialized() and not module.Is_finalized():
+        module.Finalize()
 
 
 def library_name(mpi: Any) -> str:

@@ -23,6 +23,7 @@ from typing import NoReturn
 
 from drb.config import TrainConfig, check_config, compose_config, to_yaml
 from drb.failure import PeerError
+from drb.mpi import finalize_mpi
 from drb.run import run
 from drb.world import World, detect_world
 
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write(to_yaml(config) if world.is_main else "")
         return 0
     code = _run_to_exit_code(config, run_dir, world, arguments)
-    if code != 0 and world.world_size > 1:
+    if world.world_size > 1:
         _exit_at_once(code)
     return code
 
@@ -113,7 +114,13 @@ def _sigterm_as_exit(world: World) -> Iterator[None]:
 
 
 def _exit_at_once(code: int) -> NoReturn:
-    """Without waiting for threads: one that waits for a dead peer would keep the process until its timeout."""
+    """Without tearing the interpreter down.
+
+    After a failure a thread that waits for a dead peer would keep the process until its timeout; after a success torch's
+    threads are sometimes destroyed while they run, which aborts a process that has done all its work.
+    """
+    if code == 0:
+        finalize_mpi()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
