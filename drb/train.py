@@ -116,8 +116,8 @@ def _sigterm_as_exit(world: World) -> Iterator[None]:
 def _exit_at_once(code: int) -> NoReturn:
     """Without tearing the interpreter down.
 
-    After a failure a thread that waits for a dead peer would keep the process until its timeout; after a success torch's
-    threads are sometimes destroyed while they run, which aborts a process that has done all its work.
+    After a failure a thread that waits for a dead peer would keep the process until its timeout; after a success
+    torch's threads are sometimes destroyed while they run, which aborts a process that has done all its work.
     """
     if code == 0:
         finalize_mpi()
