@@ -314,6 +314,8 @@ class Rehearsal:
         finally:
             if self._turns is not None:
                 self._turns.release(together)
+        if self._peers is not None:
+            self._peers.close()
 
     def __enter__(self) -> Self:
         return self

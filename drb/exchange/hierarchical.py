@@ -96,3 +96,7 @@ class HierarchicalExchange:
 
     def close(self, together: bool = False) -> None:
         self._node.close(together)
+        if together:
+            self._node_peers.close()
+            if self._rail_peers is not self._peers:
+                self._rail_peers.close()

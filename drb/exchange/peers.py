@@ -121,3 +121,13 @@ class Peers:
 
     def barrier(self, operation: str) -> None:
         self.run(operation, lambda: dist.barrier(group=self.group))
+
+    def close(self) -> None:
+        """End the group and its threads; only after all its operations ended well, or it would wait for a dead peer.
+
+        Gloo's threads let go of a collective's tensors a moment after it has returned. In an interpreter that is ending
+        by then they would abort the process.
+        """
+        if dist.is_initialized():
+            dist.destroy_process_group(self.group)
+        del self.group  # the last reference: now the threads are joined
