@@ -14,7 +14,15 @@ from drb.admission import build_admission
 from drb.buffer import COLUMN_BYTES, Buffer, spare_rows
 from drb.capacity import capacity_of_rank
 from drb.engine import AsyncEngine, Engine, InlineEngine
-from drb.exchange import CollectiveExchange, Exchange, LoopbackExchange, Peers, RmaExchange, SharedExchange
+from drb.exchange import (
+    CollectiveExchange,
+    Exchange,
+    HierarchicalExchange,
+    LoopbackExchange,
+    Peers,
+    RmaExchange,
+    SharedExchange,
+)
 from drb.mpi import load_mpi
 from drb.proportions import build_proportions
 from drb.record import RecordSpec
@@ -87,8 +95,9 @@ def assemble(settings: RehearsalSettings, spec: RecordSpec, max_rows: int, peers
             f"min_fill={settings.min_fill} is more than all buffers hold: {capacities.sum()} exemplars; nothing would "
             "ever be rehearsed"
         )
-    kind, why = _choose_exchange(settings, [g["node"] for g in greetings])
-    exchange = _build_exchange(kind, peers, rows_per_rank, capacities, spec.words, settings.exemplars)
+    nodes = [g["node"] for g in greetings]
+    kind, why = _choose_exchange(settings, nodes)
+    exchange = _build_exchange(kind, peers, nodes, rows_per_rank, capacities, spec.words, settings.exemplars)
     admission = build_admission(settings.admission, candidates=settings.candidates, seed=settings.seed, rank=rank)
     proportions = build_proportions(settings.proportions)
     buffer = Buffer(spec, capacity, exchange.rows, admission, group_by_stratum=proportions.needs_strata)
@@ -157,22 +166,32 @@ def _choose_exchange(settings: RehearsalSettings, nodes: list[object]) -> tuple[
         raise ValueError(f"exchange=loopback serves one rank, there are {len(nodes)}; use exchange=auto")
     if settings.exchange == "shared" and num_nodes > 1:
         raise ValueError(
-            f"exchange=shared needs all ranks on one node, they are on {num_nodes}; use exchange=auto or collective"
+            f"exchange=shared needs all ranks on one node, they are on {num_nodes}; use exchange=auto or hierarchical"
         )
     if settings.exchange != "auto":
         return settings.exchange, f"exchange {settings.exchange}"
     if num_nodes == 1:
         return "shared", "exchange shared (auto: all ranks are on one node)"
+    if len(nodes) > num_nodes:
+        return "hierarchical", f"exchange hierarchical (auto: {len(nodes)} ranks on {num_nodes} nodes)"
     return "collective", f"exchange collective (auto: the ranks are on {num_nodes} nodes)"
 
 
 def _build_exchange(
-    kind: str, peers: Peers | None, rows_per_rank: Int64Array, capacities: Int64Array, words: int, exemplars: int
+    kind: str,
+    peers: Peers | None,
+    nodes: list[object],
+    rows_per_rank: Int64Array,
+    capacities: Int64Array,
+    words: int,
+    exemplars: int,
 ) -> Exchange:
     if peers is None:
         return LoopbackExchange(int(rows_per_rank[0]), words)
     if kind == "shared":
         return SharedExchange(peers, rows_per_rank, capacities, words)
+    if kind == "hierarchical":
+        return HierarchicalExchange(peers, nodes, rows_per_rank, capacities, words, exemplars)
     if kind == "rma":
         return RmaExchange(peers, rows_per_rank, capacities, words)
     return CollectiveExchange(peers, int(rows_per_rank[peers.rank]), words, exemplars)

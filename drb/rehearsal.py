@@ -66,7 +66,7 @@ class Rehearsal:
         candidates: samples per minibatch that are considered for admission; only for random_replacement.
         admission: reservoir, class_balanced, random_replacement or fifo.
         proportions: uniform, stream or balanced; see `drb.proportions`.
-        exchange: auto, loopback, collective, shared or rma (one-sided MPI reads); see `drb.exchange`.
+        exchange: auto, loopback, collective, shared, hierarchical or rma (one-sided MPI); see `drb.exchange`.
         stratum: the integer field by which exemplars are counted, if there is one.
         sample_id: the int64 field that identifies samples in the whole stream; "arrival": every offer is new.
         asynchronous: True: rounds on a worker thread; False: inline; "auto": whichever is cheaper. The result is
@@ -314,6 +314,8 @@ class Rehearsal:
         finally:
             if self._turns is not None:
                 self._turns.release(together)
+        if self._peers is not None:
+            self._peers.close()
 
     def __enter__(self) -> Self:
         return self

@@ -93,5 +93,5 @@ def _check_rehearsal(config: TrainConfig, world_size: int) -> None:
     if rehearsal.exchange == "loopback" and world_size > 1:
         raise ValueError(
             f"rehearsal.exchange=loopback is for one rank, but this run has {world_size}; "
-            "choose auto, collective, shared or rma"
+            "choose auto, collective, shared, hierarchical or rma"
         )

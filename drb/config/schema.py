@@ -119,7 +119,7 @@ class RehearsalConfig:
     candidates: int | None = setting(None, at_least=1)
     admission: str = setting("reservoir", one_of=("reservoir", "class_balanced", "random_replacement", "fifo"))
     proportions: str = setting("uniform", one_of=("uniform", "stream", "balanced"))
-    exchange: str = setting("auto", one_of=("auto", "loopback", "collective", "shared", "rma"))
+    exchange: str = setting("auto", one_of=("auto", "loopback", "collective", "shared", "hierarchical", "rma"))
     stratum: str | None = "label"
     asynchronous: bool | str = setting("auto", one_of=("auto", True, False))
     min_fill: int = setting(1, at_least=0)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from drb.exchange.base import Exchange
 from drb.exchange.collective import CollectiveExchange
+from drb.exchange.hierarchical import HierarchicalExchange
 from drb.exchange.loopback import LoopbackExchange
 from drb.exchange.peers import Peers, open_peers
 from drb.exchange.rma import RmaExchange
 from drb.exchange.shared import SharedExchange
 
-EXCHANGES = ("auto", "loopback", "collective", "shared", "rma")
+EXCHANGES = ("auto", "loopback", "collective", "shared", "hierarchical", "rma")
 
 __all__ = [
     "EXCHANGES",
     "CollectiveExchange",
     "Exchange",
+    "HierarchicalExchange",
     "LoopbackExchange",
     "Peers",
     "RmaExchange",

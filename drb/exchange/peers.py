@@ -33,7 +33,7 @@ def open_peers(process_group: dist.ProcessGroup | None, timeout_s: float) -> Pee
         use_local_synchronization=process_group is not None,
     )
     assert isinstance(group, dist.ProcessGroup)
-    return Peers(group)
+    return Peers(group, timeout_s)
 
 
 class Peers:
@@ -42,12 +42,15 @@ class Peers:
     Every operation names itself, so that a failure says where it happened: see `FailureBoard`.
     """
 
-    def __init__(self, group: dist.ProcessGroup) -> None:
+    def __init__(self, group: dist.ProcessGroup, timeout_s: float, parent: Peers | None = None) -> None:
         self.group = group
         self.rank = dist.get_rank(group)
         self.world_size = dist.get_world_size(group)
-        ranks = dist.get_process_group_ranks(group)
-        self.board = FailureBoard(f"rehearsal-{group.group_name}", ranks)
+        self._timeout_s = timeout_s
+        self._parent = parent
+        self._ranks = dist.get_process_group_ranks(group)
+        own_board = FailureBoard(f"rehearsal-{group.group_name}", self._ranks)
+        self.board: FailureBoard = parent.board if parent else own_board
         self.context = "set-up"  # "round 17" while one runs
         self._announcement = torch.empty(0, dtype=torch.int64)
         self._announced = torch.empty(0, dtype=torch.int64)
@@ -58,8 +61,20 @@ class Peers:
         try:
             return call()
         except RuntimeError as error:
-            where = f"{self.context} of the rehearsal, {operation}"
+            context = self._parent.context if self._parent else self.context
+            where = f"{context} of the rehearsal, {operation}"
             raise self.board.explain(where, error, time.monotonic() - start) from error
+
+    def subset(self, ranks: list[int]) -> Peers:
+        """A group of these ranks of this one, ascending. Collective over them. A failure is this group's."""
+        group = dist.new_group(
+            [self._ranks[rank] for rank in ranks],
+            timeout=timedelta(seconds=self._timeout_s),
+            backend="gloo",
+            use_local_synchronization=True,
+        )
+        assert isinstance(group, dist.ProcessGroup)
+        return Peers(group, self._timeout_s, parent=self)
 
     def announce(self, message: Int64Array) -> Int64Array:
         """Every rank's message, int64 [W, H]; returns only after every rank has called it."""
@@ -106,3 +121,13 @@ class Peers:
 
     def barrier(self, operation: str) -> None:
         self.run(operation, lambda: dist.barrier(group=self.group))
+
+    def close(self) -> None:
+        """End the group and its threads; only after all its operations ended well, or it would wait for a dead peer.
+
+        Gloo's threads let go of a collective's tensors a moment after it has returned. In an interpreter that is ending
+        by then they would abort the process.
+        """
+        if dist.is_initialized():
+            dist.destroy_process_group(self.group)
+        del self.group  # the last reference: now the threads are joined

@@ -34,7 +34,7 @@ class SharedExchange:
         first_row = np.concatenate(([0], np.cumsum(rows_per_rank)))
         first_entry = np.concatenate(([0], np.cumsum(capacities)))
         num_rows, num_entries = int(first_row[-1]), int(first_entry[-1])
-        total_words = num_rows * words + 2 * num_entries
+        total_words = max(num_rows * words + 2 * num_entries, 1)  # an empty file cannot be mapped
         self._segment = _open_segment(peers, total_words * 8)
         ranges = [(int(first_row[rank]) * words, int(rows_per_rank[rank]) * words)]
         ranges += [(num_rows * words + v * num_entries + int(first_entry[rank]), int(capacities[rank])) for v in (0, 1)]
@@ -47,26 +47,35 @@ class SharedExchange:
         self._first_row = first_row
         self._first_entry = first_entry[:-1]
         self.rows = self._all_rows[first_row[rank] : first_row[rank + 1]]
-        self._version = 0
+        self.version = 0  # which of this rank's tables was published last
         self._peer_version: Int64Array = np.zeros(peers.world_size, np.int64)
 
     def publish(self, table: Int64Array, changed: bool) -> None:
         """Write the table peers are not reading; they learn which one by the announcement."""
         if changed:
-            self._version ^= 1
-            start = self._version * self._num_entries + int(self._first_entry[self._peers.rank])
+            self.version ^= 1
+            start = self.version * self._num_entries + int(self._first_entry[self._peers.rank])
             np.add(table, self._first_row[self._peers.rank], out=self._tables[start : start + len(table)])
 
     def announce(self, message: Int64Array) -> Int64Array:
-        messages = self._peers.announce(np.append(message, self._version))
-        self._peer_version = messages[:, -1]
+        messages = self._peers.announce(np.append(message, self.version))
+        self.see_versions(messages[:, -1])
         return messages[:, :-1]
+
+    def see_versions(self, versions: Int64Array) -> None:
+        """Which tables the ranks of this node published in this round, int64 [W]."""
+        self._peer_version = versions
 
     def share(self, values: Int64Array, lengths: Int64Array) -> list[Int64Array]:
         return self._peers.share(values, lengths)
 
     def fetch(self, per_owner: Int64Array, positions: Int64Array, out: Int64Array) -> None:
         first = np.repeat(self._first_entry + self._peer_version * self._num_entries, per_owner)
+        np.take(self._all_rows, self._tables[first + positions], axis=0, out=out, mode="clip")
+
+    def take(self, owners: Int64Array, positions: Int64Array, out: Int64Array) -> None:
+        """As `fetch`, in any order: the rows at positions int64 [R] of owners int64 [R] into out int64 [R, K]."""
+        first = (self._first_entry + self._peer_version * self._num_entries)[owners]
         np.take(self._all_rows, self._tables[first + positions], axis=0, out=out, mode="clip")
 
     def close(self, together: bool = False) -> None:

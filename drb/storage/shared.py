@@ -35,8 +35,13 @@ class SharedSegment:
     def create(cls, size_bytes: int, directory: str = SHM_DIRECTORY) -> SharedSegment:
         path = os.path.join(directory, f"drb-{secrets.token_hex(8)}")
         fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
-        os.ftruncate(fd, size_bytes)
-        return cls(path, fd, size_bytes)
+        try:
+            os.ftruncate(fd, size_bytes)
+            return cls(path, fd, size_bytes)
+        except BaseException:
+            os.unlink(path)
+            os.close(fd)
+            raise
 
     @classmethod
     def attach(cls, path: str, size_bytes: int) -> SharedSegment:

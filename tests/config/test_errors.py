@@ -30,7 +30,10 @@ BAD = [
     (["strategy.name=foo"], "strategy.name must be er, finetune or from_scratch, got 'foo'"),
     (["dataset.name=foo"], "dataset.name=foo does not choose the dataset: write dataset=foo"),
     (["optimizer.name=lbfgs"], "optimizer.name must be sgd, adam or adamw, got 'lbfgs'"),
-    (["rehearsal.exchange=mpi"], "rehearsal.exchange must be auto, loopback, collective, shared or rma, got 'mpi'"),
+    (
+        ["rehearsal.exchange=mpi"],
+        "rehearsal.exchange must be auto, loopback, collective, shared, hierarchical or rma, got 'mpi'",
+    ),
     (["device=tpu"], "device must be auto, cpu or cuda, got 'tpu'"),
     # wrong types
     (["training.epochs=abc"], "training.epochs must be an integer, got 'abc'"),

@@ -12,7 +12,7 @@ import torch
 from distributed.streams import ids_of_rank, num_wrong, records
 from ranks import run_ranks
 
-from drb import Rehearsal
+from drb import Rehearsal, assembly
 from drb.record import Field
 
 
@@ -58,6 +58,12 @@ def train(rank, world_size, asynchronous, exchange, admission, proportions, jitt
     return seen.hexdigest(), stored, wrong
 
 
+def train_on_two_nodes(rank, world_size, *arguments):
+    """Ranks 0 and 1 believe that they are on another machine than the rest."""
+    assembly.node_name = lambda: f"node {rank // 2}"
+    return train(rank, world_size, *arguments)
+
+
 def late(ids):
     return ids[:, None] * torch.tensor([1.0, 0.5, 2.0])
 
@@ -79,6 +85,8 @@ def test_engines_and_exchanges_agree_bit_for_bit(world_size, admission, proporti
         run_ranks(train, world_size, asynchronous, exchange, admission, proportions, jitter)
         for asynchronous, exchange, jitter in variants
     ]
+    if world_size > 2:  # with 4 ranks two rails, with 3 none
+        results.append(run_ranks(train_on_two_nodes, world_size, True, "hierarchical", admission, proportions, True))
     assert all(wrong == 0 for result in results for *_, wrong in result)
     for other in results[1:]:
         assert other == results[0]

@@ -6,10 +6,27 @@ import numpy as np
 import pytest
 from ranks import run_ranks
 
-from drb.exchange import CollectiveExchange, LoopbackExchange, RmaExchange, SharedExchange, collective, open_peers
+from drb.exchange import (
+    CollectiveExchange,
+    HierarchicalExchange,
+    LoopbackExchange,
+    RmaExchange,
+    SharedExchange,
+    open_peers,
+    requests,
+)
 
 WORDS = 5
 CAPACITIES = [6, 0, 3, 9]  # a rank may hold nothing
+NODES = {
+    "in a row": "aabb",  # as launchers number ranks
+    "interleaved": "abab",
+    "crossed": "abba",
+    "uneven": "aaab",  # no rails
+    "apart": "abac",
+    "one": "aaaa",
+    "each its own": "abcd",
+}
 
 
 def build(name, world_size):
@@ -21,8 +38,10 @@ def build(name, world_size):
         return SharedExchange(peers, 2 * capacities, capacities, WORDS)
     if name == "rma":  # tests/mpi runs it
         return RmaExchange(peers, 2 * capacities, capacities, WORDS)
+    if name in NODES:
+        return HierarchicalExchange(peers, NODES[name][:world_size], 2 * capacities, capacities, WORDS, 8)
     if name == "counts first":  # what many ranks need
-        collective.FIXED_REQUEST_BYTES = 0
+        requests.FIXED_REQUEST_BYTES = 0
     return CollectiveExchange(peers, 2 * int(capacities[peers.rank]), WORDS, max_exemplars=8)
 
 
@@ -62,6 +81,7 @@ def use(rank, world_size, name):
 
 
 CASES = [("loopback", 1), *[(n, w) for n in ("collective", "counts first", "shared") for w in (2, 3, 4)]]
+CASES += [("in a row", 3), *[(nodes, 4) for nodes in NODES]]
 
 
 @pytest.mark.parametrize(("name", "world_size"), CASES, ids=[f"{n}-{w}" for n, w in CASES])

@@ -60,5 +60,5 @@ def test_exchange_shared_across_nodes(tmp_path):
     assert ended.code != 0
     assert ended.seconds < 30
     assert ended.errors == [
-        "drb: error: exchange=shared needs all ranks on one node, they are on 2; use exchange=auto or collective"
+        "drb: error: exchange=shared needs all ranks on one node, they are on 2; use exchange=auto or hierarchical"
     ]

@@ -1,0 +1,102 @@
+"""Rows by shared memory inside a node, by torch.distributed between nodes.
+
+Inside a node every rank reads all buffers (`shared`), so a rank needs only one partner per other node, who answers for
+that whole node: the one with the same number on its node. The partners of all nodes are a *rail*. A rank exchanges
+messages with the ranks of its rail and of its node, N + L of them instead of N·L. Where nodes have different numbers
+of ranks, partners are dealt round robin, and the rail is the whole world.
+
+Letters: W ranks, N nodes, L ranks of a node, P ranks of the rail, H integers of an announcement, R exemplars, K words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from drb.exchange.peers import Peers
+from drb.exchange.places import Places
+from drb.exchange.requests import RowRequests
+from drb.exchange.shared import SharedExchange
+from drb.types import Int64Array
+
+_OWNER_SHIFT = 40  # a request is the owner's place on its node and the exemplar's position, in one word
+_POSITION_MASK = (1 << _OWNER_SHIFT) - 1
+
+
+class HierarchicalExchange:
+    """nodes: names every rank's node. rows_per_rank, capacities: int64 [W], known to all ranks.
+
+    max_exemplars: the most rows that one rank fetches in a round (r).
+    """
+
+    name = "hierarchical"
+
+    def __init__(
+        self,
+        peers: Peers,
+        nodes: Sequence[object],
+        rows_per_rank: Int64Array,
+        capacities: Int64Array,
+        words: int,
+        max_exemplars: int,
+    ) -> None:
+        self._peers = peers
+        self._places = places = Places(nodes, peers.rank)
+        neighbours = places.neighbours
+        self._node_peers = peers.subset(neighbours)
+        self._rail_peers = peers.subset(places.rail) if places.has_rails else peers
+        self._node = SharedExchange(self._node_peers, rows_per_rank[neighbours], capacities[neighbours], words)
+        self.rows = self._node.rows
+        self._requests = RowRequests(self._rail_peers, max_exemplars, words)
+        self._by_partner: Int64Array = np.empty((0 if places.are_in_order else max_exemplars, words), np.int64)
+
+    def publish(self, table: Int64Array, changed: bool) -> None:
+        self._node.publish(table, changed)
+
+    def announce(self, message: Int64Array) -> Int64Array:
+        """Along the rail, then all that came that way inside the node: nobody returns before everybody has called."""
+        places, message = self._places, np.append(message, self._node.version)
+        if places.has_rails:
+            along_rail = self._rail_peers.announce(message)
+            of_neighbours = self._node_peers.announce(along_rail.reshape(-1))
+            messages = np.empty((self._peers.world_size, len(message)), np.int64)
+            messages[np.array(places.rails)] = of_neighbours.reshape(len(places.rails), -1, len(message))
+        else:
+            messages = self._peers.announce(message)
+        self._node.see_versions(messages[places.neighbours, -1])
+        return messages[:, :-1]
+
+    def share(self, values: Int64Array, lengths: Int64Array) -> list[Int64Array]:
+        return self._peers.share(values, lengths)
+
+    def fetch(self, per_owner: Int64Array, positions: Int64Array, out: Int64Array) -> None:
+        owners = np.repeat(np.arange(len(per_owner)), per_owner)
+        partners = self._places.partner[owners]
+        requests = self._places.index_in_node[owners] << _OWNER_SHIFT | positions
+        if self._places.are_in_order:
+            self._fetch_by_partner(partners, requests, out)
+            return
+        order = np.argsort(partners, kind="stable")
+        rows = self._by_partner[: len(out)]
+        self._fetch_by_partner(partners[order], requests[order], rows)
+        out[order] = rows
+
+    def _fetch_by_partner(self, partners: Int64Array, requests: Int64Array, out: Int64Array) -> None:
+        """This rank is its own partner for its own node: those rows take the same way, without leaving the process."""
+        per_partner = np.bincount(partners, minlength=self._rail_peers.world_size)
+        counts, asked = self._requests.ask(per_partner, requests)
+        outgoing = self._requests.outgoing(len(asked))
+        self._node.take(asked >> _OWNER_SHIFT, asked & _POSITION_MASK, outgoing)
+        self._requests.answer(out, per_partner, outgoing, counts)
+
+    @property
+    def staging_bytes(self) -> int:
+        return self._requests.staging_bytes + self._by_partner.nbytes
+
+    def close(self, together: bool = False) -> None:
+        self._node.close(together)
+        if together:
+            self._node_peers.close()
+            if self._rail_peers is not self._peers:
+                self._rail_peers.close()

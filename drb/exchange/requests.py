@@ -1,0 +1,82 @@
+"""Asking other ranks for rows, and answering: two all_to_alls.
+
+Requests travel in fixed places (r per peer) while that is small; for many ranks the counts go first, so that a
+round costs O(P) small integers and O(r) rows per rank.
+
+Letters: P ranks of the group, R rows asked for, A rows that this rank is asked for, K words of a row.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from drb.exchange.peers import Peers
+from drb.types import Int64Array
+
+FIXED_REQUEST_BYTES = 64 * 1024  # above this, counts are sent ahead
+
+
+class RowRequests:
+    """max_rows: the most rows that one rank asks for in a round (r)."""
+
+    def __init__(self, peers: Peers, max_rows: int, words: int) -> None:
+        self._peers = peers
+        self._max_rows = max_rows
+        self._words = words
+        self._outgoing: Int64Array = np.empty((max_rows, words), np.int64)
+        request_bytes = peers.world_size * (max_rows + 1) * 8
+        self._fixed = request_bytes <= FIXED_REQUEST_BYTES
+        shape = (peers.world_size, max_rows + 1 if self._fixed else 0)
+        self._requests: Int64Array = np.zeros(shape, np.int64)
+        self._requested = np.empty_like(self._requests)
+
+    def ask(self, per_peer: Int64Array, values: Int64Array) -> tuple[Int64Array, Int64Array]:
+        """Send values int64 [R], ordered by peer, per_peer int64 [P] to each.
+
+        Returns what the others sent here: how many each, int64 [P], and their values, int64 [A].
+        """
+        if not self._fixed:
+            wanted, counts = self._peers.scatter(values, per_peer)
+            return counts, wanted
+        # (count, values…) in r + 1 places per peer: one message instead of two
+        self._requests[:, 0] = per_peer
+        self._requests[:, 1:][np.arange(self._max_rows) < per_peer[:, None]] = values
+        self._all_to_all("indices", self._requested, self._requests)
+        counts = self._requested[:, 0]
+        return counts, self._requested[:, 1:][np.arange(self._max_rows) < counts[:, None]]
+
+    def outgoing(self, num_rows: int) -> Int64Array:
+        """Where to gather the rows that this rank is asked for: int64 [A, K], reused."""
+        if num_rows > len(self._outgoing):  # this rank holds more than its share of the union
+            self._outgoing = np.empty((num_rows, self._words), np.int64)
+        return self._outgoing[:num_rows]
+
+    def answer(self, out: Int64Array, per_peer: Int64Array, outgoing: Int64Array, counts: Int64Array) -> None:
+        """Send the rows outgoing [A, K], counts [P] to each; those asked for arrive in out [R, K], in order."""
+        self._all_to_all("rows", out, outgoing, per_peer, counts)
+
+    @property
+    def staging_bytes(self) -> int:
+        """If one rank alone holds exemplars, it sends r to everyone."""
+        return self._peers.world_size * self._max_rows * self._words * 8 + 2 * self._requests.nbytes
+
+    def _all_to_all(
+        self,
+        operation: str,
+        received: Int64Array,
+        sent: Int64Array,
+        received_rows: Int64Array | None = None,
+        sent_rows: Int64Array | None = None,
+    ) -> None:
+        self._peers.run(
+            operation,
+            lambda: dist.all_to_all_single(
+                torch.from_numpy(received),
+                torch.from_numpy(sent),
+                None if received_rows is None else received_rows.tolist(),
+                None if sent_rows is None else sent_rows.tolist(),
+                group=self._peers.group,
+            ),
+        )
