@@ -10,6 +10,7 @@ usage: drb COMMAND ...
 
     drb train    one continual-learning run (drb train --help)
     drb demo     three runs on digits side by side
+    drb forget   remove samples from a run's checkpoints (drb forget --help)
     drb report   several runs in a table and plots (drb report --help)
 """
 
@@ -25,6 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from drb.demo import main as demo
 
         return demo(rest)
+    if command == "forget":
+        from drb.erasure.command import main as forget
+
+        return forget(rest)
     if command == "report":
         from drb.report.command import main as report
 
@@ -32,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command in ("-h", "--help"):
         sys.stdout.write(_HELP)
         return 0
-    sys.stderr.write(f"drb: error: unknown command {command!r}; choose train, demo or report\n")
+    sys.stderr.write(f"drb: error: unknown command {command!r}; choose train, demo, forget or report\n")
     return 1
 
 

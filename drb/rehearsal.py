@@ -29,6 +29,7 @@ from drb.record import Field, RecordSpec, warn_about_float_images
 from drb.round import RoundResult
 from drb.seeding import mix64
 from drb.settings import RehearsalSettings
+from drb.snapshot import state_with_rows
 from drb.statistics import statistics
 from drb.turns import Turns
 from drb.types import Exemplars, Int64Array, Minibatch
@@ -259,6 +260,7 @@ class Rehearsal:
             forgotten = forget_live(self._turns, self._extension, self._peers, sample_ids, where)
         else:
             forgotten, self._saved = forget_saved(self._saved, self._peers, sample_ids, where)
+            self._earlier = dict((self._saved or {}).get("stats", {}))
         self._deny(forgotten.sample_ids)
         for observer in self.forget_observers:
             self._deny(observer.forget(forgotten.sample_ids, where))
@@ -266,12 +268,16 @@ class Rehearsal:
 
     # -- state
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that the next steps depend on, as arrays, numbers and strings. Waits for the round in flight."""
+    def state_dict(self, *, lazy: bool = False) -> dict[str, Any]:
+        """Everything that the next steps depend on, as arrays, numbers and strings. Waits for the round in flight.
+
+        lazy: the buffer's rows are not copied but read when they are asked for (`drb.snapshot.LazyRows`), by another
+        thread while this one goes on; at most one such state at a time, whose rows must be closed.
+        """
         if self._closed:
             raise ValueError("this rehearsal has ended and its memory is gone; take its state before close()")
         if self._turns is None:
-            saved = self._saved if self._saved is not None else {"format": 1, "round": -1}
+            saved = {"format": 1, "round": -1} if self._saved is None else state_with_rows(self._saved, lazy)
             return {**saved, "denied": self._denied}
         return {
             "format": 1,
@@ -280,7 +286,7 @@ class Rehearsal:
             "settings": self.settings.fixed_by_state(),
             "spec": json.dumps(self._turns.parts.spec.to_json()),
             "intake": self._intake.state_dict(),
-            **self._turns.state_dict(),
+            **self._turns.state_dict(lazy=lazy),
             "stats": self.stats(),
         }
 

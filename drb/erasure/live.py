@@ -17,6 +17,7 @@ from drb.erasure.selection import SampleIds, Where, as_ids, matching_ids
 from drb.erasure.states import forget_in_state, ids_in_state
 from drb.exchange import Peers
 from drb.extension import Extension
+from drb.snapshot import state_with_rows
 from drb.turns import Turns
 from drb.types import Int64Array
 
@@ -83,7 +84,8 @@ def forget_saved(
         return ids if where is None or state is None else np.union1d(ids, ids_in_state(state, where))
 
     ids = _agree(peers, select)
-    forgotten = None if state is None else forget_in_state(state, ids)
+    # not lazily: the files may be about to be purged
+    forgotten = None if state is None else state_with_rows(forget_in_state(state, ids), lazy=False)
     removed = 0 if state is None or forgotten is None else _stored(state) - _stored(forgotten)
     return Forgotten(ids, _total(peers, removed)), forgotten
 

@@ -27,7 +27,7 @@ def as_ids(sample_ids: SampleIds | None) -> Int64Array:
     Raises:
         ValueError: something else than integers.
     """
-    ids = np.asarray(sample_ids.cpu() if isinstance(sample_ids, Tensor) else () if sample_ids is None else sample_ids)
+    ids = _array(() if sample_ids is None else sample_ids)
     if ids.size and not np.issubdtype(ids.dtype, np.integer):
         raise ValueError(f"sample ids must be integers, got {ids.dtype}")
     return np.unique(ids.astype(np.int64))
@@ -65,8 +65,7 @@ def _mask(where: Where, fields: Minibatch) -> BoolArray:
         for name, wanted in where.items():
             mask &= _equals(name, fields, wanted)
         return mask
-    answer = where(fields)
-    result = np.array(answer.cpu() if isinstance(answer, Tensor) else answer)
+    result = _array(where(fields)).copy()
     if result.dtype != np.bool_ or result.shape != (num_rows,):
         raise ValueError(
             f"where() must return one bool per sample, [{num_rows}], got {result.dtype} {list(result.shape)}"
@@ -83,7 +82,11 @@ def _equals(name: str, fields: Minibatch, wanted: Any) -> BoolArray:
             f"where= compares numbers, and the field {name!r} has {list(values.shape[1:])} of them per sample; give a "
             "function"
         )
-    choices = np.atleast_1d(np.asarray(wanted.cpu() if isinstance(wanted, Tensor) else wanted))
+    choices = np.atleast_1d(_array(wanted))
     if choices.dtype.kind not in "biuf":
         raise ValueError(f"where= compares the field {name!r} with numbers, got {wanted!r}")
     return np.isin(values.float().numpy() if values.dtype == torch.bfloat16 else values.numpy(), choices)
+
+
+def _array(values: Any) -> npt.NDArray[Any]:
+    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)

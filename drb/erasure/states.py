@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from drb.admission import Columns, build_admission
+from drb.checkpoint.shards import StoredRows
 from drb.erasure.selection import Where, matching_ids
 from drb.record import RecordSpec
 from drb.types import Int64Array
@@ -78,12 +79,17 @@ def _without(buffer: State, settings: State, sample_ids: Int64Array) -> dict[str
     nothing = np.empty(0, np.int64)
     return {
         **buffer,
-        "rows": buffer["rows"][row_of[: columns.size]],
+        "rows": _select(buffer["rows"], row_of[: columns.size]),
         "size": np.int64(columns.size),
         "staged": {"rows": nothing, "slots": nothing, "offered": staged["offered"] if lacking else np.int64(0)},
         "columns": columns.state_dict(),
         "admission": policy.state_dict(),
     }
+
+
+def _select(rows: Any, index: Int64Array) -> Any:
+    """Some rows in this order, not read before they are needed if they are in files."""
+    return rows.select(index) if isinstance(rows, StoredRows) else rows[index]
 
 
 def _any(fields: Mapping[str, Any]) -> Any:

@@ -175,6 +175,7 @@ def early(rank, world_size):
         assert not np.isin(batch["sample_id"][6:].numpy(), [3, 4, 5, 6]).any()
         resumed.extend(minibatch(rank, world_size, 0))
         assert not np.isin(resumed.sample_ids(), [3, 4, 5, 6]).any()
+        resumed.duplicate_share()  # waits for the round in flight
         return resumed.stats()["rounds"]
 
 
