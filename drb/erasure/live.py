@@ -44,7 +44,7 @@ class Forgotten(NamedTuple):
 def forget_live(
     turns: Turns, extension: Extension, peers: Peers | None, sample_ids: SampleIds | None, where: Where | None
 ) -> Forgotten:
-    """Collective.
+    """Collective; the caller denies the ids.
 
     Raises:
         ValueError: late fields are missing, or no proper selection; on all ranks, and nothing was removed.
@@ -65,7 +65,6 @@ def forget_live(
     buffer.commit()
     slots = buffer.slots_of(ids)
     buffer.remove(slots)
-    buffer.deny(ids)
     buffer.erase_free_rows()
     parts.runner.erase()
     extension.erase()

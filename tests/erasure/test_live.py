@@ -96,8 +96,14 @@ def forget_where(rank, world_size):
             rehearsal.forget(where={"label": [1, 3]})
             == sum(gather(counts[1], world_size)) + gather(counts[3], world_size)[0]
         )
-        small = lambda fields: (fields["image"].flatten(1)[:, 0] < 100) & (fields["sample_id"] > 20)  # noqa: E731
-        rehearsal.forget(where=small)
+        shown = []
+
+        def small(fields):
+            shown.append(fields)
+            return (fields["image"].flatten(1)[:, 0] < 100) & (fields["sample_id"] > 20)
+
+        assert rehearsal.forget(where=small) > 0
+        assert not any(values.any() for fields in shown for values in fields.values())
         assert set(rehearsal.counts()) == {0, 2, 4}
         assert rehearsal.forget(where={"stratum": [0, 2, 4]}) > 0
         assert sum(gather(len(rehearsal.sample_ids()), world_size)) == 0 < stored
@@ -197,17 +203,6 @@ def test_ranks_that_stop_at_different_steps_are_not_disturbed():
     assert results[0] == 4
 
 
-def unbiased(rank, world_size, seed, refill):
-    """Ids stored at the end of a stream, a part of which was forgotten in the middle."""
-    with make(capacity=20, exemplars=2, seed=seed, refill=refill) as rehearsal:
-        for step in range(10):
-            rehearsal.extend(minibatch(rank, world_size, step))
-        rehearsal.forget(where=lambda fields: fields["sample_id"] % 4 == 0)
-        for step in range(10, 20):
-            rehearsal.extend(minibatch(rank, world_size, step))
-        return rehearsal.sample_ids()
-
-
 def test_with_one_rank_rows_of_forgotten_samples_are_zero():
     with make(asynchronous=False) as rehearsal:
         for step in range(STEPS):
@@ -216,3 +211,25 @@ def test_with_one_rank_rows_of_forgotten_samples_are_zero():
         buffer = rehearsal._turns.parts.buffer
         assert buffer.size == 0
         assert not buffer.rows[:, SAMPLE_ID:].any()
+
+
+def expire(rank, world_size, asynchronous):
+    """max_age in rounds: no exemplar is rehearsed that is older, and every step gets as many as are left."""
+    seen = []
+    with make(max_age=5, refill="recent", asynchronous=asynchronous) as rehearsal:
+        assert rehearsal.settings.retention
+        for step in range(30):
+            exemplars = rehearsal.step(minibatch(rank, world_size, step, size=2))
+            if exemplars is not None:
+                assert exemplars.age.max() <= 5
+                assert len(exemplars.age) == min(7, 2 * world_size * min(step - 1, 5))
+                seen += exemplars.sample_id.tolist()
+        assert "exemplars older than 5 rounds expire" in rehearsal.describe()
+        assert len(rehearsal.sample_ids()) == 12  # five minibatches of two, and the staged one
+    return seen
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_exemplars_that_are_too_old_are_not_rehearsed(world_size):
+    inline, asynchronous = (run_ranks(expire, world_size, a, timeout=60) for a in (False, True))
+    assert inline == asynchronous

@@ -114,6 +114,16 @@ def forget_all(rank, world_size, run_dir, options):
     return before
 
 
+def forget_without_purge(rank, world_size, run_dir, options):
+    run = Run(rank, world_size, run_dir, options)
+    run.rehearsal.forget_observers.clear()
+    run.train(STEPS)
+    run.saver.settle()
+    run.rehearsal.forget(FORGOTTEN)
+    run.train(2)
+    return [sorted(traces_in_files(path, FORGOTTEN)) for path in checkpoints(run_dir)]
+
+
 def set_aside(run):
     """Have a snapshot copy rows aside, as one does whose writer is slow."""
     state = run.rehearsal.state_dict(lazy=True)
@@ -157,6 +167,12 @@ def test_nothing_of_a_forgotten_sample_is_left_anywhere(tmp_path, world_size, op
         expected.add("outgoing")
     assert all(kinds >= expected for kinds in held)
     run_ranks(resume, world_size, tmp_path, options, timeout=90)
+
+
+def test_later_checkpoints_link_no_file_from_before_a_forget(tmp_path):
+    ((*earlier, last),) = run_ranks(forget_without_purge, 1, tmp_path, CASES[0][1], timeout=90)
+    assert all(earlier)
+    assert last == []
 
 
 def only_train(rank, world_size, run_dir, options):

@@ -142,9 +142,11 @@ def inclusions(refill, trials=400, num_samples=64, capacity=12):
     return counts[ids % 4 == 0]
 
 
-def chi_square(counts):
+def chi_square(counts, trials=400):
+    """p of equal chances; each sample is stored or not in every trial."""
     expected = counts.mean()
-    return stats.chi2.sf(((counts - expected) ** 2 / expected).sum() * 1.2, len(counts) - 1)
+    statistic = ((counts - expected) ** 2).sum() / (expected * (1 - expected / trials))
+    return stats.chi2.sf(statistic, len(counts) - 1)
 
 
 def test_samples_offered_before_and_after_a_forget_are_equally_likely():
