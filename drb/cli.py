@@ -10,8 +10,10 @@ usage: drb COMMAND ...
 
     drb train    one continual-learning run (drb train --help)
     drb demo     three runs on digits side by side
-    drb forget   remove samples from a run's checkpoints (drb forget --help)
     drb report   several runs in a table and plots (drb report --help)
+    drb forget   remove samples from a run's checkpoints (drb forget --help)
+    drb inspect  what a checkpoint holds
+    drb verify   whether a checkpoint is whole
 """
 
 
@@ -34,10 +36,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from drb.report.command import main as report
 
         return report(rest)
+    if command in ("inspect", "verify"):
+        from drb.checkpoint.command import main as look
+
+        return look(command, rest)
     if command in ("-h", "--help"):
         sys.stdout.write(_HELP)
         return 0
-    sys.stderr.write(f"drb: error: unknown command {command!r}; choose train, demo, forget or report\n")
+    sys.stderr.write(
+        f"drb: error: unknown command {command!r}; choose train, demo, report, forget, inspect or verify\n"
+    )
     return 1
 
 

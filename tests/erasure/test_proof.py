@@ -161,16 +161,16 @@ CASES = [
 
 @pytest.mark.parametrize(("world_size", "options"), CASES, ids=[options["exchange"] for _, options in CASES])
 def test_nothing_of_a_forgotten_sample_is_left_anywhere(tmp_path, world_size, options):
-    held = run_ranks(forget_all, world_size, tmp_path, options, timeout=90)
+    held = run_ranks(forget_all, world_size, tmp_path, options, timeout=150)
     expected = {"blocks", "extension", "snapshots", "copies", "rows"}
     if options["exchange"] in ("collective", "hierarchical"):
         expected.add("outgoing")
     assert all(kinds >= expected for kinds in held)
-    run_ranks(resume, world_size, tmp_path, options, timeout=90)
+    run_ranks(resume, world_size, tmp_path, options, timeout=150)
 
 
 def test_later_checkpoints_link_no_file_from_before_a_forget(tmp_path):
-    ((*earlier, last),) = run_ranks(forget_without_purge, 1, tmp_path, CASES[0][1], timeout=90)
+    ((*earlier, last),) = run_ranks(forget_without_purge, 1, tmp_path, CASES[0][1], timeout=150)
     assert all(earlier)
     assert last == []
 
@@ -185,7 +185,7 @@ def only_train(rank, world_size, run_dir, options):
 def stopped(tmp_path):
     """A run of two ranks that has ended, with three checkpoints."""
     options = {"exchange": "shared", "asynchronous": True}
-    run_ranks(only_train, 2, tmp_path, options, timeout=90)
+    run_ranks(only_train, 2, tmp_path, options, timeout=150)
     return tmp_path
 
 
@@ -205,7 +205,7 @@ def test_a_run_that_is_not_running_forgets_by_a_command(stopped, capsys):
     assert main(command) == 0  # nothing is left to do
     assert f"the checkpoints deny these {len(FORGOTTEN)} sample ids already" in capsys.readouterr().out
     assert files == {path: path.stat().st_mtime_ns for path in stopped.rglob("*.safetensors")}
-    run_ranks(resume, 2, stopped, {"exchange": "collective", "asynchronous": False}, timeout=90)
+    run_ranks(resume, 2, stopped, {"exchange": "collective", "asynchronous": False}, timeout=150)
 
 
 def test_a_command_forgets_what_a_condition_matches(stopped, capsys):
@@ -238,7 +238,7 @@ def test_a_command_that_cannot_be_followed_is_refused(stopped_once, arguments, m
 def stopped_once(tmp_path_factory):
     """As `stopped`, for tests that change nothing."""
     path = tmp_path_factory.mktemp("run")
-    run_ranks(only_train, 1, path, {"exchange": "loopback", "asynchronous": False}, timeout=90)
+    run_ranks(only_train, 1, path, {"exchange": "loopback", "asynchronous": False}, timeout=150)
     return path
 
 
