@@ -21,6 +21,7 @@ from torch import Tensor
 
 from drb.admission import NOTHING, Admission, Columns, Decision, Offer
 from drb.record import ROUND, SAMPLE_ID, SLOT, STRATUM, RecordSpec
+from drb.snapshot import LazyRows, RowWatch
 from drb.types import Int64Array, Minibatch
 
 COLUMN_BYTES = 8 * 6 + 96  # key, id, stratum, round, row and position of a slot; its entry in the set of stored ids
@@ -61,6 +62,7 @@ class Buffer:
         self._spare: Int64Array = np.arange(len(rows), dtype=np.int64)[::-1].copy()
         self._retired: Int64Array = np.empty(0, np.int64)
         self._staged = _Staged()
+        self._watch: RowWatch | None = None  # from the first lazy state on
 
     # -- the training thread's side
 
@@ -79,6 +81,7 @@ class Buffer:
         where, self._spare = self._spare[:num_admitted], self._spare[num_admitted:]
         self._staged = _Staged(decision, where, len(offer), self.spec.late)
         if num_admitted:
+            self._before_writing(where)
             for name, values in minibatch.items():
                 self.spec.pack(name, values, decision.rows, self.rows, where)
             self._write_headers(offer, decision, where)
@@ -87,6 +90,7 @@ class Buffer:
 
     def attach(self, late_fields: Mapping[str, Tensor]) -> None:
         """The late fields of the staged minibatch, [B, …] each, checked, on the CPU."""
+        self._before_writing(self._staged.where)
         for name, values in late_fields.items():
             if len(self._staged.where):
                 self.spec.pack(name, values, self._staged.decision.rows, self.rows, self._staged.where)
@@ -153,11 +157,17 @@ class Buffer:
         """Ids of the stored samples, the last minibatch's included: int64 [n], a copy."""
         return self._columns.sample_id[: self._columns.size].copy()
 
-    def state_dict(self) -> dict[str, Any]:
-        """All that the buffer holds, as arrays; rows in slot order, then the staged ones. No round may be in flight."""
+    def state_dict(self, *, lazy: bool = False) -> dict[str, Any]:
+        """All that the buffer holds, as arrays; rows in slot order, then the staged ones. No round may be in flight.
+
+        lazy: the rows are a `RowSnapshot`, to be read by another thread while the buffer goes on, and then closed.
+        """
         decision = self._staged.decision
+        where = np.concatenate((self._slot_row[: self.size], self._staged.where))
+        if lazy and self._watch is None:
+            self._watch = RowWatch(self.rows)
         return {
-            "rows": self.rows[np.concatenate((self._slot_row[: self.size], self._staged.where))],
+            "rows": self._watch.snapshot(where) if lazy and self._watch is not None else self.rows[where],
             "size": np.int64(self.size),
             "staged": {"rows": decision.rows, "slots": decision.slots, "offered": np.int64(self._staged.offered)},
             "lacking": sorted(self._staged.lacking),
@@ -175,16 +185,26 @@ class Buffer:
             )
         self._columns.load_state_dict(state["columns"])
         self._admission.load_state_dict(state["admission"])
-        self.rows[: len(rows)] = rows
+        where = np.arange(len(rows))
+        self._before_writing(where)
+        if isinstance(rows, LazyRows):
+            rows.read(where, self.rows[: len(rows)])
+        else:
+            self.rows[: len(rows)] = rows
         self.size = size
-        self._slot_row[:size] = np.arange(size)
+        self._slot_row[:size] = where[:size]
         if self._slot_stratum is not None:
-            self._slot_stratum[:size] = rows[:size, STRATUM]
+            self._slot_stratum[:size] = self.rows[:size, STRATUM]
         decision = Decision(state["staged"]["rows"].copy(), state["staged"]["slots"].copy())
-        self._staged = _Staged(decision, np.arange(size, len(rows)), int(state["staged"]["offered"]), state["lacking"])
+        self._staged = _Staged(decision, where[size:], int(state["staged"]["offered"]), state["lacking"])
         self._spare = np.arange(len(rows), len(self.rows), dtype=np.int64)[::-1].copy()
         self._retired = np.empty(0, np.int64)
         self._table_is_stale = True
+
+    def _before_writing(self, where: Int64Array) -> None:
+        """Whatever writes to rows says so first: an open snapshot may still need them."""
+        if self._watch is not None:
+            self._watch.before_writing(where)
 
     def _write_headers(self, offer: Offer, decision: Decision, where: Int64Array) -> None:
         self.rows[where, SAMPLE_ID] = offer.sample_id[decision.rows]

@@ -261,19 +261,23 @@ class Rehearsal:
 
     # -- state
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that the next steps depend on, as arrays, numbers and strings. Waits for the round in flight."""
+    def state_dict(self, *, lazy: bool = False) -> dict[str, Any]:
+        """Everything that the next steps depend on, as arrays, numbers and strings. Waits for the round in flight.
+
+        lazy: the buffer's rows are not copied but read when they are asked for (`drb.snapshot.LazyRows`), by another
+        thread while this one goes on; at most one such state at a time, whose rows must be closed.
+        """
         if self._closed:
             raise ValueError("this rehearsal has ended and its memory is gone; take its state before close()")
         if self._turns is None:
-            return dict(self._saved) if self._saved is not None else {"format": 1, "round": -1}
+            return _unread(self._saved, lazy) if self._saved is not None else {"format": 1, "round": -1}
         return {
             "format": 1,
             "max_rows": self._turns.parts.max_rows,
             "settings": {name: getattr(self.settings, name) for name in _FIXED_BY_STATE},
             "spec": json.dumps(self._turns.parts.spec.to_json()),
             "intake": self._intake.state_dict(),
-            **self._turns.state_dict(),
+            **self._turns.state_dict(lazy=lazy),
             "stats": self.stats(),
         }
 
@@ -379,6 +383,14 @@ class Rehearsal:
         if self._turns is None:
             raise ValueError(f"{operation}() needs a first minibatch: call extend() or step() before")
         return self._turns
+
+
+def _unread(saved: Mapping[str, Any], lazy: bool) -> dict[str, Any]:
+    """A loaded state that no minibatch has used yet."""
+    buffer = saved.get("buffer")
+    if buffer is None or lazy:
+        return dict(saved)
+    return {**saved, "buffer": {**buffer, "rows": np.asarray(buffer["rows"])}}
 
 
 def _on_cpu(minibatch: Minibatch) -> Minibatch:

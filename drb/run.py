@@ -72,7 +72,7 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
         tracker = stack.enter_context(_open_tracker(config, run_dir, world, saved))
         if checkpointer is not None:
             facts = {"config": dataclasses.asdict(config), "tracking_run_id": tracker.run_id, "versions": versions()}
-            checkpointer.begin_run(facts, tracker.flush)
+            checkpointer.begin_run(facts, tracker.start_flush)
         if console is not None:
             console.say(_headline(config, world, run_dir))
         tracker.log_params({**dataclasses.asdict(config), "world_size": world.world_size})

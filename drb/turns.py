@@ -97,12 +97,12 @@ class Turns:
         self.parts.engine.close(wait=not self._is_stuck and (together or not self._in_flight))
         self.parts.exchange.close(together)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Waits for the round in flight."""
+    def state_dict(self, *, lazy: bool = False) -> dict[str, Any]:
+        """Waits for the round in flight. lazy: see `Buffer.state_dict`."""
         self.drain()
         return {
             "round": self._round,
-            "buffer": self.parts.buffer.state_dict(),
+            "buffer": self.parts.buffer.state_dict(lazy=lazy),
             "fetched": self._ready.state_dict() if self._ready is not None else None,
         }
 

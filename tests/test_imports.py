@@ -28,7 +28,7 @@ LAYERS = [
         "capacity",
         "agreement",
     },
-    {"record", "storage", "admission", "proportions", "sampler", "exchange", "union", "distinct"}
+    {"record", "storage", "snapshot", "admission", "proportions", "sampler", "exchange", "union", "distinct"}
     | {"metrics", "models", "datasets", "scenarios", "augment"},
     {"buffer", "engine", "strategies", "loader", "ownership", "extension", "intake", "round", "settings"},
     {"assembly", "turns", "rehearsal", "evaluation", "checkpoint", "tracking", "report"},

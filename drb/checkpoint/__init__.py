@@ -1,15 +1,19 @@
 """Checkpoints: what a run needs to go on, bit for bit, after it was stopped or killed.
 
-`tree` and `format` know files, `folder` a run's checkpoints, `finding` what it goes on from, `room` where ranks meet,
-`agreement` when all of them save or stop, `randomness` the global generators; `Checkpointer` is what a trainer talks
-to. No file holds a pickle.
+`Checkpointer` is what a trainer talks to. `writing` has the order of a save, with `memory` for what is copied,
+`background` for the thread and `room` for where ranks meet; `agreement` says when all of them save or stop. `format`,
+`shards`, `files`, `tree` and `encryption` know what is on the disk, `folder` a run's checkpoints, `finding` what it
+goes on from, `ranks` the ranks' states for others to read or change, `randomness` the global generators. No file holds
+a pickle.
 """
 
 from drb.checkpoint.agreement import StopSignals
 from drb.checkpoint.checkpointer import MARKER, Checkpointer, Interrupted, NoCheckpoints, Saver
+from drb.checkpoint.encryption import Key, read_key
+from drb.checkpoint.errors import CheckpointError
 from drb.checkpoint.finding import Saved, State
-from drb.checkpoint.format import CheckpointError
 from drb.checkpoint.randomness import random_state, restore_random_state
+from drb.checkpoint.ranks import read_rank_states, rewrite_checkpoint
 from drb.checkpoint.settings import CheckpointSettings, check_signals
 
 __all__ = [
@@ -18,6 +22,7 @@ __all__ = [
     "CheckpointSettings",
     "Checkpointer",
     "Interrupted",
+    "Key",
     "NoCheckpoints",
     "Saved",
     "Saver",
@@ -25,5 +30,8 @@ __all__ = [
     "StopSignals",
     "check_signals",
     "random_state",
+    "read_key",
+    "read_rank_states",
     "restore_random_state",
+    "rewrite_checkpoint",
 ]

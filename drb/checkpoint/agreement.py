@@ -1,6 +1,6 @@
-"""When all ranks save or stop, at the same step, although a signal or a clock tells one of them.
+"""When all ranks save or stop, at the same step, although a signal, a clock or a full disk tells one of them.
 
-A wish travels in an all-reduce of three integers on a Gloo group of its own, started at one step and read at the next:
+A wish travels in an all-reduce of four integers on a Gloo group of its own, started at one step and read at the next:
 by then every rank has taken part in that step's gradients, so nobody waits. It also says how many steps pass before
 the next one, so that there are a few per second, however short a step is: in between a step costs one comparison.
 """
@@ -22,13 +22,16 @@ _MOST_STEPS = 1 << 20
 
 
 class Wish(NamedTuple):
-    """signal: the number of one that a rank got, 0 if none; save: a checkpoint is due by the clock."""
+    """signal: the number of one that a rank got, 0 if none; save: a checkpoint is due by the clock; failed: one could
+    not be written.
+    """
 
     signal: int = 0
     save: bool = False
+    failed: bool = False
 
     def __bool__(self) -> bool:
-        return bool(self.signal) or self.save
+        return any(self)
 
 
 class StopSignals:
@@ -81,7 +84,7 @@ class Agreement:
         self._wish = wish
         self._group = group
         self._every_s = every_s
-        self._message = torch.zeros(3, dtype=torch.int64)  # signal, save, minus the steps until the next exchange
+        self._message = torch.zeros(4, dtype=torch.int64)  # a wish, minus the steps until the next exchange
         self._work: Any = None
         self.restart(0)
 
@@ -99,7 +102,7 @@ class Agreement:
                 self.next_step = step + 1
                 return Wish()
         wish = self._finish()
-        self._steps = -int(self._message[2])
+        self._steps = -int(self._message[3])
         self.next_step = step + self._steps
         return wish
 
@@ -108,11 +111,11 @@ class Agreement:
         earlier = self._finish() if self._work is not None else Wish()
         self._start(1)
         wish = self._finish()
-        return Wish(max(earlier.signal, wish.signal), earlier.save or wish.save)
+        return Wish(max(earlier.signal, wish.signal), earlier.save or wish.save, earlier.failed or wish.failed)
 
     def _start(self, steps: int) -> None:
         wish = self._wish()
-        self._message[0], self._message[1], self._message[2] = wish.signal, int(wish.save), -steps
+        self._message[:] = torch.tensor([*map(int, wish), -steps])
         if self._group is not None:
             self._work = dist.all_reduce(self._message, dist.ReduceOp.MAX, self._group, async_op=True)
 
@@ -120,7 +123,8 @@ class Agreement:
         if self._work is not None:
             self._work.wait()
             self._work = None
-        return Wish(int(self._message[0]), bool(self._message[1]))
+        number, save, failed, _ = self._message.tolist()
+        return Wish(number, bool(save), bool(failed))
 
     def _steps_until_next(self, step: int) -> int:
         """By this rank's pace, growing eightfold at most: the first steps may be unlike the others."""

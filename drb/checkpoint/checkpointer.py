@@ -1,7 +1,8 @@
 """Saves a run when it is due, stops it when it is told to, and finds what it goes on from.
 
 A checkpoint is written by all ranks in parallel, each its own part and rank 0 what all have alike, into a directory
-that gets its name only when every file is on the disk. Training waits meanwhile.
+that gets its name only when every file is on the disk. Training goes on meanwhile (`drb.checkpoint.writing`); it waits
+for the copy of what it will change, for the write before, and at the end of a task or of the run for the write itself.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -20,19 +22,13 @@ import torch.distributed as dist
 from typing_extensions import Self
 
 from drb.checkpoint.agreement import Agreement, StopSignals, Wish
-from drb.checkpoint.finding import OWN, SHARED, Saved, State, find_saved
+from drb.checkpoint.encryption import read_key
+from drb.checkpoint.files import write_json
+from drb.checkpoint.finding import Saved, State, find_saved
 from drb.checkpoint.folder import CheckpointFolder, checkpoint_name
-from drb.checkpoint.format import (
-    CheckpointError,
-    FileRecord,
-    Manifest,
-    rank_part,
-    write_json,
-    write_manifest,
-    write_part,
-)
 from drb.checkpoint.room import Room
 from drb.checkpoint.settings import CheckpointSettings
+from drb.checkpoint.writing import CheckpointWriter, Tally
 from drb.world import World
 
 MARKER = "INTERRUPTED"
@@ -48,9 +44,10 @@ class Interrupted(SystemExit):
 
 
 class Saver(Protocol):
-    """What a training loop calls. next_step: `visit` is not needed before it."""
+    """What a training loop calls. next_step: `visit` is not needed before it; seconds: that training has waited."""
 
     next_step: float
+    seconds: float
 
     def begin_task(self, step: int) -> None: ...
 
@@ -58,11 +55,14 @@ class Saver(Protocol):
 
     def visit_boundary(self, step: int, state: Callable[[], State], *, evaluated: bool) -> None: ...
 
+    def finish(self) -> None: ...
+
 
 class NoCheckpoints(Saver):
     """For runs that are not saved."""
 
     next_step = math.inf
+    seconds = 0.0
 
     def begin_task(self, step: int) -> None:
         pass
@@ -71,6 +71,9 @@ class NoCheckpoints(Saver):
         pass
 
     def visit_boundary(self, step: int, state: Callable[[], State], *, evaluated: bool) -> None:
+        pass
+
+    def finish(self) -> None:
         pass
 
 
@@ -101,20 +104,31 @@ class Checkpointer(Saver):
         self._world = world
         self._signals = signals
         self._say = say or (lambda line: None)
+        self._key = None if settings.key_file is None else read_key(settings.key_file)
         self._folder = CheckpointFolder(run_dir / "checkpoints", settings.keep_last)
+        self._room = Room(world)
+        self._writer = CheckpointWriter(
+            self._folder, self._room, world, key=self._key, incremental=settings.incremental
+        )
         self._facts: Mapping[str, Any] = {}
-        self._flush: Callable[[], None] = lambda: None
+        self._flush: Callable[[], Callable[[], None]] = lambda: lambda: None
         self._last_saved = ""
         self._next_periodic = self._period = settings.every_steps or math.inf
         self._next_save_at = self._time_of_next_save()
         self.next_step: float = math.inf
-        self.seconds = 0.0  # that training has waited for checkpoints
-        self._room = Room(world)
-        self._agreement: Agreement | None = None
-        if signals or settings.every_minutes is not None:
-            several, timeout = world.world_size > 1, timedelta(seconds=timeout_s)
-            group = dist.new_group(backend="gloo", timeout=timeout) if several else None
-            self._agreement = Agreement(self._wish, group, every_s=ask_every_s)
+        several = world.world_size > 1
+        group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s)) if several else None
+        self._agreement = Agreement(self._wish, group, every_s=ask_every_s)
+
+    @property
+    def seconds(self) -> float:  # type: ignore[override]
+        """That training on this rank has waited for checkpoints."""
+        return self._writer.tally.pause_seconds
+
+    @property
+    def tally(self) -> Tally:
+        """What checkpoints have cost, also before the run was resumed."""
+        return self._writer.tally
 
     def __enter__(self) -> Self:
         return self
@@ -122,17 +136,19 @@ class Checkpointer(Saver):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if isinstance(error, Interrupted):
-            self._room.share(
-                None
-            )  # a launcher ends all ranks once one has ended: rank 0 may still be talking to MLflow
+        if error is None:
+            self.finish()
+        elif isinstance(error, Interrupted):
+            # a launcher ends all ranks once one has ended: rank 0 may still be talking to MLflow
+            self._room.share(None)
 
-    def begin_run(self, facts: Mapping[str, Any], flush: Callable[[], None]) -> None:
+    def begin_run(self, facts: Mapping[str, Any], flush: Callable[[], Callable[[], None]]) -> None:
         """The run starts or goes on: an earlier marker is removed.
 
         Args:
             facts: saved besides the trainer's state, as JSON.
-            flush: writes out what was logged, before a checkpoint counts: a run that goes on from it repeats nothing.
+            flush: starts to write out what was logged and returns what waits for the end of that. A checkpoint counts
+                only then, so that a run that goes on from it misses nothing that was logged before.
         """
         self._facts, self._flush = facts, flush
         if self._world.is_main:
@@ -143,8 +159,7 @@ class Checkpointer(Saver):
     def begin_task(self, step: int) -> None:
         """Training starts after `step` steps."""
         self._next_periodic = (step // self._period + 1) * self._period if self._period < math.inf else math.inf
-        if self._agreement is not None:
-            self._agreement.restart(step)
+        self._agreement.restart(step)
         self._plan()
 
     def visit(self, step: int, state: Callable[[], State]) -> None:
@@ -152,23 +167,35 @@ class Checkpointer(Saver):
 
         Raises:
             Interrupted: saved, because a rank was told to stop.
-            CheckpointError: it could not be saved; alike on all ranks.
+            CheckpointError: the one before could not be saved; at the same step on all ranks.
         """
         is_due = step >= self._next_periodic
         if is_due:
             self._next_periodic += self._period
-        wish = Wish()
-        if self._agreement is not None and step >= self._agreement.next_step:
-            wish = self._agreement.visit(step)
+        wish = self._agreement.visit(step) if step >= self._agreement.next_step else Wish()
         self._plan()
+        if wish.failed:
+            self.finish()
         if is_due or wish:
             self._save(step, state, wish.signal)
 
     def visit_boundary(self, step: int, state: Callable[[], State], *, evaluated: bool) -> None:
         """Before or after the evaluation of a task; as `visit`."""
-        wish = self._agreement.now() if self._agreement is not None else Wish()
+        wish = self._agreement.now()
         if wish or (evaluated and self._settings.at_task_end):
             self._save(step, state, wish.signal, evaluated=evaluated)
+            if evaluated:
+                self.finish()
+
+    def finish(self) -> None:
+        """Wait for the checkpoint that is being written, if any.
+
+        Raises:
+            CheckpointError: it could not be saved; alike on all ranks.
+        """
+        start = time.perf_counter()
+        self._writer.wait()
+        self._writer.tally.pause_seconds += time.perf_counter() - start
 
     # -- going on
 
@@ -180,50 +207,31 @@ class Checkpointer(Saver):
         """
         if self._world.is_main:
             self._folder.clean()
-        return find_saved(self._settings.resume, self._folder, self._room, self._world, self._say)
+        saved = find_saved(self._settings.resume, self._folder, self._room, self._world, self._say, self._key)
+        if saved is not None:
+            self._writer.tally = Tally(**saved.costs)
+        return saved
 
     # -- saving
 
     def _save(self, step: int, state: Callable[[], State], signal_number: int, *, evaluated: bool = False) -> None:
-        start = time.perf_counter()
         name = checkpoint_name(step, evaluated)
-        path = self._folder.root / name
+        self.finish()
+        start = time.perf_counter()
         if name != self._last_saved:
-            self._write(name, step, state())
+            facts = {**self._facts, "costs": asdict(self._writer.tally)}
+            parts = dict(state())
+            parts["trainer"] = {**facts, "trainer": parts["trainer"]}
+            self._writer.start(name, step, parts, self._flush())
             self._last_saved = name
         self._next_save_at = self._time_of_next_save()
-        self.seconds += time.perf_counter() - start
+        self._writer.tally.pause_seconds += time.perf_counter() - start
         if signal_number:
+            self.finish()
+            path = self._folder.root / name
             if self._world.is_main:
                 self._mark(path, step, signal_number)
             raise Interrupted(path, signal_number)
-
-    def _write(self, name: str, step: int, state: State) -> None:
-        """Every rank its own part, rank 0 the rest; then, on rank 0, the manifest and the name."""
-        self._room.together(lambda: self._folder.begin(name) if self._world.is_main else None)
-        files: dict[str, FileRecord] = {}
-        for written in self._room.together(lambda: self._write_parts(self._folder.unfinished(name), state)):
-            files |= written
-        manifest = Manifest(step, self._world.world_size, files)
-        self._room.together(lambda: self._publish(name, manifest) if self._world.is_main else None)
-
-    def _write_parts(self, folder: Path, state: State) -> dict[str, FileRecord]:
-        if not folder.is_dir():
-            raise CheckpointError(
-                f"{folder} is not there on rank {self._world.rank}: checkpoints need a run directory that all ranks "
-                "share (hydra.run.dir), or checkpoint.enabled=false"
-            )
-        files = write_part(folder, rank_part(self._world.rank), state[OWN])
-        if self._world.is_main:
-            for part in SHARED:
-                content = {**self._facts, part: state[part]} if part == "trainer" else state[part]
-                files |= write_part(folder, part, content)
-        return files
-
-    def _publish(self, name: str, manifest: Manifest) -> None:
-        self._flush()
-        write_manifest(self._folder.unfinished(name), manifest)
-        self._folder.publish(name)
 
     def _mark(self, path: Path, step: int, signal_number: int) -> None:
         name = signal.Signals(signal_number).name
@@ -234,11 +242,10 @@ class Checkpointer(Saver):
     # -- when
 
     def _plan(self) -> None:
-        asks = math.inf if self._agreement is None else self._agreement.next_step
-        self.next_step = min(asks, self._next_periodic)
+        self.next_step = min(self._agreement.next_step, self._next_periodic)
 
     def _wish(self) -> Wish:
-        return Wish(self._signals.received, time.monotonic() >= self._next_save_at)
+        return Wish(self._signals.received, time.monotonic() >= self._next_save_at, self._writer.has_failed)
 
     def _time_of_next_save(self) -> float:
         minutes = self._settings.every_minutes

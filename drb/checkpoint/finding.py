@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from drb.checkpoint.encryption import Key
+from drb.checkpoint.errors import CheckpointError
 from drb.checkpoint.folder import CheckpointFolder
-from drb.checkpoint.format import CheckpointError, rank_part, read_checkpoint
+from drb.checkpoint.format import rank_part, read_manifest, read_part, require_key
 from drb.checkpoint.room import Room
 from drb.world import World
 
@@ -21,15 +23,18 @@ State: TypeAlias = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Saved:
-    """What a run goes on from. state: as it was given; facts: what `Checkpointer.begin_run` was told."""
+    """What a run goes on from. state: as it was given, a buffer's rows as `LazyRows`; facts: what
+    `Checkpointer.begin_run` was told; costs: of the checkpoints before.
+    """
 
     path: Path
     state: State
     facts: Mapping[str, Any]
+    costs: Mapping[str, Any]
 
 
 def find_saved(
-    resume: str, folder: CheckpointFolder, room: Room, world: World, say: Callable[[str], None]
+    resume: str, folder: CheckpointFolder, room: Room, world: World, say: Callable[[str], None], key: Key | None = None
 ) -> Saved | None:
     """Collective. resume: auto, never, or a path.
 
@@ -45,7 +50,7 @@ def find_saved(
     problems = []
     for path in candidates:
         try:
-            return _read(path, room, world)
+            return _read(path, room, world, key)
         except CheckpointError as error:  # noqa: PERF203 - a handful of directories
             problems.append(error)
             if path != candidates[-1]:
@@ -56,23 +61,27 @@ def find_saved(
     return None
 
 
-def _read(path: Path, room: Room, world: World) -> Saved:
+def _read(path: Path, room: Room, world: World, key: Key | None) -> Saved:
     """Raises the same error on all ranks."""
-    checkpoint, problem = None, ""
+    parts: dict[str, Any] = {}
+    saved_by, problem = world.world_size, ""
     try:
-        checkpoint = read_checkpoint(path, world.rank, SHARED)
+        manifest = read_manifest(path)
+        saved_by = manifest.world_size
+        require_key(path, manifest, key)
+        own = rank_part(world.rank)
+        names = {OWN: own, **{name: name for name in SHARED}} if world.rank < saved_by else {n: n for n in SHARED}
+        parts = {name: read_part(path, manifest, file, key) for name, file in names.items()}
     except (CheckpointError, OSError) as error:
         problem = str(error)
     problem = next(filter(None, room.share(problem)), "")
-    if checkpoint is None or problem:
+    if problem:
         raise CheckpointError(problem)
-    saved = checkpoint.manifest.world_size
-    if saved != world.world_size:
+    if saved_by != world.world_size:
         raise ValueError(
-            f"{path} was saved by {saved} ranks, this run has {world.world_size}: resuming on another number of ranks "
-            f"is not there yet; start it with {saved}"
+            f"{path} was saved by {saved_by} ranks, this run has {world.world_size}: resuming on another number of "
+            f"ranks is not there yet; start it with {saved_by}"
         )
-    state = {name: checkpoint.parts[name] for name in SHARED} | {OWN: checkpoint.parts[rank_part(world.rank)]}
-    facts = dict(checkpoint.parts["trainer"])
-    state["trainer"] = facts.pop("trainer")
-    return Saved(path, state, facts)
+    facts = dict(parts["trainer"])
+    parts["trainer"] = facts.pop("trainer")
+    return Saved(path, parts, facts, facts.pop("costs"))

@@ -1,6 +1,7 @@
 """A run's checkpoints: RUN_DIR/checkpoints/step-0000000123/, and the names of those that are not finished yet.
 
-Hidden names end in `.writing` (not finished) or `.old` (about to be replaced by a directory of the same name).
+Hidden names end in `.writing` (not finished), `.old` (about to be replaced by a directory of the same name) or
+`.deleted` (about to be gone).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import re
 import shutil
 from pathlib import Path
 
-from drb.checkpoint.format import sync_folder
+from drb.checkpoint.files import sync_folder
 
 _NAME = re.compile(r"step-(\d+)(-evaluated)?")
 
@@ -36,7 +37,7 @@ class CheckpointFolder:
         """Remove what a run left behind that was killed while it saved."""
         if not self.root.is_dir():
             return
-        for path in list(self.root.glob(".step-*.writing")):
+        for path in [*self.root.glob(".step-*.writing"), *self.root.glob(".step-*.deleted")]:
             shutil.rmtree(path)
         for path in list(self.root.glob(".step-*.old")):
             intended = self.root / path.name.removeprefix(".").removesuffix(".old")
@@ -45,12 +46,8 @@ class CheckpointFolder:
             else:  # killed between the two renames of `publish`
                 path.rename(intended)
 
-    def unfinished(self, name: str) -> Path:
-        """Where a checkpoint of this name is written."""
-        return self.root / f".{name}.writing"
-
     def begin(self, name: str) -> None:
-        path = self.unfinished(name)
+        path = unfinished(self.root / name)
         if path.exists():
             shutil.rmtree(path)
         path.mkdir(parents=True)
@@ -60,18 +57,39 @@ class CheckpointFolder:
 
         So are later ones, which a run has that went back to an older checkpoint: they are not of its past.
         """
-        final, old = self.root / name, self.root / f".{name}.old"
-        if final.exists():
-            final.rename(old)
-        self.unfinished(name).rename(final)
-        sync_folder(self.root)
+        final = self.root / name
+        replace_folder(final)
         all_of_them = self.checkpoints()
         index = all_of_them.index(final)
         kept = all_of_them[max(0, index + 1 - self._keep_last) : index + 1]
-        for path in [*all_of_them, old]:
-            if path not in kept and path.exists():
-                shutil.rmtree(path)
+        for path in all_of_them:
+            if path not in kept:
+                _delete(path)
         return final
+
+
+def unfinished(final: Path) -> Path:
+    """Where a checkpoint is written that gets this path."""
+    return final.with_name(f".{final.name}.writing")
+
+
+def replace_folder(final: Path) -> None:
+    """Give what is complete in `unfinished(final)` its name, in the place of what has it."""
+    old = final.with_name(f".{final.name}.old")
+    if final.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        final.rename(old)
+    unfinished(final).rename(final)
+    sync_folder(final.parent)
+    if old.exists():
+        shutil.rmtree(old)
+
+
+def _delete(path: Path) -> None:
+    """Killed half way, nothing is left that has a checkpoint's name and not its files."""
+    doomed = path.with_name(f".{path.name}.deleted")
+    path.rename(doomed)
+    shutil.rmtree(doomed)
 
 
 def _order(path: Path) -> tuple[int, bool] | None:

@@ -1,82 +1,98 @@
 """One checkpoint on disk: a directory of safetensors and JSON files, and a manifest that vouches for them.
 
 A *part* is a nested state under a name: its tensors in NAME.safetensors, the rest in NAME.json, either only if there is
-any. The manifest, written last, has the size and CRC-32 of every file; a directory without one is no checkpoint.
+any; rows in shards (`drb.checkpoint.shards`), which NAME.rows.json lists. With a key, the tensors and rows of ranks are
+encrypted: they hold samples. The manifest, written last, has the size and CRC-32 of every file; a directory without one
+is no checkpoint.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+import torch
 
-from drb.checkpoint.tree import join, split
+from drb.checkpoint.encryption import CIPHER, ENCRYPTED, Key
+from drb.checkpoint.errors import CheckpointError
+from drb.checkpoint.files import (
+    TENSORS,
+    FileRecord,
+    open_rows,
+    read_json,
+    read_tensors,
+    require_unchanged,
+    sync_folder,
+    write_json,
+    write_tensors,
+)
+from drb.checkpoint.shards import RowShards, StoredRows
+from drb.checkpoint.tree import Split, join
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
-_BLOCK_BYTES = 1 << 22  # read at a time for a checksum
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be written or read; the message names the file."""
-
-
-@dataclass(frozen=True)
-class FileRecord:
-    """What the manifest says of a file."""
-
-    size_bytes: int
-    crc32: str
+_RANK = "rank-"
+_TABLE = ("shard", "position")  # of each row, among the tensors
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """step: optimisation steps taken; files: by name."""
+    """step: optimisation steps taken; files: by name; key_check: of the key that files are encrypted with, if any."""
 
     step: int
     world_size: int
     files: Mapping[str, FileRecord]
+    key_check: str | None = None
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint as one rank reads it. parts: by name, the states that were saved."""
+class Written:
+    """The files of a part, and how many bytes were not there before."""
 
-    path: Path
-    manifest: Manifest
-    parts: Mapping[str, Any]
+    files: Mapping[str, FileRecord]
+    new_bytes: int
 
 
 def rank_part(rank: int) -> str:
     """The name of what a rank saves for itself."""
-    return f"rank-{rank:05d}"
+    return f"{_RANK}{rank:05d}"
 
 
 # -- writing
 
 
-def write_part(folder: Path, name: str, state: Any) -> dict[str, FileRecord]:
-    """Write a nested state and force it to disk; what the manifest needs to know of each file."""
-    tensors, skeleton = split(state)
+def write_part(
+    folder: Path, name: str, state: Split, *, final: Path, key: Key | None, shards: dict[str, RowShards] | None = None
+) -> Written:
+    """Write a state that was taken apart, and force it to the disk.
+
+    Args:
+        final: what the folder will be called.
+        shards: by name of the rows, those that were written before; completed here.
+    """
+    shards = {} if shards is None else shards
+    key = key if name.startswith(_RANK) else None
+    tensors, new_bytes = dict(state.tensors), 0
     files: dict[str, FileRecord] = {}
+    is_flat = isinstance(state.skeleton, dict) and list(state.skeleton) == list(tensors) and len(tensors) > 0
+    tables: dict[str, Any] = {}
+    for path, rows in state.rows.items():
+        table = shards.setdefault(path, RowShards(name)).write(folder, final, rows, key)
+        tensors |= {f"{path}/{column}": torch.from_numpy(getattr(table, column)) for column in _TABLE}
+        tables[path] = {"words": rows.shape[1], "shards": list(table.shards)}
+        files |= table.files
+        new_bytes += table.new_bytes - sum(record.size_bytes for record in table.files.values())
+    if tables:
+        files[f"{name}.rows.json"] = write_json(folder / f"{name}.rows.json", tables)
     if tensors:
-        path = folder / f"{name}.safetensors"
-        save_file(tensors, path)
-        _sync(path)
-        files[path.name] = _record(path)
-    is_flat = isinstance(skeleton, dict) and list(skeleton) == list(tensors) and len(tensors) > 0
+        files |= write_tensors(folder, name, tensors, key)
     if not is_flat:  # plain named tensors need no more than their file
-        path = folder / f"{name}.json"
-        write_json(path, skeleton)
-        files[path.name] = _record(path)
-    return files
+        files[f"{name}.json"] = write_json(folder / f"{name}.json", state.skeleton)
+    return Written(files, new_bytes + sum(record.size_bytes for record in files.values()))
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -84,51 +100,14 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     files = {
         name: {"bytes": record.size_bytes, "crc32": record.crc32} for name, record in sorted(manifest.files.items())
     }
-    write_json(
-        folder / MANIFEST,
-        {"format": FORMAT, "step": manifest.step, "world_size": manifest.world_size, "files": files},
-    )
+    content: dict[str, Any] = {"format": FORMAT, "step": manifest.step, "world_size": manifest.world_size}
+    if manifest.key_check is not None:
+        content["encryption"] = {"cipher": CIPHER, "key_check": manifest.key_check}
+    write_json(folder / MANIFEST, {**content, "files": files})
     sync_folder(folder)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Whole, and on the disk when this returns."""
-    with open(path, "w") as file:
-        json.dump(value, file, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Make names that were added, renamed or deleted in a directory survive a crash of the machine."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 # -- reading
-
-
-def read_checkpoint(path: Path, rank: int, shared: Iterable[str]) -> Checkpoint:
-    """Check and read what one rank needs: its own part and those named.
-
-    Raises:
-        CheckpointError: a file that is missing, cut short or changed, or another format.
-    """
-    manifest = read_manifest(path)
-    names = [rank_part(rank), *shared] if rank < manifest.world_size else list(shared)
-    return Checkpoint(path, manifest, {name: _read_part(path, manifest, name) for name in names})
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -141,51 +120,69 @@ def read_manifest(folder: Path) -> Manifest:
         if content["format"] != FORMAT:
             raise CheckpointError(f"{path} is of checkpoint format {content['format']}, this drb reads format {FORMAT}")
         files = {name: FileRecord(file["bytes"], file["crc32"]) for name, file in content["files"].items()}
-        return Manifest(int(content["step"]), int(content["world_size"]), files)
-    except FileNotFoundError:
+        key_check = content["encryption"]["key_check"] if "encryption" in content else None
+        return Manifest(int(content["step"]), int(content["world_size"]), files, key_check)
+    except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(f"{folder} is no checkpoint: it has no {MANIFEST}") from None
-    except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except CheckpointError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise CheckpointError(f"{path} is damaged: {error!r}") from None
 
 
-def verify(folder: Path, manifest: Manifest, names: Iterable[str]) -> None:
+def require_key(folder: Path, manifest: Manifest, key: Key | None) -> None:
+    """Raises:
+    CheckpointError: the checkpoint is encrypted, and not with this key.
+    """
+    if manifest.key_check is None:
+        return
+    if key is None:
+        raise CheckpointError(f"{folder} is encrypted; give the key that it was written with: checkpoint.key_file=PATH")
+    if key.check != manifest.key_check:
+        raise CheckpointError(f"{folder} was encrypted with another key than the one in {key.source}")
+
+
+def verify_files(folder: Path, manifest: Manifest, names: Iterable[str]) -> None:
     """Raises:
     CheckpointError: naming the first of these files that is not as it was written.
     """
     for name in names:
-        path, expected = folder / name, manifest.files[name]
-        if not path.is_file():
-            raise CheckpointError(f"{path} is missing")
-        if path.stat().st_size != expected.size_bytes:
-            raise CheckpointError(
-                f"{path} has {path.stat().st_size} bytes, {expected.size_bytes} were written: it was cut short"
-            )
-        if _checksum(path) != expected.crc32:
-            raise CheckpointError(f"{path} has changed since it was written: its checksum is wrong")
+        require_unchanged(folder / name, manifest.files[name])
 
 
-def _read_part(folder: Path, manifest: Manifest, name: str) -> Any:
-    tensor_file, json_file = f"{name}.safetensors", f"{name}.json"
-    own = [file for file in (tensor_file, json_file) if file in manifest.files]
+def read_part(folder: Path, manifest: Manifest, name: str, key: Key | None = None, *, check_rows: bool = True) -> Any:
+    """The state that was written under this name; rows are `StoredRows`, which read files when they are asked.
+
+    Args:
+        check_rows: check also the shards, which means to read all of them.
+    Raises:
+        CheckpointError: a file that is missing, cut short or changed, or cannot be decrypted.
+    """
+    own = [file for file in manifest.files if file.startswith(f"{name}.")]
     if not own:
-        raise CheckpointError(f"{folder / MANIFEST} lists neither {tensor_file} nor {json_file}")
-    verify(folder, manifest, own)
+        raise CheckpointError(f"{folder / MANIFEST} lists neither {name}{TENSORS} nor {name}.json")
+    verify_files(folder, manifest, own if check_rows else [file for file in own if ".rows-" not in file])
+    tensor_file = f"{name}{TENSORS}"
+    sealed = tensor_file + ENCRYPTED
     try:
-        tensors = load_file(folder / tensor_file) if tensor_file in own else {}
-        if json_file not in own:
+        tensors = {}
+        if sealed in own or tensor_file in own:
+            tensors = read_tensors(folder / (sealed if sealed in own else tensor_file), key)
+        if f"{name}.json" not in own:
             return tensors
-        return join(tensors, json.loads((folder / json_file).read_text()))
-    except (SafetensorError, UnicodeDecodeError, json.JSONDecodeError, KeyError) as error:
-        raise CheckpointError(f"{folder / own[0]} does not hold what its name says: {error}") from None
+        tables = read_json(folder / f"{name}.rows.json") if f"{name}.rows.json" in own else {}
+        rows = {path: _stored_rows(folder, path, table, tensors, manifest, key) for path, table in tables.items()}
+        return join(Split(read_json(folder / f"{name}.json"), tensors, rows))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{folder / name}.* do not fit together: {error!r}") from None
 
 
-def _record(path: Path) -> FileRecord:
-    return FileRecord(path.stat().st_size, _checksum(path))
-
-
-def _checksum(path: Path) -> str:
-    value = 0
-    with open(path, "rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            value = zlib.crc32(block, value)
-    return f"{value:08x}"
+def _stored_rows(
+    folder: Path, path: str, table: Mapping[str, Any], tensors: Mapping[str, Any], manifest: Manifest, key: Key | None
+) -> StoredRows:
+    for shard in table["shards"]:
+        if shard not in manifest.files:
+            raise CheckpointError(f"{folder / MANIFEST} does not list {shard}, which holds rows of {path}")
+    openers = [partial(open_rows, folder / shard, key) for shard in table["shards"]]
+    shard, position = (tensors[f"{path}/{column}"].numpy() for column in _TABLE)
+    return StoredRows(openers, shard, position, table["words"])

@@ -7,16 +7,15 @@ from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
-from safetensors import SafetensorError
 
-from drb.checkpoint.format import CheckpointError
+from drb.checkpoint.errors import CheckpointError
 from drb.world import World
 
 _WAIT_FOR_MAIN = timedelta(days=7)  # for rank 0's disk and tracker; if it dies its peers notice at once
 
 
 class Room:
-    """One per rank; making it and every method is collective."""
+    """One per rank; making it and every method is collective, and by one thread at a time."""
 
     def __init__(self, world: World) -> None:
         self._world_size = world.world_size
@@ -39,8 +38,10 @@ class Room:
         result, problem = None, ""
         try:
             result = action()
-        except (OSError, CheckpointError, SafetensorError) as error:
+        except (OSError, CheckpointError) as error:
             problem = str(error)
+        except Exception as error:  # whatever it is: the others wait for an answer
+            problem = f"{type(error).__name__}: {error}"
         answers = self.share((result, problem))
         for rank, (_, failure) in enumerate(answers):
             if failure:

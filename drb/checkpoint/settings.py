@@ -18,6 +18,8 @@ class CheckpointSettings:
     every_minutes: by rank 0's clock; null none
     at_task_end:   after each task's evaluation
     keep_last:     older ones are deleted
+    incremental:   link the files of rows that have not changed; false: write all rows each time
+    key_file:      of 32 bytes, raw, hexadecimal or base64: encrypts what holds samples; null: no encryption
     resume:        auto (the newest good checkpoint of the run directory, if any), never, or a checkpoint's path
     signals:       make the run save, leave the file INTERRUPTED and end with exit code 75
     """
@@ -27,6 +29,8 @@ class CheckpointSettings:
     every_minutes: float | None = setting(None, above=0)
     at_task_end: bool = True
     keep_last: int = setting(2, at_least=1)
+    incremental: bool = True
+    key_file: str | None = None
     resume: str = "auto"
     signals: list[str] = field(default_factory=lambda: ["USR2", "TERM"])
 

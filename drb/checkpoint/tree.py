@@ -1,62 +1,79 @@
 """Nested states (dicts and lists of tensors, arrays, numbers and strings) as named tensors and JSON, and back.
 
-In the JSON a tensor is `{"$tensor": NAME}` and a numpy array `{"$array": NAME}`; NAME is its path in the state. So
-nothing is pickled, and everything but the numbers themselves can be read with an editor.
+In the JSON a tensor is `{"$tensor": NAME}`, a numpy array `{"$array": NAME}` and rows that are written apart
+`{"$rows": NAME}`; NAME is its path in the state. So nothing is pickled, and everything but the numbers themselves can
+be read with an editor.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-_TENSOR, _ARRAY = "$tensor", "$array"
+from drb.snapshot import LazyRows
+
+_TENSOR, _ARRAY, _ROWS = "$tensor", "$array", "$rows"
 
 
-def split(state: Any) -> tuple[dict[str, Tensor], Any]:
-    """The state's tensors by name, on the CPU, contiguous; and the JSON.
+@dataclass(frozen=True)
+class Split:
+    """A state taken apart. tensors and rows by name; skeleton: what JSON can hold, with the names in it."""
 
-    They share memory with the state, not with one another (as tied weights do): safetensors would refuse that.
-    """
+    skeleton: Any
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    rows: Mapping[str, LazyRows] = field(default_factory=dict)
+
+
+def split(state: Any) -> Split:
+    """The tensors share memory with the state, and maybe with one another; the rest is copied."""
     tensors: dict[str, Tensor] = {}
-    skeleton = _split(state, "", tensors)
-    seen: set[int] = set()
-    for name, tensor in tensors.items():
-        memory = tensor.untyped_storage().data_ptr()
-        tensors[name] = tensor.clone() if memory in seen and memory else tensor
-        seen.add(memory)
-    return tensors, skeleton
+    rows: dict[str, LazyRows] = {}
+    return Split(_split(state, "", tensors, rows), tensors, rows)
 
 
-def join(tensors: Mapping[str, Tensor], skeleton: Any) -> Any:
+def join(parts: Split) -> Any:
     """The state that `split` took apart; tuples have become lists, numpy numbers Python's."""
+    return _join(parts, parts.skeleton)
+
+
+def _join(parts: Split, skeleton: Any) -> Any:
     if isinstance(skeleton, list):
-        return [join(tensors, value) for value in skeleton]
+        return [_join(parts, value) for value in skeleton]
     if not isinstance(skeleton, dict):
         return skeleton
     if skeleton.keys() == {_TENSOR}:
-        return tensors[skeleton[_TENSOR]]
+        return parts.tensors[skeleton[_TENSOR]]
     if skeleton.keys() == {_ARRAY}:
-        return tensors[skeleton[_ARRAY]].numpy()
-    return {key: join(tensors, value) for key, value in skeleton.items()}
+        return parts.tensors[skeleton[_ARRAY]].numpy()
+    if skeleton.keys() == {_ROWS}:
+        return parts.rows[skeleton[_ROWS]]
+    return {key: _join(parts, value) for key, value in skeleton.items()}
 
 
-def _split(state: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+def _split(state: Any, path: str, tensors: dict[str, Tensor], rows: dict[str, LazyRows]) -> Any:
+    def below(key: Any, value: Any) -> Any:
+        return _split(value, f"{path}/{key}" if path else str(key), tensors, rows)
+
     if isinstance(state, Mapping):
-        return {str(key): _split(value, f"{path}/{key}" if path else str(key), tensors) for key, value in state.items()}
+        return {str(key): below(key, value) for key, value in state.items()}
     if isinstance(state, (list, tuple)):
-        return [_split(value, f"{path}/{index}" if path else str(index), tensors) for index, value in enumerate(state)]
+        return [below(index, value) for index, value in enumerate(state)]
     if isinstance(state, np.generic):
         return state.item()
     if isinstance(state, np.ndarray):
-        tensors[path] = torch.from_numpy(np.ascontiguousarray(state).reshape(state.shape))
+        tensors[path] = torch.from_numpy(np.require(state, requirements=["C", "W"]).reshape(state.shape))
         return {_ARRAY: path}
     if isinstance(state, Tensor):
-        tensors[path] = state.detach().cpu().contiguous()
+        tensors[path] = state.detach()
         return {_TENSOR: path}
+    if isinstance(state, LazyRows):
+        rows[path] = state
+        return {_ROWS: path}
     if state is None or isinstance(state, (bool, int, float, str)):
         return state
     raise TypeError(f"{path}: a {type(state).__name__} cannot be saved without pickle")

@@ -78,8 +78,12 @@ class Tracker(Protocol):
     def log_artifact(self, path: str | Path, folder: str | None = None) -> None:
         """Copy a file into the run, soon: do not change it before the next `flush`."""
 
+    def start_flush(self) -> Callable[[], None]:
+        """Write soon what was logged so far; calling the result, on any thread, waits until it is written."""
+
     def flush(self) -> None:
         """Wait until everything is written."""
+        self.start_flush()()
 
     def close(self, status: Status) -> None:
         """Write everything and set the run's status. Idempotent: the first call counts."""
@@ -113,8 +117,8 @@ class NullTracker(Tracker):
     def log_artifact(self, path: str | Path, folder: str | None = None) -> None:
         pass
 
-    def flush(self) -> None:
-        pass
+    def start_flush(self) -> Callable[[], None]:
+        return lambda: None
 
     def close(self, status: Status) -> None:
         pass
@@ -168,11 +172,15 @@ class BufferedTracker(Tracker):
     def log_artifact(self, path: str | Path, folder: str | None = None) -> None:
         self._submit(lambda run: run.write_artifact(Path(path), folder))
 
-    def flush(self) -> None:
+    def start_flush(self) -> Callable[[], None]:
         self._write_points()
         writes, self._writes = self._writes, []
-        for write in writes:
-            write.result()
+
+        def wait() -> None:
+            for write in writes:
+                write.result()
+
+        return wait
 
     def close(self, status: Status) -> None:
         if self._closed:

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import timedelta
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -106,6 +107,7 @@ class Trainer:
         self._task_classes: list[tuple[int, ...]] = []
         self._loss: Loss = strategy.loss
         self._generator = torch.Generator(world.device)
+        self._state_to_save = partial(self.state_dict, lazy=True)
         self._generator.manual_seed(derive_seed(seed, "augment", world.rank))
         self._loss_sum = torch.zeros((), device=world.device)
         self._interval = Interval()
@@ -130,6 +132,7 @@ class Trainer:
             learner = self._begin_task(task)
             self._train_task(task, learner)
             self._end_task(task, learner)
+        self._saver.finish()
 
     # -- a task
 
@@ -186,7 +189,7 @@ class Trainer:
                 self._train_epoch(learner, loader.epoch(position.epoch, position.minibatch), rows_of_step)
                 position.epoch, position.minibatch = position.epoch + 1, 0
                 self._epochs += 1
-        self._saver.visit_boundary(self.steps, self.state_dict, evaluated=False)
+        self._saver.visit_boundary(self.steps, self._state_to_save, evaluated=False)
         self._strategy.end_task(task.index, learner.network)
 
     def _train_epoch(self, learner: Learner, minibatches: Iterator[Minibatch], rows_of_step: list[int]) -> None:
@@ -205,7 +208,7 @@ class Trainer:
             if self.steps % every == 0:
                 self._log_interval(learner)
             if self.steps >= saver.next_step:
-                saver.visit(self.steps, self.state_dict)
+                saver.visit(self.steps, self._state_to_save)
 
     def _optimisation_step(self, learner: Learner, minibatches: Iterator[Minibatch], rows_A: list[int]) -> None:
         """rows_A: rows of the stream on all ranks together, in each of the batches to accumulate."""
@@ -245,11 +248,12 @@ class Trainer:
             if not self._allow_duplicates:
                 refuse_duplicates(metrics["rehearsal/duplicate_share"], task.index)
         metrics["time/train_seconds"] = self.clock.seconds
+        metrics["time/checkpoint_seconds"] = self._saver.seconds  # that training has waited
         self.history.append(self._history_entry(task))
         self._monitor.end_task(task.index, task.name, metrics, self.steps)
         self._wait_for_main()  # before anything that has a timeout
         self.position = Position(task.index + 1)
-        self._saver.visit_boundary(self.steps, self.state_dict, evaluated=True)
+        self._saver.visit_boundary(self.steps, self._state_to_save, evaluated=True)
 
     def _log_interval(self, learner: Learner) -> None:
         """One point: the mean loss over the interval and all ranks, the rate, the throughput, the rehearsal."""
@@ -296,10 +300,11 @@ class Trainer:
 
     # -- state
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self, *, lazy: bool = False) -> dict[str, Any]:
         """All that the rest of the run depends on, between two steps; waits for the rehearsal's round in flight.
 
-        `trainer`, `model` and `optimizer` are alike on all ranks; `rank` is this rank's own.
+        `trainer`, `model` and `optimizer` are alike on all ranks; `rank` is this rank's own. Tensors are not copied.
+        lazy: nor are the buffer's rows, see `Rehearsal.state_dict`.
         """
         networks = self._networks
         return {
@@ -321,7 +326,7 @@ class Trainer:
                 "loss_sum": self._loss_sum,
                 "augmentation": self._generator.get_state(),
                 "random": random_state(self._world.device),
-                "rehearsal": None if self._rehearsal is None else self._rehearsal.state_dict(),
+                "rehearsal": None if self._rehearsal is None else self._rehearsal.state_dict(lazy=lazy),
             },
         }
 

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 from ranks import run_ranks
+from safetensors.torch import load_file
 
-from drb.checkpoint import Checkpointer, CheckpointError, CheckpointSettings, StopSignals
-from drb.checkpoint import checkpointer as checkpointer_module
-from drb.checkpoint.tree import join, split
+from drb.checkpoint import Checkpointer, CheckpointError, CheckpointSettings, StopSignals, writing
+from drb.checkpoint.files import write_tensors
+from drb.checkpoint.tree import Split, join, split
 from drb.world import World
 
 STATE = {
@@ -31,6 +32,11 @@ def open_checkpoints(folder: Path, said: list[str] | None = None, **settings) ->
     saver = Checkpointer(settings, folder, World(), signals=StopSignals([]), say=None if said is None else said.append)
     saver.begin_task(0)
     return saver
+
+
+def save(saver: Checkpointer, steps: int) -> None:
+    saver.visit(steps, state(steps))
+    saver.finish()
 
 
 def state(steps: int):
@@ -50,9 +56,9 @@ def names(folder: Path) -> list[str]:
 def run_dir(tmp_path: Path) -> Path:
     """Of a run that was saved at steps 1 and 2."""
     saver = open_checkpoints(tmp_path)
-    saver.begin_run({"config": {"seed": 3}}, lambda: None)
-    saver.visit(1, state(1))
-    saver.visit(2, state(2))
+    saver.begin_run({"config": {"seed": 3}}, lambda: lambda: None)
+    save(saver, 1)
+    save(saver, 2)
     return tmp_path
 
 
@@ -65,16 +71,17 @@ def run_dir(tmp_path: Path) -> Path:
     ],
 )
 def test_a_state_survives_the_trip(value):
-    tensors, skeleton = split(value)
-    back = join(tensors, json.loads(json.dumps(skeleton)))
+    parts = split(value)
+    back = join(Split(json.loads(json.dumps(parts.skeleton)), parts.tensors))
     torch.testing.assert_close(back, value, rtol=0, atol=0)
 
 
-def test_tied_and_strided_tensors_are_saved_apart_and_unchanged():
+def test_tied_and_strided_tensors_are_saved_apart_and_unchanged(tmp_path):
     tied = torch.arange(6.0).reshape(2, 3)
-    tensors, _ = split({"one": tied, "two": tied, "transposed": tied.t()})
-    assert tensors["one"].data_ptr() != tensors["two"].data_ptr()
-    assert torch.equal(tensors["transposed"], tied.t())
+    given = {"one": tied, "two": tied, "transposed": tied.t(), "scalar": torch.tensor(2, dtype=torch.uint64)}
+    given |= {"half": torch.ones(3, dtype=torch.bfloat16), "none": torch.zeros(0, 4), "yes": torch.tensor([True])}
+    write_tensors(tmp_path, "x", given, None)
+    torch.testing.assert_close(load_file(tmp_path / "x.safetensors"), given, rtol=0, atol=0)
 
 
 def test_what_would_need_a_pickle_is_refused():
@@ -110,7 +117,7 @@ def test_no_file_is_a_pickle(run_dir, monkeypatch):
         monkeypatch.setattr(pickle, name, forbidden)
     monkeypatch.setattr(torch, "load", forbidden)
     monkeypatch.setattr(torch, "save", forbidden)
-    open_checkpoints(run_dir).visit(3, state(3))
+    save(open_checkpoints(run_dir), 3)
     assert saved_steps(run_dir) == 3
 
 
@@ -119,12 +126,12 @@ def test_only_the_last_ones_are_kept_and_only_after_the_new_one_is_there(run_dir
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch, pytest.raises(CheckpointError, match="on rank 0: .*No space left"):
-        patch.setattr(checkpointer_module, "write_manifest", full)
-        open_checkpoints(run_dir).visit(3, state(3))
+        patch.setattr(writing, "write_manifest", full)
+        save(open_checkpoints(run_dir), 3)
     assert names(run_dir) == [".step-0000000003.writing", "step-0000000001", "step-0000000002"]
     assert saved_steps(run_dir) == 2
     assert names(run_dir) == ["step-0000000001", "step-0000000002"]
-    open_checkpoints(run_dir).visit(3, state(3))
+    save(open_checkpoints(run_dir), 3)
     assert names(run_dir) == ["step-0000000002", "step-0000000003"]
 
 
@@ -133,24 +140,24 @@ def test_every_file_is_on_the_disk_before_the_directory_has_its_name(run_dir, mo
     fsync, rename = os.fsync, Path.rename
     monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd)))
     monkeypatch.setattr(Path, "rename", lambda path, target: (synced.append("rename"), rename(path, target)))
-    open_checkpoints(run_dir).visit(3, state(3))
+    save(open_checkpoints(run_dir), 3)
     final = run_dir / "checkpoints/step-0000000003"
     before = synced[: synced.index("rename")]
     unfinished = final.with_name(".step-0000000003.writing")
     assert {str(unfinished / path.name) for path in final.iterdir()} | {str(unfinished)} == set(before)
     assert before[-2:] == [str(unfinished / "manifest.json"), str(unfinished)]
-    assert synced[-1] == str(run_dir / "checkpoints")
+    assert synced[len(before) :] == ["rename", str(run_dir / "checkpoints"), "rename"]  # the last: an older one goes
 
 
 def save_where_rank_1_cannot(rank: int, world_size: int, folder: str) -> tuple[str, list[str]]:
     """What a rank is told, and what is left."""
     saver = Checkpointer(EVERY_STEP, Path(folder), World(rank, world_size), signals=StopSignals([]))
     saver.begin_task(0)
-    saver.visit(1, state(1))
+    save(saver, 1)
     if rank == 1:
-        checkpointer_module.write_part = lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+        writing.write_part = lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left on device"))
     with pytest.raises(CheckpointError) as error:
-        saver.visit(2, state(2))
+        save(saver, 2)
     return str(error.value), [path.name for path in saver._folder.checkpoints()]
 
 
@@ -178,6 +185,7 @@ def test_a_run_killed_between_the_two_renames_keeps_the_old_one(run_dir):
 def test_saving_a_step_again_replaces_it_and_drops_the_future(run_dir):
     saver = open_checkpoints(run_dir, resume="auto", keep_last=3)
     saver.visit(1, lambda: {**STATE, "trainer": {"steps": 100}})
+    saver.finish()
     assert names(run_dir) == ["step-0000000001"]
     assert saved_steps(run_dir) == 100
 
@@ -238,8 +246,8 @@ def test_another_world_size_is_refused_not_skipped(run_dir):
 
 def test_a_later_format_is_refused_by_its_number(run_dir):
     path = run_dir / "checkpoints/step-0000000002/manifest.json"
-    path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
-    with pytest.raises(CheckpointError, match="format 2, this drb reads format 1"):
+    path.write_text(path.read_text().replace('"format": 2', '"format": 3'))
+    with pytest.raises(CheckpointError, match="format 3, this drb reads format 2"):
         saved_steps(run_dir, resume=str(path.parent))
 
 

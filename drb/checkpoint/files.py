@@ -1,0 +1,221 @@
+"""The files of a checkpoint: written as a stream, summed on the way, forced to the disk; JSON and safetensors.
+
+Tensors are streamed by hand because the library wants a whole file in memory and holds the interpreter's lock for most
+of the time, which would stop training; the library reads them. Of https://github.com/huggingface/safetensors: 8 bytes
+with the header's length, the header (JSON, padded to 8 bytes), the tensors' bytes without gaps.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, load_file
+from torch import Tensor
+from typing_extensions import Self
+
+from drb.checkpoint.encryption import ENCRYPTED, Key, Sealer, decrypt_file
+from drb.checkpoint.errors import CheckpointError
+from drb.types import Int64Array
+
+TENSORS = ".safetensors"
+_ROWS = "rows"  # the one tensor of a file of rows
+_BLOCK_BYTES = 1 << 22  # read at a time for a checksum
+_CODES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
+    torch.uint64: "U64", torch.uint32: "U32", torch.uint16: "U16", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """What the manifest says of a file."""
+
+    size_bytes: int
+    crc32: str
+
+
+class FileWriter:
+    """A new file; leaving the context without an error means that it is on the disk, and that `record` is there."""
+
+    def __init__(self, path: Path, sealer: Sealer | None = None) -> None:
+        self._file = open(path, "wb")  # noqa: SIM115 - closed by __exit__
+        self._sealer = sealer
+        self._size = self._crc = 0
+
+    @property
+    def record(self) -> FileRecord:
+        return FileRecord(self._size, f"{self._crc:08x}")
+
+    def write(self, data: bytes | memoryview) -> None:
+        for piece in (data,) if self._sealer is None else self._sealer.update(data):
+            self._put(piece)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with self._file:
+            if error is None:
+                if self._sealer is not None:
+                    self._put(self._sealer.finish())
+                self._file.flush()
+                os.fsync(self._file.fileno())
+
+    def _put(self, data: bytes | memoryview) -> None:
+        self._file.write(data)
+        self._size += len(data)
+        self._crc = zlib.crc32(data, self._crc)
+
+
+# -- tensors
+
+
+def write_tensors(folder: Path, stem: str, tensors: Mapping[str, Tensor], key: Key | None) -> dict[str, FileRecord]:
+    """Into STEM.safetensors (and .enc with a key); its name and record."""
+    # as the library does: the largest elements first, so that each is aligned
+    names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+    shapes = {name: (_CODES[tensors[name].dtype], list(tensors[name].shape), tensors[name].nbytes) for name in names}
+    return _write(folder, stem, shapes, (_bytes_of(tensors[name]) for name in names), key)
+
+
+def write_rows(
+    folder: Path, stem: str, num_rows: int, words: int, blocks: Iterable[Int64Array], key: Key | None
+) -> dict[str, FileRecord]:
+    """Rows that come in blocks, int64 [any, words]; `open_rows` reads them."""
+    shapes = {_ROWS: ("I64", [num_rows, words], num_rows * words * 8)}
+    return _write(folder, stem, shapes, (block.reshape(-1).view(np.uint8).data for block in blocks), key)
+
+
+def read_tensors(path: Path, key: Key | None) -> dict[str, Tensor]:
+    """Raises:
+    CheckpointError: not such a file, or it cannot be decrypted.
+    """
+    try:
+        return load(decrypt_file(path, key)) if is_encrypted(path.name) else load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} does not hold what its name says: {error}") from None
+
+
+def open_rows(path: Path, key: Key | None) -> Int64Array:
+    """int64 [m, K], read-only: mapped into memory, or decrypted there.
+
+    Raises:
+        CheckpointError: as `read_tensors`.
+    """
+    try:
+        content = (
+            np.frombuffer(decrypt_file(path, key), np.uint8)
+            if is_encrypted(path.name)
+            else np.memmap(path, np.uint8, "r")
+        )
+        start = 8 + int(content[:8].view("<u8")[0])
+        entry = json.loads(content[8:start].tobytes())[_ROWS]
+        begin, end = entry["data_offsets"]
+        rows: Int64Array = content[start + begin : start + end].view("<i8").reshape(entry["shape"])
+        return rows
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{path} does not hold what its name says: {error!r}") from None
+
+
+def is_encrypted(name: str) -> bool:
+    return name.endswith(ENCRYPTED)
+
+
+def _write(
+    folder: Path,
+    stem: str,
+    shapes: Mapping[str, tuple[str, list[int], int]],
+    pieces: Iterable[memoryview],
+    key: Key | None,
+) -> dict[str, FileRecord]:
+    header: dict[str, Any] = {}
+    begin = 0
+    for name, (code, shape, size) in shapes.items():
+        header[name] = {"dtype": code, "shape": shape, "data_offsets": [begin, begin + size]}
+        begin += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    file_name = stem + TENSORS + (ENCRYPTED if key is not None else "")
+    with FileWriter(folder / file_name, None if key is None else Sealer(key, file_name)) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for piece in pieces:
+            file.write(piece)
+    return {file_name: file.record}
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
+
+
+# -- the rest
+
+
+def write_json(path: Path, value: Any) -> FileRecord:
+    """Whole, and on the disk when this returns."""
+    with FileWriter(path) as file:
+        file.write(json.dumps(value, indent=1).encode() + b"\n")
+    return file.record
+
+
+def read_json(path: Path) -> Any:
+    """Raises:
+    CheckpointError: it is no JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path} does not hold what its name says: {error}") from None
+
+
+def sync_folder(folder: Path) -> None:
+    """Make names that were added, renamed or deleted in a directory survive a crash of the machine."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def require_unchanged(path: Path, expected: FileRecord) -> None:
+    """Raises:
+    CheckpointError: the file is not as it was written.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing")
+    size = path.stat().st_size
+    if size != expected.size_bytes:
+        raise CheckpointError(f"{path} has {size} bytes, {expected.size_bytes} were written: it was cut short")
+    if _checksum(path) != expected.crc32:
+        raise CheckpointError(f"{path} has changed since it was written: its checksum is wrong")
+
+
+def _checksum(path: Path) -> str:
+    value = 0
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            value = zlib.crc32(block, value)
+    return f"{value:08x}"

@@ -1,0 +1,138 @@
+"""How a checkpoint is written: what training waits for, and what happens while it goes on.
+
+On the training thread the state is taken apart and its tensors are copied into memory that is used again; a buffer's
+rows are not, they are read later through a guard (`drb.snapshot`). The rest is done by one thread per rank, which alone
+uses the room where ranks meet while a write is in flight: every rank writes its files, and when all are on the disk
+rank 0 writes the manifest and gives the directory its name.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from drb.checkpoint.background import Background
+from drb.checkpoint.encryption import Key
+from drb.checkpoint.errors import CheckpointError
+from drb.checkpoint.files import FileRecord
+from drb.checkpoint.finding import OWN, SHARED, State
+from drb.checkpoint.folder import CheckpointFolder, unfinished
+from drb.checkpoint.format import Manifest, rank_part, write_manifest, write_part
+from drb.checkpoint.memory import StateMemory
+from drb.checkpoint.room import Room
+from drb.checkpoint.shards import RowShards
+from drb.checkpoint.tree import Split, split
+from drb.world import World
+
+
+@dataclass
+class Tally:
+    """What checkpoints cost so far. pause_seconds: of this rank's training; bytes: newly written, by all ranks."""
+
+    count: int = 0
+    pause_seconds: float = 0.0
+    write_seconds: float = 0.0
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One checkpoint of this rank. parts: what it writes, by name; published: called on rank 0 just before the end."""
+
+    name: str
+    step: int
+    parts: Mapping[str, Split]
+    published: Callable[[], None]
+
+
+@dataclass
+class CheckpointWriter:
+    """One per rank; `start` and `wait` are called by every rank in the same order."""
+
+    folder: CheckpointFolder
+    room: Room
+    world: World
+    key: Key | None = None
+    incremental: bool = True
+    tally: Tally = field(default_factory=Tally)
+
+    def __post_init__(self) -> None:
+        self._background = Background("drb-checkpoint")
+        self._memory = StateMemory()
+        self._shards: dict[str, RowShards] = {}
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether `wait` will raise; it does so on all ranks, once one knows."""
+        return self._background.has_failed
+
+    def wait(self) -> None:
+        """Until the write in flight is done.
+
+        Raises:
+            CheckpointError: it failed; alike on all ranks.
+        """
+        self._background.wait()
+
+    def start(self, name: str, step: int, state: State, published: Callable[[], None]) -> None:
+        """Copy what training will change, and write the rest of the time. Waits for the write before."""
+        self.wait()
+        parts = {rank_part(self.world.rank): split(state[OWN])}
+        if self.world.is_main:
+            parts |= {part: split(state[part]) for part in SHARED}
+        named = {f"{part}|{name}": tensor for part, p in parts.items() for name, tensor in p.tensors.items()}
+        copies = self._memory.copy(named)
+        parts = {
+            part: replace(p, tensors={name: copies[f"{part}|{name}"] for name in p.tensors})
+            for part, p in parts.items()
+        }
+        job = _Job(name, step, parts, published)
+        self._background.start(lambda: self._write(job))
+
+    def clear_memory(self) -> None:
+        """Give back what holds copies of samples, when no write is in flight."""
+        self.wait()
+        self._memory.clear()
+
+    def _write(self, job: _Job) -> None:
+        start = time.perf_counter()
+        try:
+            self.room.together(lambda: self.folder.begin(job.name) if self.world.is_main else None)
+            answers = self.room.together(lambda: self._write_parts(job))
+            files = {name: record for written, _ in answers for name, record in written.items()}
+            manifest = Manifest(job.step, self.world.world_size, files, self.key.check if self.key else None)
+            self.room.together(lambda: self._publish(job, manifest) if self.world.is_main else None)
+        finally:
+            for rows in _rows_of(job):
+                rows.close()
+        self.tally.count += 1
+        self.tally.bytes += sum(new_bytes for _, new_bytes in answers)
+        self.tally.write_seconds += time.perf_counter() - start
+
+    def _write_parts(self, job: _Job) -> tuple[dict[str, FileRecord], int]:
+        final = self.folder.root / job.name
+        folder = unfinished(final)
+        if not folder.is_dir():
+            raise CheckpointError(
+                f"{folder} is not there on rank {self.world.rank}: checkpoints need a run directory that all ranks "
+                "share (hydra.run.dir), or checkpoint.enabled=false"
+            )
+        files: dict[str, FileRecord] = {}
+        new_bytes = 0
+        for name, part in job.parts.items():
+            shards = self._shards if self.incremental else {}
+            written = write_part(folder, name, part, final=final, key=self.key, shards=shards)
+            files |= written.files
+            new_bytes += written.new_bytes
+        return files, new_bytes
+
+    def _publish(self, job: _Job, manifest: Manifest) -> None:
+        job.published()
+        write_manifest(unfinished(self.folder.root / job.name), manifest)
+        self.folder.publish(job.name)
+
+
+def _rows_of(job: _Job) -> list[Any]:
+    return [rows for part in job.parts.values() for rows in part.rows.values()]
