@@ -11,6 +11,8 @@ usage: drb COMMAND ...
     drb train    one continual-learning run (drb train --help)
     drb demo     three runs on digits side by side
     drb report   several runs in a table and plots (drb report --help)
+    drb inspect  what a checkpoint holds
+    drb verify   whether a checkpoint is whole
 """
 
 
@@ -29,10 +31,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from drb.report.command import main as report
 
         return report(rest)
+    if command in ("inspect", "verify"):
+        from drb.checkpoint.command import main as look
+
+        return look(command, rest)
     if command in ("-h", "--help"):
         sys.stdout.write(_HELP)
         return 0
-    sys.stderr.write(f"drb: error: unknown command {command!r}; choose train, demo or report\n")
+    sys.stderr.write(f"drb: error: unknown command {command!r}; choose train, demo, report, inspect or verify\n")
     return 1
 
 

@@ -87,7 +87,8 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
                 trainer.run()
             stats = None if rehearsal is None else rehearsal.stats()
         if world.is_main:
-            summary = summarise(config, trainer, stats, world, arguments)
+            costs = None if checkpointer is None else dataclasses.asdict(checkpointer.tally)
+            summary = summarise(config, trainer, stats, costs, world, arguments)
             write_atomically(run_dir / "summary.json", summary)
             _publish(config, summary, run_dir, tracker)
         if console is not None:

@@ -38,12 +38,14 @@ def summarise(
     config: TrainConfig,
     trainer: Trainer,
     rehearsal_stats: Mapping[str, Any] | None,
+    checkpoints: Mapping[str, Any] | None,
     world: World,
     arguments: Sequence[str],
 ) -> dict[str, Any]:
     """Everything in summary.json.
 
     train_seconds and train_cpu_seconds (of this process) are those of the training loop: no loading, no evaluation.
+    checkpoints: how many, what was written, and how long rank 0's training waited, also before the run was resumed.
     samples_per_second counts the stream's samples on all ranks, without exemplars.
     """
     seconds = trainer.clock.seconds
@@ -64,6 +66,7 @@ def summarise(
         "device": str(world.device),
         "seed": config.seed,
         "rehearsal": rehearsal,
+        "checkpoints": checkpoints,
         "config": dataclasses.asdict(config),
         "command": ["drb.train", *arguments],
         "versions": versions(),

@@ -158,6 +158,21 @@ class StoredRows(LazyRows):
         """Some of them, in this order, still not read."""
         return StoredRows(self._openers, self._shard[index], self._position[index], self.shape[1])
 
+    def require_reachable(self, name: str) -> None:
+        """Raise ValueError unless every row is in one of the arrays, each in a place of its own."""
+        if len(self._shard) != len(self._position):
+            raise ValueError(f"{name}/shard has {len(self._shard)} values, position has {len(self._position)}")
+        if len(self) and not 0 <= self._shard.min() <= self._shard.max() < len(self._openers):
+            raise ValueError(f"{name}/shard names file {self._shard.max()}, there are {len(self._openers)}")
+        for number in range(len(self._openers)):
+            rows, position = self._open(number), self._position[self._shard == number]
+            if rows.shape[1:] != self.shape[1:]:
+                raise ValueError(f"{name}: rows of {self.shape[1]} words are in a file of {rows.shape[1:]}")
+            if len(position) and not 0 <= position.min() <= position.max() < len(rows):
+                raise ValueError(f"{name}/position names row {position.max()} of a file of {len(rows)}")
+            if len(np.unique(position)) != len(position):
+                raise ValueError(f"{name}/position names one row of a file twice")
+
     def read(self, index: Int64Array, out: Int64Array) -> None:
         shard, position = self._shard[index], self._position[index]
         for number in np.unique(shard).tolist():
