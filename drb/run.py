@@ -33,7 +33,8 @@ from drb.scenarios import build_scenario
 from drb.seeding import derive_seed
 from drb.strategies import build_strategy
 from drb.summary import summarise, versions, write_atomically
-from drb.tracking import Tracker, open_tracker
+from drb.tracked import open_tracker_of
+from drb.tracking import Tracker
 from drb.trainer import Monitor, Trainer
 from drb.trainer.console import RankConsole, TerminalConsole
 from drb.trainer.monitor import Console
@@ -69,7 +70,7 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
         if world.is_main:
             run_dir.mkdir(parents=True, exist_ok=True)
             write_atomically(run_dir / "config.yaml", to_yaml(config))
-        tracker = stack.enter_context(_open_tracker(config, run_dir, world, saved))
+        tracker = stack.enter_context(open_tracker_of(config, run_dir, world, saved))
         if checkpointer is not None:
             facts = {"config": dataclasses.asdict(config), "tracking_run_id": tracker.run_id, "versions": versions()}
             checkpointer.begin_run(facts, tracker.start_flush)
@@ -208,20 +209,6 @@ def _build_rehearsal(config: TrainConfig, world: World, dataset: Dataset) -> Reh
         batch_size=config.training.rows_per_rank(world.world_size) + 1,  # a loader's last minibatch may have one more
         num_samples=len(dataset.train),
         **_options(config.rehearsal, "exemplars", "exemplars_scope", "allow_duplicates"),
-    )
-
-
-def _open_tracker(config: TrainConfig, run_dir: Path, world: World, saved: Saved | None) -> Tracker:
-    """The tracker's run goes on, too, unless the checkpoint is another run's."""
-    is_own = saved is not None and saved.path.resolve().is_relative_to(run_dir.resolve())
-    run_id = saved.facts["tracking_run_id"] if saved is not None and is_own else None
-    return open_tracker(
-        config.tracking.enabled and world.is_main,
-        experiment=config.tracking.experiment,
-        run_name=config.name or config.strategy.name,
-        run_dir=run_dir,
-        uri=config.tracking.uri,
-        run_id=run_id,
     )
 
 

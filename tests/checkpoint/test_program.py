@@ -9,13 +9,16 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from ranks import collect_ranks
 
 import drb.run
-from drb.checkpoint import CheckpointError
+from drb.checkpoint import Checkpointer, CheckpointError
 from drb.config import TrainConfig, compose_config
 from drb.tracking.store import connect
+from drb.tracking.tracker import BufferedTracker
 from drb.trainer import Monitor
 from drb.world import World
 
@@ -102,6 +105,32 @@ def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Monitor, "advance", counting)
 
 
+def run_until_killed(rank: int, world_size: int, config: TrainConfig, run_dir: str, steps: int) -> None:
+    """SIGKILL after so many steps, of which the tracker has all and the last checkpoint has not."""
+    trackers: list[BufferedTracker] = []
+    log_metrics, advance = BufferedTracker.log_metrics, Monitor.advance
+    done = [0]
+
+    def logging(self: BufferedTracker, metrics: dict[str, float], step: int) -> None:
+        log_metrics(self, metrics, step)
+        trackers.append(self)
+
+    def counting(self: Monitor, minibatches: int) -> None:
+        done[0] += minibatches
+        advance(self, minibatches)
+        if done[0] == steps:
+            trackers[-1].flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def visiting(self: Checkpointer, step: int, state: Any) -> None:
+        visit(self, step, state)
+        self.finish()  # whether the checkpoint is complete when the end comes must not depend on luck
+
+    visit, Checkpointer.visit = Checkpointer.visit, visiting  # type: ignore[method-assign]
+    BufferedTracker.log_metrics, Monitor.advance = logging, counting  # type: ignore[assignment,method-assign]
+    drb.run.run(config, Path(run_dir), World())
+
+
 def history(uri: str) -> dict[str, list[tuple[int, float]]]:
     """Of the one run in a store: (step, value) of every metric that does not depend on time."""
     client = connect(uri)
@@ -112,12 +141,16 @@ def history(uri: str) -> dict[str, list[tuple[int, float]]]:
     return {n: [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, n)] for n in names}
 
 
-def test_mlflow_shows_one_run_without_a_gap_over_two_interruptions(tmp_path, monkeypatch):
+def test_mlflow_shows_one_run_without_gap_or_repetition_over_interruptions(tmp_path, monkeypatch):
     uris = {name: f"sqlite:///{tmp_path}/{name}.db" for name in ("never", "out")}
     tracked = ["tracking.enabled=true", "tracking.plots=false"]
     config, _ = config_of(tmp_path, *tracked, f"tracking.uri={uris['never']}", "checkpoint=none")
     drb.run.run(config, tmp_path / "never", World())
     config, run_dir = config_of(tmp_path, *tracked, f"tracking.uri={uris['out']}", "checkpoint.every_steps=5")
+    early, _ = config_of(tmp_path, *tracked, f"tracking.uri={uris['out']}")  # no checkpoint yet
+    for settings in (early, config):
+        _, failures = collect_ranks(run_until_killed, 1, settings, str(run_dir), 8, timeout=100)
+        assert "exit code -9" in failures[0]
     for steps in (12, 31):
         with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
             stop_after(steps, patch)
