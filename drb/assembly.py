@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from drb.admission import build_admission
+from drb.admission import Expiry, MaxAge, build_admission
 from drb.buffer import COLUMN_BYTES, Buffer, spare_rows
 from drb.capacity import capacity_of_rank
 from drb.engine import AsyncEngine, Engine, InlineEngine
@@ -56,10 +56,11 @@ class Parts:
         """One paragraph: what was chosen, and the memory it takes on this rank."""
         memory = self.memory_bytes()
         amounts = ", ".join(f"{name} {_readable(amount)}" for name, amount in memory.items())
+        retention = f"{settings.retention}; " if settings.retention else ""
         return (
             f"rehearsal: {settings.exemplars} exemplars per rank and step from buffers of {self.buffer.capacity} per "
-            f"rank, {int(self.capacities.sum())} in total ({settings.admission}, {settings.proportions}); {self.why}; "
-            f"memory per rank at most {_readable(sum(memory.values()))} ({amounts})"
+            f"rank, {int(self.capacities.sum())} in total ({settings.admission}, {settings.proportions}); "
+            f"{retention}{self.why}; memory per rank at most {_readable(sum(memory.values()))} ({amounts})"
         )
 
     def memory_bytes(self) -> dict[str, int]:
@@ -98,9 +99,12 @@ def assemble(settings: RehearsalSettings, spec: RecordSpec, max_rows: int, peers
     nodes = [g["node"] for g in greetings]
     kind, why = _choose_exchange(settings, nodes)
     exchange = _build_exchange(kind, peers, nodes, rows_per_rank, capacities, spec.words, settings.exemplars)
-    admission = build_admission(settings.admission, candidates=settings.candidates, seed=settings.seed, rank=rank)
+    admission = build_admission(
+        settings.admission, candidates=settings.candidates, seed=settings.seed, rank=rank, refill=settings.refill
+    )
+    expiry = None if settings.max_age is None else Expiry(MaxAge.parse(settings.max_age))
     proportions = build_proportions(settings.proportions)
-    buffer = Buffer(spec, capacity, exchange.rows, admission, group_by_stratum=proportions.needs_strata)
+    buffer = Buffer(spec, capacity, exchange.rows, admission, group_by_stratum=proportions.needs_strata, expiry=expiry)
     runner = RoundRunner(
         buffer,
         exchange,

@@ -8,6 +8,10 @@ newer position table. 2·b spare rows are therefore enough, b staged and b retir
 `stage`, `attach` and `commit` run on the training thread; between `commit` and the next one the position table
 belongs to the round in flight.
 
+`remove` is the one way by which exemplars leave other than by eviction. Their rows are retired, like those of evicted
+ones; the last slots move into the holes, which changes columns and the table, but no row (a row's header keeps the
+slot that it was admitted to).
+
 Letters: B rows of a minibatch, A admitted, n stored, M capacity, K words of a row.
 """
 
@@ -19,12 +23,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from drb.admission import NOTHING, Admission, Columns, Decision, Offer
+from drb.admission import NOTHING, Admission, Columns, Decision, Expiry, Offer
 from drb.record import ROUND, SAMPLE_ID, SLOT, STRATUM, RecordSpec
 from drb.snapshot import LazyRows, RowWatch
 from drb.types import Int64Array, Minibatch
 
-COLUMN_BYTES = 8 * 6 + 96  # key, id, stratum, round, row and position of a slot; its entry in the set of stored ids
+COLUMN_BYTES = 8 * 7 + 96  # key, id, stratum, round, time, row and position of a slot; its entry in the set of ids
 
 
 def spare_rows(capacity: int, batch_size: int) -> int:
@@ -36,6 +40,7 @@ class Buffer:
     """Stores at most `capacity` records in `rows`, int64 [capacity + spare rows, spec.words], owned by the caller.
 
     group_by_stratum: keep the position table ordered by stratum, for draws that count strata.
+    expiry: how old exemplars may become; rows that are free again are then zeroed, too.
     """
 
     def __init__(
@@ -46,6 +51,7 @@ class Buffer:
         admission: Admission,
         *,
         group_by_stratum: bool = False,
+        expiry: Expiry | None = None,
     ) -> None:
         if rows.shape[1] != spec.words or len(rows) < capacity:
             raise ValueError(f"rows must be [at least {capacity}, {spec.words}], got {list(rows.shape)}")
@@ -53,7 +59,8 @@ class Buffer:
         self.capacity = capacity
         self.rows = rows
         self.size = 0  # committed exemplars; columns.size also counts the staged ones
-        self._columns = Columns(capacity)
+        self._columns = Columns(capacity, timed=expiry is not None and expiry.is_time)
+        self._expiry = expiry
         self._admission = admission
         self._slot_row: Int64Array = np.zeros(capacity, np.int64)
         self._slot_stratum: Int64Array | None = np.zeros(capacity, np.int64) if group_by_stratum else None
@@ -86,6 +93,8 @@ class Buffer:
                 self.spec.pack(name, values, decision.rows, self.rows, where)
             self._write_headers(offer, decision, where)
             self._columns.put(decision.slots, offer, decision.rows)
+            if self._expiry is not None:
+                self._expiry.stamp(self._columns, decision.slots)
         return num_admitted
 
     def attach(self, late_fields: Mapping[str, Tensor]) -> None:
@@ -117,7 +126,7 @@ class Buffer:
                 f"the late fields {sorted(staged.lacking)} of the last minibatch were not attached; "
                 "call rehearsal.attach(…) after every forward pass"
             )
-        self._spare = np.concatenate((self._spare, self._retired)) if len(self._retired) else self._spare
+        self._reclaim(zero=self._expiry is not None)
         slots = staged.decision.slots
         replaced = slots < self.size
         self._retired = self._slot_row[slots[replaced]]
@@ -128,6 +137,55 @@ class Buffer:
             self._slot_stratum[slots] = self.rows[staged.where, STRATUM]
         self.size += len(slots) - int(np.count_nonzero(replaced))
         self._table_is_stale = True
+
+    def expire(self, round_: int) -> None:
+        """Remove what is older than it may be when round `round_` draws. After `commit`; no round may be in flight."""
+        if self._expiry is not None:
+            self.remove(self._expiry.due(self._columns, round_))
+
+    def remove(self, slots: Int64Array) -> None:
+        """Free these slots, int64 [D], ascending. After `commit`; no round may be in flight."""
+        if not len(slots):
+            return
+        assert not len(self._staged.where), "remove() between stage() and commit()"
+        removal = self._admission.remove(self._columns, slots)
+        self._columns.remove(removal)
+        if self._expiry is not None:
+            self._expiry.moved(self._columns, removal)
+        self._retired = np.concatenate((self._retired, self._slot_row[slots]))
+        self._slot_row[removal.targets] = self._slot_row[removal.sources]
+        if self._slot_stratum is not None:
+            self._slot_stratum[removal.targets] = self._slot_stratum[removal.sources]
+        self.size = self._columns.size
+        self._table_is_stale = True
+
+    def slots_of(self, sample_ids: Int64Array) -> Int64Array:
+        """Slots that hold these samples: int64 [D], ascending."""
+        return np.flatnonzero(np.isin(self._columns.sample_id[: self._columns.size], sample_ids))
+
+    @property
+    def denied(self) -> Int64Array:
+        """Ids that are never stored again: int64, ascending."""
+        return self._columns.denied
+
+    def deny(self, sample_ids: Int64Array) -> None:
+        """Never store these ids again. Those that are stored stay until they are removed."""
+        self._columns.deny(sample_ids)
+
+    def occupied_rows(self) -> Int64Array:
+        """Rows that hold an exemplar, the last minibatch's included: int64 [n]."""
+        return np.concatenate((self._slot_row[: self.size], self._staged.where))
+
+    def erase_free_rows(self) -> None:
+        """Zero every row that holds no exemplar. No rank and no snapshot may be reading this buffer.
+
+        For a later snapshot no row is the same as before, so that it needs no file in which erased rows may be.
+        """
+        self._reclaim(zero=False)
+        self._before_writing(np.arange(len(self.rows)))
+        self.rows[self._spare] = 0
+        if self._watch is not None:
+            self._watch.erase()
 
     # -- the round's side
 
@@ -163,7 +221,7 @@ class Buffer:
         lazy: the rows are a `RowSnapshot`, to be read by another thread while the buffer goes on, and then closed.
         """
         decision = self._staged.decision
-        where = np.concatenate((self._slot_row[: self.size], self._staged.where))
+        where = self.occupied_rows()
         if lazy and self._watch is None:
             self._watch = RowWatch(self.rows)
         return {
@@ -184,6 +242,8 @@ class Buffer:
                 f"{self.spec.words}; resume with the same capacity and schema"
             )
         self._columns.load_state_dict(state["columns"])
+        if self._expiry is not None:
+            self._expiry.reset()
         self._admission.load_state_dict(state["admission"])
         where = np.arange(len(rows))
         self._before_writing(where)
@@ -200,6 +260,15 @@ class Buffer:
         self._spare = np.arange(len(rows), len(self.rows), dtype=np.int64)[::-1].copy()
         self._retired = np.empty(0, np.int64)
         self._table_is_stale = True
+
+    def _reclaim(self, *, zero: bool) -> None:
+        """Retired rows are spare again."""
+        if len(self._retired):
+            if zero:
+                self._before_writing(self._retired)
+                self.rows[self._retired] = 0
+            self._spare = np.concatenate((self._spare, self._retired))
+            self._retired = np.empty(0, np.int64)
 
     def _before_writing(self, where: Int64Array) -> None:
         """Whatever writes to rows says so first: an open snapshot may still need them."""

@@ -11,6 +11,7 @@ usage: drb COMMAND ...
     drb train    one continual-learning run (drb train --help)
     drb demo     three runs on digits side by side
     drb report   several runs in a table and plots (drb report --help)
+    drb forget   remove samples from a run's checkpoints (drb forget --help)
     drb inspect  what a checkpoint holds
     drb verify   whether a checkpoint is whole
 """
@@ -27,6 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from drb.demo import main as demo
 
         return demo(rest)
+    if command == "forget":
+        from drb.erasure.command import main as forget
+
+        return forget(rest)
     if command == "report":
         from drb.report.command import main as report
 
@@ -38,7 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command in ("-h", "--help"):
         sys.stdout.write(_HELP)
         return 0
-    sys.stderr.write(f"drb: error: unknown command {command!r}; choose train, demo, report, inspect or verify\n")
+    sys.stderr.write(
+        f"drb: error: unknown command {command!r}; choose train, demo, report, forget, inspect or verify\n"
+    )
     return 1
 
 

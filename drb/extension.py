@@ -60,6 +60,13 @@ class Extension:
             torch.cat((minibatch[name], views.exemplars[name]), out=output)
         return {**views.output, "rehearsed": self._mask(num_rows, num_exemplars)}
 
+    def erase(self) -> None:
+        """Zero what was returned last and before; its readers must have been queued."""
+        self._fence.settle()
+        for output in self._outputs:
+            for values in output.values():
+                values.zero_()
+
     def _views_of(self, block: int, num_rows: int, num_exemplars: int) -> _Views:
         key = (self._turn, block, num_rows, num_exemplars)
         if key not in self._views:

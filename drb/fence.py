@@ -34,6 +34,12 @@ class ReuseFence:
             event.record()
             self._events[slot] = event
 
+    def settle(self) -> None:
+        """Return once everything that was queued so far, of whatever slot, is done. On the thread that queued it."""
+        for slot in range(len(self._events)):
+            self.mark(slot)
+            self.wait(slot)
+
     def wait(self, slot: int) -> None:
         """Return once the readers of the slot's last contents are done. On any thread."""
         event = self._events[slot]

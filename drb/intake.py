@@ -107,3 +107,13 @@ def _integers(values: Tensor, what: str, field: str, num_rows: int) -> Int64Arra
             f"for {num_rows} rows"
         )
     return np.ascontiguousarray(values.numpy(), dtype=np.int64)
+
+
+def on_cpu(minibatch: Minibatch) -> Minibatch:
+    """The fields in host memory. Raises ValueError for one that is no batch."""
+    on_cpu = True
+    for name, value in minibatch.items():
+        if not isinstance(value, Tensor) or value.dim() == 0:
+            raise ValueError(f"field {name!r} must be a tensor with a batch dimension, got {type(value).__name__}")
+        on_cpu &= value.is_cpu
+    return minibatch if on_cpu else {name: value.cpu() for name, value in minibatch.items()}

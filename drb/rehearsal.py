@@ -21,30 +21,20 @@ from torch import Tensor
 from typing_extensions import Self
 
 from drb.assembly import assemble, greet_finished
+from drb.erasure import ForgetObserver, SampleIds, Where, forget_live, forget_saved
 from drb.exchange import open_peers
 from drb.extension import Extension
-from drb.intake import Intake
+from drb.intake import Intake, on_cpu
 from drb.record import Field, RecordSpec, warn_about_float_images
 from drb.round import RoundResult
 from drb.seeding import mix64
 from drb.settings import RehearsalSettings
+from drb.snapshot import state_with_rows
+from drb.statistics import statistics
 from drb.turns import Turns
 from drb.types import Exemplars, Int64Array, Minibatch
 
 log = logging.getLogger("drb")
-
-_SUMMED = (
-    "rounds",
-    "exemplars_fetched",
-    "extend_seconds",
-    "wait_seconds",
-    "round_seconds",
-    "announce_seconds",
-    "draw_seconds",
-    "fetch_seconds",
-    "worker_cpu_seconds",
-)  # stats that a resumed run goes on counting
-_FIXED_BY_STATE = ("seed", "admission", "sample_id")  # what is stored follows from them: keys, thresholds, ids
 
 
 class Rehearsal:
@@ -65,6 +55,9 @@ class Rehearsal:
         capacity_scope: `rank`, or `total`: capacity is split over the ranks, the remainder to the low ones.
         candidates: samples per minibatch that are considered for admission; only for random_replacement.
         admission: reservoir, class_balanced, random_replacement or fifo.
+        max_age: exemplars expire when they are older: rounds (1000) or a time ("12h", "30d"); None: never.
+        refill: what may take slots that `forget` and max_age freed. none: what would have been stored anyhow, so
+            draws stay unbiased; recent: whatever is offered next.
         proportions: uniform, stream or balanced; see `drb.proportions`.
         exchange: auto, loopback, collective, shared, hierarchical or rma (one-sided MPI); see `drb.exchange`.
         stratum: the integer field by which exemplars are counted, if there is one.
@@ -91,6 +84,8 @@ class Rehearsal:
         capacity_scope: str = "rank",
         candidates: int | None = None,
         admission: str = "reservoir",
+        max_age: int | str | None = None,
+        refill: str = "none",
         proportions: str = "uniform",
         exchange: str = "auto",
         stratum: str | None = "label",
@@ -111,6 +106,8 @@ class Rehearsal:
             capacity_scope=capacity_scope,
             candidates=candidates,
             admission=admission,
+            max_age=max_age,
+            refill=refill,
             proportions=proportions,
             exchange=exchange,
             stratum=stratum,
@@ -134,6 +131,8 @@ class Rehearsal:
         self._extend_seconds = 0.0
         self._earlier: dict[str, Any] = {}  # stats up to where this run was resumed
         self._stored_and_distinct: tuple[int, int] | None = None
+        self._denied: Int64Array = np.empty(0, np.int64)  # until the first minibatch
+        self.forget_observers: list[ForgetObserver] = []
 
     # -- a step
 
@@ -150,7 +149,7 @@ class Rehearsal:
             PeerError: a rank died or stalled.
         """
         start = time.perf_counter()
-        on_host = _on_cpu(minibatch)
+        on_host = on_cpu(minibatch)
         result = self._take_turn(on_host)
         extended: Minibatch | None = None
         if not self.stopped:
@@ -169,7 +168,7 @@ class Rehearsal:
         None until exemplars exist, and with uneven="stop" once a rank has ended (see `stopped`).
         """
         start = time.perf_counter()
-        result = self._take_turn(_on_cpu(minibatch))
+        result = self._take_turn(on_cpu(minibatch))
         exemplars = None
         if result is not None and len(result.draw) and not self.stopped:
             exemplars = result.exemplars(self._require_turns("step").parts.spec)
@@ -205,29 +204,9 @@ class Rehearsal:
         """
         if self._turns is None:
             return {"rounds": 0, "exemplars": self.settings.exemplars, **self._earlier}
-        parts, times = self._turns.parts, self._turns.parts.runner.times
-        checked, distinct = self._stored_and_distinct or (0, self._earlier.get("distinct_total"))
-        stats: dict[str, Any] = {
-            "rounds": times.rounds,
-            "exemplars": self.settings.exemplars,
-            "exemplars_fetched": times.exemplars,
-            "capacity": parts.buffer.capacity,
-            "capacity_total": int(parts.capacities.sum()),
-            "stored": parts.buffer.size,
-            "stored_total": max(parts.runner.union_size, checked),  # a check also counts what is not visible yet
-            "distinct_total": distinct,
-            "bytes_per_rank": sum(parts.memory_bytes().values()),
-            "extend_seconds": self._extend_seconds,
-            "wait_seconds": self._turns.wait_seconds,
-            "round_seconds": times.total,
-            "announce_seconds": times.announce,
-            "draw_seconds": times.draw,
-            "fetch_seconds": times.fetch,
-            "worker_cpu_seconds": times.cpu if parts.is_async else 0.0,
-            "exchange": parts.exchange.name,
-            "asynchronous": parts.is_async,
-        }
-        return stats | {name: stats[name] + self._earlier[name] for name in _SUMMED if name in self._earlier}
+        return statistics(
+            self._turns, self.settings.exemplars, self._extend_seconds, self._stored_and_distinct, self._earlier
+        )
 
     def counts(self) -> dict[int, int]:
         """Exemplars in this rank's buffer per stratum, the last minibatch's included."""
@@ -259,6 +238,34 @@ class Rehearsal:
         stored, distinct = self._stored_and_distinct = int(sums[0]), int(sums[1])
         return 1 - distinct / stored if stored else 0.0
 
+    # -- erasure
+
+    def forget(self, sample_ids: SampleIds | None = None, *, where: Where | None = None) -> int:
+        """Remove samples from all ranks' buffers for good; how many exemplars that were, on all ranks. Collective.
+
+        Between steps. What any rank names is removed on all, zeroed wherever a record may have been (what `extend` and
+        `step` returned included), and its ids are never stored again. See docs/retention.md for what is promised.
+
+        Args:
+            sample_ids: integers, in any order; those that are not stored are denied from now on.
+            where: {field: value or values}, or a function of named tensors [n, …] that returns bool [n].
+        Raises:
+            ValueError: late fields are missing, or no proper selection; on all ranks, and nothing was removed.
+        """
+        if self._closed:
+            raise ValueError("this rehearsal has ended and its memory is gone; forget before close()")
+        for observer in self.forget_observers:
+            observer.settle()
+        if self._turns is not None and self._extension is not None:
+            forgotten = forget_live(self._turns, self._extension, self._peers, sample_ids, where)
+        else:
+            forgotten, self._saved = forget_saved(self._saved, self._peers, sample_ids, where)
+            self._earlier = dict((self._saved or {}).get("stats", {}))
+        self._deny(forgotten.sample_ids)
+        for observer in self.forget_observers:
+            self._deny(observer.forget(forgotten.sample_ids, where))
+        return forgotten.removed
+
     # -- state
 
     def state_dict(self, *, lazy: bool = False) -> dict[str, Any]:
@@ -270,11 +277,13 @@ class Rehearsal:
         if self._closed:
             raise ValueError("this rehearsal has ended and its memory is gone; take its state before close()")
         if self._turns is None:
-            return _unread(self._saved, lazy) if self._saved is not None else {"format": 1, "round": -1}
+            saved = {"format": 1, "round": -1} if self._saved is None else state_with_rows(self._saved, lazy)
+            return {**saved, "denied": self._denied}
         return {
             "format": 1,
+            "denied": self._turns.parts.buffer.denied,
             "max_rows": self._turns.parts.max_rows,
-            "settings": {name: getattr(self.settings, name) for name in _FIXED_BY_STATE},
+            "settings": self.settings.fixed_by_state(),
             "spec": json.dumps(self._turns.parts.spec.to_json()),
             "intake": self._intake.state_dict(),
             **self._turns.state_dict(lazy=lazy),
@@ -287,14 +296,10 @@ class Rehearsal:
             raise ValueError("load_state_dict must come before the first minibatch")
         if state.get("format") != 1:
             raise ValueError(f"this is a rehearsal state of format {state.get('format')}, this version reads format 1")
+        self._deny(np.asarray(state.get("denied", ()), np.int64))
         if "spec" in state:
             saved = RecordSpec.from_json(json.loads(state["spec"]))
-            for name, value in state["settings"].items():
-                if getattr(self.settings, name) != value:
-                    raise ValueError(
-                        f"the state was saved with {name}={value!r}, this rehearsal has "
-                        f"{getattr(self.settings, name)!r}; resume with the same"
-                    )
+            self.settings.require_saved(state["settings"])
             if self._spec is not None and self._spec.to_json() != saved.to_json():
                 raise ValueError(f"the saved schema is {saved.to_json()}, spec= says {self._spec.to_json()}")
             self._spec, self._saved = saved, dict(state)
@@ -356,6 +361,7 @@ class Rehearsal:
         max_rows = max(self.settings.batch_size or 0, num_rows, int(saved.get("max_rows", 0)))
         parts = assemble(self.settings, spec, max_rows, self._peers)
         turns = Turns(parts, self._intake, self._peers, self.settings)
+        parts.buffer.deny(self._denied)
         if saved:
             self._intake.load_state_dict(saved["intake"])
             turns.load_state_dict(saved)
@@ -367,6 +373,12 @@ class Rehearsal:
             if self._verbose:
                 print(f"drb: {self.describe()}", file=sys.stderr, flush=True)
         return turns
+
+    def _deny(self, sample_ids: Int64Array) -> None:
+        if self._turns is not None:
+            self._turns.parts.buffer.deny(sample_ids)
+        else:
+            self._denied = np.union1d(self._denied, sample_ids)
 
     def _say_farewell(self) -> None:
         if self._turns is not None:
@@ -383,21 +395,3 @@ class Rehearsal:
         if self._turns is None:
             raise ValueError(f"{operation}() needs a first minibatch: call extend() or step() before")
         return self._turns
-
-
-def _unread(saved: Mapping[str, Any], lazy: bool) -> dict[str, Any]:
-    """A loaded state that no minibatch has used yet."""
-    buffer = saved.get("buffer")
-    if buffer is None or lazy:
-        return dict(saved)
-    return {**saved, "buffer": {**buffer, "rows": np.asarray(buffer["rows"])}}
-
-
-def _on_cpu(minibatch: Minibatch) -> Minibatch:
-    """The fields in host memory. Raises ValueError for one that is no batch."""
-    on_cpu = True
-    for name, value in minibatch.items():
-        if not isinstance(value, Tensor) or value.dim() == 0:
-            raise ValueError(f"field {name!r} must be a tensor with a batch dimension, got {type(value).__name__}")
-        on_cpu &= value.is_cpu
-    return minibatch if on_cpu else {name: value.cpu() for name, value in minibatch.items()}

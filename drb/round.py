@@ -139,6 +139,17 @@ class RoundRunner:
         self._time(start, announced, drawn, cpu, len(draw))
         return RoundResult(round_, statuses, draw, rows)
 
+    def uncount(self, result: RoundResult) -> None:
+        """This round will be run again."""
+        self.times.rounds -= 1
+        self.times.exemplars -= len(result.draw)
+
+    def erase(self) -> None:
+        """Zero the fetched rows. No round may be in flight."""
+        self.fence.settle()
+        self.blocks.fill(0)
+        self._exchange.erase()
+
     def restore(self, state: Mapping[str, Any] | None, round_: int) -> RoundResult | None:
         """The result of a round that was fetched before the state was saved, in its block."""
         if state is None:

@@ -26,6 +26,7 @@ from drb.config import TrainConfig, to_yaml
 from drb.config.checks import exemplars_per_rank
 from drb.config.resume import require_same_config
 from drb.datasets import Dataset, load_dataset
+from drb.erasure import CheckpointPurge
 from drb.failure import FailureBoard, naming_peers
 from drb.models import Network, build_model
 from drb.rehearsal import Rehearsal
@@ -84,6 +85,9 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
             )
             if saved is not None:
                 _take_up(saved, trainer, console)
+                saved = None  # it may hold samples: what is forgotten must not stay in memory
+            if rehearsal is not None and checkpointer is not None:
+                rehearsal.forget_observers.append(CheckpointPurge(checkpointer))
             with _naming_peers(world, trainer):
                 trainer.run()
             stats = None if rehearsal is None else rehearsal.stats()

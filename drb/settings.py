@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from drb.admission import ADMISSIONS, build_admission
+from drb.admission import ADMISSIONS, REFILLS, MaxAge, build_admission
 from drb.capacity import SCOPES, check_capacity
 from drb.exchange import EXCHANGES
 from drb.proportions import PROPORTIONS, build_proportions
@@ -25,6 +25,8 @@ class RehearsalSettings:
     capacity_scope: str = "rank"
     candidates: int | None = None
     admission: str = "reservoir"
+    max_age: int | str | None = None
+    refill: str = "none"
     proportions: str = "uniform"
     exchange: str = "auto"
     stratum: str | None = "label"
@@ -51,6 +53,8 @@ class RehearsalSettings:
                 raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
         if not self.timeout_s > 0:
             raise ValueError(f"timeout_s must be above 0 seconds, got {self.timeout_s}")
+        if self.max_age is not None:
+            MaxAge.parse(self.max_age)
         build_admission(self.admission, candidates=self.candidates, seed=0, rank=0)
         if self.needs_strata and self.stratum is None:
             raise ValueError(
@@ -67,6 +71,30 @@ class RehearsalSettings:
         """The field that holds sample ids; None if every offer is a new sample."""
         return None if self.sample_id == ARRIVAL else self.sample_id
 
+    @property
+    def retention(self) -> str:
+        """What describe() says of exemplars that leave; "" if they only ever do by eviction."""
+        words = []
+        if self.max_age is not None:
+            age = self.max_age if isinstance(self.max_age, str) else f"{self.max_age} rounds"
+            words.append(f"exemplars older than {age} expire")
+        if self.refill == "recent" or (self.max_age is not None and self.admission in _WITHOUT_THRESHOLD):
+            words.append("slots freed by removal fill with whatever is offered next, so recent samples prevail in them")
+        return "; ".join(words)
+
+    def fixed_by_state(self) -> dict[str, Any]:
+        """What a saved state goes on with: what is stored follows from it."""
+        return {name: getattr(self, name) for name in ("seed", "admission", "refill", "sample_id")}
+
+    def require_saved(self, saved: Mapping[str, Any]) -> None:
+        """Raise ValueError naming what differs from what a state was saved with."""
+        for name, value in saved.items():
+            if getattr(self, name) != value:
+                raise ValueError(
+                    f"the state was saved with {name}={value!r}, this rehearsal has {getattr(self, name)!r}; resume "
+                    "with the same"
+                )
+
     def shared_by_all(self) -> dict[str, Any]:
         """What must be equal on all ranks."""
         values = asdict(self)
@@ -74,8 +102,11 @@ class RehearsalSettings:
         return values
 
 
+_WITHOUT_THRESHOLD = ("random_replacement", "fifo")
+
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "admission": ADMISSIONS,
+    "refill": REFILLS,
     "proportions": tuple(PROPORTIONS),
     "exchange": EXCHANGES,
     "capacity_scope": SCOPES,

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -174,3 +174,11 @@ class RowWatch:
     def erase(self) -> None:
         """Overwrite what was set aside for snapshots that are closed: it may hold rows that must be forgotten."""
         self._aside[:] = 0
+
+
+def state_with_rows(state: Mapping[str, Any], lazy: bool) -> dict[str, Any]:
+    """A rehearsal's loaded state, its rows as an array unless `lazy`."""
+    buffer = state.get("buffer")
+    if buffer is None or lazy:
+        return dict(state)
+    return {**state, "buffer": {**buffer, "rows": np.asarray(buffer["rows"])}}

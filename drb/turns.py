@@ -50,21 +50,28 @@ class Turns:
         offer, fields = self._intake.take(minibatch, parts.spec, parts.max_rows, self._round + 1)
         result = self._wait()
         parts.buffer.commit()
+        parts.buffer.expire(self._round + 1)
         if result is not None:
             parts.runner.fence.mark(1 - result.round % 2)  # readers of the exemplars before these have been queued
         self._submit(ACTIVE)
         parts.buffer.stage(fields, offer)
-        if self._statuses is not None:
-            start = time.perf_counter()
-            statuses = self._statuses.get()
-            self.wait_seconds += time.perf_counter() - start
-            self.stopped = statuses is not None and bool((statuses == FINISHED).any())
+        self._hear_statuses()
         return result
 
     def drain(self) -> None:
         """Wait for the round in flight and keep its result for the next turn."""
         if self._in_flight:
             self._ready = self._wait()
+
+    def run_again(self) -> None:
+        """After `drain`: run the drained round anew, on what the buffers hold now. Collective."""
+        result = self._ready
+        if result is not None and not result.someone_finished:
+            self._ready = None
+            self.parts.runner.uncount(result)
+            self._round -= 1
+            self._submit(ACTIVE)
+            self._hear_statuses()
 
     def finish(self) -> None:
         """The last turn: tell the other ranks that this one ends. Raises UnevenError if others go on."""
@@ -98,7 +105,10 @@ class Turns:
         self.parts.exchange.close(together)
 
     def state_dict(self, *, lazy: bool = False) -> dict[str, Any]:
-        """Waits for the round in flight. lazy: see `Buffer.state_dict`."""
+        """Waits for the round in flight. lazy: see `Buffer.state_dict`.
+
+        fetched: that round's exemplars; None to run it again after loading, on all ranks.
+        """
         self.drain()
         return {
             "round": self._round,
@@ -110,6 +120,10 @@ class Turns:
         self._round = int(state["round"])
         self.parts.buffer.load_state_dict(state["buffer"])
         self._ready = self.parts.runner.restore(state["fetched"], self._round)
+        if self._ready is None and self._round >= 0:
+            self._round -= 1
+            self._submit(ACTIVE)
+            self._hear_statuses()
 
     def _submit(self, status: int) -> None:
         self._round += 1
@@ -123,6 +137,14 @@ class Turns:
             call = lambda: news.watch(lambda: run(round_, status, offered, news.put))  # noqa: E731
         self.parts.engine.submit(call)
         self._in_flight = True
+
+    def _hear_statuses(self) -> None:
+        """With uneven="stop": whether some rank has ended, as soon as all ranks have handed in this round."""
+        if self._statuses is not None:
+            start = time.perf_counter()
+            statuses = self._statuses.get()
+            self.wait_seconds += time.perf_counter() - start
+            self.stopped = statuses is not None and bool((statuses == FINISHED).any())
 
     def _wait(self) -> RoundResult | None:
         """The result of the last round; None before the first. Raises what the round raised."""

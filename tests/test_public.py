@@ -7,12 +7,12 @@ import inspect
 import drb
 
 SETTINGS = (
-    "capacity exemplars seed spec capacity_scope candidates admission proportions exchange stratum sample_id "
-    "asynchronous process_group min_fill uneven timeout_s batch_size num_samples verbose"
+    "capacity exemplars seed spec capacity_scope candidates admission max_age refill proportions exchange stratum "
+    "sample_id asynchronous process_group min_fill uneven timeout_s batch_size num_samples verbose"
 )
 MEMBERS = (
-    "attach close counts describe duplicate_share extend load_state_dict sample_ids settings state_dict stats step "
-    "stopped"
+    "attach close counts describe duplicate_share extend forget forget_observers load_state_dict sample_ids settings "
+    "state_dict stats step stopped"
 )
 
 

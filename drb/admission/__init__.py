@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from drb.admission.base import NOTHING, Admission, Columns, Decision, Offer
+from drb.admission.base import NOTHING, Admission, Columns, Decision, Offer, Removal
 from drb.admission.class_balanced import ClassBalanced
+from drb.admission.expiry import Expiry, MaxAge
 from drb.admission.fifo import Fifo
 from drb.admission.random_replacement import RandomReplacement
 from drb.admission.reservoir import KeyedReservoir
 
 ADMISSIONS = ("reservoir", "class_balanced", "random_replacement", "fifo")
+REFILLS = ("none", "recent")
 
 
-def build_admission(name: str, *, candidates: int | None, seed: int, rank: int) -> Admission:
-    """The policy of that name. candidates (c per minibatch) belongs to random_replacement alone."""
+def build_admission(name: str, *, candidates: int | None, seed: int, rank: int, refill: str = "none") -> Admission:
+    """The policy of that name.
+
+    candidates: c per minibatch; belongs to random_replacement alone.
+    refill: what may take slots freed by removal. none: only what the policy would have stored anyhow; recent: whatever
+    is offered next. The policies without thresholds do the latter always.
+    """
     if name not in ADMISSIONS:
         raise ValueError(f"admission must be one of {', '.join(ADMISSIONS)}; got {name!r}")
     if name == "random_replacement":
@@ -21,19 +28,25 @@ def build_admission(name: str, *, candidates: int | None, seed: int, rank: int) 
         return RandomReplacement(candidates, seed, rank)
     if candidates is not None:
         raise ValueError(f"candidates={candidates} has no meaning for admission={name}; only for random_replacement")
-    return {"reservoir": KeyedReservoir, "class_balanced": ClassBalanced, "fifo": Fifo}[name]()  # type: ignore[return-value]
+    if name == "fifo":
+        return Fifo()
+    return (KeyedReservoir if name == "reservoir" else ClassBalanced)(refill_recent=refill == "recent")
 
 
 __all__ = [
     "ADMISSIONS",
     "NOTHING",
+    "REFILLS",
     "Admission",
     "ClassBalanced",
     "Columns",
     "Decision",
+    "Expiry",
     "Fifo",
     "KeyedReservoir",
+    "MaxAge",
     "Offer",
     "RandomReplacement",
+    "Removal",
     "build_admission",
 ]

@@ -5,6 +5,8 @@ Letters: B offered samples, A admitted ones, n stored exemplars, M capacity.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,21 +19,25 @@ class Columns:
     """What is known about each slot, in memory allocated once.
 
     Slots 0 … size-1 are taken, without holes. key uint64 [M]; sample_id, stratum, admitted_round int64 [M].
+    admitted_at: int64 [M], seconds since 1970, if timed. denied: int64, ascending, ids that are never stored again.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, *, timed: bool = False) -> None:
         self.capacity = capacity
         self.size = 0
         self.key: UInt64Array = np.zeros(capacity, np.uint64)
         self.sample_id: Int64Array = np.zeros(capacity, np.int64)
         self.stratum: Int64Array = np.zeros(capacity, np.int64)
         self.admitted_round: Int64Array = np.zeros(capacity, np.int64)
-        self._stored: set[int] = set()
+        self.admitted_at: Int64Array | None = np.zeros(capacity, np.int64) if timed else None
+        self.denied: Int64Array = np.empty(0, np.int64)
+        self._names = _COLUMNS + (("admitted_at",) if timed else ())
+        self._barred: set[int] = set()  # ids stored and denied: one look-up answers for both
 
     def is_new(self, sample_ids: Int64Array) -> BoolArray:
-        """Which of the offered ids are not stored; of an id offered twice only the first. bool [B]."""
+        """Which of the offered ids are neither stored nor denied; of an id offered twice only the first. bool [B]."""
         ids = sample_ids.tolist()
-        known = np.fromiter(map(self._stored.__contains__, ids), np.bool_, len(ids))
+        known = np.fromiter(map(self._barred.__contains__, ids), np.bool_, len(ids))
         if len(set(ids)) != len(ids):
             first = np.zeros(len(ids), np.bool_)
             first[np.unique(sample_ids, return_index=True)[1]] = True
@@ -42,24 +48,41 @@ class Columns:
         """Record that rows `rows` of the offer now take `slots`, whoever was there before."""
         replaced = slots[slots < self.size]
         if replaced.size:
-            self._stored.difference_update(self.sample_id[replaced].tolist())
+            self._barred.difference_update(self.sample_id[replaced].tolist())
         taken_ids = offer.sample_id[rows]
-        self._stored.update(taken_ids.tolist())
+        self._barred.update(taken_ids.tolist())
         self.key[slots] = offer.key[rows]
         self.sample_id[slots] = taken_ids
         self.stratum[slots] = offer.stratum[rows]
         self.admitted_round[slots] = offer.round
         self.size += len(slots) - len(replaced)
 
+    def remove(self, removal: Removal) -> None:
+        """Free slots and close the holes."""
+        gone = self.sample_id[removal.slots]
+        self._barred.difference_update(gone[~np.isin(gone, self.denied)].tolist())
+        left = self.size - len(removal)
+        for name in self._names:
+            column = getattr(self, name)
+            column[removal.targets] = column[removal.sources]
+            column[left : self.size] = 0
+        self.size = left
+
+    def deny(self, sample_ids: Int64Array) -> None:
+        """Never store these ids again. Those that are stored stay until they are removed."""
+        self.denied = np.union1d(self.denied, sample_ids)
+        self._barred.update(sample_ids.tolist())
+
     def state_dict(self) -> dict[str, Any]:
         n = self.size
-        return {name: getattr(self, name)[:n].copy() for name in _COLUMNS}
+        return {name: getattr(self, name)[:n].copy() for name in self._names}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Exemplars of a state without times count as admitted now."""
         self.size = len(state["sample_id"])
-        for name in _COLUMNS:
-            getattr(self, name)[: self.size] = state[name]
-        self._stored = set(self.sample_id[: self.size].tolist())
+        for name in self._names:
+            getattr(self, name)[: self.size] = state[name] if name in state else int(time.time())
+        self._barred = {*self.sample_id[: self.size].tolist(), *self.denied.tolist()}
 
 
 _COLUMNS = ("key", "sample_id", "stratum", "admitted_round")
@@ -92,6 +115,22 @@ class Decision:
         return len(self.rows)
 
 
+@dataclass(frozen=True)
+class Removal:
+    """Slots `slots` are freed, then what lies in slot `sources[i]` moves to slot `targets[i]`, all at once.
+
+    int64 [D], and [V] twice; afterwards slots 0 … size-D-1 are taken. Slots and sources ascending and disjoint, unless
+    the policy orders its slots anew: then all that stay are sources, in their new order.
+    """
+
+    slots: Int64Array
+    sources: Int64Array
+    targets: Int64Array
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+
 _EMPTY: Int64Array = np.empty(0, np.int64)
 NOTHING = Decision(_EMPTY, _EMPTY)
 
@@ -103,6 +142,13 @@ class Admission(Protocol):
         """Called once per minibatch; the caller then applies the decision with `columns.put`."""
         ...
 
+    def remove(self, columns: Columns, slots: Int64Array) -> Removal:
+        """These slots (ascending, at least one) will be freed: how the holes are closed.
+
+        The caller then applies it with `columns.remove`.
+        """
+        ...
+
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
@@ -112,3 +158,9 @@ def slots_for(columns: Columns, num_admitted: int, evicted: Int64Array) -> Int64
     """Evicted slots first, then free ones: int64 [num_admitted]."""
     free = np.arange(columns.size, columns.size + num_admitted - len(evicted), dtype=np.int64)
     return np.concatenate((evicted, free)) if len(evicted) else free
+
+
+def fill_holes(size: int, slots: Int64Array) -> Removal:
+    """The last exemplars move into the holes: as few as there are holes."""
+    left = size - len(slots)
+    return Removal(slots, np.setdiff1d(np.arange(left, size), slots, assume_unique=True), slots[slots < left])

@@ -12,14 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from drb.admission.base import NOTHING, Columns, Decision, Offer, slots_for
+from drb.admission.base import NOTHING, Columns, Decision, Offer, Removal, fill_holes, slots_for
 from drb.types import BoolArray, Int64Array, UInt64Array
 
 
 class ClassBalanced:
-    """State: one threshold per stratum that ever dropped an exemplar."""
+    """State: one threshold per stratum that ever dropped an exemplar.
 
-    def __init__(self) -> None:
+    refill_recent: removing exemplars lifts the thresholds, so that whatever is offered next takes the free slots.
+    """
+
+    def __init__(self, *, refill_recent: bool = False) -> None:
+        self._refill_recent = refill_recent
         self._strata: Int64Array = np.empty(0, np.int64)
         self._thresholds: UInt64Array = np.empty(0, np.uint64)
 
@@ -63,6 +67,11 @@ class ClassBalanced:
         else:
             self._strata = np.insert(self._strata, at, stratum)
             self._thresholds = np.insert(self._thresholds, at, key)
+
+    def remove(self, columns: Columns, slots: Int64Array) -> Removal:
+        if self._refill_recent:
+            self._strata, self._thresholds = self._strata[:0], self._thresholds[:0]
+        return fill_holes(columns.size, slots)
 
     def state_dict(self) -> dict[str, Any]:
         return {"strata": self._strata.copy(), "thresholds": self._thresholds.copy()}

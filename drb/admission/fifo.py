@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from drb.admission.base import NOTHING, Columns, Decision, Offer
+from drb.admission.base import NOTHING, Columns, Decision, Offer, Removal
+from drb.types import Int64Array
 
 
 class Fifo:
@@ -22,6 +23,15 @@ class Fifo:
         slots = (self._next + np.arange(rows.size)) % columns.capacity
         self._next = int(slots[-1] + 1) % columns.capacity
         return Decision(rows, slots)
+
+    def remove(self, columns: Columns, slots: Int64Array) -> Removal:
+        """The ring is ordered anew, the oldest exemplar first."""
+        size = columns.size
+        oldest = self._next % size  # 0 unless the ring is full
+        order = (oldest + np.arange(size)) % size
+        kept = order[~np.isin(order, slots)]
+        self._next = len(kept)
+        return Removal(slots, kept, np.arange(len(kept)))
 
     def state_dict(self) -> dict[str, Any]:
         return {"next": np.int64(self._next)}

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from drb.admission.base import NOTHING, Columns, Decision, Offer, slots_for
+from drb.admission.base import NOTHING, Columns, Decision, Offer, Removal, fill_holes, slots_for
 from drb.seeding import RoundGenerator
 from drb.types import Int64Array
 
@@ -64,6 +64,9 @@ class RandomReplacement:
             evicted = np.concatenate((evicted, more))
             rows = rows[: len(rows) - (lacking - len(more))]
         return Decision(rows, slots_for(columns, len(rows), evicted))
+
+    def remove(self, columns: Columns, slots: Int64Array) -> Removal:
+        return fill_holes(columns.size, slots)
 
     def state_dict(self) -> dict[str, Any]:
         return {"strata": self._strata.copy()}

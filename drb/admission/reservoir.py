@@ -14,16 +14,20 @@ from typing import Any
 
 import numpy as np
 
-from drb.admission.base import NOTHING, Columns, Decision, Offer, slots_for
+from drb.admission.base import NOTHING, Columns, Decision, Offer, Removal, fill_holes, slots_for
 from drb.types import Int64Array, UInt64Array
 
 NO_THRESHOLD = (1 << 64) - 1
 
 
 class KeyedReservoir:
-    """Admission in O(b) amortised, whatever the capacity: see `_LargestKeys`."""
+    """Admission in O(b) amortised, whatever the capacity: see `_LargestKeys`.
 
-    def __init__(self) -> None:
+    refill_recent: removing exemplars lifts the threshold, so that whatever is offered next takes the free slots.
+    """
+
+    def __init__(self, *, refill_recent: bool = False) -> None:
+        self._refill_recent = refill_recent
         self.threshold = NO_THRESHOLD
         self._largest = _LargestKeys()
 
@@ -55,6 +59,13 @@ class KeyedReservoir:
         evicted = pool_slots[np.sort(dropped[~is_offered]) - rows.size]
         self._largest.drop(len(evicted))
         return rows[stays], evicted
+
+    def remove(self, columns: Columns, slots: Int64Array) -> Removal:
+        removal = fill_holes(columns.size, slots)
+        self._largest.remove(removal)
+        if self._refill_recent:
+            self.threshold = NO_THRESHOLD
+        return removal
 
     def state_dict(self) -> dict[str, Any]:
         return {"threshold": np.uint64(self.threshold)}
@@ -100,6 +111,14 @@ class _LargestKeys:
         merged = np.concatenate((self._keys, keys[above]))
         order = np.argsort(merged, kind="stable")
         self._keys, self._slots = merged[order], np.concatenate((self._slots, slots[above]))[order]
+
+    def remove(self, removal: Removal) -> None:
+        """Exemplars were removed, and others moved to their slots."""
+        stays = ~np.isin(self._slots, removal.slots)
+        self._keys, self._slots = self._keys[stays], self._slots[stays]
+        if len(removal.sources) and len(self._slots):
+            at = np.minimum(np.searchsorted(removal.sources, self._slots), len(removal.sources) - 1)
+            self._slots = np.where(removal.sources[at] == self._slots, removal.targets[at], self._slots)
 
     def _refill(self, columns: Columns, size: int) -> None:
         stored = columns.key[: columns.size]

@@ -22,16 +22,18 @@ import torch.distributed as dist
 from typing_extensions import Self
 
 from drb.checkpoint.agreement import Agreement, StopSignals, Wish
-from drb.checkpoint.encryption import read_key
+from drb.checkpoint.encryption import Key, read_key
 from drb.checkpoint.files import write_json
 from drb.checkpoint.finding import Saved, State, find_saved
 from drb.checkpoint.folder import CheckpointFolder, checkpoint_name
+from drb.checkpoint.lock import RunLock
 from drb.checkpoint.room import Room
 from drb.checkpoint.settings import CheckpointSettings
 from drb.checkpoint.writing import CheckpointWriter, Tally
 from drb.world import World
 
 MARKER = "INTERRUPTED"
+_PATIENCE_S = 30.0  # for a process of this run that was killed, perhaps on another node
 
 
 class Interrupted(SystemExit):
@@ -113,6 +115,7 @@ class Checkpointer(Saver):
         self._facts: Mapping[str, Any] = {}
         self._flush: Callable[[], Callable[[], None]] = lambda: lambda: None
         self._last_saved = ""
+        self._lock: RunLock | None = None  # on rank 0, from `find` on
         self._next_periodic = self._period = settings.every_steps or math.inf
         self._next_save_at = self._time_of_next_save()
         self.next_step: float = math.inf
@@ -205,12 +208,34 @@ class Checkpointer(Saver):
         Raises:
             CheckpointError: none can be used. ValueError: the newest is of another world size.
         """
-        if self._world.is_main:
-            self._folder.clean()
+        self._room.together(self._open if self._world.is_main else lambda: None, "the run cannot start")
         saved = find_saved(self._settings.resume, self._folder, self._room, self._world, self._say, self._key)
         if saved is not None:
             self._writer.tally = Tally(**saved.costs)
         return saved
+
+    def _open(self) -> None:
+        if self._lock is None:
+            self._run_dir.mkdir(parents=True, exist_ok=True)
+            self._lock = RunLock(self._run_dir, "a training run", patience_s=_PATIENCE_S)
+        self._folder.clean()
+
+    # -- when samples must be forgotten
+
+    def settle(self) -> None:
+        """Wait for the write in flight, and zero the memory in which states were copied."""
+        self.finish()
+        self._writer.clear_memory()
+
+    def alone(self, action: Callable[[CheckpointFolder, Key | None], Any], failed: str) -> Any:
+        """Do this on rank 0, with the run's checkpoints, while no rank writes; its result, on all ranks.
+
+        Raises:
+            CheckpointError: beginning with `failed`; on all ranks.
+        """
+        self.finish()
+        folder, key = self._folder, self._key
+        return self._room.together(lambda: action(folder, key) if self._world.is_main else None, failed)[0]
 
     # -- saving
 

@@ -32,5 +32,7 @@ class StateMemory:
         return copies
 
     def clear(self) -> None:
-        """Give the memory back: it may hold samples that must be forgotten."""
+        """Zero the memory and give it back: it may hold samples that must be forgotten."""
+        for copy in self._copies.values():
+            copy.zero_()
         self._copies = {}

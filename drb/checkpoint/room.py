@@ -29,9 +29,11 @@ class Room:
         dist.all_gather_object(values, value, group=self._group)
         return values
 
-    def together(self, action: Callable[[], Any]) -> list[Any]:
+    def together(self, action: Callable[[], Any], failed: str = "the checkpoint could not be saved") -> list[Any]:
         """Do this on every rank; the results by rank. If it fails on one it fails on all.
 
+        Args:
+            failed: how the message begins.
         Raises:
             CheckpointError: naming the rank that failed and why.
         """
@@ -45,5 +47,5 @@ class Room:
         answers = self.share((result, problem))
         for rank, (_, failure) in enumerate(answers):
             if failure:
-                raise CheckpointError(f"the checkpoint could not be saved on rank {rank}: {failure}")
+                raise CheckpointError(f"{failed} on rank {rank}: {failure}")
         return [answer for answer, _ in answers]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from drb.admission import MaxAge
 from drb.capacity import check_capacity
 from drb.checkpoint import check_signals
 from drb.config.schema import CHOICES, TrainConfig
@@ -76,6 +77,8 @@ def _check_rehearsal(config: TrainConfig, world_size: int) -> None:
         )
     try:
         check_capacity(rehearsal.capacity)
+        if rehearsal.max_age is not None:
+            MaxAge.parse(rehearsal.max_age)
     except ValueError as error:
         raise ValueError(f"rehearsal.{error}") from None
     if isinstance(rehearsal.capacity, int):

@@ -18,6 +18,7 @@ _MAY_CHANGE = (
     "rehearsal.exchange",
     "rehearsal.asynchronous",
     "rehearsal.timeout_s",
+    "rehearsal.max_age",
     "rehearsal.allow_duplicates",
     "checkpoint",
     "tracking",

@@ -108,6 +108,8 @@ class RehearsalConfig:
 
     capacity:         exemplars (500), bytes ("20GiB") or a share of the training data ("30%")
     capacity_scope:   whether capacity is each rank's or that of all ranks together
+    max_age:          rounds (1000) or a time ("30d") after which exemplars expire; null never
+    refill:           what may take slots freed by expiry or forgetting; recent: whatever comes next
     exemplars:        drawn per step, for each rank or (exemplars_scope=total) for all ranks together
     allow_duplicates: go on if more than 1 % of all exemplars are stored more than once
     """
@@ -118,6 +120,8 @@ class RehearsalConfig:
     exemplars_scope: str = setting("rank", one_of=("rank", "total"))
     candidates: int | None = setting(None, at_least=1)
     admission: str = setting("reservoir", one_of=("reservoir", "class_balanced", "random_replacement", "fifo"))
+    max_age: int | str | None = None
+    refill: str = setting("none", one_of=("none", "recent"))
     proportions: str = setting("uniform", one_of=("uniform", "stream", "balanced"))
     exchange: str = setting("auto", one_of=("auto", "loopback", "collective", "shared", "hierarchical", "rma"))
     stratum: str | None = "label"

@@ -40,6 +40,10 @@ class Exchange(Protocol):
         """Rows at `positions` int64 [R] (ordered by owner, per_owner int64 [W] from each) into out int64 [R, K]."""
         ...
 
+    def erase(self) -> None:
+        """Zero memory in which rows were on their way. Between rounds, for rows that must not be found there."""
+        ...
+
     @property
     def staging_bytes(self) -> int:
         """Memory for rows on their way, at most, in bytes."""

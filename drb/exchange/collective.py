@@ -37,6 +37,9 @@ class CollectiveExchange:
         np.take(self.rows, self._table[wanted], axis=0, out=outgoing, mode="clip")
         self._requests.answer(out, per_owner, outgoing, counts)
 
+    def erase(self) -> None:
+        self._requests.erase()
+
     @property
     def staging_bytes(self) -> int:
         return self._requests.staging_bytes

@@ -90,6 +90,10 @@ class HierarchicalExchange:
         self._node.take(asked >> _OWNER_SHIFT, asked & _POSITION_MASK, outgoing)
         self._requests.answer(out, per_partner, outgoing, counts)
 
+    def erase(self) -> None:
+        self._requests.erase()
+        self._by_partner.fill(0)
+
     @property
     def staging_bytes(self) -> int:
         return self._requests.staging_bytes + self._by_partner.nbytes

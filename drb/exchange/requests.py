@@ -50,12 +50,17 @@ class RowRequests:
     def outgoing(self, num_rows: int) -> Int64Array:
         """Where to gather the rows that this rank is asked for: int64 [A, K], reused."""
         if num_rows > len(self._outgoing):  # this rank holds more than its share of the union
+            self.erase()  # no record may be left in memory that is given back
             self._outgoing = np.empty((num_rows, self._words), np.int64)
         return self._outgoing[:num_rows]
 
     def answer(self, out: Int64Array, per_peer: Int64Array, outgoing: Int64Array, counts: Int64Array) -> None:
         """Send the rows outgoing [A, K], counts [P] to each; those asked for arrive in out [R, K], in order."""
         self._all_to_all("rows", out, outgoing, per_peer, counts)
+
+    def erase(self) -> None:
+        """Zero the rows that were sent last."""
+        self._outgoing.fill(0)
 
     @property
     def staging_bytes(self) -> int:

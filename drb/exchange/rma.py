@@ -58,6 +58,9 @@ class RmaExchange:
         self._peers.run("indices", lambda: self._window.read(owners, self._peer_tables[owners] + positions, rows))
         self._peers.run("rows", lambda: self._window.read(owners, rows[:, 0] * self._words, out))
 
+    def erase(self) -> None:
+        pass  # rows go straight from buffer to block
+
     @property
     def staging_bytes(self) -> int:
         """The position tables in the window."""

@@ -78,6 +78,9 @@ class SharedExchange:
         first = (self._first_entry + self._peer_version * self._num_entries)[owners]
         np.take(self._all_rows, self._tables[first + positions], axis=0, out=out, mode="clip")
 
+    def erase(self) -> None:
+        pass  # rows go straight from buffer to block
+
     def close(self, together: bool = False) -> None:
         """The memory goes with the last view of it; the name is long gone."""
         self._segment.unlink()

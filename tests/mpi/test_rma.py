@@ -11,6 +11,7 @@ import pytest
 from distributed.test_ends import lose_a_peer, uneven
 from distributed.test_equality import CASES, train
 from distributed.test_exchange_contract import use
+from erasure.test_proof import forget_all
 from mpi.launch import missing, run_mpi
 from ranks import run_ranks
 
@@ -27,6 +28,12 @@ def test_contract_and_equality_with_collective(world_size, cases, tmp_path):
     assert contract == [[]] * world_size
     for case, inline, asynchronous in zip(cases, trained[::2], trained[1::2], strict=True):
         assert inline == asynchronous == run_ranks(train, world_size, False, "collective", *case, False)
+
+
+def test_nothing_of_a_forgotten_sample_is_left_in_windows(tmp_path):
+    run_dir = tmp_path / "run"
+    (held,) = run_mpi(2, (forget_all, (run_dir, {"exchange": "rma", "asynchronous": True})), tmp_path=tmp_path)
+    assert all({"blocks", "rows"} <= kinds for kinds in held)
 
 
 def windows(rank, world_size):
