@@ -107,9 +107,19 @@ class Turns:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Collective where nothing is `fetched`, which must then be so on every rank."""
         self._round = int(state["round"])
         self.parts.buffer.load_state_dict(state["buffer"])
         self._ready = self.parts.runner.restore(state["fetched"], self._round)
+        if self._ready is None:
+            self._rehearse_again()
+
+    def _rehearse_again(self) -> None:
+        """What was fetched is not of this union: a new round, so that the next turn has exemplars. Collective."""
+        self._submit(ACTIVE)
+        if self._statuses is not None:
+            self._statuses.get()  # every rank has just begun
+        self.drain()
 
     def _submit(self, status: int) -> None:
         self._round += 1

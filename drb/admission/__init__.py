@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from drb.admission.base import NOTHING, Admission, Columns, Decision, Offer
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from drb.admission.base import NOTHING, Admission, Columns, Decision, Gathered, Offer, State
 from drb.admission.class_balanced import ClassBalanced
 from drb.admission.fifo import Fifo
 from drb.admission.random_replacement import RandomReplacement
 from drb.admission.reservoir import KeyedReservoir
+from drb.types import Int64Array
 
-ADMISSIONS = ("reservoir", "class_balanced", "random_replacement", "fifo")
+_POLICIES: dict[str, Any] = {
+    "reservoir": KeyedReservoir,
+    "class_balanced": ClassBalanced,
+    "random_replacement": RandomReplacement,
+    "fifo": Fifo,
+}
+ADMISSIONS = tuple(_POLICIES)
 
 
 def build_admission(name: str, *, candidates: int | None, seed: int, rank: int) -> Admission:
@@ -21,7 +31,16 @@ def build_admission(name: str, *, candidates: int | None, seed: int, rank: int) 
         return RandomReplacement(candidates, seed, rank)
     if candidates is not None:
         raise ValueError(f"candidates={candidates} has no meaning for admission={name}; only for random_replacement")
-    return {"reservoir": KeyedReservoir, "class_balanced": ClassBalanced, "fifo": Fifo}[name]()  # type: ignore[return-value]
+    policy: Admission = _POLICIES[name]()
+    return policy
+
+
+def reshard_admission(
+    name: str, gathered: Gathered, states: Sequence[Mapping[str, Any]], capacity: int
+) -> tuple[Int64Array, State]:
+    """`Admission.reshard` of the policy of that name."""
+    reshard: Callable[..., tuple[Int64Array, State]] = _POLICIES[name].reshard
+    return reshard(gathered, states, capacity)
 
 
 __all__ = [
@@ -32,8 +51,10 @@ __all__ = [
     "Columns",
     "Decision",
     "Fifo",
+    "Gathered",
     "KeyedReservoir",
     "Offer",
     "RandomReplacement",
     "build_admission",
+    "reshard_admission",
 ]
