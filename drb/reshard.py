@@ -24,6 +24,7 @@ from drb.admission import Gathered, reshard_admission
 from drb.intake import reshard_intake
 from drb.record import SLOT
 from drb.seeding import sample_keys
+from drb.snapshot import LazyRows
 from drb.types import Int64Array, OwnerOf
 
 State = Mapping[str, Any]
@@ -86,32 +87,21 @@ def reshard(
     }
 
 
-class PickedRows:
-    """Some rows of several arrays, in a new order, read when they are indexed: int64 [n, K].
-
-    The word that says which slot an exemplar has is its place here.
-    """
+class PickedRows(LazyRows):
+    """Some rows of several arrays, in a new order. The word that says which slot an exemplar has is its place here."""
 
     def __init__(self, parts: Sequence[Any], part: Int64Array, row: Int64Array) -> None:
-        """Row i is row[i] of parts[part[i]]; a part is an array, or indexed like one, int64 [*, K]."""
+        """Row i is row[i] of parts[part[i]]; a part is an array or indexed like one, int64 [*, K]."""
+        super().__init__(len(row), int(parts[0].shape[1]))
         self._parts, self._part, self._row = parts, part, row
-        self.shape = (len(row), int(parts[0].shape[1]))
 
-    def __len__(self) -> int:
-        return len(self._row)
-
-    def __getitem__(self, index: slice | Int64Array) -> Int64Array:
+    def read(self, index: Int64Array, out: Int64Array) -> None:
         part, row = self._part[index], self._row[index]
-        rows = np.empty((len(row), self.shape[1]), np.int64)
         for number in np.unique(part):
             at = np.flatnonzero(part == number)
             at = at[np.argsort(row[at])]  # a file is read from its start to its end
-            rows[at] = self._parts[number][row[at]]
-        rows[:, SLOT] = np.arange(len(self))[index]
-        return rows
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
-        return self[:].astype(dtype or np.int64, copy=False)
+            out[at] = self._parts[number][row[at]]
+        out[:, SLOT] = index
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ LAYERS = [
     },
     {"record", "storage", "snapshot", "admission", "proportions", "sampler", "exchange", "union", "distinct"}
     | {"metrics", "models", "datasets", "scenarios", "augment"},
-    {"buffer", "engine", "strategies", "loader", "ownership", "extension", "intake", "round", "settings"},
+    {"buffer", "engine", "strategies", "loader", "dealing", "ownership", "extension", "intake", "round", "settings"},
     {"assembly", "turns", "reshard", "saved", "rehearsal", "evaluation", "checkpoint", "tracking", "report"},
     {"trainer"},
     {"config", "summary", "tracked", "run", "train", "cli", "demo"},

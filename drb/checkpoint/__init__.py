@@ -12,7 +12,7 @@ from drb.checkpoint.checkpointer import MARKER, Checkpointer, Interrupted, NoChe
 from drb.checkpoint.encryption import Key, read_key
 from drb.checkpoint.errors import CheckpointError
 from drb.checkpoint.finding import Saved, State
-from drb.checkpoint.randomness import random_state, restore_random_state
+from drb.checkpoint.randomness import random_state, restore_random_state, seed_random_state
 from drb.checkpoint.ranks import read_rank_states, rewrite_checkpoint
 from drb.checkpoint.settings import CheckpointSettings, check_signals
 
@@ -34,4 +34,5 @@ __all__ = [
     "read_rank_states",
     "restore_random_state",
     "rewrite_checkpoint",
+    "seed_random_state",
 ]

@@ -203,7 +203,7 @@ class Checkpointer(Saver):
         """What `resume` says to go on from, read and checked on every rank; None to start anew.
 
         Raises:
-            CheckpointError: none can be used. ValueError: the newest is of another world size.
+            CheckpointError: none can be used.
         """
         if self._world.is_main:
             self._folder.clean()
