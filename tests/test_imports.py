@@ -19,6 +19,7 @@ LAYERS = [
         "world",
         "launchers",
         "rendezvous",
+        "rollcall",
         "mpi",
         "seeding",
         "registry",
