@@ -27,28 +27,29 @@ def fresh_store(store: Store, rank: int, world_size: int, timeout_s: float) -> S
     Raises:
         PeerError: ranks did not arrive within timeout_s.
     """
-    deadline = time.monotonic() + timeout_s
-    name = _call(store, world_size, deadline) if rank == 0 else _answer(store, rank, deadline)
+    name = _call(store, world_size, timeout_s) if rank == 0 else _answer(store, rank, world_size, timeout_s)
     return PrefixStore(f"drb/{name}", store)
 
 
-def _call(store: Store, world_size: int, deadline: float) -> str:
+def _call(store: Store, world_size: int, timeout_s: float) -> str:
+    deadline = time.monotonic() + timeout_s
     name = secrets.token_hex(8)
     words: list[str] = []
     while True:
         seen = [_read(store, f"drb/word/{rank}") for rank in range(1, world_size)]
-        if seen != words or not world_size > 1:
+        if seen != words or world_size == 1:
             words = seen
             store.set(_ROLL, json.dumps({"name": name, "words": words}))
         missing = [rank for rank in range(1, world_size) if not store.check([f"drb/{name}/here/{rank}"])]
         if not missing:
             return name
         if time.monotonic() > deadline:
-            raise PeerError(f"rank 0, start: ranks {missing} of {world_size} did not arrive (start_timeout_s)")
+            raise _absent(0, missing, world_size, timeout_s)
         time.sleep(_POLL_S)
 
 
-def _answer(store: Store, rank: int, deadline: float) -> str:
+def _answer(store: Store, rank: int, world_size: int, timeout_s: float) -> str:
+    deadline = time.monotonic() + timeout_s
     word = secrets.token_hex(8)
     store.set(f"drb/word/{rank}", word)
     while True:
@@ -57,8 +58,14 @@ def _answer(store: Store, rank: int, deadline: float) -> str:
             store.set(f"drb/{roll['name']}/here/{rank}", "")
             return str(roll["name"])
         if time.monotonic() > deadline:
-            raise PeerError(f"rank {rank}, start: rank 0 did not arrive (start_timeout_s)")
+            raise _absent(rank, [0], world_size, timeout_s)
         time.sleep(_POLL_S)
+
+
+def _absent(rank: int, missing: list[int], world_size: int, timeout_s: float) -> PeerError:
+    return PeerError(
+        f"rank {rank}, start: ranks {missing} of {world_size} did not arrive within {timeout_s:g} s (start_timeout_s)"
+    )
 
 
 def _read(store: Store, key: str) -> str:
