@@ -76,10 +76,9 @@ class Parts:
         }
 
 
-def assemble(settings: RehearsalSettings, spec: RecordSpec, max_rows: int, peers: Peers | None) -> Parts:
-    """Build the parts; collective over `peers` (None: one rank)."""
-    rank, world_size = (peers.rank, peers.world_size) if peers else (0, 1)
-    capacity = capacity_of_rank(
+def own_capacity(settings: RehearsalSettings, spec: RecordSpec, rank: int, world_size: int) -> int:
+    """Exemplars that this rank may hold."""
+    return capacity_of_rank(
         settings.capacity,
         settings.capacity_scope,
         rank=rank,
@@ -87,6 +86,12 @@ def assemble(settings: RehearsalSettings, spec: RecordSpec, max_rows: int, peers
         record_bytes=spec.row_bytes + COLUMN_BYTES,
         num_samples=settings.num_samples,
     )
+
+
+def assemble(settings: RehearsalSettings, spec: RecordSpec, max_rows: int, peers: Peers | None) -> Parts:
+    """Build the parts; collective over `peers` (None: one rank)."""
+    rank, world_size = (peers.rank, peers.world_size) if peers else (0, 1)
+    capacity = own_capacity(settings, spec, rank, world_size)
     num_rows = capacity + spare_rows(capacity, max_rows)
     greetings = _greet(peers, settings, spec, capacity, num_rows)
     capacities = np.array([g["capacity"] for g in greetings])

@@ -25,10 +25,12 @@ from torch import Tensor
 
 from drb.admission import NOTHING, Admission, Columns, Decision, Expiry, Offer
 from drb.record import ROUND, SAMPLE_ID, SLOT, STRATUM, RecordSpec
-from drb.snapshot import LazyRows, RowWatch
+from drb.snapshot import RowWatch
 from drb.types import Int64Array, Minibatch
 
 COLUMN_BYTES = 8 * 7 + 96  # key, id, stratum, round, time, row and position of a slot; its entry in the set of ids
+
+_ROWS_AT_A_TIME = 1024
 
 
 def spare_rows(capacity: int, batch_size: int) -> int:
@@ -247,10 +249,9 @@ class Buffer:
         self._admission.load_state_dict(state["admission"])
         where = np.arange(len(rows))
         self._before_writing(where)
-        if isinstance(rows, LazyRows):
-            rows.read(where, self.rows[: len(rows)])
-        else:
-            self.rows[: len(rows)] = rows
+        for start in range(0, len(rows), _ROWS_AT_A_TIME):  # they may lie in a file, and be larger than what is free
+            part = rows[start : start + _ROWS_AT_A_TIME]
+            self.rows[start : start + len(part)] = part
         self.size = size
         self._slot_row[:size] = where[:size]
         if self._slot_stratum is not None:

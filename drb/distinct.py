@@ -6,6 +6,7 @@ a relative error of about 1/sqrt(limit): 0.8 % at the default.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,13 @@ class DistinctCounter:
 
     def count(self) -> int:
         return round(len(self._keys) * ((1 << 64) / self._threshold))
+
+    @staticmethod
+    def merge(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The state of one counter that was given what all these were: exact below the smallest threshold."""
+        threshold = min(int(state["threshold"]) for state in states)
+        keys = np.unique(np.concatenate([state["keys"] for state in states]))
+        return {"keys": keys[keys < threshold] if threshold < 1 << 64 else keys, "threshold": str(threshold)}
 
     def state_dict(self) -> dict[str, Any]:
         keys = np.fromiter(self._keys, np.uint64, len(self._keys))

@@ -5,7 +5,7 @@ Letters: B rows of a minibatch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,9 @@ from drb.admission import Offer
 from drb.distinct import DistinctCounter
 from drb.proportions import build_proportions
 from drb.record import RecordSpec
-from drb.seeding import sample_keys
+from drb.seeding import sample_ids_of, sample_keys
 from drb.settings import RehearsalSettings
-from drb.types import Int64Array, Minibatch
+from drb.types import Int64Array, Minibatch, OwnerOf
 
 
 class Intake:
@@ -94,6 +94,22 @@ class Intake:
             if "distinct" not in state:
                 raise ValueError("the saved state has no count of distinct offers, which proportions=stream needs")
             self._distinct.load_state_dict(state["distinct"])
+
+
+def reshard_intake(
+    states: Sequence[Mapping[str, Any]], rank: int, world_size: int, owner_of: OwnerOf, seed: int
+) -> dict[str, Any]:
+    """The state of one of `world_size` ranks, from those of the ranks there were.
+
+    Arrivals go on above every id that was given; distinct offers are counted where their samples belong now.
+    """
+    arrivals = max(int(state["arrivals"]) for state in states)
+    resharded: dict[str, Any] = {"arrivals": -(-arrivals * len(states) // world_size)}
+    if all("distinct" in state for state in states):
+        merged = DistinctCounter.merge([state["distinct"] for state in states])
+        own = owner_of(sample_ids_of(merged["keys"], seed)) == rank
+        resharded["distinct"] = {**merged, "keys": merged["keys"][own]}
+    return resharded
 
 
 def _is_one_integer(values: Tensor) -> bool:

@@ -12,9 +12,12 @@ needs no MPI.
 
 from __future__ import annotations
 
+import os
 import re
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 FIRST_PORT, NUM_PORTS = 15_000, 15_000  # for Slurm jobs: below the ports that Linux gives to outgoing connections
@@ -40,6 +43,8 @@ class Place:
 
     local_rank: among the ranks of its node; None: the launcher does not say.
     own_gpu: the scheduler shows each rank one device only, its own.
+    restarts: how often the launcher may start all ranks again when one has failed.
+    run_id: a name for the run that stays the same when it does; "" if the launcher gives none.
     """
 
     rank: int = 0
@@ -49,6 +54,8 @@ class Place:
     launcher: str = ""
     meeting: Meeting = Meeting()
     own_gpu: bool = False
+    restarts: int = 0
+    run_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -128,7 +135,26 @@ def read_place(env: Mapping[str, str]) -> Place:
         local_world_size=_local_world_size(env, launcher),
         meeting=_meeting(env, launcher),
         own_gpu=bool(env.get("SLURM_GPUS_PER_TASK")) and env.get("SLURM_NTASKS") == str(world_size),
+        restarts=_int(env, "TORCHELASTIC_MAX_RESTARTS", 0) if launcher is _TORCHRUN else 0,
+        run_id=_run_id(env) if launcher is _TORCHRUN else "",
     )
+
+
+def _run_id(env: Mapping[str, str]) -> str:
+    """If torchrun may start the ranks again: the name it was given, or one made of what it is."""
+    name = env.get("TORCHELASTIC_RUN_ID", "")
+    if not name or not _int(env, "TORCHELASTIC_MAX_RESTARTS", 0):
+        return ""
+    if re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", name):  # made up, by --standalone
+        return f"torchrun-{name[:8]}"
+    if name != "none":
+        return name
+    agent = os.getppid()
+    try:
+        started = Path(f"/proc/{agent}/stat").read_text().rsplit(")", 1)[1].split()[19]
+    except (OSError, IndexError):  # no Linux
+        started = ""
+    return f"torchrun-{zlib.crc32(f'{agent} {started}'.encode()):08x}"
 
 
 def head_node(node_list: str) -> str:

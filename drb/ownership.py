@@ -38,6 +38,35 @@ def owned_indices(num_samples: int, rank: int, world_size: int, seed: int) -> In
     return permutation(num_samples, seed, "owner")[rank::world_size]
 
 
+def owners(num_samples: int, world_size: int, seed: int) -> Int64Array:
+    """The rank that owns each of range(num_samples): int64 [n]; `owned_indices` the other way round."""
+    ranks = np.empty(num_samples, np.int64)
+    ranks[permutation(num_samples, seed, "owner")] = np.arange(num_samples) % world_size
+    return ranks
+
+
+class OwnerTable:
+    """The owners of known sample ids; `owner_of` is for `Rehearsal.load_state_dict`."""
+
+    def __init__(self, sample_ids: Int64Array, ranks: Int64Array) -> None:
+        """Rank ranks[i] owns sample_ids[i]; the last one counts. int64 [n] each."""
+        last_first = sample_ids[::-1]
+        self._ids, index = np.unique(last_first, return_index=True)
+        self._ranks = ranks[::-1][index]
+
+    def owner_of(self, sample_ids: Int64Array) -> Int64Array:
+        """int64 [B]. Raises ValueError for an id that is not known."""
+        at = np.searchsorted(self._ids, sample_ids).clip(0, max(len(self._ids) - 1, 0))
+        unknown = self._ids[at] != sample_ids if len(self._ids) else np.ones(len(sample_ids), np.bool_)
+        if unknown.any():
+            raise ValueError(
+                f"the sample id {sample_ids[unknown][0]} of a stored exemplar is not in the data so far; resume with "
+                "the same data"
+            )
+        ranks: Int64Array = self._ranks[at]
+        return ranks
+
+
 class OwnerSampler(Sampler[int]):
     """A drop-in for torch's `DistributedSampler` that never moves a sample to another rank.
 
@@ -67,7 +96,7 @@ class OwnerSampler(Sampler[int]):
         self.world_size = (dist.get_world_size() if in_group else 1) if world_size is None else world_size
         self.seed = seed
         self.shuffle = shuffle
-        num_samples = len(dataset)
+        self._num_samples = num_samples = len(dataset)
         self._owned = np.sort(owned_indices(num_samples, self.rank, self.world_size, seed))
         self._length = num_samples // self.world_size
         if not drop_last and num_samples % self.world_size:
@@ -80,6 +109,14 @@ class OwnerSampler(Sampler[int]):
     def set_epoch(self, epoch: int) -> None:
         """The next iteration is this epoch; those after it count on by themselves."""
         self._epoch = epoch
+
+    def owner_of(self, sample_ids: Int64Array) -> Int64Array:
+        """The rank that each sample belongs to, int64 [n], for `Rehearsal.load_state_dict`.
+
+        sample_ids: indices into the dataset, int64 [n] (with `with_ids(dataset, first_id)`: ids minus first_id).
+        """
+        ranks: Int64Array = owners(self._num_samples, self.world_size, self.seed)[sample_ids]
+        return ranks
 
     def __iter__(self) -> Iterator[int]:
         epoch, self._epoch = self._epoch, self._epoch + 1

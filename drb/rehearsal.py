@@ -10,7 +10,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal
 
@@ -27,12 +27,13 @@ from drb.extension import Extension
 from drb.intake import Intake, on_cpu
 from drb.record import Field, RecordSpec, warn_about_float_images
 from drb.round import RoundResult
+from drb.saved import kind_of_state, own_state, spec_of
 from drb.seeding import mix64
 from drb.settings import RehearsalSettings
 from drb.snapshot import state_with_rows
 from drb.statistics import statistics
 from drb.turns import Turns
-from drb.types import Exemplars, Int64Array, Minibatch
+from drb.types import Exemplars, Int64Array, Minibatch, OwnerOf
 
 log = logging.getLogger("drb")
 
@@ -122,8 +123,8 @@ class Rehearsal:
         self._spec = spec if spec is None or isinstance(spec, RecordSpec) else RecordSpec(spec)
         self._verbose = verbose
         self._peers = open_peers(process_group, timeout_s)
-        self._rank, world_size = (self._peers.rank, self._peers.world_size) if self._peers else (0, 1)
-        self._intake = Intake(self.settings, self._rank, world_size)
+        self._rank, self._world_size = (self._peers.rank, self._peers.world_size) if self._peers else (0, 1)
+        self._intake = Intake(self.settings, self._rank, self._world_size)
         self._turns: Turns | None = None  # from the first minibatch on
         self._extension: Extension | None = None
         self._saved: Mapping[str, Any] | None = None
@@ -277,33 +278,48 @@ class Rehearsal:
         if self._closed:
             raise ValueError("this rehearsal has ended and its memory is gone; take its state before close()")
         if self._turns is None:
-            saved = {"format": 1, "round": -1} if self._saved is None else state_with_rows(self._saved, lazy)
-            return {**saved, "denied": self._denied}
+            saved = self._saved or {**kind_of_state(self.settings, self._world_size), "round": -1}
+            return {**state_with_rows(saved, lazy), "denied": self._denied}
         return {
-            "format": 1,
+            **kind_of_state(self.settings, self._world_size),
             "denied": self._turns.parts.buffer.denied,
             "max_rows": self._turns.parts.max_rows,
-            "settings": self.settings.fixed_by_state(),
             "spec": json.dumps(self._turns.parts.spec.to_json()),
             "intake": self._intake.state_dict(),
             **self._turns.state_dict(lazy=lazy),
             "stats": self.stats(),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict` of the same rank and world size. Before the first minibatch."""
+    def load_state_dict(
+        self, state: Mapping[str, Any] | Sequence[Mapping[str, Any]], owner_of: OwnerOf | None = None
+    ) -> None:
+        """Go on from what `state_dict` gave. Before the first minibatch.
+
+        Args:
+            state: of the same rank of as many ranks; or the states of all ranks there were, by rank, to go on with
+                another number: every exemplar then goes to its new owner, and those that do not fit are dropped
+                (see `drb.reshard`, `resharded`).
+            owner_of: sample ids, int64 [n] -> the ranks that will be offered them, int64 [n]: the same function on
+                all ranks, such as `OwnerSampler.owner_of`. Needed for another number of ranks unless
+                sample_id="arrival".
+        Raises:
+            ValueError: a state of other settings, of another schema or that cannot be divided.
+        """
         if self._turns is not None:
             raise ValueError("load_state_dict must come before the first minibatch")
-        if state.get("format") != 1:
-            raise ValueError(f"this is a rehearsal state of format {state.get('format')}, this version reads format 1")
-        self._deny(np.asarray(state.get("denied", ()), np.int64))
-        if "spec" in state:
-            saved = RecordSpec.from_json(json.loads(state["spec"]))
-            self.settings.require_saved(state["settings"])
-            if self._spec is not None and self._spec.to_json() != saved.to_json():
-                raise ValueError(f"the saved schema is {saved.to_json()}, spec= says {self._spec.to_json()}")
-            self._spec, self._saved = saved, dict(state)
-            self._earlier = dict(state["stats"])
+        saved = own_state(state, owner_of, self.settings, self._spec, self._rank, self._world_size)
+        self._deny(np.asarray(saved.get("denied", ()), np.int64))
+        if "spec" in saved:  # not saved before the first minibatch
+            self._spec, self._saved = spec_of(saved), saved
+            self._earlier = dict(saved["stats"])
+
+    @property
+    def resharded(self) -> Mapping[str, int] | None:
+        """What the state of another number of ranks held that this went on from, else None.
+
+        `from` so many ranks; exemplars `stored` on all of them; `dropped` by this one because they did not fit.
+        """
+        return None if self._saved is None else self._saved.get("resharded")
 
     # -- the end
 

@@ -18,6 +18,7 @@ from torch.distributed.rendezvous import rendezvous
 from drb.failure import PeerError
 from drb.launchers import Meeting, Place
 from drb.mpi import broadcast_json, load_mpi, require_one_world
+from drb.rollcall import fresh_store
 
 UNREACHABLE_S = 20.0  # a host that cannot be reached is given up earlier than one where nobody listens yet
 _RETRY_S = 0.2
@@ -48,10 +49,10 @@ def open_store(place: Place, node: str, timeout_s: float) -> Store:
 
 
 def _store_of_agent(place: Place, timeout_s: float) -> Store:
-    """torchrun's, which it names in variables of its own."""
+    """torchrun's, which it names in variables of its own; a part of it that earlier starts have not used."""
     store: Store
     store, *_ = next(rendezvous("env://", place.rank, place.world_size, timeout=timedelta(seconds=timeout_s)))
-    return store
+    return fresh_store(store, place.rank, place.world_size, timeout_s)
 
 
 def _meet_by_mpi(place: Place, node: str, timeout_s: float) -> Store:

@@ -86,6 +86,22 @@ def sample_keys(sample_ids: Int64Array, seed: int) -> UInt64Array:
     return mix64(keys)
 
 
+def sample_ids_of(keys: UInt64Array, seed: int) -> Int64Array:
+    """The sample ids that have these admission keys: the inverse of `sample_keys`."""
+    mixed: UInt64Array = _unmix64(keys) ^ _admission_word(seed)
+    return _unmix64(mixed).view(np.int64)
+
+
+def _unmix64(values: UInt64Array) -> UInt64Array:
+    """The inverse of `mix64`."""
+    z: UInt64Array = values ^ (values >> _LAST_SHIFT) ^ (values >> (_LAST_SHIFT + _LAST_SHIFT))
+    for shift, factor in reversed(_ROUNDS):
+        z = z * np.uint64(pow(int(factor), -1, 1 << 64))
+        z = z ^ (z >> shift) ^ (z >> (shift + shift))  # three times a shift is more than there are bits
+    z -= _GAMMA
+    return z
+
+
 @functools.lru_cache(maxsize=16)
 def _admission_word(seed: int) -> np.uint64:
     return np.uint64(derive_seed(seed, "admission"))

@@ -4,7 +4,8 @@
 
 Every rank composes and checks the configuration by itself, before any process group opens. An error that a user can
 mend is one line, from rank 0; a traceback means a fault of the program. Exit codes: 0; 1 for an error; 75 when told to
-stop and saved, to be started again with the same command; 128 + the signal's number when told to stop and not saved.
+stop and saved, to be started again with the same command (0 under torchrun with --max-restarts, which would start it
+again at once); 128 + the signal's number when told to stop and not saved.
 """
 
 from __future__ import annotations
@@ -49,8 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     rank = 0
     try:
-        rank = detect_world("cpu").rank
-        config, run_dir = compose_config([a for a in arguments if a != "--cfg"], _new_run_id())
+        place = detect_world("cpu")
+        rank = place.rank
+        config, run_dir = compose_config([a for a in arguments if a != "--cfg"], place.run_id or _new_run_id())
         check_config(config, detect_world("cpu").world_size)
     except ValueError as error:
         return _say(str(error), rank, all_know=True)
@@ -76,7 +78,9 @@ def _run_to_exit_code(config: TrainConfig, run_dir: Path, world: World, argument
         except KeyboardInterrupt:
             return 128 + signal.SIGINT
         except SystemExit as stop:
-            return int(stop.code or 0)
+            code = int(stop.code or 0)
+            # torchrun would take it for a failure, and the run would go on instead of stopping
+            return 0 if code == os.EX_TEMPFAIL and world.restarts else code
         except Exception:
             traceback.print_exc()
             return 1

@@ -117,6 +117,7 @@ class Turns:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Collective where nothing is `fetched`, which must then be so on every rank."""
         self._round = int(state["round"])
         self.parts.buffer.load_state_dict(state["buffer"])
         self._ready = self.parts.runner.restore(state["fetched"], self._round)

@@ -7,6 +7,7 @@ M capacity of one rank, W ranks, S strata, K words (int64) of a packed record.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -18,6 +19,9 @@ Int64Array: TypeAlias = npt.NDArray[np.int64]
 UInt64Array: TypeAlias = npt.NDArray[np.uint64]
 Float64Array: TypeAlias = npt.NDArray[np.float64]
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
+
+OwnerOf: TypeAlias = Callable[[Int64Array], Int64Array]
+"""Sample ids int64 [n] → the rank that each belongs to, int64 [n] in [0, W)."""
 
 Minibatch: TypeAlias = dict[str, Tensor]
 """Named fields of B samples, each [B, *field_shape]: `image` uint8 [B, C, H, W], `label` int64 [B],

@@ -7,11 +7,13 @@
 #
 # Settings by environment:
 #   NPROC_PER_NODE  ranks on this machine; default: its GPUs, or 2 without any
-#   NNODES          machines; default 1
+#   NNODES          machines; default 1. MIN:MAX: as many as there are, also when some come or go during the run
 #   NODE_RANK       this machine's number; number 0 is where RDZV_ENDPOINT is (needed if NNODES > 1)
 #   RDZV_ENDPOINT   host:port where the machines meet, the same on all (needed if NNODES > 1)
 #   RDZV_ID         name of the run, the same on all machines; the run directory is runs/RDZV_ID; default: the time
-#   MAX_RESTARTS    how often torchrun starts all ranks again after a failure; they continue from a checkpoint; default 0
+#   MAX_RESTARTS    how often torchrun starts all ranks again after a failure; they continue from a checkpoint; default 0,
+#                   or 3 with NNODES=MIN:MAX
+#   RDZV_CONF       more of torchrun's --rdzv-conf, such as last_call_timeout=10 (seconds to wait for more than MIN)
 #   START_TIMEOUT   seconds that other machines wait for number 0 to listen; default 25
 #   LOCAL_ADDR      what other machines call this one; default: its host name
 #   PYTHON          default python3
@@ -24,7 +26,7 @@ die() {
 
 # RDZV_ENDPOINT wrong, blocked or taken is a minute of waiting and a traceback in torchrun; here it is one line.
 check_endpoint() {
-    : "${NODE_RANK:?NNODES=$NNODES needs NODE_RANK, this machine\'s number from 0 to $((NNODES - 1))}"
+    : "${NODE_RANK:?NNODES=$NNODES needs NODE_RANK, this machine\'s number from 0 to $((MOST_NODES - 1))}"
     : "${RDZV_ENDPOINT:?NNODES=$NNODES needs RDZV_ENDPOINT=host:port, the same on all machines}"
     local host=${RDZV_ENDPOINT%:*} port=${RDZV_ENDPOINT##*:} deadline=$((SECONDS + ${START_TIMEOUT:-25}))
     [[ $host != "$port" && $port =~ ^[0-9]+$ ]] || die "RDZV_ENDPOINT must be host:port, got $RDZV_ENDPOINT"
@@ -45,6 +47,7 @@ answers() {
 }
 
 NNODES=${NNODES:-1}
+MOST_NODES=${NNODES##*:}
 [[ -n ${PYTHON:-} || ! -x .venv/bin/python ]] || PYTHON=.venv/bin/python
 PYTHON=${PYTHON:-python3}
 RDZV_ID=${RDZV_ID:-$(date +%Y%m%d-%H%M%S)}
@@ -54,9 +57,15 @@ if [[ -z ${NPROC_PER_NODE:-} ]]; then
 fi
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
-if ((NNODES > 1)); then
+if [[ $NNODES != "$MOST_NODES" ]]; then
+    MAX_RESTARTS=${MAX_RESTARTS:-3}
+    export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 # or a machine that joins later waits for ever (PyTorch 2.4 to 2.14)
+fi
+if ((MOST_NODES > 1)); then
     check_endpoint
     MEETING=(--nnodes="$NNODES" --rdzv-backend=c10d --rdzv-endpoint="$RDZV_ENDPOINT" --rdzv-id="$RDZV_ID")
+    # a second try at the meeting point's own port must not make a machine listen that is not number 0
+    MEETING+=(--rdzv-conf="is_host=$((NODE_RANK == 0))${RDZV_CONF:+,$RDZV_CONF}")
     [[ -z ${LOCAL_ADDR:-} ]] || MEETING+=(--local-addr="$LOCAL_ADDR")
 else
     MEETING=(--standalone --local-addr="${LOCAL_ADDR:-localhost}") # laptops may not know their own name

@@ -19,6 +19,7 @@ LAYERS = [
         "world",
         "launchers",
         "rendezvous",
+        "rollcall",
         "mpi",
         "seeding",
         "registry",
@@ -30,8 +31,9 @@ LAYERS = [
     },
     {"record", "storage", "snapshot", "admission", "proportions", "sampler", "exchange", "union", "distinct"}
     | {"metrics", "models", "datasets", "scenarios", "augment"},
-    {"buffer", "engine", "strategies", "loader", "ownership", "extension", "intake", "round", "settings"},
-    {"assembly", "turns", "erasure", "rehearsal", "statistics", "evaluation", "checkpoint", "tracking", "report"},
+    {"buffer", "engine", "strategies", "loader", "dealing", "ownership", "extension", "intake", "round", "settings"},
+    {"assembly", "turns", "reshard", "saved", "erasure", "rehearsal", "statistics"}
+    | {"evaluation", "checkpoint", "tracking", "report"},
     {"trainer"},
     {"config", "summary", "tracked", "run", "train", "cli", "demo"},
 ]

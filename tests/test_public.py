@@ -11,8 +11,8 @@ SETTINGS = (
     "sample_id asynchronous process_group min_fill uneven timeout_s batch_size num_samples verbose"
 )
 MEMBERS = (
-    "attach close counts describe duplicate_share extend forget forget_observers load_state_dict sample_ids settings "
-    "state_dict stats step stopped"
+    "attach close counts describe duplicate_share extend forget forget_observers load_state_dict resharded sample_ids "
+    "settings state_dict stats step stopped"
 )
 
 

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from drb.admission.base import NOTHING, Admission, Columns, Decision, Offer, Removal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from drb.admission.base import NOTHING, Admission, Columns, Decision, Gathered, Offer, Removal, State
 from drb.admission.class_balanced import ClassBalanced
 from drb.admission.expiry import Expiry, MaxAge
 from drb.admission.fifo import Fifo
 from drb.admission.random_replacement import RandomReplacement
 from drb.admission.reservoir import KeyedReservoir
+from drb.types import Int64Array
 
-ADMISSIONS = ("reservoir", "class_balanced", "random_replacement", "fifo")
 REFILLS = ("none", "recent")
+_POLICIES: dict[str, Any] = {
+    "reservoir": KeyedReservoir,
+    "class_balanced": ClassBalanced,
+    "random_replacement": RandomReplacement,
+    "fifo": Fifo,
+}
+ADMISSIONS = tuple(_POLICIES)
 
 
 def build_admission(name: str, *, candidates: int | None, seed: int, rank: int, refill: str = "none") -> Admission:
@@ -33,6 +43,14 @@ def build_admission(name: str, *, candidates: int | None, seed: int, rank: int, 
     return (KeyedReservoir if name == "reservoir" else ClassBalanced)(refill_recent=refill == "recent")
 
 
+def reshard_admission(
+    name: str, gathered: Gathered, states: Sequence[Mapping[str, Any]], capacity: int
+) -> tuple[Int64Array, State]:
+    """`Admission.reshard` of the policy of that name."""
+    reshard: Callable[..., tuple[Int64Array, State]] = _POLICIES[name].reshard
+    return reshard(gathered, states, capacity)
+
+
 __all__ = [
     "ADMISSIONS",
     "NOTHING",
@@ -43,10 +61,12 @@ __all__ = [
     "Decision",
     "Expiry",
     "Fifo",
+    "Gathered",
     "KeyedReservoir",
     "MaxAge",
     "Offer",
     "RandomReplacement",
     "Removal",
     "build_admission",
+    "reshard_admission",
 ]

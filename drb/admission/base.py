@@ -6,9 +6,9 @@ Letters: B offered samples, A admitted ones, n stored exemplars, M capacity.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -89,6 +89,21 @@ _COLUMNS = ("key", "sample_id", "stratum", "admitted_round")
 
 
 @dataclass(frozen=True)
+class Gathered:
+    """Exemplars from several buffers. key uint64 [n]; stratum, admitted_round int64 [n]."""
+
+    key: UInt64Array
+    stratum: Int64Array
+    admitted_round: Int64Array
+
+    def __len__(self) -> int:
+        return len(self.key)
+
+
+State: TypeAlias = dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Offer:
     """The samples of one minibatch. sample_id, stratum int64 [B]; key uint64 [B]; round: of the minibatch."""
 
@@ -152,6 +167,18 @@ class Admission(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+    @staticmethod
+    def reshard(gathered: Gathered, states: Sequence[Mapping[str, Any]], capacity: int) -> tuple[Int64Array, State]:
+        """One buffer of exemplars that other buffers held: which stay, and this policy's state.
+
+        Args:
+            gathered: the exemplars, no sample id twice.
+            states: of the policies of *all* those buffers, whether or not they gave an exemplar.
+        Returns:
+            Indices into gathered in the order of their new slots, int64 [at most capacity], and a state.
+        """
+        ...
 
 
 def slots_for(columns: Columns, num_admitted: int, evicted: Int64Array) -> Int64Array:

@@ -8,11 +8,12 @@ has its own threshold τ, so inside a stratum the law is that of the keyed reser
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from drb.admission.base import NOTHING, Columns, Decision, Offer, Removal, fill_holes, slots_for
+from drb.admission.base import NOTHING, Columns, Decision, Gathered, Offer, Removal, State, fill_holes, slots_for
 from drb.types import BoolArray, Int64Array, UInt64Array
 
 
@@ -40,15 +41,9 @@ class ClassBalanced:
     def _displace(self, columns: Columns, offer: Offer, rows: Int64Array) -> Decision:
         strata = np.concatenate((columns.stratum[: columns.size], offer.stratum[rows]))
         keys = np.concatenate((columns.key[: columns.size], offer.key[rows]))
-        values, counts = np.unique(strata, return_counts=True)
-        quotas = level_quotas(counts, columns.capacity)
-        stays = np.ones(len(keys), np.bool_)
-        for value, count, quota in zip(values, counts, quotas, strict=True):  # strata, not samples
-            if count > quota:
-                members = np.flatnonzero(strata == value)
-                dropped = members[np.argpartition(keys[members], quota)[quota:]]
-                stays[dropped] = False
-                self._lower_threshold(value, keys[dropped].min())
+        stays, thresholds = level(strata, keys, columns.capacity)
+        for value, threshold in thresholds.items():
+            self._lower_threshold(value, threshold)
         evicted = np.flatnonzero(~stays[: columns.size])
         rows = rows[stays[columns.size :]]
         return Decision(rows, slots_for(columns, rows.size, evicted))
@@ -60,7 +55,7 @@ class ClassBalanced:
         below: BoolArray = (self._strata[at] != offer.stratum) | (offer.key < self._thresholds[at])
         return below
 
-    def _lower_threshold(self, stratum: np.int64, key: np.uint64) -> None:
+    def _lower_threshold(self, stratum: int, key: np.uint64) -> None:
         at = int(np.searchsorted(self._strata, stratum))
         if at < len(self._strata) and self._strata[at] == stratum:
             self._thresholds[at] = min(self._thresholds[at], key)
@@ -78,6 +73,41 @@ class ClassBalanced:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._strata, self._thresholds = state["strata"].copy(), state["thresholds"].copy()
+
+    @staticmethod
+    def reshard(gathered: Gathered, states: Sequence[Mapping[str, Any]], capacity: int) -> tuple[Int64Array, State]:
+        """Level counts, in each stratum the smallest keys; each τ the smallest of all thresholds and keys that go."""
+        merged = ClassBalanced()
+        for state in states:
+            for value, threshold in zip(state["strata"].tolist(), state["thresholds"], strict=True):
+                merged._lower_threshold(value, threshold)
+        stays, thresholds = level(gathered.stratum, gathered.key, capacity)
+        for value, threshold in thresholds.items():
+            merged._lower_threshold(value, threshold)
+        return np.flatnonzero(stays), merged.state_dict()
+
+
+def level(strata: Int64Array, keys: UInt64Array, capacity: int) -> tuple[BoolArray, dict[int, np.uint64]]:
+    """Which exemplars stay so that at most `capacity` do, with level counts and the smallest keys of each stratum.
+
+    Args:
+        strata, keys: of the exemplars, int64 and uint64 [n].
+    Returns:
+        bool [n], and the smallest key that goes of each stratum that gives one up.
+    """
+    stays = np.ones(len(keys), np.bool_)
+    smallest_gone: dict[int, np.uint64] = {}
+    if len(keys) <= capacity:
+        return stays, smallest_gone
+    values, counts = np.unique(strata, return_counts=True)
+    quotas = level_quotas(counts, capacity)
+    for value, count, quota in zip(values.tolist(), counts, quotas, strict=True):  # strata, not samples
+        if count > quota:
+            members = np.flatnonzero(strata == value)
+            gone = members[np.argpartition(keys[members], quota)[quota:]]
+            stays[gone] = False
+            smallest_gone[value] = keys[gone].min()
+    return stays, smallest_gone
 
 
 def level_quotas(counts: Int64Array, capacity: int) -> Int64Array:

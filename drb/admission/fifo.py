@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from drb.admission.base import NOTHING, Columns, Decision, Offer, Removal
+from drb.admission.base import NOTHING, Columns, Decision, Gathered, Offer, Removal, State
 from drb.types import Int64Array
 
 
@@ -38,3 +39,9 @@ class Fifo:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._next = int(state["next"])
+
+    @staticmethod
+    def reshard(gathered: Gathered, states: Sequence[Mapping[str, Any]], capacity: int) -> tuple[Int64Array, State]:
+        """The newest stay, the oldest of them first in the ring."""
+        kept = np.argsort(gathered.admitted_round, kind="stable")[max(0, len(gathered) - capacity) :]
+        return kept, {"next": np.int64(len(kept) % max(capacity, 1))}

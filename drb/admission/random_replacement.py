@@ -7,11 +7,13 @@ appears, the others' quotas shrink and random exemplars of theirs make room.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from drb.admission.base import NOTHING, Columns, Decision, Offer, Removal, fill_holes, slots_for
+from drb.admission.base import NOTHING, Columns, Decision, Gathered, Offer, Removal, State, fill_holes, slots_for
+from drb.admission.class_balanced import level
 from drb.seeding import RoundGenerator
 from drb.types import Int64Array
 
@@ -73,6 +75,13 @@ class RandomReplacement:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._strata = state["strata"].copy()
+
+    @staticmethod
+    def reshard(gathered: Gathered, states: Sequence[Mapping[str, Any]], capacity: int) -> tuple[Int64Array, State]:
+        """Level counts; in each stratum those with the smallest keys, which are as good as random, stay."""
+        stays, _ = level(gathered.stratum, gathered.key, capacity)
+        strata = np.unique(np.concatenate([state["strata"] for state in states]))
+        return np.flatnonzero(stays), {"strata": strata.astype(np.int64)}
 
 
 def _beyond_quota(slots: Int64Array, strata: Int64Array, quota: int) -> Int64Array:

@@ -10,11 +10,12 @@ it slots freed by growth or removal would fill with recent samples only.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from drb.admission.base import NOTHING, Columns, Decision, Offer, Removal, fill_holes, slots_for
+from drb.admission.base import NOTHING, Columns, Decision, Gathered, Offer, Removal, State, fill_holes, slots_for
 from drb.types import Int64Array, UInt64Array
 
 NO_THRESHOLD = (1 << 64) - 1
@@ -73,6 +74,14 @@ class KeyedReservoir:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.threshold = int(state["threshold"])
         self._largest.clear()
+
+    @staticmethod
+    def reshard(gathered: Gathered, states: Sequence[Mapping[str, Any]], capacity: int) -> tuple[Int64Array, State]:
+        """The smallest keys stay; τ is the smallest of all thresholds and of the keys that go."""
+        order = np.argsort(gathered.key, kind="stable")
+        kept, dropped = order[:capacity], gathered.key[order[capacity:]]
+        threshold = min([*(int(state["threshold"]) for state in states), *map(int, dropped[:1])])
+        return np.sort(kept), {"threshold": np.uint64(threshold)}
 
 
 class _LargestKeys:

@@ -206,7 +206,7 @@ class Checkpointer(Saver):
         """What `resume` says to go on from, read and checked on every rank; None to start anew.
 
         Raises:
-            CheckpointError: none can be used. ValueError: the newest is of another world size.
+            CheckpointError: none can be used.
         """
         self._room.together(self._open if self._world.is_main else lambda: None, "the run cannot start")
         saved = find_saved(self._settings.resume, self._folder, self._room, self._world, self._say, self._key)

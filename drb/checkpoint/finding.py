@@ -11,10 +11,12 @@ from drb.checkpoint.encryption import Key
 from drb.checkpoint.errors import CheckpointError
 from drb.checkpoint.folder import CheckpointFolder
 from drb.checkpoint.format import rank_part, read_manifest, read_part, require_key
+from drb.checkpoint.ranks import read_rank_states
 from drb.checkpoint.room import Room
 from drb.world import World
 
 OWN = "rank"  # the part of a state that is one rank's own
+OTHERS = "ranks"  # in its place, from a checkpoint of another number of ranks: those of all of them
 SHARED = ("trainer", "model", "optimizer")  # alike on all ranks, written by rank 0
 
 State: TypeAlias = Mapping[str, Any]
@@ -23,8 +25,10 @@ State: TypeAlias = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Saved:
-    """What a run goes on from. state: as it was given, a buffer's rows as `LazyRows`; facts: what
-    `Checkpointer.begin_run` was told; costs: of the checkpoints before.
+    """What a run goes on from. facts: what `Checkpointer.begin_run` was told; costs: of the checkpoints before.
+
+    state: as it was given, a buffer's rows as `LazyRows`. Saved by another number of ranks it has, in place of this
+    rank's own part, those of all of them, as the list `ranks`.
     """
 
     path: Path
@@ -40,7 +44,6 @@ def find_saved(
 
     Raises:
         CheckpointError: there are checkpoints, but none is good.
-        ValueError: the newest good one is of another world size.
     """
     if resume == "never":
         return None
@@ -64,24 +67,27 @@ def find_saved(
 def _read(path: Path, room: Room, world: World, key: Key | None) -> Saved:
     """Raises the same error on all ranks."""
     parts: dict[str, Any] = {}
-    saved_by, problem = world.world_size, ""
+    problem = ""
     try:
         manifest = read_manifest(path)
-        saved_by = manifest.world_size
         require_key(path, manifest, key)
-        own = rank_part(world.rank)
-        names = {OWN: own, **{name: name for name in SHARED}} if world.rank < saved_by else {n: n for n in SHARED}
-        parts = {name: read_part(path, manifest, file, key) for name, file in names.items()}
+        parts = {name: read_part(path, manifest, name, key) for name in SHARED}
+        if manifest.world_size == world.world_size:
+            parts[OWN] = read_part(path, manifest, rank_part(world.rank), key)
+        else:
+            parts[OTHERS] = _of_all_ranks(path, manifest.world_size, world, key)
     except (CheckpointError, OSError) as error:
         problem = str(error)
     problem = next(filter(None, room.share(problem)), "")
     if problem:
         raise CheckpointError(problem)
-    if saved_by != world.world_size:
-        raise ValueError(
-            f"{path} was saved by {saved_by} ranks, this run has {world.world_size}: resuming on another number of "
-            f"ranks is not there yet; start it with {saved_by}"
-        )
     facts = dict(parts["trainer"])
     parts["trainer"] = facts.pop("trainer")
     return Saved(path, parts, facts, facts.pop("costs"))
+
+
+def _of_all_ranks(path: Path, saved_by: int, world: World, key: Key | None) -> list[dict[str, Any]]:
+    """Each rank needs a few rows of all of them; all together check the whole files, each its share."""
+    share = range(world.rank, saved_by, world.world_size)
+    read_rank_states(path, key=key, ranks=share)
+    return read_rank_states(path, key=key, check_rows=False)

@@ -24,6 +24,13 @@ def random_state(device: torch.device) -> dict[str, Any]:
     return state
 
 
+def seed_random_state(seed: int) -> None:
+    """For a rank that has no saved state. seed: 64 bits."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % (1 << 32))  # noqa: NPY002
+    random.seed(seed)
+
+
 def restore_random_state(state: dict[str, Any], device: torch.device) -> None:
     torch.set_rng_state(state["torch"])
     np.random.set_state(state["numpy"])  # noqa: NPY002

@@ -97,6 +97,9 @@ class Learner:
     ) -> Tensor:
         """One forward and backward; gradients add up until `step`.
 
+        A batch without rows takes part in the exchange of gradients with zeros. (Convolutions and batch norms know
+        what to do with it; a loss, the mean over no rows, does not.)
+
         Args:
             images: float [B, C, H, W], on the device.
             loss: gives the mean loss over the batch's rows.
@@ -105,6 +108,8 @@ class Learner:
         Returns:
             The weighted loss, detached, still on the device.
         """
+        if not len(images):
+            loss, weight = _no_loss, 1.0
         with self._no_sync() if more else contextlib.nullcontext():
             if self._autocast_dtype is None:
                 value = loss(self._forward(images), batch)
@@ -200,3 +205,8 @@ class Learner:
             **_KEEP_OWN_BUFFERS,
         )
         self._forward, self._no_sync = wrapped, wrapped.no_sync
+
+
+def _no_loss(logits: Tensor, batch: Minibatch) -> Tensor:
+    """Zero, with a gradient of zero for every parameter."""
+    return logits.sum() * 0.0

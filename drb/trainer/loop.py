@@ -13,7 +13,7 @@ Letters: W ranks, A accumulated batches of one optimisation step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
@@ -24,8 +24,9 @@ import torch
 import torch.distributed as dist
 
 from drb.augment import Preprocess
-from drb.checkpoint import NoCheckpoints, Saver, random_state, restore_random_state
+from drb.checkpoint import NoCheckpoints, Saver, random_state, restore_random_state, seed_random_state
 from drb.datasets import Concat, Source
+from drb.dealing import Deal
 from drb.loader import TaskLoader
 from drb.models import Network
 from drb.scenarios.task import Scenario, Task
@@ -38,6 +39,7 @@ from drb.trainer.monitor import Monitor
 from drb.trainer.networks import Networks
 from drb.trainer.optim import OptimizerSettings, scaled_rate
 from drb.trainer.position import Position
+from drb.trainer.resizing import describe_change, loader_seed, own_part, owner_of_stream
 from drb.trainer.schedule import ScheduleSettings, rate_factor
 from drb.trainer.scores import Scores
 from drb.trainer.settings import TrainingSettings
@@ -101,6 +103,7 @@ class Trainer:
         self.steps = 0
         self.position = Position()
         self._epochs = 0
+        self._saved_ranks: Sequence[Mapping[str, Any]] = ()  # of a run with another number of ranks
         self._past: list[Source] = []
         self._optimizer = optimizer
         self._networks = Networks(make_network, self._learn, seed)
@@ -129,9 +132,11 @@ class Trainer:
             if task.index < self.position.task:
                 self._skip_task(task)
                 continue
+            self._settle_ranks(task.train)
             learner = self._begin_task(task)
             self._train_task(task, learner)
             self._end_task(task, learner)
+        self._settle_ranks()
         self._saver.finish()
 
     # -- a task
@@ -171,12 +176,14 @@ class Trainer:
             self._training.rows_per_rank(self._world.world_size),
             rank=self._world.rank,
             world_size=self._world.world_size,
-            seed=derive_seed(self._seed, "loader", task.index),
+            seed=loader_seed(self._seed, task.index),
         )
-        rows_of_step = [int(loader.rows_per_rank(step).sum()) for step in range(loader.num_batches)]
-        position = self.position
-        self._monitor.begin_task(task.index, task.name, self._training.epochs * loader.num_batches)
-        self._monitor.advance(position.epoch * loader.num_batches + position.minibatch)
+        position, epochs = self.position, self._training.epochs
+        deal = loader.deal(position.epoch, position.earlier)
+        done = position.epoch * loader.num_batches + sum(part.minibatches for part in position.earlier)
+        left = deal.num_batches + (epochs - 1 - position.epoch) * loader.num_batches
+        self._monitor.begin_task(task.index, task.name, done + left)
+        self._monitor.advance(done + position.minibatch)
         self._saver.begin_task(self.steps)
         learner.network.train()
         if position.is_fresh:
@@ -185,21 +192,24 @@ class Trainer:
             if self._schedule.span == "task":
                 self._epochs = 0
         with self.clock:
-            while position.epoch < self._training.epochs:
-                self._train_epoch(learner, loader.epoch(position.epoch, position.minibatch), rows_of_step)
-                position.epoch, position.minibatch = position.epoch + 1, 0
+            while position.epoch < epochs:
+                deal = loader.deal(position.epoch, position.earlier)
+                minibatches = loader.epoch(position.epoch, position.minibatch, position.earlier)
+                self._train_epoch(learner, minibatches, deal)
+                position.end_epoch()
                 self._epochs += 1
         self._saver.visit_boundary(self.steps, self._state_to_save, evaluated=False)
         self._strategy.end_task(task.index, learner.network)
 
-    def _train_epoch(self, learner: Learner, minibatches: Iterator[Minibatch], rows_of_step: list[int]) -> None:
+    def _train_epoch(self, learner: Learner, minibatches: Iterator[Minibatch], deal: Deal) -> None:
         """The epoch from the present position on."""
         size, every, position = self._training.accumulate, self._training.log_every, self.position
         advance, saver, is_constant = self._monitor.advance, self._saver, self._schedule.is_constant
+        rows_of_step, seen = deal.rows().tolist(), deal.share_seen
         for start in range(position.minibatch, len(rows_of_step), size):
             rows_A = rows_of_step[start : start + size]
             if not is_constant:
-                learner.set_rate(self._rate * self._rate_factor(start / len(rows_of_step)))
+                learner.set_rate(self._rate * self._rate_factor(seen + (1 - seen) * start / len(rows_of_step)))
             self._optimisation_step(learner, minibatches, rows_A)
             self.steps += 1
             self.rows += sum(rows_A)
@@ -331,17 +341,53 @@ class Trainer:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict` of the same rank, world size and configuration; before `run`. Collective."""
-        shared, own = state["trainer"], state["rank"]
+        """Go on from `state_dict` of the same configuration; before `run`. Collective.
+
+        state: with this rank's own part as `rank`; or with those of all ranks there were, another number, as `ranks`:
+        this rank's part is then made of them, and `run` says what has changed.
+        """
+        shared = state["trainer"]
         self.position = Position(**shared["position"])
         self.steps, self.rows, self._epochs = shared["steps"], shared["rows"], shared["epochs"]
         self.history = shared["history"]
         self.scores.load_state_dict(shared["scores"])
         self.clock.load_state_dict(shared["clock"])
         self._interval.load_state_dict(shared["interval"])
+        if "ranks" in state:
+            self._saved_ranks = state["ranks"]
+            before = len(self._saved_ranks)
+            self.position.change_ranks(before, self._training.rows_per_rank(before))
+            own = own_part(self._saved_ranks, self._world.rank)
+        else:
+            own = state["rank"]
         self._networks.load_state_dict(shared["networks"], state["model"], state["optimizer"], own["statistics"])
         self._loss_sum.copy_(own["loss_sum"])
-        if self._rehearsal is not None:
+        if self._rehearsal is not None and "rehearsal" in own:
             self._rehearsal.load_state_dict(own["rehearsal"])
-        self._generator.set_state(own["augmentation"])
-        restore_random_state(own["random"], self._world.device)  # last: building networks may draw
+        self._restore_randomness(own)  # last: building networks may draw
+
+    def _restore_randomness(self, own: Mapping[str, Any]) -> None:
+        if own["random"] is None:  # a new rank: not what it would have drawn if it had been there from the start
+            place = (self._world.rank, self.steps)
+            self._generator.manual_seed(derive_seed(self._seed, "augment", *place))
+            seed_random_state(derive_seed(self._seed, "global", *place))
+        else:
+            self._generator.set_state(own["augmentation"])
+            restore_random_state(own["random"], self._world.device)
+
+    def _settle_ranks(self, *current: Source) -> None:
+        """After a resume with another number of ranks, once the tasks so far are known: buffers to their owners."""
+        states, self._saved_ranks = self._saved_ranks, ()
+        if not states:
+            return
+        exemplars, world = None, self._world
+        if self._rehearsal is not None:
+            owner_of = owner_of_stream([*self._past, *current], world.world_size, self._seed)
+            self._rehearsal.load_state_dict([state["rehearsal"] for state in states], owner_of)
+            if (resharded := self._rehearsal.resharded) is not None:
+                dropped = torch.tensor(resharded["dropped"], device=world.device)
+                if world.world_size > 1:
+                    dist.all_reduce(dropped)
+                exemplars = (int(dropped), resharded["stored"])
+        line = describe_change(len(states), world.world_size, self._training, self._optimizer, exemplars)
+        self._monitor.say(line)

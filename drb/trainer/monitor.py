@@ -36,6 +36,11 @@ class Monitor:
         self._next_draw = 0.0
         self._note = ""
 
+    def say(self, line: str) -> None:
+        """A line for the user."""
+        if self._console is not None:
+            self._console.say(line)
+
     def begin_task(self, index: int, name: str, total_steps: int) -> None:
         self._completed = 0
         self._note = ""

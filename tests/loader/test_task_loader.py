@@ -39,7 +39,7 @@ def test_every_sample_once_per_epoch_and_equal_steps(count, batch_size, world_si
         epochs = [list(loader.epoch(epoch)) for loader in loaders]
         for step in range(loaders[0].num_batches):
             rows = [len(minibatches[step]["label"]) for minibatches in epochs]
-            assert rows == loaders[0].rows_per_rank(step).tolist()
+            assert sum(rows) == loaders[0].deal(epoch).rows()[step]
             assert min(rows) >= 1
             assert max(rows) <= loaders[0].max_rows <= batch_size + 1
         ids = [torch.cat([minibatch["sample_id"] for minibatch in minibatches]) for minibatches in epochs]
@@ -51,7 +51,8 @@ def test_every_sample_once_per_epoch_and_equal_steps(count, batch_size, world_si
 @pytest.mark.parametrize(("count", "batch_size", "world_size"), CASES)
 def test_max_rows_is_reached_or_is_the_batch_size(count, batch_size, world_size):
     loader = TaskLoader(source(count), batch_size, world_size=world_size)
-    largest = max(int(loader.rows_per_rank(step).max()) for step in range(loader.num_batches))
+    deal = loader.deal(0)
+    largest = max(int(np.diff(deal.bounds(rank)).max()) for rank in range(world_size))
     assert loader.max_rows == max(largest, batch_size)
 
 

@@ -1,0 +1,71 @@
+"""What a rehearsal goes on from: one rank's saved state, or those of all ranks there were, checked and made its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+from drb.assembly import own_capacity
+from drb.record import RecordSpec
+from drb.reshard import reshard
+from drb.settings import RehearsalSettings
+from drb.types import OwnerOf
+
+State: TypeAlias = Mapping[str, Any]
+
+FORMAT = 1
+
+
+def kind_of_state(settings: RehearsalSettings, world_size: int) -> dict[str, Any]:
+    """What a state says of itself."""
+    return {"format": FORMAT, "world_size": world_size, "settings": settings.fixed_by_state()}
+
+
+def own_state(
+    saved: State | Sequence[State],
+    owner_of: OwnerOf | None,
+    settings: RehearsalSettings,
+    spec: RecordSpec | None,
+    rank: int,
+    world_size: int,
+) -> State:
+    """The state that `rank` of `world_size` goes on from, resharded if `saved` are those of another number of ranks.
+
+    spec: what the schema must be, if that is known.
+
+    Raises:
+        ValueError: states of another format, other settings, another schema, or not of all ranks.
+    """
+    states = [saved] if isinstance(saved, Mapping) else saved
+    for state in states:
+        _check(state, settings, spec)
+    if not isinstance(saved, Mapping) and len(saved) != world_size:
+        capacity = 0
+        if "spec" in states[0]:  # not saved before the first minibatch
+            capacity = own_capacity(settings, spec_of(states[0]), rank, world_size)
+        return reshard(states, rank, world_size, owner_of, capacity)
+    own = states[rank if len(states) > 1 else 0]
+    if own.get("world_size", world_size) != world_size:
+        raise ValueError(
+            f"this is the state of one of {own['world_size']} ranks, this rehearsal has {world_size}: give "
+            "load_state_dict the states of all of them, as a list by rank"
+        )
+    return own
+
+
+def spec_of(state: State) -> RecordSpec:
+    return RecordSpec.from_json(json.loads(state["spec"]))
+
+
+def _check(state: State, settings: RehearsalSettings, spec: RecordSpec | None) -> None:
+    if state.get("format") != FORMAT:
+        raise ValueError(
+            f"this is a rehearsal state of format {state.get('format')}, this version reads format {FORMAT}"
+        )
+    if "spec" not in state:
+        return
+    settings.require_saved(state["settings"])
+    saved = spec_of(state).to_json()
+    if spec is not None and spec.to_json() != saved:
+        raise ValueError(f"the saved schema is {saved}, spec= says {spec.to_json()}")
