@@ -49,6 +49,11 @@ class Monitor:
             self._next_draw = now + _REDRAW_S
             self._console.draw_bar(self._completed, self._note)
 
+    def say(self, line: str) -> None:
+        """Something worth knowing while training goes on."""
+        if self._console is not None:
+            self._console.say(line)
+
     def log_interval(self, metrics: dict[str, float], rehearsal: Rehearsal | None, step: int) -> None:
         """One point of training: `train/loss`, `train/samples_per_second` …, and how the rehearsal does."""
         self._note = f"loss {metrics['train/loss']:.3f}, {metrics['train/samples_per_second']:,.0f} samples/s"
