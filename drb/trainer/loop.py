@@ -33,7 +33,7 @@ from drb.scenarios.task import Scenario, Task
 from drb.seeding import derive_seed
 from drb.strategies import Strategy
 from drb.trainer.buffers import refuse_duplicates, total_counts
-from drb.trainer.classes import Loss, masked_loss, outputs_needed
+from drb.trainer.classes import Loss, check_labels, masked_loss, outputs_needed
 from drb.trainer.finite import FiniteCheck
 from drb.trainer.learner import Learner
 from drb.trainer.monitor import Monitor
@@ -109,6 +109,7 @@ class Trainer:
         self._networks = Networks(make_network, self._learn, seed)
         self._task_classes: list[tuple[int, ...]] = []
         self._loss: Loss = strategy.loss
+        self._labels_are_known = True  # a source in memory gives the labels that it showed at the task's start
         self._generator = torch.Generator(world.device)
         self._generator.manual_seed(derive_seed(seed, "augment", world.rank))
         self._loss_sum = torch.zeros((), device=world.device)
@@ -149,8 +150,9 @@ class Trainer:
         learner = self._networks.learner
         self._past.append(task.train)
         self._task_classes.append(task.classes)
+        num_classes, device = learner.network.num_classes, self._world.device
+        check_labels(task.train.labels, task.train.sample_ids, num_classes, f"task {task.index} ({task.name})")
         if self._scenario.task_aware:
-            num_classes, device = learner.network.num_classes, self._world.device
             self._loss = masked_loss(self._strategy.loss, self._task_classes, num_classes, device)
         if not self.position.begun:
             self._strategy.begin_task(task.index, learner.network)
@@ -167,6 +169,7 @@ class Trainer:
 
     def _train_task(self, task: Task, learner: Learner) -> None:
         source = Concat(self._past) if self._strategy.cumulative else task.train
+        self._labels_are_known = source.in_memory
         loader = TaskLoader(
             source,
             self._training.rows_per_rank(self._world.world_size),
@@ -234,6 +237,10 @@ class Trainer:
             self._loss_sum += loss
 
     def _extend(self, minibatch: Minibatch) -> Minibatch:
+        if not self._labels_are_known:
+            labels, sample_ids = minibatch["label"].numpy(), minibatch["sample_id"].numpy()
+            num_classes = self._networks.learner.network.num_classes
+            check_labels(labels, sample_ids, num_classes, f"the minibatch of step {self.steps + 1}")
         if self._rehearsal is None:
             return self._to_device(minibatch)
         return self._to_device(self._rehearsal.extend(minibatch))
