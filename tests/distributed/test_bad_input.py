@@ -68,14 +68,11 @@ def too_large(rank, world_size, capacity, exchange, free):
         import drb.assembly
 
         drb.assembly.free_memory = memory_module.free_memory
-    messages = []
     rehearsal = Rehearsal(capacity, 4, exchange=exchange, verbose=False)
-    for _ in range(2):  # it can be tried again, and says the same
+    for _ in range(2):  # it can be tried again
         with pytest.raises(ValueError) as raised:
             rehearsal.extend(records(range(8)))
-        messages.append(str(raised.value))
-    assert messages[0] == messages[1]
-    return messages[0]
+    return str(raised.value)
 
 
 @pytest.mark.parametrize(
