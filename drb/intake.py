@@ -44,13 +44,13 @@ class Intake:
         settings = self._settings
         if settings.id_field is not None and settings.id_field not in minibatch:
             raise ValueError(
-                f"the minibatch has no field {settings.id_field!r} (it has {sorted(minibatch)}): wrap the dataset in "
-                'drb.with_ids, or say sample_id="arrival" if every offer is a new sample'
+                f"the minibatch has no field {settings.id_field!r} (it has {_names(minibatch)}): wrap the dataset "
+                'in drb.with_ids, or say sample_id="arrival" if every offer is a new sample'
             )
         if settings.needs_strata and settings.stratum not in minibatch:
             raise ValueError(
                 f"admission={settings.admission} with proportions={settings.proportions} counts exemplars by the field "
-                f"{settings.stratum!r}, which the minibatch lacks (it has {sorted(minibatch)}); set stratum="
+                f"{settings.stratum!r}, which the minibatch lacks (it has {_names(minibatch)}); set stratum="
             )
 
     def check(self, minibatch: Minibatch, spec: RecordSpec, num_rows: int) -> None:
@@ -85,7 +85,7 @@ class Intake:
                 raise ValueError(f"the sample id field {settings.sample_id!r} must hold integers, got {ids.dtype}")
             sample_id = _integers(ids, "sample id", settings.sample_id, num_rows)
         elif settings.id_field is not None:
-            raise ValueError(f"the minibatch has no field {settings.id_field!r}; it has {sorted(map(str, minibatch))}")
+            raise ValueError(f"the minibatch has no field {settings.id_field!r}; it has {_names(minibatch)}")
         else:
             arrival = self._arrivals + np.arange(num_rows, dtype=np.int64)
             sample_id = arrival * self._world_size + self._rank
@@ -147,6 +147,10 @@ def on_cpu(minibatch: Minibatch) -> Minibatch:
             raise ValueError(f"field {name!r} must be a dense tensor with values, got {_described(value)}")
         is_plain = False
     return minibatch if is_plain else {name: value.detach().cpu() for name, value in minibatch.items()}
+
+
+def _names(minibatch: Minibatch) -> list[str]:
+    return sorted(minibatch, key=str)  # a name may be anything until it is refused
 
 
 def _described(value: object) -> str:

@@ -60,6 +60,8 @@ class RecordSpec:
     """
 
     def __init__(self, fields: Mapping[str, Field | tuple[torch.dtype, tuple[int, ...]]]) -> None:
+        if not isinstance(fields, Mapping):
+            raise ValueError(f"a record's schema is {{name: Field or (dtype, shape)}}, got {fields!r}")
         if not fields:
             raise ValueError("a record needs at least one field besides the sample id; the minibatch has none")
         self.fields = {name: _field(name, declared) for name, declared in fields.items()}
@@ -92,7 +94,8 @@ class RecordSpec:
         """Raise ValueError unless the fields are exactly this schema's (late or other) ones, `rows` rows each."""
         expected = self._late if late else self._prompt
         if minibatch.keys() != expected.keys():
-            missing, unknown = sorted(expected.keys() - minibatch.keys()), sorted(minibatch.keys() - expected.keys())
+            missing = sorted(expected.keys() - minibatch.keys())
+            unknown = sorted(minibatch.keys() - expected.keys(), key=str)
             raise ValueError(
                 f"the {'late fields' if late else 'minibatch'} must have the fields {sorted(expected)}"
                 + (f"; missing: {missing}" if missing else "")

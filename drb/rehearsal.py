@@ -28,6 +28,7 @@ from drb.record import Field, RecordSpec, warn_about_float_images
 from drb.round import RoundResult
 from drb.seeding import mix64
 from drb.settings import RehearsalSettings
+from drb.state_check import check_state
 from drb.turns import Turns
 from drb.types import Exemplars, Int64Array, Minibatch
 
@@ -287,13 +288,19 @@ class Rehearsal:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict` of the same rank and world size. Before the first minibatch."""
+        """Go on from `state_dict` of the same rank and world size. Before the first minibatch.
+
+        Raises:
+            ValueError: a state of other settings or another schema, or one that is damaged; nothing was taken over.
+        """
         if self._turns is not None:
             raise ValueError("load_state_dict must come before the first minibatch")
+        if not isinstance(state, Mapping):
+            raise ValueError(f"a rehearsal state is what state_dict() gave, got a {type(state).__name__}")
         if state.get("format") != 1:
             raise ValueError(f"this is a rehearsal state of format {state.get('format')}, this version reads format 1")
         if "spec" in state:
-            saved = RecordSpec.from_json(json.loads(state["spec"]))
+            saved = check_state(state)
             for name, value in state["settings"].items():
                 if getattr(self.settings, name) != value:
                     raise ValueError(

@@ -17,6 +17,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from drb.checkpoint.seal import require_seal, sealed
 from drb.checkpoint.tree import join, split
 
 FORMAT = 1
@@ -86,7 +87,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     }
     write_json(
         folder / MANIFEST,
-        {"format": FORMAT, "step": manifest.step, "world_size": manifest.world_size, "files": files},
+        sealed({"format": FORMAT, "step": manifest.step, "world_size": manifest.world_size, "files": files}),
     )
     sync_folder(folder)
 
@@ -140,12 +141,15 @@ def read_manifest(folder: Path) -> Manifest:
         content = json.loads(path.read_text())
         if content["format"] != FORMAT:
             raise CheckpointError(f"{path} is of checkpoint format {content['format']}, this drb reads format {FORMAT}")
+        require_seal(content)
         files = {name: FileRecord(file["bytes"], file["crc32"]) for name, file in content["files"].items()}
         return Manifest(int(content["step"]), int(content["world_size"]), files)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise CheckpointError(f"{folder} is no checkpoint: it has no {MANIFEST}") from None
-    except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path} is damaged: {error!r}") from None
+    except CheckpointError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from None
 
 
 def verify(folder: Path, manifest: Manifest, names: Iterable[str]) -> None:
