@@ -17,11 +17,17 @@ class Model:
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.stored: dict[int, Entry] = {}
+        self.denied: set[int] = set()
+
+    def forget(self, samples: Sequence[int]) -> None:
+        """Thresholds stay: what was turned away before has not become welcome."""
+        self.denied.update(samples)
+        self.stored = {sample: entry for sample, entry in self.stored.items() if sample not in self.denied}
 
     def new(self, entries: Sequence[tuple[int, Entry]]) -> dict[int, Entry]:
         fresh: dict[int, Entry] = {}
         for sample, entry in entries:
-            if sample not in self.stored:
+            if sample not in self.stored and sample not in self.denied:
                 fresh.setdefault(sample, entry)
         return fresh
 

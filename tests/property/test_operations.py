@@ -27,7 +27,6 @@ from samples import image_of, logits_of, minibatch_of, offer_of
 
 from drb.admission import build_admission
 from drb.buffer import Buffer, spare_rows
-from drb.checkpoint.tree import join, split
 from drb.proportions import PROPORTIONS, build_proportions
 from drb.record import ROUND, SAMPLE_ID, STRATUM, Field, RecordSpec
 from drb.sampler import Sampler
@@ -140,17 +139,30 @@ class Operations(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, 2), growth=st.sampled_from([0, 0, 1, 5]))
     def save_and_load(self, number, growth):
-        """At any moment, through the form that files have; the buffer may be larger afterwards."""
+        """At any moment; the buffer may be larger afterwards."""
         rank = self._rank(number)
         if self.policy == "fifo":
             growth = 0  # a ring does not grow
-        tensors, skeleton = split(rank.buffer.state_dict())
-        state = join(copy.deepcopy(tensors), skeleton)
+        state = copy.deepcopy(rank.buffer.state_dict())
         rank.buffer = rank.build(rank.buffer.capacity + growth)
         rank.buffer.load_state_dict(state)
         rank.model.capacity += growth
         rank.read_by_peers = None
         assert rank.buffer.lacks_late_fields == (bool(state["lacking"]))
+
+    @precondition(lambda self: hasattr(Buffer, "remove"))
+    @rule(number=st.integers(0, 2), samples=st.lists(st.integers(-IDS // 4, IDS), min_size=1, max_size=BATCH))
+    def forget(self, number, samples):
+        """Between steps: what is stored of these ids leaves, and none of them comes back."""
+        rank = self._rank(number)
+        if rank.staged is not None:
+            return
+        world_size = len(self.ranks)
+        ids = np.array([s * world_size + number % world_size for s in samples], np.int64)
+        rank.buffer.deny(np.unique(ids))
+        rank.buffer.remove(np.flatnonzero(np.isin(rank.buffer.sample_ids(), ids)))
+        rank.model.forget(ids.tolist())
+        rank.committed = dict(rank.model.stored)
 
     @precondition(lambda self: hasattr(self, "ranks"))
     @rule(number=st.integers(0, 2), r=st.integers(1, 12), proportions=st.sampled_from(sorted(PROPORTIONS)))
