@@ -7,6 +7,7 @@ named before anything is allocated, and all ranks choose the same exchange and e
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from drb.exchange import (
     RmaExchange,
     SharedExchange,
 )
+from drb.memory import SHARED, free_memory, memory_needed, require_room
 from drb.mpi import load_mpi
 from drb.proportions import build_proportions
 from drb.record import RecordSpec
@@ -65,15 +67,15 @@ class Parts:
 
     def memory_bytes(self) -> dict[str, int]:
         """What this rank holds at most, by purpose."""
-        spec, capacity = self.spec, self.buffer.capacity
-        block_rows = self.runner.blocks.shape[0] * self.runner.blocks.shape[1]
-        return {
-            "rows": capacity * spec.row_bytes,
-            "spare rows": (len(self.buffer.rows) - capacity) * spec.row_bytes,
-            "metadata": capacity * COLUMN_BYTES,
-            "staging": (block_rows + 2 * (self.max_rows + self.runner.blocks.shape[1])) * spec.row_bytes
-            + self.exchange.staging_bytes,
-        }
+        return memory_needed(
+            capacity=self.buffer.capacity,
+            num_rows=len(self.buffer.rows),
+            max_rows=self.max_rows,
+            exemplars=self.runner.blocks.shape[1],
+            row_bytes=self.spec.row_bytes,
+            column_bytes=COLUMN_BYTES,
+            staging=self.exchange.staging_bytes,
+        )
 
 
 def own_capacity(settings: RehearsalSettings, spec: RecordSpec, rank: int, world_size: int) -> int:
@@ -88,21 +90,26 @@ def own_capacity(settings: RehearsalSettings, spec: RecordSpec, rank: int, world
     )
 
 
-def assemble(settings: RehearsalSettings, spec: RecordSpec, max_rows: int, peers: Peers | None) -> Parts:
-    """Build the parts; collective over `peers` (None: one rank)."""
+def assemble(settings: RehearsalSettings, spec: RecordSpec, max_rows: int, peers: Peers | None) -> Parts | None:
+    """Build the parts; collective over `peers` (None: one rank).
+
+    max_rows: of this rank's minibatches; 0 if it does not know yet and takes the others' largest. None if nobody knows.
+    """
     rank, world_size = (peers.rank, peers.world_size) if peers else (0, 1)
     capacity = own_capacity(settings, spec, rank, world_size)
-    num_rows = capacity + spare_rows(capacity, max_rows)
-    greetings = _greet(peers, settings, spec, capacity, num_rows)
-    capacities = np.array([g["capacity"] for g in greetings])
-    rows_per_rank = np.array([g["rows"] for g in greetings])
+    greetings = _greet(peers, settings, spec, capacity, max_rows)
+    max_rows = max_rows or max(g["max_rows"] for g in greetings)
+    if not max_rows:
+        return None
+    nodes = [g["node"] for g in greetings]
+    kind, why = _choose_exchange(settings, nodes)
+    rows_of_ranks = _require_room(greetings, kind, spec, settings.exemplars)
+    capacities, rows_per_rank = np.array([g["capacity"] for g in greetings]), np.array(rows_of_ranks)
     if settings.min_fill > capacities.sum():
         raise ValueError(
             f"min_fill={settings.min_fill} is more than all buffers hold: {capacities.sum()} exemplars; nothing would "
             "ever be rehearsed"
         )
-    nodes = [g["node"] for g in greetings]
-    kind, why = _choose_exchange(settings, nodes)
     exchange = _build_exchange(kind, peers, nodes, rows_per_rank, capacities, spec.words, settings.exemplars)
     admission = build_admission(
         settings.admission, candidates=settings.candidates, seed=settings.seed, rank=rank, refill=settings.refill
@@ -139,15 +146,16 @@ def greet_finished(peers: Peers) -> None:
 
 
 def _greet(
-    peers: Peers | None, settings: RehearsalSettings, spec: RecordSpec, capacity: int, num_rows: int
-) -> list[dict[str, object]]:
+    peers: Peers | None, settings: RehearsalSettings, spec: RecordSpec, capacity: int, max_rows: int
+) -> list[dict[str, Any]]:
     mine = {
         "finished": False,
         "settings": settings.shared_by_all(),
         "schema": {name: str(field) for name, field in spec.fields.items()},
         "node": node_name(),
         "capacity": capacity,
-        "rows": num_rows,
+        "max_rows": max_rows,
+        "free": free_memory(),
     }
     if peers is None:
         return [mine]
@@ -156,6 +164,28 @@ def _greet(
     require_agreement([g["settings"] for g in greetings], "setting")
     require_agreement([g["schema"] for g in greetings], "the record's field")
     return greetings
+
+
+def _require_room(greetings: list[dict[str, Any]], kind: str, spec: RecordSpec, exemplars: int) -> list[int]:
+    """Rows that each rank is to have. Raises ValueError, on all ranks, if a node has not the memory."""
+    most = max(g["max_rows"] for g in greetings)
+    rows = [g["capacity"] + spare_rows(g["capacity"], g["max_rows"] or most) for g in greetings]
+    needed = []
+    for greeting, num_rows in zip(greetings, rows, strict=True):
+        capacity = greeting["capacity"]
+        amounts = memory_needed(
+            capacity=capacity,
+            num_rows=num_rows,
+            max_rows=greeting["max_rows"] or most,
+            exemplars=exemplars,
+            row_bytes=spec.row_bytes,
+            column_bytes=COLUMN_BYTES,
+            staging=0,  # its bound is for one rank that holds the whole union
+        )
+        in_shared_memory = kind in ("shared", "hierarchical")
+        needed.append(amounts | {SHARED: num_rows * spec.row_bytes + 16 * capacity if in_shared_memory else 0})
+    require_room(needed, [g["free"] for g in greetings], [g["node"] for g in greetings])
+    return rows
 
 
 def _require_started(greetings: list[dict[str, object]]) -> None:

@@ -116,18 +116,22 @@ class Buffer:
     def lacks_late_fields(self) -> bool:
         return bool(self._staged.lacking)
 
+    def require_late_fields(self) -> None:
+        """Raise ValueError if the staged minibatch lacks some."""
+        if self._staged.lacking:
+            raise ValueError(
+                f"the late fields {sorted(self._staged.lacking)} of the last minibatch were not attached; "
+                "call rehearsal.attach(…) after every forward pass"
+            )
+
     def commit(self) -> None:
         """Make the staged minibatch part of the buffer. No round may be in flight.
 
         Raises:
             ValueError: a late field was not attached.
         """
+        self.require_late_fields()
         staged, self._staged = self._staged, _Staged()
-        if staged.lacking:
-            raise ValueError(
-                f"the late fields {sorted(staged.lacking)} of the last minibatch were not attached; "
-                "call rehearsal.attach(…) after every forward pass"
-            )
         self._reclaim(zero=self._expiry is not None)
         slots = staged.decision.slots
         replaced = slots < self.size

@@ -50,7 +50,7 @@ def _exemplars(capacity: int | str, scope: str, record_bytes: int, num_samples: 
     if isinstance(capacity, int) and not isinstance(capacity, bool):
         return capacity, scope == "total"
     text = str(capacity).strip()
-    if text.isdigit():
+    if re.fullmatch(r"\d+", text):
         return int(text), scope == "total"
     if match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", text):
         share = Fraction(match[1]) / 100  # exact: 29 % of 100 are 29, in floating point 28

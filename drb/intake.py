@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from drb.admission import Offer
@@ -18,6 +19,9 @@ from drb.record import RecordSpec
 from drb.seeding import sample_ids_of, sample_keys
 from drb.settings import RehearsalSettings
 from drb.types import Int64Array, Minibatch, OwnerOf
+
+REHEARSED = "rehearsed"  # the field that `extend` adds
+_ID_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 class Intake:
@@ -40,14 +44,18 @@ class Intake:
         settings = self._settings
         if settings.id_field is not None and settings.id_field not in minibatch:
             raise ValueError(
-                f"the minibatch has no field {settings.id_field!r} (it has {sorted(minibatch)}): wrap the dataset in "
-                'drb.with_ids, or say sample_id="arrival" if every offer is a new sample'
+                f"the minibatch has no field {settings.id_field!r} (it has {_names(minibatch)}): wrap the dataset "
+                'in drb.with_ids, or say sample_id="arrival" if every offer is a new sample'
             )
         if settings.needs_strata and settings.stratum not in minibatch:
             raise ValueError(
                 f"admission={settings.admission} with proportions={settings.proportions} counts exemplars by the field "
-                f"{settings.stratum!r}, which the minibatch lacks (it has {sorted(minibatch)}); set stratum="
+                f"{settings.stratum!r}, which the minibatch lacks (it has {_names(minibatch)}); set stratum="
             )
+
+    def check(self, minibatch: Minibatch, spec: RecordSpec, num_rows: int) -> None:
+        """Raise ValueError unless a minibatch of so many rows fits the schema; on the CPU."""
+        self._read(minibatch, spec, num_rows)
 
     def take(self, minibatch: Minibatch, spec: RecordSpec, max_rows: int, round_: int) -> tuple[Offer, Minibatch]:
         """The offer of round `round_`, and the record's fields; minibatch on the CPU.
@@ -55,19 +63,29 @@ class Intake:
         Raises:
             ValueError: fields that differ from the schema, or more rows than max_rows.
         """
-        settings = self._settings
-        fields = dict(minibatch)
-        num_rows = len(next(iter(fields.values())))
+        num_rows = len(next(iter(minibatch.values())))
         if num_rows > max_rows:
             raise ValueError(
                 f"a minibatch of {num_rows} rows after one of {max_rows}: memory was allocated for the first; give the "
                 "largest minibatch's size as batch_size="
             )
+        sample_id, stratum, fields = self._read(minibatch, spec, num_rows)
+        self._arrivals += num_rows
+        keys = sample_keys(sample_id, self._settings.seed)
+        if self._distinct is not None:
+            self._distinct.add(keys)
+        return Offer(sample_id, stratum, keys, round_), fields
+
+    def _read(self, minibatch: Minibatch, spec: RecordSpec, num_rows: int) -> tuple[Int64Array, Int64Array, Minibatch]:
+        """Sample ids, strata, int64 [B] each, and the record's fields."""
+        settings, fields = self._settings, dict(minibatch)
         ids = fields.pop(settings.id_field, None) if settings.id_field is not None else None
         if ids is not None:
+            if ids.dtype not in _ID_DTYPES:
+                raise ValueError(f"the sample id field {settings.sample_id!r} must hold integers, got {ids.dtype}")
             sample_id = _integers(ids, "sample id", settings.sample_id, num_rows)
         elif settings.id_field is not None:
-            raise ValueError(f"the minibatch has no field {settings.id_field!r}; it has {sorted(minibatch)}")
+            raise ValueError(f"the minibatch has no field {settings.id_field!r}; it has {_names(minibatch)}")
         else:
             arrival = self._arrivals + np.arange(num_rows, dtype=np.int64)
             sample_id = arrival * self._world_size + self._rank
@@ -76,11 +94,7 @@ class Intake:
             stratum = _integers(fields[settings.stratum], "stratum", settings.stratum, num_rows)
         else:
             stratum = np.full(num_rows, -1, np.int64)
-        self._arrivals += num_rows
-        keys = sample_keys(sample_id, settings.seed)
-        if self._distinct is not None:
-            self._distinct.add(keys)
-        return Offer(sample_id, stratum, keys, round_), fields
+        return sample_id, stratum, fields
 
     def state_dict(self) -> dict[str, Any]:
         state: dict[str, Any] = {"arrivals": self._arrivals}
@@ -126,10 +140,38 @@ def _integers(values: Tensor, what: str, field: str, num_rows: int) -> Int64Arra
 
 
 def on_cpu(minibatch: Minibatch) -> Minibatch:
-    """The fields in host memory. Raises ValueError for one that is no batch."""
-    on_cpu = True
+    """The fields in host memory, without their gradients' history.
+
+    Raises:
+        ValueError: no fields; one that is no batch of values, or has a name that is taken.
+    """
+    if not isinstance(minibatch, Mapping) or not minibatch:
+        what = "has no fields" if isinstance(minibatch, Mapping) else f"is a {type(minibatch).__name__}"
+        raise ValueError(f'the minibatch {what}; give a dict of tensors such as {{"image", "label", "sample_id"}}')
+    if REHEARSED in minibatch:
+        raise ValueError(
+            f"the minibatch has a field {REHEARSED!r}, which extend() adds: give it the loader's minibatch"
+        )
+    is_plain = True
     for name, value in minibatch.items():
         if not isinstance(value, Tensor) or value.dim() == 0:
-            raise ValueError(f"field {name!r} must be a tensor with a batch dimension, got {type(value).__name__}")
-        on_cpu &= value.is_cpu
-    return minibatch if on_cpu else {name: value.cpu() for name, value in minibatch.items()}
+            raise ValueError(f"field {name!r} must be a tensor with a batch dimension, got {_described(value)}")
+        if value.is_cpu and value.layout is torch.strided:
+            is_plain &= not value.requires_grad
+            continue
+        if value.layout is not torch.strided or value.is_meta:
+            raise ValueError(f"field {name!r} must be a dense tensor with values, got {_described(value)}")
+        is_plain = False
+    return minibatch if is_plain else {name: value.detach().cpu() for name, value in minibatch.items()}
+
+
+def _names(minibatch: Minibatch) -> list[str]:
+    return sorted(minibatch, key=str)  # a name may be anything until it is refused
+
+
+def _described(value: object) -> str:
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    if value.dim() == 0:
+        return "a single number"
+    return f"one on {value.device}, {value.layout}"

@@ -60,12 +60,11 @@ class RecordSpec:
     """
 
     def __init__(self, fields: Mapping[str, Field | tuple[torch.dtype, tuple[int, ...]]]) -> None:
+        if not isinstance(fields, Mapping):
+            raise ValueError(f"a record's schema is {{name: Field or (dtype, shape)}}, got {fields!r}")
         if not fields:
             raise ValueError("a record needs at least one field besides the sample id; the minibatch has none")
-        self.fields = {
-            name: Field(f.dtype, tuple(f.shape), f.late) if isinstance(f, Field) else Field(f[0], tuple(f[1]))
-            for name, f in fields.items()
-        }
+        self.fields = {name: _field(name, declared) for name, declared in fields.items()}
         for name, field in self.fields.items():
             if field.dtype not in _DTYPES.values():
                 raise ValueError(f"field {name!r} has dtype {field.dtype}; drb stores {', '.join(_DTYPES)}")
@@ -95,7 +94,8 @@ class RecordSpec:
         """Raise ValueError unless the fields are exactly this schema's (late or other) ones, `rows` rows each."""
         expected = self._late if late else self._prompt
         if minibatch.keys() != expected.keys():
-            missing, unknown = sorted(expected.keys() - minibatch.keys()), sorted(minibatch.keys() - expected.keys())
+            missing = sorted(expected.keys() - minibatch.keys())
+            unknown = sorted(minibatch.keys() - expected.keys(), key=str)
             raise ValueError(
                 f"the {'late fields' if late else 'minibatch'} must have the fields {sorted(expected)}"
                 + (f"; missing: {missing}" if missing else "")
@@ -138,6 +138,20 @@ class RecordSpec:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> RecordSpec:
         return cls({k: Field(_DTYPES[f["dtype"]], tuple(f["shape"]), bool(f["late"])) for k, f in value.items()})
+
+
+def _field(name: object, declared: Any) -> Field:
+    """Raises ValueError for what declares no field."""
+    if isinstance(declared, Field):
+        declared = (declared.dtype, declared.shape, declared.late)
+    try:
+        dtype, shape, late = (*declared, False)[:3]
+        field = Field(dtype, tuple(int(size) for size in shape), bool(late))
+    except (TypeError, ValueError):
+        raise ValueError(f"field {name!r} must be declared as Field or (dtype, shape), got {declared!r}") from None
+    if not isinstance(name, str) or min(field.shape, default=0) < 0:
+        raise ValueError(f"field {name!r} must have a string as its name and no negative size, got {field}")
+    return field
 
 
 def warn_about_float_images(minibatch: Minibatch) -> None:

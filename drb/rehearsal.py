@@ -24,7 +24,7 @@ from drb.assembly import assemble, greet_finished
 from drb.erasure import ForgetObserver, SampleIds, Where, forget_live, forget_saved
 from drb.exchange import open_peers
 from drb.extension import Extension
-from drb.intake import Intake, on_cpu
+from drb.intake import REHEARSED, Intake, on_cpu
 from drb.record import Field, RecordSpec, warn_about_float_images
 from drb.round import RoundResult
 from drb.saved import kind_of_state, own_state, spec_of
@@ -145,16 +145,21 @@ class Rehearsal:
         A minibatch on a GPU comes back there, at the price of waiting for its copy to the host: better give host
         tensors, and move what is returned (it is page-locked).
 
+        A minibatch of no rows offers nothing and gets its exemplars all the same. What a field holds is stored as it
+        is, a NaN too; of a sample id that comes twice in a minibatch the first row counts.
+
         Raises:
-            ValueError: fields that differ from the schema; UnevenError: another rank stopped.
-            PeerError: a rank died or stalled.
+            ValueError: fields that differ from the schema, or late fields that were not attached. The call has changed
+                nothing and is to be repeated with a good minibatch: the other ranks' rounds wait for this rank's.
+            UnevenError: another rank stopped. PeerError: a rank died or stalled.
         """
         start = time.perf_counter()
         on_host = on_cpu(minibatch)
         result = self._take_turn(on_host)
         extended: Minibatch | None = None
-        if not self.stopped:
-            assert self._extension is not None
+        if self._extension is None:
+            extended = {**minibatch, REHEARSED: torch.zeros(0, dtype=torch.bool)}
+        elif not self.stopped:
             block, count = (result.round % 2, len(result.draw)) if result else (0, 0)
             extended = self._extension.extend(on_host, block, count)
             if on_host is not minibatch:
@@ -177,10 +182,14 @@ class Rehearsal:
         return exemplars
 
     def attach(self, **late_fields: Tensor) -> None:
-        """Give the last minibatch its late fields, [b, …] each: values that exist only after the forward pass."""
+        """Give the last minibatch its late fields, [b, …] each: values that exist only after the forward pass.
+
+        Raises:
+            ValueError: fields that are not the schema's late ones, or have other rows; nothing was attached.
+        """
         start = time.perf_counter()
         parts = self._require_turns("attach").parts
-        values = {name: value.detach().cpu() for name, value in late_fields.items()}
+        values = on_cpu(late_fields)
         parts.spec.check(values, parts.buffer.num_staged_rows, late=True)
         parts.buffer.attach(values)
         self._extend_seconds += time.perf_counter() - start
@@ -364,25 +373,30 @@ class Rehearsal:
     def _take_turn(self, minibatch: Minibatch) -> RoundResult | None:
         if self._closed or self.stopped:
             raise ValueError("this rehearsal has ended; make a new one")
-        if not minibatch:
-            raise ValueError("the minibatch has no fields")
-        return (self._turns or self._set_up(minibatch)).take(minibatch)
+        turns = self._turns or self._set_up(minibatch)
+        return None if turns is None else turns.take(minibatch)
 
-    def _set_up(self, minibatch: Minibatch) -> Turns:
-        """Build everything, now that a minibatch shows what a record is. Collective."""
+    def _set_up(self, minibatch: Minibatch) -> Turns | None:
+        """Build everything, now that a minibatch shows what a record is. Collective.
+
+        None if no rank's minibatch has rows and nothing else tells how many there will be: that turn does not count.
+        """
         self._intake.check_first(minibatch)
-        warn_about_float_images(minibatch)
         spec = self._spec or RecordSpec.of(minibatch, exclude=self.settings.id_field)
         saved, num_rows = self._saved or {}, len(next(iter(minibatch.values())))
+        self._intake.check(minibatch, spec, num_rows)  # before the other ranks are told
+        warn_about_float_images(minibatch)
         max_rows = max(self.settings.batch_size or 0, num_rows, int(saved.get("max_rows", 0)))
         parts = assemble(self.settings, spec, max_rows, self._peers)
+        if parts is None:
+            return None
         turns = Turns(parts, self._intake, self._peers, self.settings)
         parts.buffer.deny(self._denied)
         if saved:
             self._intake.load_state_dict(saved["intake"])
             turns.load_state_dict(saved)
             self._saved = None
-        self._extension = Extension(spec, max_rows, parts.runner.blocks, self.settings.id_field)
+        self._extension = Extension(spec, parts.max_rows, parts.runner.blocks, self.settings.id_field)
         self._turns = turns
         if self._rank == 0:
             log.info(self.describe())

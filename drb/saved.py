@@ -10,6 +10,7 @@ from drb.assembly import own_capacity
 from drb.record import RecordSpec
 from drb.reshard import reshard
 from drb.settings import RehearsalSettings
+from drb.state_check import check_state
 from drb.types import OwnerOf
 
 State: TypeAlias = Mapping[str, Any]
@@ -37,7 +38,7 @@ def own_state(
     Raises:
         ValueError: states of another format, other settings, another schema, or not of all ranks.
     """
-    states = [saved] if isinstance(saved, Mapping) else saved
+    states = list(saved) if isinstance(saved, Sequence) else [saved]
     for state in states:
         _check(state, settings, spec)
     if not isinstance(saved, Mapping) and len(saved) != world_size:
@@ -59,13 +60,15 @@ def spec_of(state: State) -> RecordSpec:
 
 
 def _check(state: State, settings: RehearsalSettings, spec: RecordSpec | None) -> None:
+    if not isinstance(state, Mapping):
+        raise ValueError(f"a rehearsal state is what state_dict() gave, got a {type(state).__name__}")
     if state.get("format") != FORMAT:
         raise ValueError(
             f"this is a rehearsal state of format {state.get('format')}, this version reads format {FORMAT}"
         )
     if "spec" not in state:
         return
+    saved = check_state(state).to_json()
     settings.require_saved(state["settings"])
-    saved = spec_of(state).to_json()
     if spec is not None and spec.to_json() != saved:
         raise ValueError(f"the saved schema is {saved}, spec= says {spec.to_json()}")

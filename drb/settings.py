@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from types import NoneType
 from typing import Any, Literal
 
 from drb.admission import ADMISSIONS, REFILLS, MaxAge, build_admission
@@ -51,10 +52,16 @@ class RehearsalSettings:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
                 raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+        for name, kind, what in _KINDS:
+            value = getattr(self, name)
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise ValueError(f"{name} must be {what}, got {value!r}")
         if not self.timeout_s > 0:
             raise ValueError(f"timeout_s must be above 0 seconds, got {self.timeout_s}")
         if self.max_age is not None:
             MaxAge.parse(self.max_age)
+        if self.timeout_s > _TEN_YEARS_S:
+            raise ValueError(f"timeout_s must be below ten years, got {self.timeout_s} seconds")
         build_admission(self.admission, candidates=self.candidates, seed=0, rank=0)
         if self.needs_strata and self.stratum is None:
             raise ValueError(
@@ -104,6 +111,14 @@ class RehearsalSettings:
 
 _WITHOUT_THRESHOLD = ("random_replacement", "fifo")
 
+_TEN_YEARS_S = 3.2e8
+_KINDS: tuple[tuple[str, Any, str], ...] = (
+    ("seed", int, "an integer"),
+    ("candidates", (int, NoneType), "an integer or None"),
+    ("stratum", (str, NoneType), "a field's name or None"),
+    ("sample_id", str, 'a field\'s name or "arrival"'),
+    ("timeout_s", (int, float), "a number of seconds"),
+)
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "admission": ADMISSIONS,
     "refill": REFILLS,

@@ -46,7 +46,8 @@ def summarise(
 
     train_seconds and train_cpu_seconds (of this process) are those of the training loop: no loading, no evaluation.
     checkpoints: how many, what was written, and how long rank 0's training waited, also before the run was resumed.
-    samples_per_second counts the stream's samples on all ranks, without exemplars.
+    samples_per_second counts the stream's samples on all ranks, without exemplars; nonfinite_steps those of steps
+    with a NaN or infinite loss or gradient.
     """
     seconds = trainer.clock.seconds
     rehearsal = None
@@ -62,6 +63,7 @@ def summarise(
         "samples_per_second": trainer.rows / seconds if seconds else None,
         "samples": trainer.rows,
         "steps": trainer.steps,
+        "nonfinite_steps": trainer.finite.steps,
         "world_size": world.world_size,
         "device": str(world.device),
         "seed": config.seed,

@@ -45,8 +45,13 @@ class Turns:
         self._statuses: EarlyNews[Int64Array] | None = EarlyNews() if settings.uneven == "stop" else None
 
     def take(self, minibatch: Minibatch) -> RoundResult | None:
-        """The exemplars of the last round in, the next round on its way, this minibatch staged. None at first."""
+        """The exemplars of the last round in, the next round on its way, this minibatch staged. None at first.
+
+        Raises:
+            ValueError: late fields are missing, or a minibatch is broken; nothing has changed.
+        """
         parts = self.parts
+        parts.buffer.require_late_fields()
         offer, fields = self._intake.take(minibatch, parts.spec, parts.max_rows, self._round + 1)
         result = self._wait()
         parts.buffer.commit()

@@ -31,7 +31,8 @@ LAYERS = [
     },
     {"record", "storage", "snapshot", "admission", "proportions", "sampler", "exchange", "union", "distinct"}
     | {"metrics", "models", "datasets", "scenarios", "augment"},
-    {"buffer", "engine", "strategies", "loader", "dealing", "ownership", "extension", "intake", "round", "settings"},
+    {"buffer", "engine", "strategies", "loader", "dealing", "ownership", "extension", "intake", "round", "settings"}
+    | {"memory", "state_check"},
     {"assembly", "turns", "reshard", "saved", "erasure", "rehearsal", "statistics"}
     | {"evaluation", "checkpoint", "tracking", "report"},
     {"trainer"},

@@ -30,6 +30,7 @@ from drb.checkpoint.files import (
     write_json,
     write_tensors,
 )
+from drb.checkpoint.seal import require_seal, sealed
 from drb.checkpoint.shards import RowShards, StoredRows
 from drb.checkpoint.tree import Split, join
 
@@ -103,7 +104,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     content: dict[str, Any] = {"format": FORMAT, "step": manifest.step, "world_size": manifest.world_size}
     if manifest.key_check is not None:
         content["encryption"] = {"cipher": CIPHER, "key_check": manifest.key_check}
-    write_json(folder / MANIFEST, {**content, "files": files})
+    write_json(folder / MANIFEST, sealed({**content, "files": files}))
     sync_folder(folder)
 
 
@@ -119,14 +120,15 @@ def read_manifest(folder: Path) -> Manifest:
         content = json.loads(path.read_text())
         if content["format"] != FORMAT:
             raise CheckpointError(f"{path} is of checkpoint format {content['format']}, this drb reads format {FORMAT}")
+        require_seal(content)
         files = {name: FileRecord(file["bytes"], file["crc32"]) for name, file in content["files"].items()}
         key_check = content["encryption"]["key_check"] if "encryption" in content else None
         return Manifest(int(content["step"]), int(content["world_size"]), files, key_check)
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise CheckpointError(f"{folder} is no checkpoint: it has no {MANIFEST}") from None
     except CheckpointError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: {error!r}") from None
 
 

@@ -15,6 +15,7 @@ _MAY_CHANGE = (
     "dataset.workers",
     "training.eval_batch_size",
     "training.log_every",
+    "training.on_nonfinite",  # so that a run that stopped can go on
     "rehearsal.exchange",
     "rehearsal.asynchronous",
     "rehearsal.timeout_s",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ def require_memory(needed: int, available: int, what: str) -> None:
 
 
 def available_memory_bytes(cgroup: str = "/sys/fs/cgroup") -> int:
-    """Memory that can be allocated without swapping, in bytes: the kernel's estimate or the cgroup's limit."""
+    """Memory that can be allocated without swapping, in bytes: the kernel's estimate or the tightest cgroup's limit."""
     available = 1 << 62
     try:
         with open("/proc/meminfo") as file:
@@ -42,13 +43,36 @@ def available_memory_bytes(cgroup: str = "/sys/fs/cgroup") -> int:
                     available = int(line.split()[1]) * 1024
     except OSError:
         pass  # not Linux: let the allocator decide
-    with contextlib.suppress(OSError, ValueError):  # no cgroup v2, or its limit is "max"
-        available = min(available, _cgroup_available_bytes(Path(cgroup)))
+    for group, (limit, used) in _cgroups(Path(cgroup)):
+        with contextlib.suppress(OSError, ValueError):  # not of this version, no limit, or it is "max"
+            available = min(available, _cgroup_available_bytes(group, limit, used))
     return available
 
 
-def _cgroup_available_bytes(cgroup: Path) -> int:
+_V1, _V2 = ("memory.limit_in_bytes", "memory.usage_in_bytes"), ("memory.max", "memory.current")
+
+
+def _cgroups(root: Path) -> Iterator[tuple[Path, tuple[str, str]]]:
+    """This process's groups and those around them, each with the names of its limit and usage.
+
+    A container shows its own group as the root; a Slurm step's is deeper than its job's.
+    """
+    yield root, _V2
+    yield root / "memory", _V1
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers and "memory" not in controllers.split(","):
+                continue
+            top, names = (root / "memory", _V1) if controllers else (root, _V2)
+            group = top / path.strip("/")
+            while group != top:
+                yield group, names
+                group = group.parent
+
+
+def _cgroup_available_bytes(group: Path, limit_name: str, used_name: str) -> int:
     """What the limit leaves. Cached files count as used but give way, so they are free: a data set that was read is."""
-    limit, used = (int((cgroup / name).read_text()) for name in ("memory.max", "memory.current"))
-    amounts = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
+    limit, used = (int((group / name).read_text()) for name in (limit_name, used_name))
+    amounts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
     return limit - used + int(amounts.get("inactive_file", 0)) + int(amounts.get("active_file", 0))

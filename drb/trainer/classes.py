@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from drb.scenarios.task import Task
-from drb.types import Minibatch
+from drb.types import Int64Array, Minibatch
 from drb.world import World
 
 Loss = Callable[[Tensor, Minibatch], Tensor]
@@ -23,6 +24,21 @@ def outputs_needed(task: Task, world: World) -> int:
     if world.world_size > 1:
         dist.all_reduce(needed, op=dist.ReduceOp.MAX)
     return int(needed)
+
+
+def check_labels(labels: Int64Array, sample_ids: Int64Array, num_classes: int, where: str) -> None:
+    """Raises:
+    ValueError: the first sample whose label is not in [0, num_classes), the outputs of the head; on a GPU the loss
+        would end the process with an assertion.
+    """
+    # as unsigned integers negative labels are the largest: one pass, a microsecond for a minibatch
+    if not len(labels) or int(labels.view(np.uint64).max()) < num_classes:
+        return
+    row = int(np.argmax(labels.view(np.uint64) >= num_classes))
+    raise ValueError(
+        f"sample {sample_ids[row]} of {where} has the label {labels[row]}, but the head has {num_classes} outputs, for "
+        f"labels 0 to {num_classes - 1}; mend the data or the number of classes"
+    )
 
 
 def masked_loss(loss: Loss, classes_of_task: Sequence[Sequence[int]], num_classes: int, device: torch.device) -> Loss:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from drb.models import Network
+from drb.trainer.finite import FiniteCheck
 from drb.trainer.optim import OptimizerSettings, build_optimizer, carry_state, load_named_state, named_state
 from drb.types import Minibatch
 from drb.world import World
@@ -40,6 +41,7 @@ class Learner:
         channels_last: bool = False,
         clip_norm: float | None = None,
         sync_bn: bool = False,
+        finite: FiniteCheck | None = None,
     ) -> None:
         """Takes the network to the world's device.
 
@@ -47,6 +49,7 @@ class Learner:
             precision: fp32, bf16 or fp16 (autocast; fp16 with loss scaling, on CUDA only).
             clip_norm: gradients of a larger norm are scaled down to it.
             sync_bn: batch norms compute their statistics over all ranks (CUDA only).
+            finite: what to do where a loss or a gradient is not.
         Raises:
             ValueError: fp16 or sync_bn without CUDA.
         """
@@ -61,6 +64,7 @@ class Learner:
         self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self._clip_norm = clip_norm
         self._sync_bn = sync_bn
+        self._finite = finite or FiniteCheck("stop", world, loss_scaling=self._scaler is not None)
         self._settled_by: torch.Size | None = None  # a sample's shape in a backward pass through the present wrapper
         self.restart(network)
 
@@ -118,27 +122,39 @@ class Learner:
                     value = loss(self._forward(images), batch)
             if weight != 1.0:
                 value = value * weight
-            (value if self._scaler is None else self._scaler.scale(value)).backward()  # type: ignore[no-untyped-call]
+            start = self._finite.start_of_backward(value)
+            (value if self._scaler is None else self._scaler.scale(value)).backward(start)  # type: ignore[no-untyped-call]
         if not more:
             self._settled_by = images.shape[1:]
         return value.detach()
 
-    def step(self, rescale: float = 1.0) -> None:
-        """One step of the optimizer on the gradients times `rescale`, then none are left."""
+    def step(self, rescale: float = 1.0) -> bool:
+        """One step of the optimizer on the gradients times `rescale`, then none are left.
+
+        Returns:
+            Whether it was made: not if gradients are not finite and such steps are skipped. Alike on all ranks.
+        Raises:
+            NonFiniteError: they are not, and the run is to stop.
+        """
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         if rescale != 1.0:
-            for parameter in self.network.parameters():
-                if parameter.grad is not None:
-                    parameter.grad.mul_(rescale)
+            for gradient in gradients:
+                gradient.mul_(rescale)
+        norm = None
         if self._clip_norm is not None:
             if self._scaler is not None:
                 self._scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.network.parameters(), self._clip_norm)
-        if self._scaler is None:
-            self.optimizer.step()
-        else:
+            norm = nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
+        is_allowed = self._finite.allows_update(gradients, norm)
+        if self._scaler is not None:
             self._scaler.step(self.optimizer)
             self._scaler.update()
+        elif is_allowed:
+            self.optimizer.step()
         self.optimizer.zero_grad()
+        if self._good_buffers:
+            self._keep_buffers() if is_allowed else self._restore_buffers()
+        return is_allowed
 
     def average_statistics(self) -> None:
         """Give all ranks the mean of their running statistics (batch norms), so that they evaluate one network.
@@ -152,6 +168,7 @@ class Learner:
             if buffer.is_floating_point():
                 dist.all_reduce(buffer)
                 buffer /= self._world.world_size
+        self._keep_buffers()
 
     # -- state
 
@@ -178,6 +195,7 @@ class Learner:
         load_named_state(state["optimizer"], self.optimizer, self.network)
         if self._scaler is not None and state["scaler"] is not None:
             self._scaler.load_state_dict(state["scaler"])
+        self._keep_buffers()
 
     def _settle(self, image_shape: Sequence[int]) -> None:
         """Let DDP have seen a backward pass, as it had before.
@@ -191,7 +209,18 @@ class Learner:
         self.optimizer.zero_grad()
         self._settled_by = torch.Size(image_shape)
 
+    def _keep_buffers(self) -> None:
+        """Of the last good step: a batch norm's running mean that has met a NaN stays one."""
+        for good, buffer in zip(self._good_buffers, self.network.buffers(), strict=False):
+            good.copy_(buffer)
+
+    def _restore_buffers(self) -> None:
+        for good, buffer in zip(self._good_buffers, self.network.buffers(), strict=False):
+            buffer.copy_(good)
+
     def _wrap(self) -> None:
+        self._parameters = list(self.network.parameters())
+        self._good_buffers = [b.clone() for b in self.network.buffers()] if self._finite.policy == "skip" else []
         self._settled_by = None
         self._forward: Callable[[Tensor], Tensor] = self.network
         self._no_sync: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext

@@ -13,6 +13,7 @@ Letters: W ranks, A accumulated batches of one optimisation step.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import timedelta
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from drb.augment import Preprocess
 from drb.checkpoint import NoCheckpoints, Saver, random_state, restore_random_state, seed_random_state
@@ -33,7 +35,8 @@ from drb.scenarios.task import Scenario, Task
 from drb.seeding import derive_seed
 from drb.strategies import Strategy
 from drb.trainer.buffers import refuse_duplicates, total_counts
-from drb.trainer.classes import Loss, masked_loss, outputs_needed
+from drb.trainer.classes import Loss, check_labels, masked_loss, outputs_needed
+from drb.trainer.finite import FiniteCheck
 from drb.trainer.learner import Learner
 from drb.trainer.monitor import Monitor
 from drb.trainer.networks import Networks
@@ -106,9 +109,11 @@ class Trainer:
         self._saved_ranks: Sequence[Mapping[str, Any]] = ()  # of a run with another number of ranks
         self._past: list[Source] = []
         self._optimizer = optimizer
+        self.finite = FiniteCheck(training.on_nonfinite, world, loss_scaling=training.precision == "fp16")
         self._networks = Networks(make_network, self._learn, seed)
         self._task_classes: list[tuple[int, ...]] = []
         self._loss: Loss = strategy.loss
+        self._labels_are_known = True  # a source in memory gives the labels that it showed at the task's start
         self._generator = torch.Generator(world.device)
         self._state_to_save = partial(self.state_dict, lazy=True)
         self._generator.manual_seed(derive_seed(seed, "augment", world.rank))
@@ -153,8 +158,9 @@ class Trainer:
         learner = self._networks.learner
         self._past.append(task.train)
         self._task_classes.append(task.classes)
+        num_classes, device = learner.network.num_classes, self._world.device
+        check_labels(task.train.labels, task.train.sample_ids, num_classes, f"task {task.index} ({task.name})")
         if self._scenario.task_aware:
-            num_classes, device = learner.network.num_classes, self._world.device
             self._loss = masked_loss(self._strategy.loss, self._task_classes, num_classes, device)
         if not self.position.begun:
             self._strategy.begin_task(task.index, learner.network)
@@ -171,6 +177,7 @@ class Trainer:
 
     def _train_task(self, task: Task, learner: Learner) -> None:
         source = Concat(self._past) if self._strategy.cumulative else task.train
+        self._labels_are_known = source.in_memory
         loader = TaskLoader(
             source,
             self._training.rows_per_rank(self._world.world_size),
@@ -188,7 +195,7 @@ class Trainer:
         learner.network.train()
         if position.is_fresh:
             self._loss_sum.zero_()
-            self._interval = Interval(self.steps, self.rows)
+            self._interval = Interval(self._updates, self.rows)
             if self._schedule.span == "task":
                 self._epochs = 0
         with self.clock:
@@ -198,6 +205,7 @@ class Trainer:
                 self._train_epoch(learner, minibatches, deal)
                 position.end_epoch()
                 self._epochs += 1
+        self._report_nonfinite()
         self._saver.visit_boundary(self.steps, self._state_to_save, evaluated=False)
         self._strategy.end_task(task.index, learner.network)
 
@@ -224,6 +232,7 @@ class Trainer:
         """rows_A: rows of the stream on all ranks together, in each of the batches to accumulate."""
         world_size, last = self._world.world_size, len(rows_A) - 1
         expected, actual = 0, sum(rows_A)
+        loss: Tensor | None = None
         for index, minibatch in enumerate(islice(minibatches, len(rows_A))):
             batch = self._extend(minibatch)
             num_rows = len(batch["label"])
@@ -235,10 +244,16 @@ class Trainer:
             if self._training.channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
             weight = num_rows * world_size / expected
-            self._loss_sum += learner.backward(images, batch, self._loss, weight, more=index < last)
-        learner.step(rescale=expected / actual)
+            part = learner.backward(images, batch, self._loss, weight, more=index < last)
+            loss = part if loss is None else loss + part
+        if learner.step(rescale=expected / actual) and loss is not None:
+            self._loss_sum += loss
 
     def _extend(self, minibatch: Minibatch) -> Minibatch:
+        if not self._labels_are_known:
+            labels, sample_ids = minibatch["label"].numpy(), minibatch["sample_id"].numpy()
+            num_classes = self._networks.learner.network.num_classes
+            check_labels(labels, sample_ids, num_classes, f"the minibatch of step {self.steps + 1}")
         if self._rehearsal is None:
             return self._to_device(minibatch)
         return self._to_device(self._rehearsal.extend(minibatch))
@@ -267,16 +282,29 @@ class Trainer:
 
     def _log_interval(self, learner: Learner) -> None:
         """One point: the mean loss over the interval and all ranks, the rate, the throughput, the rehearsal."""
+        self._report_nonfinite()
         if self._world.world_size > 1:
             dist.all_reduce(self._loss_sum)
-        seconds, steps, rows = self._interval.next(self.steps, self.rows)
+        seconds, steps, rows = self._interval.next(self._updates, self.rows)
+        loss = self._loss_sum.item()
         metrics = {
-            "train/loss": self._loss_sum.item() / (steps * self._world.world_size),
+            "train/loss": loss / (steps * self._world.world_size) if steps else math.nan,
             "train/learning_rate": learner.optimizer.param_groups[0]["lr"],
             "train/samples_per_second": rows / seconds,
+            "train/nonfinite_steps": self.finite.steps,
         }
         self._loss_sum.zero_()
         self._monitor.log_interval(metrics, self._rehearsal, self.steps)
+
+    @property
+    def _updates(self) -> int:
+        """Optimisation steps that were not skipped."""
+        return self.steps - self.finite.skipped
+
+    def _report_nonfinite(self) -> None:
+        """Say so if steps were not finite; raises NonFiniteError if the run is to stop then."""
+        if (line := self.finite.look()) is not None:
+            self._monitor.say(line)
 
     def _history_entry(self, task: Task) -> dict[str, Any]:
         """Where the run is at the end of a task, with the exemplars of each stratum on all ranks together."""
@@ -298,6 +326,7 @@ class Trainer:
             channels_last=self._training.channels_last,
             clip_norm=self._training.clip_norm,
             sync_bn=self._training.sync_bn,
+            finite=self.finite,
         )
 
     def _rate_factor(self, epoch_share: float) -> float:
@@ -316,6 +345,7 @@ class Trainer:
         `trainer`, `model` and `optimizer` are alike on all ranks; `rank` is this rank's own. Tensors are not copied.
         lazy: nor are the buffer's rows, see `Rehearsal.state_dict`.
         """
+        self._report_nonfinite()  # a step that must not be is never saved
         networks = self._networks
         return {
             "trainer": {
@@ -328,6 +358,7 @@ class Trainer:
                 "scores": self.scores.state_dict(),
                 "clock": self.clock.state_dict(),
                 "interval": self._interval.state_dict(),
+                "finite": self.finite.state_dict(),
             },
             "model": networks.weights(),
             "optimizer": networks.learner.state_dict(),
@@ -360,6 +391,7 @@ class Trainer:
             own = own_part(self._saved_ranks, self._world.rank)
         else:
             own = state["rank"]
+        self.finite.load_state_dict(shared["finite"])
         self._networks.load_state_dict(shared["networks"], state["model"], state["optimizer"], own["statistics"])
         self._loss_sum.copy_(own["loss_sum"])
         if self._rehearsal is not None and "rehearsal" in own:

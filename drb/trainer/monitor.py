@@ -36,11 +36,6 @@ class Monitor:
         self._next_draw = 0.0
         self._note = ""
 
-    def say(self, line: str) -> None:
-        """A line for the user."""
-        if self._console is not None:
-            self._console.say(line)
-
     def begin_task(self, index: int, name: str, total_steps: int) -> None:
         self._completed = 0
         self._note = ""
@@ -53,6 +48,11 @@ class Monitor:
         if self._console is not None and (now := time.perf_counter()) >= self._next_draw:
             self._next_draw = now + _REDRAW_S
             self._console.draw_bar(self._completed, self._note)
+
+    def say(self, line: str) -> None:
+        """Something worth knowing while training goes on."""
+        if self._console is not None:
+            self._console.say(line)
 
     def log_interval(self, metrics: dict[str, float], rehearsal: Rehearsal | None, step: int) -> None:
         """One point of training: `train/loss`, `train/samples_per_second` …, and how the rehearsal does."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from drb.limits import setting
+from drb.trainer.finite import POLICIES
 
 
 @dataclass
@@ -19,6 +20,7 @@ class TrainingSettings:
     sync_bn:         batch norms take their statistics over all ranks (CUDA only)
     eval_batch_size: rows per rank at a time in evaluation
     log_every:       optimisation steps between two logged points
+    on_nonfinite:    at a NaN or infinite loss or gradient: stop (end the run), skip (leave the update out) or ignore
     """
 
     epochs: int = setting(1, at_least=1)
@@ -31,6 +33,7 @@ class TrainingSettings:
     sync_bn: bool = False
     eval_batch_size: int = setting(256, at_least=1)
     log_every: int = setting(50, at_least=1)
+    on_nonfinite: str = setting("stop", one_of=POLICIES)
 
     def rows_per_rank(self, world_size: int) -> int:
         """Rows of one rank's minibatch.
