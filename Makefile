@@ -53,5 +53,5 @@ $(INSTALLED):
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV): 6 GB, a minute or two with a fast network"
 	@$(PY) -m pip install -qq -c constraints.txt torch torchvision setuptools uv
-	@$(PY) -m uv pip install --quiet --python $(PY) --no-build-isolation -c constraints.txt -e '.[train,mpi,dev]'
+	@$(PY) -m uv pip install --quiet --python $(PY) --no-build-isolation -c constraints.txt -e '.[train,mpi,encryption,dev]'
 	@cat $(PINS) > $@
