@@ -26,7 +26,7 @@ from drb.checkpoint.encryption import Key, read_key
 from drb.checkpoint.files import write_json
 from drb.checkpoint.finding import Saved, State, find_saved
 from drb.checkpoint.folder import CheckpointFolder, checkpoint_name
-from drb.checkpoint.lock import RunLock
+from drb.checkpoint.lock import RunLock, lock_run
 from drb.checkpoint.room import Room
 from drb.checkpoint.settings import CheckpointSettings
 from drb.checkpoint.writing import CheckpointWriter, Tally
@@ -144,6 +144,8 @@ class Checkpointer(Saver):
         elif isinstance(error, Interrupted):
             # a launcher ends all ranks once one has ended: rank 0 may still be talking to MLflow
             self._room.share(None)
+        if self._lock is not None and (error is None or isinstance(error, Interrupted)):
+            self._lock.release()  # otherwise a write may be in flight: the lock goes with the process
 
     def begin_run(self, facts: Mapping[str, Any], flush: Callable[[], Callable[[], None]]) -> None:
         """The run starts or goes on: an earlier marker is removed.
@@ -217,7 +219,7 @@ class Checkpointer(Saver):
     def _open(self) -> None:
         if self._lock is None:
             self._run_dir.mkdir(parents=True, exist_ok=True)
-            self._lock = RunLock(self._run_dir, "a training run", patience_s=_PATIENCE_S)
+            self._lock = lock_run(self._run_dir, "a training run", patience_s=_PATIENCE_S)
         self._folder.clean()
 
     # -- when samples must be forgotten

@@ -14,8 +14,20 @@ _NAME = ".lock"
 _RETRY_S = 0.2
 
 
+_held: weakref.WeakValueDictionary[tuple[str, str], RunLock] = weakref.WeakValueDictionary()
+
+
+def lock_run(run_dir: Path, holder: str, *, patience_s: float = 0.0) -> RunLock:
+    """As `RunLock`; the same one, if this process has one for the same holder that was not released."""
+    name = (str(run_dir.resolve()), holder)
+    lock = _held.get(name)
+    if lock is None or not lock.release.alive:
+        lock = _held[name] = RunLock(run_dir, holder, patience_s=patience_s)
+    return lock
+
+
 class RunLock:
-    """A lock that the kernel gives up when its holder dies, however it does. Released with the object.
+    """A lock that the kernel gives up when its holder dies, however it does. `release` it, or let go of the object.
 
     Where a file system has no locks nothing is locked.
     """

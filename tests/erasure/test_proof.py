@@ -243,11 +243,16 @@ def stopped_once(tmp_path_factory):
 
 
 def test_a_run_in_progress_is_left_alone(stopped_once, tmp_path, capsys):
-    saver = Checkpointer(CheckpointSettings(), stopped_once, World(0, 1), signals=StopSignals([]))
-    saver.find()
-    assert main(["forget", str(stopped_once), "--ids", "1"]) == 1
-    assert "is in use by a training run (process " in capsys.readouterr().err
-    del saver  # as when its process ends
+    run_dir, settings = tmp_path / "run", CheckpointSettings()
+    shutil.copytree(stopped_once, run_dir)
+    for _ in range(2):  # the same process may go on with its run
+        with Checkpointer(settings, run_dir, World(0, 1), signals=StopSignals([])) as saver:
+            assert saver.find() is not None
+            again = Checkpointer(settings, run_dir, World(0, 1), signals=StopSignals([]))
+            assert again.find() is not None
+            assert main(["forget", str(run_dir), "--ids", "1"]) == 1
+            assert "is in use by a training run (process " in capsys.readouterr().err
+    assert main(["forget", str(run_dir), "--ids", "1"]) == 0
     assert main(["forget", str(tmp_path), "--ids", "1"]) == 1
     assert "has no checkpoints" in capsys.readouterr().err
 
