@@ -12,7 +12,7 @@ import socket
 import time
 from datetime import timedelta
 
-from torch.distributed import DistError, Store, TCPStore  # type: ignore[attr-defined]  # not in its stubs
+from torch.distributed import DistError, PrefixStore, Store, TCPStore  # type: ignore[attr-defined]  # not in its stubs
 from torch.distributed.rendezvous import rendezvous
 
 from drb.failure import PeerError
@@ -48,10 +48,9 @@ def open_store(place: Place, node: str, timeout_s: float) -> Store:
 
 
 def _store_of_agent(place: Place, timeout_s: float) -> Store:
-    """torchrun's, which it names in variables of its own."""
-    store: Store
+    """torchrun's, which it names in variables of its own. It is the same after a restart of the ranks."""
     store, *_ = next(rendezvous("env://", place.rank, place.world_size, timeout=timedelta(seconds=timeout_s)))
-    return store
+    return PrefixStore(f"drb/attempt-{place.meeting.attempt}", store)
 
 
 def _meet_by_mpi(place: Place, node: str, timeout_s: float) -> Store:

@@ -24,6 +24,8 @@ LAYERS = [
         "registry",
         "limits",
         "failure",
+        "heartbeat",
+        "patience",
         "fence",
         "capacity",
         "agreement",

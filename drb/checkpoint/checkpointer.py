@@ -95,7 +95,7 @@ class Checkpointer(Saver):
         Args:
             run_dir: the same directory for all ranks.
             signals: those that stop the run, already installed.
-            timeout_s: of the exchange in which ranks agree to save.
+            timeout_s: of the exchange in which ranks agree to save, and how long a rank may give no sign of life.
             ask_every_s: how often they do, about.
             say: called on rank 0 with lines for the user.
         """
@@ -106,7 +106,7 @@ class Checkpointer(Saver):
         self._say = say or (lambda line: None)
         self._key = None if settings.key_file is None else read_key(settings.key_file)
         self._folder = CheckpointFolder(run_dir / "checkpoints", settings.keep_last)
-        self._room = Room(world)
+        self._room = Room(world, timeout_s)
         self._writer = CheckpointWriter(
             self._folder, self._room, world, key=self._key, incremental=settings.incremental
         )
