@@ -90,12 +90,11 @@ class FailureBoard:
             if silent:
                 return f"rank {news.rank} found that {_ranks(silent)} gave no sign of life: dead or stopped"
         if found.store == "hung":
-            return (
-                "the store that the ranks met at does not answer: its host is stopped (rank 0, unless it is torchrun)"
-            )
-        if found.store == "gone" and not found.news:
-            return "the store that the ranks met at is gone: its host has ended (rank 0, unless it is torchrun)"
+            return "the store that the ranks met at does not answer: its host is stopped (rank 0, or torchrun's agent)"
         others = "; ".join(f"rank {news.rank}: {news.where}" for news in found.news)
+        if found.store == "gone":
+            heard = f"; heard before: {others}" if others else ""
+            return f"the store that the ranks met at is gone: its host has ended (rank 0, or torchrun's agent){heard}"
         if found.busy:
             return (
                 f"{_ranks(found.busy)} did not arrive but {_give(found.busy, 'is', 'are')} alive: busy in a long step"

@@ -67,8 +67,9 @@ class Fault:
 
 
 def draw_faults(count: int, seed: int) -> list[Fault]:
-    """The first 63 have every kind at every target that it can strike; each target at least five times; from there on
-    they are random."""
+    """The first 64 have every kind at every target that it can strike, and each target at least five times; from there
+    on they are random.
+    """
     generator = random.Random(seed)
     pairs = [(kind, target, "hand") for target in PROCESS_TARGETS for kind in PROCESS_KINDS]
     pairs += [("disk_full", target, "hand") for target in WRITES for _ in range(2)]
