@@ -12,7 +12,7 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, Protocol, TypeVar
 
-from drb.failure import GRACE_S
+from drb.failure import GRACE_S, PeerError
 
 T = TypeVar("T")
 
@@ -38,7 +38,10 @@ class InlineEngine(Generic[T]):
         self._outcome: tuple[Any, BaseException | None] | None = None
 
     def submit(self, call: Callable[[], T]) -> None:
+        """A lost peer is not kept for later: the training thread would first wait for it in vain elsewhere."""
         self._outcome = _outcome(call)
+        if isinstance(self._outcome[1], PeerError):
+            raise self._outcome[1]
 
     def result(self, timeout_s: float | None = None) -> T:
         assert self._outcome is not None, "result() without submit()"

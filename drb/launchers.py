@@ -28,13 +28,15 @@ class Meeting:
     """Where the ranks of a run find each other.
 
     by: `agent` (torchrun runs the store), `address` (rank 0 runs it at host:port) or `mpi` (rank 0 runs it and tells
-    where). origin: what host and port were made from, for errors.
+    where). origin: what host and port were made from, for errors. attempt: which of torchrun's starts this is: its
+    store still holds what the ranks of the one before said.
     """
 
     by: Literal["agent", "address", "mpi"] = "address"
     host: str = ""
     port: int = 0
     origin: str = "MASTER_ADDR and MASTER_PORT"
+    attempt: str = ""
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ def head_node(node_list: str) -> str:
 
 def _meeting(env: Mapping[str, str], launcher: _Launcher) -> Meeting:
     if launcher is _TORCHRUN and env.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-        return Meeting("agent")
+        return Meeting("agent", attempt=f"{_int(env, 'TORCHELASTIC_RESTART_COUNT', 0)}-of-{env['WORLD_SIZE']}")
     host, port = env.get("MASTER_ADDR", ""), _int(env, "MASTER_PORT", 0)
     if launcher is _SRUN and not (host and port):
         node_list = env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST", "")

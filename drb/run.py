@@ -11,7 +11,7 @@ import dataclasses
 import json
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from drb.config.checks import exemplars_per_rank
 from drb.config.resume import require_same_config
 from drb.datasets import Dataset, load_dataset
 from drb.erasure import CheckpointPurge
-from drb.failure import FailureBoard, naming_peers
+from drb.failure import naming_failures
 from drb.models import Network, build_model
 from drb.rehearsal import Rehearsal
 from drb.scenarios import build_scenario
@@ -56,7 +56,8 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
     console = _open_console(config, world)
     if console is None:
         _be_silent()
-    with open_world(world, config.timeout_s, config.start_timeout_s), ExitStack() as stack:
+    stage = _Stage(world)
+    with open_world(world, config.timeout_s, config.start_timeout_s), ExitStack() as stack, stage.naming_failures():
         # each rank makes up a run_id and with it a directory, unless they are given: rank 0's count
         check_same_settings({**dataclasses.asdict(config), "run_id": None}, world)
         run_dir = Path(value_of_main("run_dir", str(run_dir), world))
@@ -78,6 +79,7 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
         if console is not None:
             console.say(_headline(config, world, run_dir))
         tracker.log_params({**dataclasses.asdict(config), "world_size": world.world_size})
+        stage.where = lambda: "data"
         dataset = load_dataset(config.dataset.name, **_options(config.dataset))
         with ExitStack() as training:
             trainer, rehearsal = _build_trainer(
@@ -88,7 +90,8 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
                 saved = None  # it may hold samples: what is forgotten must not stay in memory
             if rehearsal is not None and checkpointer is not None:
                 rehearsal.forget_observers.append(CheckpointPurge(checkpointer))
-            with _naming_peers(world, trainer):
+            stage.where = lambda: trainer.whereabouts
+            with stage.naming_failures():  # announced before the rehearsal and the tracker take their time to close
                 trainer.run()
             stats = None if rehearsal is None else rehearsal.stats()
         if world.is_main:
@@ -98,6 +101,17 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
             _publish(config, summary, run_dir, tracker)
         if console is not None:
             console.say(f"summary: {run_dir / 'summary.json'}")
+
+
+class _Stage:
+    """What this rank is doing, for messages about failures."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.where: Callable[[], str] = lambda: "start"
+
+    def naming_failures(self) -> contextlib.AbstractContextManager[None]:
+        return naming_failures(range(self._world.world_size), lambda: self.where())
 
 
 def _is_finished(config: TrainConfig, run_dir: Path, world: World) -> bool:
@@ -145,13 +159,6 @@ def _take_up(saved: Saved, trainer: Trainer, console: Console | None) -> None:
         console.say(f"resumed from {saved.path}: task {trainer.position.task}, {trainer.steps} steps done")
 
 
-def _naming_peers(world: World, trainer: Trainer) -> contextlib.AbstractContextManager[None]:
-    if world.world_size == 1:
-        return contextlib.nullcontext()
-    board = FailureBoard("training", list(range(world.world_size)))
-    return naming_peers(board, lambda: f"step {trainer.steps} of the training")
-
-
 def _build_trainer(
     config: TrainConfig,
     world: World,
@@ -185,6 +192,7 @@ def _build_trainer(
         saver=saver,
         num_outputs=dataset.num_classes if config.model.head == "fixed" else None,
         allow_duplicates=config.rehearsal.allow_duplicates,
+        timeout_s=config.timeout_s,
         seed=config.seed,
     )
     return trainer, rehearsal

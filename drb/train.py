@@ -22,8 +22,10 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+import torch.distributed as dist
+
 from drb.config import TrainConfig, check_config, compose_config, to_yaml
-from drb.failure import PeerError
+from drb.failure import FAREWELL_S, OwnError, PeerError
 from drb.mpi import finalize_mpi
 from drb.run import run
 from drb.world import World, detect_world
@@ -73,8 +75,12 @@ def _run_to_exit_code(config: TrainConfig, run_dir: Path, world: World, argument
     with _sigterm_as_exit(world):
         try:
             run(config, run_dir, world, arguments)
-        except (ValueError, PeerError) as error:
+        except ValueError as error:
             return _say(str(error), world.rank)
+        except (PeerError, OwnError) as error:
+            if isinstance(error, OwnError):
+                traceback.print_exception(error.__cause__)
+            return _say(str(error), world.rank, hurry=True)
         except KeyboardInterrupt:
             return 128 + signal.SIGINT
         except SystemExit as stop:
@@ -87,18 +93,20 @@ def _run_to_exit_code(config: TrainConfig, run_dir: Path, world: World, argument
     return 0
 
 
-def _say(message: str, rank: int, *, all_know: bool = False) -> int:
+def _say(message: str, rank: int, *, all_know: bool = False, hurry: bool = False) -> int:
     """One line on standard error. Other ranks wait: mostly they have the same to say and are ended before they do.
 
-    all_know: every rank has this error, so that rank 0's line is enough.
+    all_know: every rank has this error, so that rank 0's line is enough. hurry: every rank's line is its own.
+    Rank 0 stays a moment if there is something to hear from it.
     """
     line = " ".join(message.split())
-    if rank == 0:
-        print(f"drb: error: {line}", file=sys.stderr, flush=True)
-        return 1
-    time.sleep(_GRACE_S)
-    if not all_know:
-        print(f"drb: [rank {rank}] error: {line}", file=sys.stderr, flush=True)
+    if rank != 0 and not hurry:
+        time.sleep(_GRACE_S)
+    if rank == 0 or not all_know:
+        who = "" if rank == 0 else f"[rank {rank}] "
+        print(f"drb: {who}error: {line}", file=sys.stderr, flush=True)
+    if hurry or (rank == 0 and dist.is_initialized()):
+        time.sleep(FAREWELL_S)
     return 1
 
 

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import PrefixStore  # type: ignore[attr-defined]  # not in its stubs
 
+from drb.heartbeat import heartbeat, stop_heartbeat
 from drb.launchers import Place, read_place
 from drb.rendezvous import open_store
 
@@ -56,7 +57,9 @@ def detect_world(device: str = "auto", env: Mapping[str, str] | None = None) -> 
 
 @contextlib.contextmanager
 def open_world(world: World, timeout_s: float = 600.0, start_timeout_s: float = 25.0) -> Iterator[World]:
-    """Open the default process group (NCCL on CUDA, Gloo on CPU) and close it at the end.
+    """Open the default process group (NCCL on CUDA, Gloo on CPU) and close it at the end, unless that is a failure.
+
+    After a failure it would wait for operations that are still under way with peers that have gone.
 
     One rank needs no group. start_timeout_s bounds the wait for all ranks to arrive, timeout_s every collective.
 
@@ -79,10 +82,10 @@ def open_world(world: World, timeout_s: float = 600.0, start_timeout_s: float = 
         rank=world.rank,
         world_size=world.world_size,
     )
-    try:
-        yield world
-    finally:
-        dist.destroy_process_group()
+    heartbeat()
+    yield world
+    stop_heartbeat()
+    dist.destroy_process_group()
 
 
 def _device(name: str, place: Place) -> torch.device:

@@ -25,6 +25,8 @@ LAYERS = [
         "registry",
         "limits",
         "failure",
+        "heartbeat",
+        "patience",
         "fence",
         "capacity",
         "agreement",

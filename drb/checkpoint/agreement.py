@@ -17,6 +17,8 @@ import torch
 import torch.distributed as dist
 from typing_extensions import Self
 
+from drb.failure import naming_peers
+
 _SAME_SIGNAL_S = 5.0  # torchrun passes on what Slurm has sent to every process anyhow: that is one signal, not two
 _MOST_STEPS = 1 << 20
 
@@ -121,7 +123,8 @@ class Agreement:
 
     def _finish(self) -> Wish:
         if self._work is not None:
-            self._work.wait()
+            with naming_peers(dist.get_process_group_ranks(self._group), lambda: "agreement to save or to stop"):
+                self._work.wait()
             self._work = None
         number, save, failed, _ = self._message.tolist()
         return Wish(number, bool(save), bool(failed))

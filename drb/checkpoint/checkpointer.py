@@ -97,7 +97,7 @@ class Checkpointer(Saver):
         Args:
             run_dir: the same directory for all ranks.
             signals: those that stop the run, already installed.
-            timeout_s: of the exchange in which ranks agree to save.
+            timeout_s: of the exchange in which ranks agree to save, and how long a rank may give no sign of life.
             ask_every_s: how often they do, about.
             say: called on rank 0 with lines for the user.
         """
@@ -108,7 +108,7 @@ class Checkpointer(Saver):
         self._say = say or (lambda line: None)
         self._key = None if settings.key_file is None else read_key(settings.key_file)
         self._folder = CheckpointFolder(run_dir / "checkpoints", settings.keep_last)
-        self._room = Room(world)
+        self._room = Room(world, timeout_s)
         self._writer = CheckpointWriter(
             self._folder, self._room, world, key=self._key, incremental=settings.incremental
         )
@@ -210,7 +210,7 @@ class Checkpointer(Saver):
         Raises:
             CheckpointError: none can be used.
         """
-        self._room.together(self._open if self._world.is_main else lambda: None, "the run cannot start")
+        self._room.together(self._open if self._world.is_main else lambda: None, failed="the run cannot start")
         saved = find_saved(self._settings.resume, self._folder, self._room, self._world, self._say, self._key)
         if saved is not None:
             self._writer.tally = Tally(**saved.costs)
@@ -237,7 +237,7 @@ class Checkpointer(Saver):
         """
         self.finish()
         folder, key = self._folder, self._key
-        return self._room.together(lambda: action(folder, key) if self._world.is_main else None, failed)[0]
+        return self._room.together(lambda: action(folder, key) if self._world.is_main else None, failed=failed)[0]
 
     # -- saving
 

@@ -7,10 +7,11 @@ with the header's length, the header (JSON, padded to 8 bytes), the tensors' byt
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -45,6 +46,17 @@ class FileRecord:
     crc32: str
 
 
+@contextlib.contextmanager
+def naming_file(path: str | Path) -> Iterator[None]:
+    """A write that fails knows only why (a full disk), not where."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
 class FileWriter:
     """A new file; leaving the context without an error means that it is on the disk, and that `record` is there."""
 
@@ -67,7 +79,7 @@ class FileWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        with self._file:
+        with naming_file(self._file.name), self._file:
             if error is None:
                 if self._sealer is not None:
                     self._put(self._sealer.finish())
@@ -75,7 +87,8 @@ class FileWriter:
                 os.fsync(self._file.fileno())
 
     def _put(self, data: bytes | memoryview) -> None:
-        self._file.write(data)
+        with naming_file(self._file.name):
+            self._file.write(data)
         self._size += len(data)
         self._crc = zlib.crc32(data, self._crc)
 

@@ -99,11 +99,12 @@ class CheckpointWriter:
     def _write(self, job: _Job) -> None:
         start = time.perf_counter()
         try:
-            self.room.together(lambda: self.folder.begin(job.name) if self.world.is_main else None)
-            answers = self.room.together(lambda: self._write_parts(job))
+            is_main, name = self.world.is_main, job.name
+            self.room.together(lambda: self.folder.begin(name) if is_main else None, f"begin of {name}")
+            answers = self.room.together(lambda: self._write_parts(job), f"writing of {name}")
             files = {name: record for written, _ in answers for name, record in written.items()}
             manifest = Manifest(job.step, self.world.world_size, files, self.key.check if self.key else None)
-            self.room.together(lambda: self._publish(job, manifest) if self.world.is_main else None)
+            self.room.together(lambda: self._publish(job, manifest) if is_main else None, f"end of {name}")
         finally:
             for rows in _rows_of(job):
                 rows.close()

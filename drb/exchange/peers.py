@@ -49,8 +49,7 @@ class Peers:
         self._timeout_s = timeout_s
         self._parent = parent
         self._ranks = dist.get_process_group_ranks(group)
-        own_board = FailureBoard(f"rehearsal-{group.group_name}", self._ranks)
-        self.board: FailureBoard = parent.board if parent else own_board
+        self.board: FailureBoard = parent.board if parent else FailureBoard(self._ranks)
         self.context = "set-up"  # "round 17" while one runs
         self._announcement = torch.empty(0, dtype=torch.int64)
         self._announced = torch.empty(0, dtype=torch.int64)

@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from datetime import timedelta
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -31,6 +30,7 @@ from drb.datasets import Concat, Source
 from drb.dealing import Deal
 from drb.loader import TaskLoader
 from drb.models import Network
+from drb.patience import WaitingRoom
 from drb.scenarios.task import Scenario, Task
 from drb.seeding import derive_seed
 from drb.strategies import Strategy
@@ -53,8 +53,6 @@ from drb.world import World
 if TYPE_CHECKING:
     from drb.rehearsal import Rehearsal
 
-_WAIT_FOR_MAIN = timedelta(days=7)  # rank 0 may take its time between tasks; if it dies its peers notice at once
-
 
 class Trainer:
     """Runs one strategy over one stream; every rank makes one, with the same arguments."""
@@ -75,6 +73,7 @@ class Trainer:
         saver: Saver | None = None,
         num_outputs: int | None = None,
         allow_duplicates: bool = False,
+        timeout_s: float = 600.0,
         seed: int = 0,
     ) -> None:
         """
@@ -84,6 +83,7 @@ class Trainer:
             saver: told after every step and task, saves what `state_dict` gives when it is due.
             num_outputs: size of the head from the start; None lets it grow as classes appear.
             allow_duplicates: go on if more than 1 % of all exemplars are stored more than once.
+            timeout_s: how long a rank may give no sign of life while the others wait for rank 0 between tasks.
         """
         self._scenario = scenario
         self._preprocess = preprocess
@@ -119,14 +119,18 @@ class Trainer:
         self._generator.manual_seed(derive_seed(seed, "augment", world.rank))
         self._loss_sum = torch.zeros((), device=world.device)
         self._interval = Interval()
-        self._waiting_room: Any = (
-            dist.new_group(backend="gloo", timeout=_WAIT_FOR_MAIN) if world.world_size > 1 else None
-        )
+        self._activity = "set-up"
+        self._waiting_room = WaitingRoom(world.world_size, timeout_s)
 
     @property
     def network(self) -> Network:
         """The network as trained so far."""
         return self._networks.learner.network
+
+    @property
+    def whereabouts(self) -> str:
+        """What this rank is doing, for messages about failures."""
+        return f"task {self.position.task}, step {self.steps}, {self._activity}"
 
     def run(self) -> None:
         """Train on each task of the stream in turn, and evaluate every seen task after each. Collective.
@@ -169,6 +173,7 @@ class Trainer:
 
     def _prepare(self, task: Task) -> None:
         """A head for the task's classes, what FWT needs, fresh weights if the strategy wants them."""
+        self._activity = "evaluation before the task"
         networks = self._networks
         networks.grow(self._num_outputs or outputs_needed(task, self._world), task.index)
         self.scores.before(task, networks.learner.network, networks.starting)
@@ -198,6 +203,7 @@ class Trainer:
             self._interval = Interval(self._updates, self.rows)
             if self._schedule.span == "task":
                 self._epochs = 0
+        self._activity = "training (gradients)"
         with self.clock:
             while position.epoch < epochs:
                 deal = loader.deal(position.epoch, position.earlier)
@@ -265,6 +271,7 @@ class Trainer:
         return {name: field.to(self._world.device, non_blocking=True) for name, field in batch.items()}
 
     def _end_task(self, task: Task, learner: Learner) -> None:
+        self._activity = "evaluation after the task"
         learner.average_statistics()
         self.scores.after(task, learner.network)
         metrics = self.scores.latest()
@@ -276,6 +283,7 @@ class Trainer:
         metrics["time/checkpoint_seconds"] = self._saver.seconds  # that training has waited
         self.history.append(self._history_entry(task))
         self._monitor.end_task(task.index, task.name, metrics, self.steps)
+        self._activity = "waiting for rank 0"
         self._wait_for_main()  # before anything that has a timeout
         self.position = Position(task.index + 1)
         self._saver.visit_boundary(self.steps, self._state_to_save, evaluated=True)
@@ -334,8 +342,7 @@ class Trainer:
 
     def _wait_for_main(self) -> None:
         """Rank 0 logs and draws between tasks: its peers wait here, not inside a collective with a short timeout."""
-        if self._waiting_room is not None:
-            dist.barrier(self._waiting_room)
+        self._waiting_room.meet(self.whereabouts)
 
     # -- state
 

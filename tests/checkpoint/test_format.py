@@ -164,7 +164,7 @@ def save_where_rank_1_cannot(rank: int, world_size: int, folder: str) -> tuple[s
 def test_if_one_rank_cannot_write_all_say_so_and_the_last_good_one_stays(tmp_path):
     (first, kept), (second, _) = run_ranks(save_where_rank_1_cannot, 2, str(tmp_path))
     assert first == second
-    assert first == "the checkpoint could not be saved on rank 1: [Errno 28] No space left on device"
+    assert first.startswith("the checkpoint could not be saved on rank 1: [Errno 28] No space left on device")
     assert kept == ["step-0000000001"]
 
 

@@ -14,7 +14,7 @@ from distributed.streams import ids_of_rank, records
 from ranks import collect_ranks, run_ranks
 
 from drb import Rehearsal
-from drb.failure import FailureBoard, PeerError, naming_peers
+from drb.failure import PeerError, naming_peers
 from drb.round import UnevenError
 
 EXCHANGES = ["collective", "shared"]
@@ -117,9 +117,8 @@ def test_a_dead_or_stalled_peer_is_named_within_the_timeout(exchange, how):
 
 
 def lose_a_peer_in_training(rank, world_size, how):
-    board = FailureBoard("training", list(range(world_size)))
     try:
-        with naming_peers(board, lambda: "step 3 of the training"):
+        with naming_peers(range(world_size), lambda: "step 3 of the training"):
             dist.all_reduce(torch.ones(1))
             if rank == 1:
                 os.kill(os.getpid(), how)
@@ -138,7 +137,7 @@ def test_a_peer_lost_in_a_gradient_exchange_is_named_too(how):
 
 
 def test_other_errors_are_left_alone():
-    with pytest.raises(RuntimeError, match="size mismatch"), naming_peers(FailureBoard("x", [0]), str):
+    with pytest.raises(RuntimeError, match="size mismatch"), naming_peers([0], str):
         raise RuntimeError("size mismatch")
 
 

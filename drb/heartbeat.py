@@ -1,0 +1,175 @@
+"""Signs of life: every process of a run shows in the run's store that it runs, and hears when one of them fails.
+
+A thread of its own beats, on a connection of its own. A training thread that waits in a collective or is busy for
+minutes does not hold it up; SIGSTOP and death do. It costs a process 0.2 ms per second. Failures are announced in the
+store, too, and every process keeps what it has heard, because the store may go with the process that holds it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import select
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch.distributed as dist
+
+BEAT_S = 0.5
+_KEY = "drb/life"
+_JOIN_S = 1.0
+_LATE_S = 2.0
+_LATELY_S = 30.0
+_MOST_BEATS_PER_S = 4000  # that one store gets from all ranks together
+
+
+@dataclass(frozen=True)
+class News:
+    """What a rank announced when it failed.
+
+    where: what it was doing; reason: its own error, empty if it only waited for others; silent: ranks that it found
+    to give no sign of life.
+    """
+
+    rank: int
+    where: str
+    reason: str = ""
+    silent: tuple[int, ...] = ()
+
+
+class Heartbeat:
+    """One per process. store: of the run; methods that talk to it block if its host is stopped, properties never do."""
+
+    def __init__(self, store: Any, rank: int, world_size: int) -> None:
+        self.rank = rank
+        self.every_s = max(BEAT_S, world_size / _MOST_BEATS_PER_S)
+        self.store_is_gone = False
+        self._stood_still = (0.0, 0.0)  # when a beat came late, and for how long
+        self._neighbour = (rank + 1) % world_size  # each process looks after one other: O(1) messages per beat
+        self._neighbour_beats = -1
+        self._alive_at = time.monotonic()
+        self._store = _own_connection(store)
+        self._line = _open_line(store)
+        self._news: dict[int, News] = {}
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="drb-heartbeat", daemon=True)
+        self._thread.start()
+        atexit.register(self.stop)
+
+    @property
+    def news(self) -> list[News]:
+        """Heard so far, in the order of the announcements."""
+        return [news for _, news in sorted(self._news.items())]
+
+    @property
+    def stood_still_s(self) -> float:
+        """How long this process was stopped, if it was a moment ago."""
+        when, seconds = self._stood_still
+        return seconds if time.monotonic() - when < _LATELY_S else 0.0
+
+    @property
+    def silent_s(self) -> float:
+        """How long the next rank has given no sign of life, or the store no answer; 0 if the store is gone."""
+        return 0.0 if self.store_is_gone else time.monotonic() - self._alive_at
+
+    def announce(self, news: News) -> None:
+        self._require_store()
+        number = self._store.add(f"{_KEY}/failures", 1) - 1
+        self._store.set(f"{_KEY}/failures/{number}", json.dumps(asdict(news)))
+
+    def hear(self) -> None:
+        """Fetch what was announced since."""
+        self._require_store()
+        for number in range(self._store.add(f"{_KEY}/failures", 0)):
+            key = f"{_KEY}/failures/{number}"
+            if number not in self._news and self._store.check([key]):
+                content = json.loads(self._store.get(key))
+                self._news[number] = News(**{**content, "silent": tuple(content["silent"])})
+
+    def beats(self, ranks: Sequence[int]) -> dict[int, int]:
+        """How often each of these ranks has beaten, 0 for one that has not begun."""
+        self._require_store()
+        keys = {rank: f"{_KEY}/beats/{rank}" for rank in ranks}
+        return {rank: int(self._store.get(key)) if self._store.check([key]) else 0 for rank, key in keys.items()}
+
+    def stop(self) -> None:
+        """A thread that is cut off inside torch when the interpreter ends could take the process down."""
+        self._ended.set()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(_JOIN_S)
+        atexit.unregister(self.stop)
+
+    def _run(self) -> None:
+        beats = 0
+        while not self._ended.is_set():
+            beats += 1
+            try:
+                self._require_store()
+                self._store.set(f"{_KEY}/beats/{self.rank}", str(beats))
+                self.hear()
+                self._look_after_neighbour()
+            except Exception:  # which exception says that the store is gone depends on the store
+                self.store_is_gone = True
+                return
+            before = time.monotonic()
+            self._ended.wait(self.every_s)
+            late = time.monotonic() - before - self.every_s
+            if late > _LATE_S:
+                self._stood_still = time.monotonic(), late
+
+    def _look_after_neighbour(self) -> None:
+        beats = self.beats([self._neighbour])[self._neighbour]
+        if beats != self._neighbour_beats:
+            self._neighbour_beats, self._alive_at = beats, time.monotonic()
+
+    def _require_store(self) -> None:
+        """torch's store prints pages of stack traces when its host has ended: look at the line first."""
+        if self._line is not None and select.select([self._line], [], [], 0)[0]:
+            self.store_is_gone = True
+        if self.store_is_gone:
+            raise ConnectionError("the store is gone")
+
+
+_current: tuple[Any, Heartbeat] | None = None
+
+
+def heartbeat() -> Heartbeat | None:
+    """This process's, which starts with the first call; None without a default process group."""
+    global _current
+    if not dist.is_initialized():
+        return None
+    from torch.distributed.distributed_c10d import _get_default_store
+
+    store = _get_default_store()
+    if _current is None or _current[0] is not store:
+        stop_heartbeat()
+        _current = store, Heartbeat(store, dist.get_rank(), dist.get_world_size())
+    return _current[1]
+
+
+def stop_heartbeat() -> None:
+    """Idempotent. Before the processes of a run leave, as one of them holds the store."""
+    global _current
+    if _current is not None:
+        _current[1].stop()
+        _current = None
+
+
+def _own_connection(store: Any) -> Any:
+    """A store's client does one thing at a time, and may wait for minutes; before torch 2.7 there is no other."""
+    return store.clone() if hasattr(store, "clone") else store
+
+
+def _open_line(store: Any) -> socket.socket | None:
+    """An idle connection to the store's host, which ends when the host does. None if the store is no server."""
+    while hasattr(store, "underlying_store"):
+        store = store.underlying_store
+    if hasattr(store, "host") and hasattr(store, "port"):
+        with contextlib.suppress(OSError):
+            return socket.create_connection((store.host, store.port), timeout=_JOIN_S)
+    return None

@@ -1,0 +1,44 @@
+"""Real runs, broken on purpose: a few of the faults of `make faults`. See docs/reliability.md."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from faults.plan import PROCESS_TARGETS, SHORT, draw_faults
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict]:
+    """All at once, because they share the runs that they are compared with."""
+    out = tmp_path_factory.mktemp("faults") / "outcomes.json"
+    command = [sys.executable, "-m", "faults", "--short", "--jobs", "3", "--out", str(out)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    assert out.exists(), ended.stderr
+    return {case["fault"]["number"]: case for case in json.loads(out.read_text())["cases"]}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("fault", SHORT, ids=[fault.name for fault in SHORT])
+def test_every_rank_names_the_fault_and_nothing_is_lost(outcomes, fault):
+    outcome = outcomes[fault.number]
+    assert outcome["problems"] == []
+    assert outcome["message"]
+    assert (outcome["lost"], outcome["orphans"], outcome["leaks"]) == (0, 0, 0)
+
+
+def test_the_campaign_hits_every_target_often_enough():
+    faults = draw_faults(64, seed=0)
+    assert len(faults) == 64
+    assert {fault.world_size for fault in faults} == {2, 3, 4}
+    for target in PROCESS_TARGETS:
+        assert sum(fault.target == target for fault in faults) >= 5
+    assert faults == draw_faults(64, seed=0) != draw_faults(64, seed=1)
