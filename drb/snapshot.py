@@ -75,7 +75,10 @@ class LazyRows:
 
 
 class RowSnapshot(LazyRows):
-    """The rows at `where`, int64 [n], as they are now. `close` it, or the owner goes on setting rows aside."""
+    """The rows at `where`, int64 [n], as they are now. `close` it, or the owner goes on setting rows aside.
+
+    Reading it after that raises ValueError.
+    """
 
     def __init__(self, rows: Int64Array, where: Int64Array, versions: Int64Array, aside: Int64Array) -> None:
         super().__init__(len(where), rows.shape[1])
@@ -86,6 +89,7 @@ class RowSnapshot(LazyRows):
         self._is_needed: BoolArray = np.ones(len(where), np.bool_)
         self._aside_at: Int64Array = np.full(len(where), -1, np.int64)
         self._num_aside = 0
+        self._is_closed = False
         self._progress = threading.Condition()
 
     def read(self, index: Int64Array, out: Int64Array) -> None:
@@ -109,6 +113,7 @@ class RowSnapshot(LazyRows):
 
     def close(self) -> None:
         with self._progress:
+            self._is_closed = True
             self._is_needed[:] = False
             self._progress.notify_all()
 
@@ -134,6 +139,8 @@ class RowSnapshot(LazyRows):
         return wanted
 
     def _correct(self, index: Int64Array, out: Int64Array) -> None:
+        if self._is_closed:
+            raise ValueError("this snapshot is over: a later one was taken, or it was closed, before it was read")
         places = self._aside_at[index]
         moved = np.flatnonzero(places >= 0)
         if len(moved):

@@ -22,7 +22,8 @@ IMPORT_WITHOUT_EXTRAS = """
 import sys
 import sysconfig
 import venv
-for name in ("torchvision", "hydra", "omegaconf", "mlflow", "rich", "matplotlib", "psutil", "sklearn", "mpi4py", "cryptography"):
+names = "torchvision hydra omegaconf mlflow rich matplotlib psutil sklearn mpi4py cryptography"
+for name in names.split():
     sys.modules[name] = None
 import drb, drb.evaluation, drb.metrics.continual, drb.report.table, drb.report.plots, drb.tracking
 print(drb.__file__)

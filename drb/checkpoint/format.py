@@ -9,6 +9,7 @@ is no checkpoint.
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -103,7 +104,8 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     content: dict[str, Any] = {"format": FORMAT, "step": manifest.step, "world_size": manifest.world_size}
     if manifest.key_check is not None:
         content["encryption"] = {"cipher": CIPHER, "key_check": manifest.key_check}
-    write_json(folder / MANIFEST, {**content, "files": files})
+    content["files"] = files
+    write_json(folder / MANIFEST, {"crc32": _checksum(content), **content})
     sync_folder(folder)
 
 
@@ -119,6 +121,8 @@ def read_manifest(folder: Path) -> Manifest:
         content = json.loads(path.read_text())
         if content["format"] != FORMAT:
             raise CheckpointError(f"{path} is of checkpoint format {content['format']}, this drb reads format {FORMAT}")
+        if content.pop("crc32") != _checksum(content):
+            raise CheckpointError(f"{path} has changed since it was written: its checksum is wrong")
         files = {name: FileRecord(file["bytes"], file["crc32"]) for name, file in content["files"].items()}
         key_check = content["encryption"]["key_check"] if "encryption" in content else None
         return Manifest(int(content["step"]), int(content["world_size"]), files, key_check)
@@ -128,6 +132,11 @@ def read_manifest(folder: Path) -> Manifest:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise CheckpointError(f"{path} is damaged: {error!r}") from None
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    """Of a manifest's own content."""
+    return f"{zlib.crc32(json.dumps(content, sort_keys=True).encode()):08x}"
 
 
 def require_key(folder: Path, manifest: Manifest, key: Key | None) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from ranks import collect_ranks, run_ranks
 
 from drb.checkpoint import Checkpointer, CheckpointError, CheckpointSettings, StopSignals, writing
 from drb.checkpoint.checkpointer import Interrupted
+from drb.checkpoint.files import FileWriter
 from drb.world import World
 
 
@@ -105,24 +108,24 @@ def test_what_waits_for_the_write(tmp_path, gate, end):
 
 
 def fail_behind(rank: int, world_size: int, folder: str, who: int, error: type[Exception]) -> tuple[int, str]:
-    """The step at which a rank is told that a write has failed."""
-    write = writing.write_part
+    """The step at which a rank is told that the write begun at step 10 has failed, in the middle of a file."""
+    put = FileWriter._put
 
-    def failing(folder, name, *args, **kwargs):
-        if rank == who and ".step-0000000005" in str(folder):
-            raise error("No space left on device")
-        return write(folder, name, *args, **kwargs)
+    def failing(self: FileWriter, data: Any) -> None:
+        if rank == who and ".step-0000000010" in self._file.name and "rank-" in self._file.name:
+            put(self, bytes(data)[:40])
+            raise error(errno.ENOSPC, "No space left on device")
+        put(self, data)
 
-    writing.write_part = failing
+    FileWriter._put = failing  # type: ignore[method-assign]
     saver, weights = open_saver(folder, rank, world_size, every_steps=5), torch.zeros(3)
     saver.begin_task(0)
     try:
         for step in range(1, 5000):
             dist.all_reduce(weights)  # the gradients: a rank that left alone would hang the others
-            if step >= saver.next_step and step <= 5:
-                saver.visit(step, state(step))
-            elif step >= saver.next_step:
+            if step > 10:
                 saver._next_periodic = 10_000  # nothing but the ranks' talk ends this
+            if step >= saver.next_step:
                 saver.visit(step, state(step))
     except CheckpointError as failure:
         return step, str(failure)
@@ -130,13 +133,21 @@ def fail_behind(rank: int, world_size: int, folder: str, who: int, error: type[E
 
 
 @pytest.mark.parametrize(("world_size", "who", "error"), [(2, 1, OSError), (3, 0, RuntimeError)])
-def test_a_failed_write_ends_all_ranks_at_the_same_step(tmp_path, world_size, who, error):
+def test_a_full_disk_ends_all_ranks_at_the_same_step_and_the_checkpoint_before_loads(tmp_path, world_size, who, error):
     results = run_ranks(fail_behind, world_size, str(tmp_path), who, error, timeout=60)
     step, message = results[0]
     assert results == [results[0]] * world_size
-    assert 5 < step < 5000
+    assert 10 < step < 5000
     assert message.startswith(f"the checkpoint could not be saved on rank {who}: ")
     assert "No space left on device" in message
+    (found,) = run_ranks(find_again, world_size, str(tmp_path), timeout=60)[:1]
+    assert found == (5, ["step-0000000005"])
+
+
+def find_again(rank: int, world_size: int, folder: str) -> tuple[int, list[str]]:
+    saved = open_saver(folder, rank, world_size).find()
+    dist.barrier()
+    return steps_of(saved), [path.name for path in Path(folder, "checkpoints").iterdir()]
 
 
 def save_until_killed(rank: int, world_size: int, folder: str, kill_at: int) -> None:

@@ -34,8 +34,7 @@ def save(rank: int, world_size: int, folder: str, key: str | None) -> list[int]:
             ids = torch.arange(4) + 1000 * rank + 4 * step
             rehearsal.extend({"image": torch.ones(4, 9) * ids[:, None], "label": ids % 3, "sample_id": ids})
             if step in (19, 21):
-                own = {"rehearsal": rehearsal.state_dict(lazy=True)}
-                saver.visit(step + 1, lambda own=own: {**state, "rank": own})
+                saver.visit(step + 1, lambda: {**state, "rank": {"rehearsal": rehearsal.state_dict(lazy=True)}})
         saver.finish()
         dist.barrier()
         return sorted(rehearsal.sample_ids().tolist())

@@ -141,6 +141,7 @@ def history(uri: str) -> dict[str, list[tuple[int, float]]]:
     return {n: [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, n)] for n in names}
 
 
+@pytest.mark.timeout(300)
 def test_mlflow_shows_one_run_without_gap_or_repetition_over_interruptions(tmp_path, monkeypatch):
     uris = {name: f"sqlite:///{tmp_path}/{name}.db" for name in ("never", "out")}
     tracked = ["tracking.enabled=true", "tracking.plots=false"]

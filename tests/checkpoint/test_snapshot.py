@@ -94,6 +94,14 @@ def test_memory_for_rows_set_aside_is_bounded_and_the_owner_waits_for_the_reader
     np.testing.assert_array_equal(found, expected)
 
 
+def test_a_snapshot_that_a_later_one_replaced_is_refused_not_read_wrongly():
+    watch = RowWatch(np.zeros((4, 2), np.int64))
+    first, second = watch.snapshot(np.arange(4)), watch.snapshot(np.arange(4))
+    with pytest.raises(ValueError, match="a later one was taken"):
+        first.take(np.arange(2), np.empty((2, 2), np.int64))
+    assert second[1].tolist() == [0, 0]
+
+
 @pytest.mark.parametrize("how", ["closed", "forgotten", "not needed"])
 def test_nobody_waits_for_a_snapshot_that_is_over(monkeypatch, how):
     monkeypatch.setattr(drb.snapshot, "_ASIDE_BYTES", 0)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import drb.run
+import drb.tracked
 from drb.config import compose_config
 from drb.tracking import NullTracker
 from drb.world import World
@@ -75,7 +76,7 @@ def test_the_tracker_learns_how_a_run_ended(tmp_path, monkeypatch, error, status
         raise error
 
     statuses = []
-    monkeypatch.setattr(drb.run, "open_tracker", lambda *_, **__: Recording())
+    monkeypatch.setattr(drb.tracked, "open_tracker", lambda *_, **__: Recording())
     monkeypatch.setattr(drb.run, "load_dataset", fail)
     config, _ = compose_config(TINY, "id")
     with pytest.raises(type(error)):
