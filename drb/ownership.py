@@ -9,8 +9,8 @@ Shapes: n samples in the dataset, W ranks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Sampler
 
 from drb.seeding import permutation
-from drb.types import Int64Array
+from drb.types import BoolArray, Int64Array
 
 
 def owned_indices(num_samples: int, rank: int, world_size: int, seed: int) -> Int64Array:
@@ -67,6 +67,9 @@ class OwnerTable:
         return ranks
 
 
+_Earlier: TypeAlias = tuple[tuple[int, int], ...]  # (world size, indices taken by each rank)
+
+
 class OwnerSampler(Sampler[int]):
     """A drop-in for torch's `DistributedSampler` that never moves a sample to another rank.
 
@@ -96,19 +99,22 @@ class OwnerSampler(Sampler[int]):
         self.world_size = (dist.get_world_size() if in_group else 1) if world_size is None else world_size
         self.seed = seed
         self.shuffle = shuffle
-        self._num_samples = num_samples = len(dataset)
-        self._owned = np.sort(owned_indices(num_samples, self.rank, self.world_size, seed))
-        self._length = num_samples // self.world_size
-        if not drop_last and num_samples % self.world_size:
-            self._length += 1
+        self.drop_last = drop_last
+        self._num_samples = len(dataset)
+        owned_indices(self._num_samples, self.rank, self.world_size, seed)  # raises what there is to raise
         self._epoch = 0
+        self._earlier: _Earlier = ()  # what ranks have taken of that epoch before
+        self._skip = 0  # and these ranks
+        self._running: tuple[int, _Earlier, int] = (0, (), 0)
 
     def __len__(self) -> int:
-        return self._length
+        """Indices of the next iteration on each rank: of a whole epoch, or of what a loaded state has left of one."""
+        return self._left(self._earlier, self.world_size, self._epoch)[1] - self._skip
 
     def set_epoch(self, epoch: int) -> None:
         """The next iteration is this epoch; those after it count on by themselves."""
-        self._epoch = epoch
+        if epoch != self._epoch:
+            self._epoch, self._earlier, self._skip = epoch, (), 0
 
     def owner_of(self, sample_ids: Int64Array) -> Int64Array:
         """The rank that each sample belongs to, int64 [n], for `Rehearsal.load_state_dict`.
@@ -119,16 +125,61 @@ class OwnerSampler(Sampler[int]):
         return ranks
 
     def __iter__(self) -> Iterator[int]:
-        epoch, self._epoch = self._epoch, self._epoch + 1
-        odd = epoch % len(self._owned)  # whose turn it is to be repeated or left out
-        chosen = self._owned
-        if len(chosen) < self._length:
-            chosen = np.append(chosen, chosen[odd])
-        elif len(chosen) > self._length:
-            chosen = np.delete(chosen, odd)
-        if self.shuffle:
-            chosen = chosen[permutation(len(chosen), self.seed, "epoch", self.rank, epoch)]
-        return iter(chosen.tolist())
+        epoch, earlier, skip = self._epoch, self._earlier, self._skip
+        self._epoch, self._earlier, self._skip = epoch + 1, (), 0
+        self._running = (epoch, earlier, skip)
+        return iter(self._order(self.rank, self.world_size, epoch, earlier)[skip:].tolist())
+
+    # -- state
+
+    def state_dict(self, taken: int) -> dict[str, Any]:
+        """Where the epoch is that the last iteration began; alike on all ranks.
+
+        taken: how many of its indices each rank has trained on, such as minibatches times the batch size. (A
+        DataLoader has asked for more already.)
+        """
+        epoch, earlier, skip = self._running
+        return {"epoch": epoch, "earlier": [*map(list, earlier), [self.world_size, skip + taken]]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The next iteration is what that epoch has left, also on another number of ranks.
+
+        What any rank has trained on is not given again (but to fill up a rank that would have fewer than the others,
+        unless drop_last), and nothing is left out. On as many ranks the order goes on as it was.
+        """
+        *earlier, (world_size, taken) = (tuple(part) for part in state["earlier"])
+        is_same = world_size == self.world_size
+        self._epoch = int(state["epoch"])
+        self._earlier = tuple(earlier) if is_same else (*earlier, (world_size, taken))
+        self._skip = taken if is_same else 0
+
+    def _order(self, rank: int, world_size: int, epoch: int, earlier: _Earlier) -> Int64Array:
+        """A rank's indices in what `earlier` ranks have left of an epoch."""
+        left, length = self._left(earlier, world_size, epoch)
+        owned = np.sort(owned_indices(self._num_samples, rank, world_size, self.seed))
+        own: Int64Array = owned[left[owned]]
+        odd = epoch % len(owned)  # whose turn it is to be repeated or left out
+        if len(own) < length:
+            own = np.append(own, np.resize(np.roll(own if len(own) else owned, -odd), length - len(own)))
+        elif len(own) > length:
+            own = np.roll(own, -odd - 1)[:length] if earlier else np.delete(own, odd)
+        if not self.shuffle:
+            return own
+        segment = (len(earlier),) if earlier else ()
+        own = own[permutation(len(own), self.seed, "epoch", rank, epoch, *segment)]
+        return own
+
+    def _left(self, earlier: _Earlier, world_size: int, epoch: int) -> tuple[BoolArray, int]:
+        """Which samples `earlier` ranks have left, bool [n]; and how many indices each rank is given of them."""
+        left: BoolArray = np.ones(self._num_samples, np.bool_)
+        if not earlier:
+            smallest, more = divmod(self._num_samples, world_size)
+            return left, smallest + int(more > 0 and not self.drop_last)
+        for index, (ranks, taken) in enumerate(earlier):
+            for rank in range(ranks):
+                left[self._order(rank, ranks, epoch, earlier[:index])[:taken]] = False
+        sizes = np.bincount(owners(self._num_samples, world_size, self.seed)[left], minlength=world_size)
+        return left, int(sizes.min() if self.drop_last else sizes.max())
 
 
 def with_ids(dataset: Any, first_id: int = 0) -> Dataset[dict[str, Any]]:

@@ -305,14 +305,11 @@ class Rehearsal:
         """Go on from what `state_dict` gave. Before the first minibatch.
 
         Args:
-            state: of the same rank of as many ranks; or the states of all ranks there were, by rank, to go on with
-                another number: every exemplar then goes to its new owner, and those that do not fit are dropped
-                (see `drb.reshard`, `resharded`).
-            owner_of: sample ids, int64 [n] -> the ranks that will be offered them, int64 [n]: the same function on
-                all ranks, such as `OwnerSampler.owner_of`. Needed for another number of ranks unless
-                sample_id="arrival".
+            state: of the same rank of as many ranks; or those of all ranks there were, by rank, to go on with another
+                number: every exemplar goes to its new owner; what does not fit is dropped (see `resharded`).
+            owner_of: ids -> ranks that will be offered them, int64 [n]: `OwnerSampler.owner_of`; None for "arrival".
         Raises:
-            ValueError: a state of other settings, of another schema or that cannot be divided.
+            ValueError: states of other settings or another schema, or that cannot be divided.
         """
         if self._turns is not None:
             raise ValueError("load_state_dict must come before the first minibatch")
@@ -324,10 +321,7 @@ class Rehearsal:
 
     @property
     def resharded(self) -> Mapping[str, int] | None:
-        """What the state of another number of ranks held that this went on from, else None.
-
-        `from` so many ranks; exemplars `stored` on all of them; `dropped` by this one because they did not fit.
-        """
+        """From states of another number of ranks: `from` how many, exemplars `stored` there, `dropped` here."""
         return None if self._saved is None else self._saved.get("resharded")
 
     # -- the end

@@ -14,7 +14,7 @@ from ranks import run_ranks
 
 from drb.checkpoint import CheckpointSettings
 
-ALL = 198  # samples of the stream: 3 tasks of 66, in 2 epochs each
+ALL = 198  # samples of the stream: 3 tasks of 66
 
 
 def train(
@@ -58,23 +58,23 @@ def ids_of(results: list[dict[str, Any]], start: int, stop: int | None) -> list[
 def test_4_2_3_within_one_epoch_every_sample_is_seen_once():
     options = {
         "model": "batch_norm",
-        "training": {"batch_size": 3, "log_every": 2},
+        "training": {"batch_size": 3, "log_every": 2, "epochs": 1},
         "rehearsal": {"batch_size": 4, "capacity": 12},
         "optimizer": {"lr": 0.02, "momentum": 0.9, "lr_scaling": "linear"},
     }  # 6 steps an epoch on 4 ranks
     with tempfile.TemporaryDirectory() as folder:
-        four = run_ranks(train, 4, folder, None, "four", options | {"save_at": (14,)}, timeout=100)
-        two = run_ranks(train, 2, folder, checkpoint("four", 14), "two", options | {"save_at": (17,)}, timeout=100)
-        three = run_ranks(train, 3, folder, checkpoint("two", 17), "three", options, timeout=100)
+        four = run_ranks(train, 4, folder, None, "four", options | {"save_at": (8,)}, timeout=100)
+        two = run_ranks(train, 2, folder, checkpoint("four", 8), "two", options | {"save_at": (11,)}, timeout=100)
+        three = run_ranks(train, 3, folder, checkpoint("two", 11), "three", options, timeout=100)
         ended = checkpoint("three", three[0]["steps"][0]) + "-evaluated"
         alone = run_ranks(train, 1, folder, ended, "alone", options, timeout=100)
-    # 12 steps of task 0 and 2 of task 1 on four ranks, 3 on two
-    seen = Counter(ids_of(four, 0, 14) + ids_of(two, 0, 3) + ids_of(three, 0, None))
-    assert seen == dict.fromkeys(range(ALL), 2)
+    # 6 steps of task 0 and 2 of task 1 on four ranks, 3 on two
+    seen = Counter(ids_of(four, 0, 8) + ids_of(two, 0, 3) + ids_of(three, 0, None))
+    assert seen == dict.fromkeys(range(ALL), 1)
     for results, before in ((two, 4), (three, 2)):
         assert len({len(result["seen"]) for result in results}) == 1
         assert all(len(set(drawn)) == 3 for result in results for _, drawn in result["seen"])  # from the first on
-        assert results[0]["steps"][1] == 2 * ALL
+        assert results[0]["steps"][1] == ALL
         ids = [i for result in results for i in result["ids"]]
         assert len(set(ids)) == len(ids)
         assert len({result["weights"] for result in results}) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 
 from drb.checkpoint import Checkpointer, CheckpointError, CheckpointSettings, StopSignals, writing
 from drb.checkpoint.files import write_tensors
+from drb.checkpoint.format import read_manifest, write_manifest
 from drb.checkpoint.tree import Split, join, split
 from drb.world import World
 
@@ -236,6 +238,14 @@ def test_if_none_is_left_the_run_does_not_start_anew_in_silence(run_dir):
     for path in (run_dir / "checkpoints").iterdir():
         damage(path / "trainer.json", "flipped")
     with pytest.raises(CheckpointError, match=r"checksum is wrong; nothing is left .* checkpoint.resume=never"):
+        saved_steps(run_dir)
+
+
+def test_a_checkpoint_that_lacks_ranks_is_refused(run_dir):
+    for step in (1, 2):
+        path = run_dir / f"checkpoints/step-000000000{step}"
+        write_manifest(path, replace(read_manifest(path), world_size=4))
+    with pytest.raises(CheckpointError, match=r"lists neither rank-00001.safetensors nor rank-00001.json"):
         saved_steps(run_dir)
 
 

@@ -126,7 +126,7 @@ def test_it_goes_on_with_exemplars_at_once(policy):
     states = states_of(4, 200, 12, admission=policy)
     (state,) = deal(states, 1, 30)
     stored = state["buffer"]["columns"]["sample_id"].tolist()
-    with rehearsal(30, admission=policy) as one:
+    with rehearsal(30, admission=policy, uneven="stop" if policy == "fifo" else "error") as one:
         one.load_state_dict(states, owner_of=lambda ids: np.zeros_like(ids))
         before = len(flat(ids_in(states)))
         assert one.resharded == {"from": 4, "stored": before, "dropped": before - 30}

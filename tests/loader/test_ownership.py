@@ -1,5 +1,7 @@
 """Every sample has one owner for good; the sampler is a drop-in for DistributedSampler."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -151,3 +153,47 @@ def test_with_ids_refuses_what_it_cannot_number():
         with_ids(Stream())
     with pytest.raises(ValueError, match="got int for index 1"):
         with_ids([(0, 0), 5])[1]
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("drop_last", [True, False])
+def test_an_epoch_goes_on_on_other_ranks_without_repeating_or_skipping(shuffle, drop_last):
+    num_samples, state, seen = 101, None, []
+    for world_size, taken in ((4, 7), (2, 11), (3, 2), (3, None)):
+        samplers = [
+            OwnerSampler(range(num_samples), 1, rank, world_size, shuffle, drop_last) for rank in range(world_size)
+        ]
+        for sampler in samplers:
+            sampler.set_epoch(5)
+            if state is not None:
+                sampler.load_state_dict(state)
+        lengths = {len(sampler) for sampler in samplers}
+        parts = [list(sampler) for sampler in samplers]
+        assert {len(part) for part in parts} == lengths == {len(parts[0])}
+        owners_of = samplers[0].owner_of(np.arange(num_samples))
+        assert all(owners_of[part].tolist() == [rank] * len(part) for rank, part in enumerate(parts))
+        states = [sampler.state_dict(taken or len(parts[0])) for sampler in samplers]
+        assert all(one == states[0] for one in states)
+        state = json.loads(json.dumps(states[0]))
+        seen += [index for part in parts for index in part[:taken]]
+    if drop_last:
+        assert 0.7 * num_samples < len(seen) == len(set(seen))  # owners hold unequal parts of what was left
+    else:
+        assert set(seen) == set(range(num_samples))
+        assert len(seen) < 1.3 * num_samples
+    assert state["epoch"] == 5
+    assert len(samplers[0]) == num_samples // 3 + (not drop_last)  # the next epoch is whole
+
+
+def test_on_as_many_ranks_the_order_goes_on_as_it_was():
+    sampler, resumed = (OwnerSampler(range(50), 1, 1, 3) for _ in range(2))
+    whole = list(sampler)
+    resumed.load_state_dict(sampler.state_dict(6))
+    assert len(resumed) == len(whole) - 6
+    assert list(resumed) == whole[6:]
+    assert list(resumed) == list(sampler)  # the next epoch
+    resumed.load_state_dict(sampler.state_dict(4))
+    first = next(iter(resumed))
+    resumed.load_state_dict(resumed.state_dict(1))
+    sampler.set_epoch(1)
+    assert [first, *resumed] == list(sampler)[4:]
