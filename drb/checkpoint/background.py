@@ -36,6 +36,11 @@ class Background:
         if self._error is not None:
             raise self._error
 
+    def linger(self, limit_s: float) -> None:
+        """As `wait`, but not for ever, and whatever comes of it: the owner is failing already."""
+        if self._thread is not None:
+            self._thread.join(limit_s)
+
     def _run(self, work: Callable[[], None]) -> None:
         try:
             work()

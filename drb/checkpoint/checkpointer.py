@@ -30,9 +30,11 @@ from drb.checkpoint.lock import RunLock, lock_run
 from drb.checkpoint.room import Room
 from drb.checkpoint.settings import CheckpointSettings
 from drb.checkpoint.writing import CheckpointWriter, Tally
+from drb.failure import PeerError
 from drb.world import World
 
 MARKER = "INTERRUPTED"
+_LINGER_S = 60.0
 _PATIENCE_S = 30.0  # for a process of this run that was killed, perhaps on another node
 
 
@@ -144,6 +146,8 @@ class Checkpointer(Saver):
         elif isinstance(error, Interrupted):
             # a launcher ends all ranks once one has ended: rank 0 may still be talking to MLflow
             self._room.share(None)
+        elif isinstance(error, Exception) and not isinstance(error, PeerError):
+            self._writer.linger(_LINGER_S)  # the peers' writers are threads, too, and may well be able to end it
         if self._lock is not None and (error is None or isinstance(error, Interrupted)):
             self._lock.release()  # otherwise a write may be in flight: the lock goes with the process
 

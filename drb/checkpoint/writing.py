@@ -76,6 +76,10 @@ class CheckpointWriter:
         """
         self._background.wait()
 
+    def linger(self, limit_s: float) -> None:
+        """Let the write in flight end, if it does in time: the run is failing for another reason."""
+        self._background.linger(limit_s)
+
     def start(self, name: str, step: int, state: State, published: Callable[[], None]) -> None:
         """Copy what training will change, and write the rest of the time. Waits for the write before."""
         self.wait()

@@ -176,15 +176,19 @@ def test_distinct_offers_are_counted_where_the_samples_belong_now():
     assert merged.count() == pytest.approx(6000, rel=0.4)
 
 
+def test_a_state_without_its_late_fields_cannot_be_divided():
+    states = [{**s, "buffer": {**s["buffer"], "lacking": ["logits"]}} for s in states_of(3, 100, 10)]
+    with pytest.raises(
+        ValueError, match=r"rank 0 was taken before attach\(\) brought the last minibatch's \['logits'\]"
+    ):
+        reshard(states, 0, 1, np.zeros_like, 10)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda states: states[:2], r"these are 2 states of 3 ranks"),
         (lambda states: [*states[:2], {**states[2], "round": 99}], r"ranks 0 and 2 differ in round: 7 and 99"),
-        (
-            lambda states: [{**s, "buffer": {**s["buffer"], "lacking": ["logits"]}} for s in states],
-            r"rank 0 was taken before attach\(\) brought the last minibatch's \['logits'\]",
-        ),
         (lambda states: states[0], r"the state of one of 3 ranks, this rehearsal has 1: give .* all of them"),
         (lambda states: [{**s, "settings": s["settings"] | {"seed": 1}} for s in states], r"seed=1, this .* has 3"),
     ],
