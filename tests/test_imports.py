@@ -30,7 +30,7 @@ LAYERS = [
     },
     {"record", "storage", "admission", "proportions", "sampler", "exchange", "union", "distinct"}
     | {"metrics", "models", "datasets", "scenarios", "augment"},
-    {"buffer", "engine", "strategies", "loader", "ownership", "extension", "intake", "round", "settings"},
+    {"buffer", "engine", "strategies", "ahead", "loader", "ownership", "extension", "intake", "round", "settings"},
     {"assembly", "turns", "rehearsal", "evaluation", "checkpoint", "tracking", "report"},
     {"trainer"},
     {"config", "summary", "run", "train", "cli", "demo"},
