@@ -33,7 +33,7 @@ LAYERS = [
     {"buffer", "engine", "strategies", "ahead", "loader", "ownership", "extension", "intake", "round", "settings"},
     {"assembly", "turns", "rehearsal", "evaluation", "checkpoint", "tracking", "report"},
     {"trainer"},
-    {"config", "summary", "run", "train", "cli", "demo"},
+    {"config", "summary", "loading", "run", "train", "cli", "demo"},
 ]
 LAYER = {unit: level for level, units in enumerate(LAYERS) for unit in units}
 STRANGERS = LAYERS[1]  # units that must not know one another …

@@ -145,7 +145,8 @@ def is_mapped(source: Source) -> bool:
 def erased_rows(source: Source) -> BoolArray | None:
     """Bool [n], the samples that were erased and cannot be gathered; None if there are none."""
     if isinstance(source, MappedSource):
-        return source.erased if source.erased.any() else None
+        erased = source.erased
+        return erased if erased.any() else None
     if isinstance(source, View):
         below = erased_rows(source.source)
         return None if below is None else below[source.indices]

@@ -9,8 +9,8 @@ one, `erasing.py` removes samples from one.
 from __future__ import annotations
 
 from drb.datasets.cache.build import cached
-from drb.datasets.cache.erasing import erase, erased_ids
+from drb.datasets.cache.erasing import RUN_FILE, erase, erased_ids
 from drb.datasets.cache.files import fingerprint
 from drb.datasets.cache.place import CacheSettings
 
-__all__ = ["CacheSettings", "cached", "erase", "erased_ids", "fingerprint"]
+__all__ = ["RUN_FILE", "CacheSettings", "cached", "erase", "erased_ids", "fingerprint"]

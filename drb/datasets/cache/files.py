@@ -71,7 +71,7 @@ def read_meta(folder: Path) -> dict[str, Any] | None:
     """
     try:
         meta: dict[str, Any] = json.loads((folder / META).read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
         raise ValueError(f"the file {folder / META} of the cache cannot be read ({error})") from error
