@@ -81,8 +81,8 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
             console.say(_headline(config, world, run_dir))
         tracker.log_params({**dataclasses.asdict(config), "world_size": world.world_size})
         dataset = load_on_all_ranks(partial(_load_dataset, config, console), world)
-        if world.is_main:
-            write_atomically(run_dir / RUN_FILE, {"cache": None if dataset.cache is None else str(dataset.cache)})
+        if world.is_main and dataset.cache is not None:
+            write_atomically(run_dir / RUN_FILE, {"cache": str(dataset.cache)})
         with ExitStack() as training:
             trainer, rehearsal = _build_trainer(
                 config, world, dataset, Monitor(console, tracker), checkpointer, training

@@ -61,7 +61,7 @@ def test_a_cache_holds_what_it_was_made_from_and_is_not_made_twice(name, options
     again = load_dataset(name, root, cache=settings(tmp_path / "cache"), say=lines.append, **options)
     assert len(lines) == 1
     assert_same(first, again)
-    assert not list((tmp_path / "cache").glob("*.partial"))
+    assert not list((tmp_path / "cache").glob("*.partial-*"))
 
 
 @pytest.mark.parametrize("small", ["digits", "synthetic"])
@@ -169,13 +169,13 @@ def test_a_killed_decode_leaves_nothing_that_is_taken_for_whole(tmp_path):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert list((tmp_path / "cache").glob("counting-*.partial"))
+    assert list((tmp_path / "cache").glob("counting-*.partial-*"))
     assert whole(tmp_path / "cache") == []
     lines = []
     dataset = of_counting(tmp_path, lines.append)
     assert everything(dataset.train)["image"][:, 0, 0, 0].tolist() == list(range(12))
     assert lines[0].startswith("making")
-    assert not list((tmp_path / "cache").glob("*.partial"))
+    assert not list((tmp_path / "cache").glob("*.partial-*"))
 
 
 @pytest.mark.parametrize("damage", ["cut", "missing", "meta"])

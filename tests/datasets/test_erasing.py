@@ -105,7 +105,8 @@ def test_a_run_directory_stands_for_its_cache_and_later_guises_for_the_sample(da
     (tmp_path / "data.json").write_text(json.dumps({"cache": str(dataset.cache)}))
     assert erase(tmp_path, [6 + 2 * 20]) == 1  # domain-incremental: the sample's third guise
     assert erased_ids(tmp_path).tolist() == [6]
-    (tmp_path / "data.json").write_text(json.dumps({"cache": None}))
+    (tmp_path / "data.json").unlink()
+    (tmp_path / "config.yaml").touch()  # a run that read no cache
     assert erase(tmp_path, [7]) == 0
     assert erased_ids(tmp_path).tolist() == []
 
@@ -115,6 +116,6 @@ def test_wrong_requests_change_nothing(dataset, tmp_path):
         erase(dataset.cache, [3, -1])
     with pytest.raises(ValueError, match="train or test, got 'all'"):
         erase(dataset.cache, [3], split="all")
-    with pytest.raises(ValueError, match="is no cache of a dataset"):
+    with pytest.raises(ValueError, match="is neither a cache of a dataset nor a run"):
         erase(tmp_path / "images", [3])
     assert erased_ids(dataset.cache).tolist() == []

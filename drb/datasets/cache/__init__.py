@@ -1,8 +1,8 @@
 """Decoded datasets on disk, memory-mapped by all ranks of a node: decoded once, held once.
 
 A cache is a folder NAME-KEY of .npy files and one JSON file; the key is a hash of all that it was made from. It is
-built under a lock in NAME-KEY.partial and renamed when it is whole and on the disk, so a killed decode leaves nothing
-that could be taken for a cache. `place.py` decides where and whether, `files.py` knows the format, `build.py` makes
+built under a lock in NAME-KEY.partial-NODE and renamed when it is whole and on the disk, so a killed decode leaves
+nothing that could be taken for a cache. `place.py` decides where and whether, `files.py` knows the format, `build.py` makes
 one, `erasing.py` removes samples from one.
 """
 

@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import shutil
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -86,11 +87,12 @@ def _sole_builder(folder: Path, say: Say) -> Iterator[bool]:
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _beside(folder, "lock").open("w") as lock:
-        has_waited, next_line = False, time.monotonic()
+        has_waited, progress, next_line = False, "", time.monotonic() + _SAY_EVERY_S
         while not _try_lock(lock.fileno()):
-            has_waited = True
-            if time.monotonic() >= next_line:
-                say(f"waiting for another process that makes {folder}{_progress_of(folder)}")
+            has_waited, is_first = True, not progress
+            progress = _progress_of(folder)
+            if (progress and is_first) or time.monotonic() >= next_line:
+                say(f"waiting for another process that makes {folder}{progress}")
                 next_line = time.monotonic() + _SAY_EVERY_S
             time.sleep(_POLL_S)
         yield has_waited
@@ -120,24 +122,25 @@ def _build_or_load(
         if objection is not None:
             say(f"the images are not cached: {objection}")
             return dataset
-        say(f"making {folder}: {in_words(size)}, {in_words(shutil.disk_usage(folder.parent).free)} free")
-        _build(folder, dataset, facts, say)
+        size_text = f"{in_words(size)}, {in_words(shutil.disk_usage(folder.parent).free)} free"
+        say(f"making {folder}: {size_text}")
+        _build(folder, dataset, facts, size_text, say)
     except ValueError as error:
         failure.write_text(str(error))
         raise
     finally:
-        shutil.rmtree(_beside(folder, "partial"), ignore_errors=True)
+        shutil.rmtree(_partial(folder), ignore_errors=True)
     cache = open_cache(folder)
     if cache is None:
         raise ValueError(f"the cache {folder} has vanished; start again")
     return cache
 
 
-def _build(folder: Path, dataset: Dataset, facts: Mapping[str, Any], say: Say) -> None:
-    partial = _beside(folder, "partial")
+def _build(folder: Path, dataset: Dataset, facts: Mapping[str, Any], size_text: str, say: Say) -> None:
+    partial = _partial(folder)
     shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
     partial.mkdir()
-    progress = _Progress(partial, len(dataset.train) + len(dataset.test), say)
+    progress = _Progress(partial, size_text, len(dataset.train) + len(dataset.test), say)
     for split, source in zip(SPLITS, (dataset.train, dataset.test), strict=True):
         erased = _marks(folder, split, len(source))
         _write_images(image_file(partial, split), source, dataset.image_shape, erased, progress)
@@ -157,10 +160,16 @@ def _build(folder: Path, dataset: Dataset, facts: Mapping[str, Any], say: Say) -
         json.dump(meta, file, indent=2)
         file.flush()
         _sync(file.fileno())
-    shutil.rmtree(folder, ignore_errors=True)  # one that is damaged
-    partial.rename(folder)
+    _publish(partial, folder)
     for path in (folder, folder.parent):
         _sync_folder(path)
+
+
+def _publish(partial: Path, folder: Path) -> None:
+    if _open_whole(folder, lambda line: None) is not None:
+        return  # another node was faster, on a file system whose locks are each node's own
+    shutil.rmtree(folder, ignore_errors=True)  # one that is damaged
+    partial.rename(folder)
 
 
 def _marks(folder: Path, split: str, num_rows: int) -> BoolArray:
@@ -198,8 +207,10 @@ def _write_images(
 class _Progress:
     """Told to the user, and through a file to those who wait."""
 
-    def __init__(self, partial: Path, total: int, say: Say) -> None:
+    def __init__(self, partial: Path, size_text: str, total: int, say: Say) -> None:
         self.file = partial / "progress"
+        self.file.write_text(size_text)
+        self._size_text = size_text
         self._total = total
         self._say = say
         self._done = 0
@@ -212,7 +223,7 @@ class _Progress:
         if now >= self._next_note:
             left_s = (now - self._start) / self._done * (self._total - self._done)
             text = f"{self._done} of {self._total} images, {left_s:.0f} s left"
-            self.file.write_text(text)
+            self.file.write_text(f"{self._size_text}; {text}")
             self._next_note = now + 1
             if now >= self._next_line:
                 self._say(text)
@@ -221,9 +232,14 @@ class _Progress:
 
 def _progress_of(folder: Path) -> str:
     try:
-        return f": {(_beside(folder, 'partial') / 'progress').read_text()}"
+        return f": {(_partial(folder) / 'progress').read_text()}"
     except OSError:
         return ""
+
+
+def _partial(folder: Path) -> Path:
+    """Each node's own: some shared file systems have locks that only one node sees."""
+    return _beside(folder, f"partial-{socket.gethostname()}")
 
 
 def _beside(folder: Path, suffix: str) -> Path:

@@ -22,7 +22,8 @@ import numpy.typing as npt
 from drb.datasets.cache.files import SPLITS, image_file, map_array, map_erased, read_meta
 from drb.types import Int64Array
 
-RUN_FILE = "data.json"  # in a run directory: {"cache": the cache's folder or null}
+RUN_FILE = "data.json"  # in a run directory if it read a cache: {"cache": the cache's folder}
+_OF_A_RUN = "config.yaml"  # in every run directory
 
 
 def erase(folder: Path, sample_ids: Sequence[int] | Int64Array, split: str = "train") -> int:
@@ -35,7 +36,7 @@ def erase(folder: Path, sample_ids: Sequence[int] | Int64Array, split: str = "tr
     Returns:
         How many had not been erased before.
     Raises:
-        ValueError: no cache there, a damaged one, or an id below 0.
+        ValueError: neither a cache nor a run, a damaged cache, or an id below 0.
     """
     if split not in SPLITS:
         raise ValueError(f"split must be train or test, got {split!r}")
@@ -66,18 +67,18 @@ def erased_ids(folder: Path, split: str = "train") -> Int64Array:
 
 
 def _cache_of(folder: Path) -> Path | None:
-    """The cache itself, or the run's; None if the run has none.
+    """The cache itself, or the run's; None if the run had none, or it has been deleted.
 
     Raises:
-        ValueError: neither a cache nor a run that says what it read; or the cache is not there.
+        ValueError: neither a cache nor a run, or a damaged cache.
     """
     if (folder / RUN_FILE).exists():
-        cache = json.loads((folder / RUN_FILE).read_text())["cache"]
-        if cache is None:
-            return None
-        folder = Path(cache)
+        cache = Path(json.loads((folder / RUN_FILE).read_text())["cache"])
+        return None if read_meta(cache) is None else cache
+    if (folder / _OF_A_RUN).exists():
+        return None
     if read_meta(folder) is None:
-        raise ValueError(f"{folder} is no cache of a dataset, nor a run directory with {RUN_FILE}")
+        raise ValueError(f"{folder} is neither a cache of a dataset nor a run directory")
     return folder
 
 

@@ -4,7 +4,7 @@ NAME-KEY/          SPLIT-image.npy uint8 [n, C, H, W], SPLIT-label.npy int64 [n]
                    cache.json: the facts of its key, the dataset's properties, the size of every file
 NAME-KEY.erased/   SPLIT.npy bool [n]: which rows were erased. Outside of the cache, because it outlives it: one that
                    is built again from the same files leaves these rows blank
-NAME-KEY.lock, NAME-KEY.failed, NAME-KEY.partial/   of the process that builds it (`build.py`)
+NAME-KEY.lock, NAME-KEY.failed, NAME-KEY.partial-NODE/   of the process that builds it (`build.py`)
 """
 
 from __future__ import annotations
