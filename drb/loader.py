@@ -83,7 +83,7 @@ class TaskLoader:
         shard, size = self._shard, 1
         if isinstance(shard, TensorSource) or is_mapped(shard):
             row_bytes = sum(column.nbytes for column in shard.gather(order[:1]).values())
-            size = max(1, _BLOCK_BYTES // (row_bytes * self._batch_size))
+            size = max(1, _BLOCK_BYTES // max(1, row_bytes * self._batch_size))
         blocks = [bounds[first : first + size + 1] for first in range(0, len(bounds) - 1, size)]
         parts = (order[block[0] : block[-1]] for block in blocks)
         # 3 µs per minibatch of small images in memory instead of 7; a thread would not pay

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from drb.datasets.builtin import cifar10, cifar100, digits, fashion_mnist, synthetic
 from drb.datasets.cache import CacheSettings
 from drb.datasets.caching import load_cached
-from drb.datasets.folder import FolderSource
+from drb.datasets.folder import FolderSource, image_folder
 from drb.datasets.mapped import MappedSource
-from drb.datasets.names import DATASETS
 from drb.datasets.source import Dataset, Source, TensorSource
 from drb.datasets.view import Concat, View, erased_rows, is_mapped
 from drb.registry import choose
@@ -29,6 +29,16 @@ __all__ = [
     "is_mapped",
     "load_dataset",
 ]
+
+
+DATASETS: dict[str, Callable[..., Dataset]] = {
+    "digits": digits,
+    "fashion_mnist": fashion_mnist,
+    "cifar10": cifar10,
+    "cifar100": cifar100,
+    "image_folder": image_folder,
+    "synthetic": synthetic,
+}
 
 
 def load_dataset(

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from images import write_image_folder
 from ranks import collect_ranks, run_ranks
 
 from drb.datasets import CacheSettings, Dataset, FolderSource, MappedSource, TensorSource, load_dataset
-from drb.datasets.cache import cached
+from drb.datasets.cache import build, cached
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -124,7 +125,8 @@ def of_counting(folder, say, **options):
 
 def make_on_rank(rank, world_size, folder):
     lines = []
-    dataset = of_counting(folder, lines.append, delay=0.1)
+    dist.barrier()
+    dataset = of_counting(folder, lines.append, delay=0.2)
     return lines, everything(dataset.train)["image"][:, 0, 0, 0].tolist(), os.getpid()
 
 
@@ -135,11 +137,22 @@ def test_one_process_makes_it_and_the_others_wait(tmp_path):
     assert len(gathered_by) == 4  # 12 and 4 images in blocks of 5
     lines = [line for result in results for line in result[0]]
     assert sum(line.startswith("making") for line in lines) == 1
-    assert all(line.startswith(("making", "waiting for another process that makes")) for line in lines)
+    waiting = [line for line in lines if line.startswith("waiting for another process that makes")]
+    assert len(waiting) == 2
+    assert all(" MiB, " in line and " free" in line for line in waiting)
     assert all(result[1] == list(range(12)) for result in results)
 
 
+def test_progress_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "_SAY_EVERY_S", 0.0)
+    lines = []
+    of_counting(tmp_path, lines.append)
+    assert lines[1].startswith("5 of 16 images, ")
+    assert lines[1].endswith(" s left")
+
+
 def fail_on_rank(rank, world_size, folder):
+    dist.barrier()
     of_counting(folder, print, delay=1.0, broken=True)
 
 
@@ -148,6 +161,7 @@ def test_a_file_that_cannot_be_read_is_named_to_all_and_tried_once(tmp_path):
     assert not results
     assert len(failures) == 2
     assert all("ValueError: the image file some/where.png cannot be decoded" in text for text in failures.values())
+    assert len((tmp_path / "gathers").read_text().split()) == 1
     assert whole(tmp_path / "cache") == []
 
 

@@ -2,8 +2,8 @@
 
 A cache is a folder NAME-KEY of .npy files and one JSON file; the key is a hash of all that it was made from. It is
 built under a lock in NAME-KEY.partial-NODE and renamed when it is whole and on the disk, so a killed decode leaves
-nothing that could be taken for a cache. `place.py` decides where and whether, `files.py` knows the format, `build.py` makes
-one, `erasing.py` removes samples from one.
+nothing that could be taken for a cache. `place.py` decides where and whether, `files.py` knows the format, `build.py`
+makes one, `erasing.py` removes samples from one.
 """
 
 from __future__ import annotations
