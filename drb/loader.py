@@ -80,14 +80,15 @@ class TaskLoader:
 
     def _minibatches(self, order: Int64Array, bounds: Sequence[int]) -> Iterator[Minibatch]:
         """order[bounds[i] : bounds[i + 1]] for each i, gathered in blocks of minibatches that are then split."""
-        shard, size = self._shard, 1
+        shard, size, at_once = self._shard, 1, False
         if isinstance(shard, TensorSource) or is_mapped(shard):
             row_bytes = sum(column.nbytes for column in shard.gather(order[:1]).values())
             size = max(1, _BLOCK_BYTES // max(1, row_bytes * self._batch_size))
+            # 3 µs per minibatch of small images in memory; handing it over by a thread would cost more than that
+            at_once = isinstance(shard, TensorSource) or row_bytes * self._batch_size < _BLOCK_BYTES
         blocks = [bounds[first : first + size + 1] for first in range(0, len(bounds) - 1, size)]
         parts = (order[block[0] : block[-1]] for block in blocks)
-        # 3 µs per minibatch of small images in memory instead of 7; a thread would not pay
-        gathered = map(shard.gather, parts) if isinstance(shard, TensorSource) else gather_ahead(shard, parts)
+        gathered = map(shard.gather, parts) if at_once else gather_ahead(shard, parts)
         try:
             for minibatch, block in zip(gathered, blocks, strict=True):
                 sizes = np.diff(block).tolist()
