@@ -3,7 +3,7 @@
 Compared through the run's store, not by collectives on the settings themselves: that works when the ranks differ in
 what their collectives run on. One all_reduce of one integer tells everybody the outcome.
 
-Both functions need the default process group if there are several ranks, and every rank calls them in the same order.
+All functions need the default process group if there are several ranks, and every rank calls them in the same order.
 """
 
 from __future__ import annotations
@@ -38,13 +38,31 @@ def check_same_settings(settings: Mapping[str, Any], world: World) -> None:
         store.set(_KEY, json.dumps(own))
     main: dict[str, str] = json.loads(store.get(_KEY))
     different = [key for key in {**main, **own} if own.get(key) != main.get(key)]
-    culprit = torch.tensor(world.rank if different else world.world_size)
-    dist.all_reduce(culprit, op=dist.ReduceOp.MIN)
+    raise_on_all_ranks(_KEY, _sentence(world.rank, different, own, main) if different else None, world)
+
+
+def raise_on_all_ranks(name: str, error: str | None, world: World, group: dist.ProcessGroup | None = None) -> None:
+    """If some ranks have an error, raise that of the lowest on all of them. Collective.
+
+    Args:
+        name: of what is agreed on, used once per run.
+        error: this rank's, None if it has none.
+        group: of all ranks, on the CPU; the default group if None.
+    Raises:
+        ValueError: on every rank, with the same message.
+    """
+    if world.world_size == 1:
+        if error is not None:
+            raise ValueError(error)
+        return
+    culprit = torch.tensor(world.rank if error is not None else world.world_size)
+    dist.all_reduce(culprit, op=dist.ReduceOp.MIN, group=group)
     if culprit == world.world_size:
         return
+    store = _default_store()
     if culprit == world.rank:
-        store.set(f"{_KEY}/differences", _sentence(world.rank, different, own, main))
-    raise ValueError(store.get(f"{_KEY}/differences").decode())
+        store.set(f"{name}/error", error)
+    raise ValueError(store.get(f"{name}/error").decode())
 
 
 def value_of_main(name: str, value: str, world: World) -> str:

@@ -46,6 +46,12 @@ def check_capacity(capacity: int | str) -> None:
         raise ValueError(f"capacity must be at least 1 exemplar, got {capacity!r}")
 
 
+def bytes_in(text: str) -> int | None:
+    """Of an amount of memory such as '20GiB'; None if it is none."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?i?B)", text.strip())
+    return int(Fraction(match[1]) * _UNITS[match[2]]) if match and match[2] in _UNITS else None
+
+
 def _exemplars(capacity: int | str, scope: str, record_bytes: int, num_samples: int | None) -> tuple[int, bool]:
     if isinstance(capacity, int) and not isinstance(capacity, bool):
         return capacity, scope == "total"
@@ -59,8 +65,8 @@ def _exemplars(capacity: int | str, scope: str, record_bytes: int, num_samples: 
         if num_samples is None:
             raise ValueError(f"capacity={capacity!r} is a share of the data: give num_samples=, the stream's length")
         return int(share * num_samples), True
-    if (match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?i?B)", text)) and match[2] in _UNITS:
-        return int(Fraction(match[1]) * _UNITS[match[2]]) // record_bytes, scope == "total"
+    if (size := bytes_in(text)) is not None:
+        return size // record_bytes, scope == "total"
     raise ValueError(
         f"capacity must be exemplars (500), memory ('20GiB') or a share of the data ('30%'), got {capacity!r}"
     )

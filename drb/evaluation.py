@@ -20,8 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from drb.ahead import gather_ahead
 from drb.augment import Preprocess
-from drb.datasets import Source
+from drb.datasets import Source, erased_rows
+from drb.types import Int64Array, Minibatch
 from drb.world import World
 
 
@@ -70,16 +72,34 @@ def evaluate(
         raise ValueError("classes must name at least one class or be None for all, got an empty sequence")
     bare = network.module if isinstance(network, DistributedDataParallel) else network
     num_classes = 1 + int(np.max(source.labels))
-    own_rows = np.arange(world.rank, len(source), world.world_size)
+    own_rows = _present_rows(source)[world.rank :: world.world_size]
     sums = torch.zeros(5, dtype=torch.float64, device=device)
     with _eval_mode(bare), torch.inference_mode():
-        for start in range(0, len(own_rows), batch_size):
-            minibatch = source.gather(own_rows[start : start + batch_size])
+        for minibatch in _gathered(source, own_rows, batch_size):
             images = preprocess.evaluate(minibatch["image"].to(device, non_blocking=True))
             labels = minibatch["label"].to(device, non_blocking=True)
             sums += _batch_sums(bare(images).float(), labels, num_classes, classes)
     top1, top5, masked_top1, loss, count = _sum_over_ranks(sums, world).tolist()
     return Accuracy(top1 / count, top5 / count, masked_top1 / count, loss / count, int(count))
+
+
+def _present_rows(source: Source) -> Int64Array:
+    """All samples but those that were erased from the source's cache.
+
+    Raises:
+        ValueError: that leaves none.
+    """
+    erased = erased_rows(source)
+    if erased is None:
+        return np.arange(len(source))
+    if erased.all():
+        raise ValueError(f"there is nothing to evaluate: all {len(source)} samples of the test set have been erased")
+    return np.flatnonzero(~erased)
+
+
+def _gathered(source: Source, rows: Int64Array, batch_size: int) -> Iterator[Minibatch]:
+    parts = (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
+    return gather_ahead(source, parts)
 
 
 def _batch_sums(logits: Tensor, labels: Tensor, num_classes: int, classes: Sequence[int] | None) -> Tensor:

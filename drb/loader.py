@@ -10,20 +10,17 @@ Shapes: n samples in the task, W ranks, b rows asked for, B rows of a minibatch.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import pairwise
+from collections.abc import Generator, Iterator, Sequence
 
 import numpy as np
 
-from drb.datasets import Source, TensorSource
+from drb.ahead import gather_ahead
+from drb.datasets import Source, TensorSource, erased_rows, is_mapped
 from drb.dealing import Deal, Segment
 from drb.ownership import owned_indices
 from drb.types import Int64Array, Minibatch
 
 _BLOCK_BYTES = 1 << 20  # gathered at once from memory: fits the cache, and spreads the cost of the calls
-_AHEAD = 3  # minibatches that are decoded ahead of training
 
 
 class TaskLoader:
@@ -60,42 +57,46 @@ class TaskLoader:
     def epoch(self, epoch: int, start: int = 0, earlier: Sequence[Segment] = ()) -> Iterator[Minibatch]:
         """The minibatches of an epoch from number `start` on; a function of the arguments and the seed alone.
 
-        Minibatches are views of memory that is never written again. Data that is read from files is decoded
+        Minibatches are views of memory that is never written again. What lies in files is gathered (and decoded)
         ahead in the background; an error there is raised here, and closing the iterator ends the threads.
 
         Args:
             earlier: as `deal`; minibatches are then numbered from the last change on.
         Raises:
-            ValueError: start is not one of the minibatches; while iterating, a file that cannot be decoded.
+            ValueError: start is not one of the minibatches; while iterating, a file that cannot be read or decoded.
         """
         deal = self.deal(epoch, earlier)
         if not 0 <= start <= deal.num_batches:
             raise ValueError(f"start must be in [0, {deal.num_batches}], the minibatches of an epoch, got {start}")
         order, bounds = deal.order(self._rank), deal.bounds(self._rank)[start:]
-        if isinstance(self._shard, TensorSource):
-            return self._from_memory(self._shard, order, bounds)
-        return self._decoded_ahead(order, bounds)
+        return self._minibatches(self._without_erased(order), bounds.tolist())
 
-    def _from_memory(self, shard: TensorSource, order: Int64Array, bounds: Int64Array) -> Iterator[Minibatch]:
-        """Gather blocks of minibatches and split them: 3 µs per minibatch of small images instead of 7."""
-        row_bytes = sum(column[:1].nbytes for column in shard.columns.values())
-        steps_per_block = max(1, _BLOCK_BYTES // (row_bytes * self._batch_size))
-        for first in range(0, len(bounds) - 1, steps_per_block):
-            own = bounds[first : first + steps_per_block + 1]
-            sizes = np.diff(own).tolist()
-            block = shard.gather(order[own[0] : own[-1]])
-            for columns in zip(*(column.split_with_sizes(sizes) for column in block.values()), strict=True):
-                yield dict(zip(block, columns, strict=True))
+    def _without_erased(self, order: Int64Array) -> Int64Array:
+        """Where the cache has lost a sample for good, the rank's next one in this order: all numbers stay."""
+        erased = erased_rows(self._shard)
+        if erased is None or not erased[order].any():
+            return order
+        left = np.flatnonzero(~erased[order])
+        if not len(left):
+            raise ValueError(f"all {len(order)} samples of rank {self._rank} in this task have been erased")
+        return order[left[np.searchsorted(left, np.arange(len(order))) % len(left)]]
 
-    def _decoded_ahead(self, order: Int64Array, bounds: Int64Array) -> Iterator[Minibatch]:
-        pool = ThreadPoolExecutor(1, thread_name_prefix="drb-prefetch")
-        pending: deque[Future[Minibatch]] = deque()
+    def _minibatches(self, order: Int64Array, bounds: Sequence[int]) -> Iterator[Minibatch]:
+        """order[bounds[i] : bounds[i + 1]] for each i, gathered in blocks of minibatches that are then split."""
+        shard, size, at_once = self._shard, 1, False
+        if isinstance(shard, TensorSource) or is_mapped(shard):
+            row_bytes = sum(column.nbytes for column in shard.gather(order[:1]).values())
+            size = max(1, _BLOCK_BYTES // max(1, row_bytes * self._batch_size))
+            # 3 µs per minibatch of small images in memory; handing it over by a thread would cost more than that
+            at_once = isinstance(shard, TensorSource) or row_bytes * self._batch_size < _BLOCK_BYTES
+        blocks = [bounds[first : first + size + 1] for first in range(0, len(bounds) - 1, size)]
+        parts = (order[block[0] : block[-1]] for block in blocks)
+        gathered = map(shard.gather, parts) if at_once else gather_ahead(shard, parts)
         try:
-            for begin, end in pairwise(bounds):
-                pending.append(pool.submit(self._shard.gather, order[begin:end]))
-                if len(pending) > _AHEAD:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
+            for minibatch, block in zip(gathered, blocks, strict=True):
+                sizes = np.diff(block).tolist()
+                for columns in zip(*(column.split_with_sizes(sizes) for column in minibatch.values()), strict=True):
+                    yield dict(zip(minibatch, columns, strict=True))
         finally:
-            pool.shutdown(cancel_futures=True)
+            if isinstance(gathered, Generator):
+                gathered.close()

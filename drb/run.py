@@ -21,13 +21,17 @@ import torch
 
 from drb.agreement import check_same_settings, value_of_main
 from drb.augment import Preprocess
+from drb.capacity import bytes_in
 from drb.checkpoint import Checkpointer, Saved, Saver, StopSignals
 from drb.config import TrainConfig, to_yaml
 from drb.config.checks import exemplars_per_rank
 from drb.config.resume import require_same_config
-from drb.datasets import Dataset, load_dataset
+from drb.config.schema import CachedDatasetConfig
+from drb.datasets import CacheSettings, Dataset, load_dataset
+from drb.datasets.cache import RUN_FILE
 from drb.erasure import CheckpointPurge
 from drb.failure import naming_failures
+from drb.loading import load_on_all_ranks
 from drb.models import Network, build_model
 from drb.rehearsal import Rehearsal
 from drb.scenarios import build_scenario
@@ -80,7 +84,9 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
             console.say(_headline(config, world, run_dir))
         tracker.log_params({**dataclasses.asdict(config), "world_size": world.world_size})
         stage.where = lambda: "data"
-        dataset = load_dataset(config.dataset.name, **_options(config.dataset))
+        dataset = load_on_all_ranks(partial(_load_dataset, config, console), world)
+        if world.is_main and dataset.cache is not None:
+            write_atomically(run_dir / RUN_FILE, {"cache": str(dataset.cache)})
         with ExitStack() as training:
             trainer, rehearsal = _build_trainer(
                 config, world, dataset, Monitor(console, tracker), checkpointer, training
@@ -157,6 +163,16 @@ def _take_up(saved: Saved, trainer: Trainer, console: Console | None) -> None:
     trainer.load_state_dict(saved.state)
     if console is not None:
         console.say(f"resumed from {saved.path}: task {trainer.position.task}, {trainer.steps} steps done")
+
+
+def _load_dataset(config: TrainConfig, console: Console | None) -> Dataset:
+    section, cache = config.dataset, None
+    if isinstance(section, CachedDatasetConfig):
+        folder = None if section.cache_dir is None else Path(section.cache_dir)
+        cache = CacheSettings(section.cache, folder, limit_bytes=bytes_in(section.cache_limit) or 0)
+    options = _options(section, "cache", "cache_dir", "cache_limit")
+    say = (lambda line: None) if console is None else console.say
+    return load_dataset(section.name, cache=cache, say=say, **options)
 
 
 def _build_trainer(

@@ -33,12 +33,12 @@ LAYERS = [
     },
     {"record", "storage", "snapshot", "admission", "proportions", "sampler", "exchange", "union", "distinct"}
     | {"metrics", "models", "datasets", "scenarios", "augment"},
-    {"buffer", "engine", "strategies", "loader", "dealing", "ownership", "extension", "intake", "round", "settings"}
-    | {"memory", "state_check"},
+    {"buffer", "engine", "strategies", "ahead", "loader", "dealing", "ownership", "extension", "intake", "round"}
+    | {"settings", "memory", "state_check"},
     {"assembly", "turns", "reshard", "saved", "erasure", "rehearsal", "statistics"}
     | {"evaluation", "checkpoint", "tracking", "report"},
     {"trainer"},
-    {"config", "summary", "tracked", "run", "train", "cli", "demo"},
+    {"config", "summary", "tracked", "loading", "run", "train", "cli", "demo"},
 ]
 LAYER = {unit: level for level, units in enumerate(LAYERS) for unit in units}
 STRANGERS = LAYERS[1]  # units that must not know one another …

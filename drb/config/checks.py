@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 
 from drb.admission import MaxAge
-from drb.capacity import check_capacity
+from drb.capacity import bytes_in, check_capacity
 from drb.checkpoint import check_signals
-from drb.config.schema import CHOICES, TrainConfig
+from drb.config.schema import CHOICES, CachedDatasetConfig, TrainConfig
 from drb.limits import check_settings
 from drb.strategies import STRATEGIES
 from drb.trainer import split_evenly
@@ -28,6 +28,8 @@ def check_config(config: TrainConfig, world_size: int) -> None:
     check_signals(config.checkpoint.signals)
     config.training.rows_per_rank(world_size)
     _check_device(config)
+    if isinstance(config.dataset, CachedDatasetConfig) and bytes_in(config.dataset.cache_limit) is None:
+        raise ValueError(f"dataset.cache_limit must be an amount such as 20GiB, got {config.dataset.cache_limit!r}")
     if config.model.init not in ("random", "torchvision") and not Path(config.model.init).exists():
         raise ValueError(f"model.init must be random, torchvision or an existing file, got {config.model.init!r}")
     if config.optimizer.nesterov and config.optimizer.momentum == 0:

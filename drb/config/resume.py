@@ -13,6 +13,9 @@ _MAY_CHANGE = (
     "timeout_s",
     "dataset.root",
     "dataset.workers",
+    "dataset.cache",
+    "dataset.cache_dir",
+    "dataset.cache_limit",
     "training.eval_batch_size",
     "training.log_every",
     "training.on_nonfinite",  # so that a run that stopped can go on

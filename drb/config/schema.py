@@ -31,14 +31,30 @@ class DigitsConfig(DatasetConfig):
 
 
 @dataclass
-class ImageFolderConfig(DatasetConfig):
+class CachedDatasetConfig(DatasetConfig):
+    """Decoded images are kept in a file that all ranks of a node map; see docs/loader.md.
+
+    cache:       auto (if they take at most cache_limit and half of the free space), always or never
+    cache_dir:   null takes drb-cache in root, or in the temporary folder if root cannot be written
+    cache_limit: bytes, such as 20GiB
+    """
+
+    cache: str = setting("auto", one_of=("auto", "always", "never"))
+    cache_dir: str | None = None
+    cache_limit: str = "20GiB"
+
+
+@dataclass
+class ImageFolderConfig(CachedDatasetConfig):
+    """workers: decoding processes of each rank, at most one per core that it may use."""
+
     image_size: int = setting(224, at_least=1)
     resize: int | None = setting(None, at_least=1)
     workers: int = setting(8, at_least=1)
 
 
 @dataclass
-class SyntheticConfig(DatasetConfig):
+class SyntheticConfig(CachedDatasetConfig):
     image_shape: list[int] = field(default_factory=lambda: [3, 32, 32], metadata=limits(at_least=1))
     num_classes: int = setting(10, at_least=1)
     num_train: int = setting(10_000, at_least=1)
@@ -194,9 +210,9 @@ class TrainConfig:
 CHOICES: dict[str, dict[str, type]] = {
     "dataset": {
         "digits": DigitsConfig,
-        "fashion_mnist": DatasetConfig,
-        "cifar10": DatasetConfig,
-        "cifar100": DatasetConfig,
+        "fashion_mnist": CachedDatasetConfig,
+        "cifar10": CachedDatasetConfig,
+        "cifar100": CachedDatasetConfig,
         "image_folder": ImageFolderConfig,
         "synthetic": SyntheticConfig,
     },

@@ -7,12 +7,29 @@ from pathlib import Path
 from typing import Any
 
 from drb.datasets.builtin import cifar10, cifar100, digits, fashion_mnist, synthetic
+from drb.datasets.cache import CacheSettings
+from drb.datasets.caching import load_cached
 from drb.datasets.folder import FolderSource, image_folder
+from drb.datasets.mapped import MappedSource
 from drb.datasets.source import Dataset, Source, TensorSource
-from drb.datasets.view import Concat, View
+from drb.datasets.view import Concat, View, erased_rows, is_mapped
 from drb.registry import choose
 
-__all__ = ["DATASETS", "Concat", "Dataset", "FolderSource", "Source", "TensorSource", "View", "load_dataset"]
+__all__ = [
+    "DATASETS",
+    "CacheSettings",
+    "Concat",
+    "Dataset",
+    "FolderSource",
+    "MappedSource",
+    "Source",
+    "TensorSource",
+    "View",
+    "erased_rows",
+    "is_mapped",
+    "load_dataset",
+]
+
 
 DATASETS: dict[str, Callable[..., Dataset]] = {
     "digits": digits,
@@ -24,13 +41,26 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
 }
 
 
-def load_dataset(name: str, root: str | Path = "data", **options: Any) -> Dataset:
+def load_dataset(
+    name: str,
+    root: str | Path = "data",
+    *,
+    cache: CacheSettings | None = None,
+    say: Callable[[str], None] = lambda line: None,
+    **options: Any,
+) -> Dataset:
     """The dataset called `name`.
 
     Args:
         root: where files are looked for and downloaded to; digits and synthetic need none.
+        cache: keep the decoded images in a file that all processes of a node map; None: each has its own.
+        say: told, in lines, what a cache's making takes.
         options: keyword arguments of the dataset's function (see `DATASETS`).
     Raises:
-        ValueError: an unknown name or option, or data that is not there.
+        ValueError: an unknown name or option, or data that is not there or cannot be read.
     """
-    return choose("dataset", DATASETS, name, options, given=("root",))(Path(root), **options)
+    load = choose("dataset", DATASETS, name, options, given=("root",))
+    root = Path(root)
+    if cache is None or cache.mode == "never":
+        return load(root, **options)
+    return load_cached(name, root, load, options, cache, say)

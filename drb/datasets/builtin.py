@@ -7,6 +7,7 @@ import fcntl
 import gzip
 import importlib.util
 import os
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,28 @@ def synthetic(
     return tensor_dataset(train, test, num_classes)
 
 
+def fashion_mnist_files(root: Path) -> tuple[Path, list[str]]:
+    """Where fashion_mnist's files are and which of them, or none before the download."""
+    if DEBIAN_FASHION_MNIST.is_dir():
+        return DEBIAN_FASHION_MNIST, _names_in(DEBIAN_FASHION_MNIST)
+    folder = root / "FashionMNIST" / "raw"
+    return folder, _names_in(folder)
+
+
+def cifar10_files(root: Path) -> tuple[Path, list[str]]:
+    folder = root / "cifar-10-batches-py"
+    return folder, _names_in(folder)
+
+
+def cifar100_files(root: Path) -> tuple[Path, list[str]]:
+    folder = root / "cifar-100-python"
+    return folder, _names_in(folder)
+
+
+def _names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+
+
 def _digits_file() -> Path:
     """Within scikit-learn, found without importing it: that takes 3 seconds, reading the file 10 ms."""
     package = importlib.util.find_spec("sklearn")
@@ -102,12 +125,21 @@ def _noisy(patterns: npt.NDArray[np.uint8], count: int, generator: np.random.Gen
 
 
 def _read_debian(split: str) -> tuple[Tensor, Tensor]:
-    """The IDX format: a header of 4 (labels) or 16 (images) bytes, then bytes."""
-    with gzip.open(DEBIAN_FASHION_MNIST / f"{split}-images-idx3-ubyte.gz") as file:
-        images = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, 1, 28, 28).copy()
-    with gzip.open(DEBIAN_FASHION_MNIST / f"{split}-labels-idx1-ubyte.gz") as file:
-        labels = np.frombuffer(file.read(), np.uint8, offset=8).astype(np.int64)
-    return torch.from_numpy(images), torch.from_numpy(labels)
+    """The IDX format: a header of 16 (images) or 8 (labels) bytes, then bytes."""
+    images = _unzipped(DEBIAN_FASHION_MNIST / f"{split}-images-idx3-ubyte.gz", 16, 28 * 28).reshape(-1, 1, 28, 28)
+    labels = _unzipped(DEBIAN_FASHION_MNIST / f"{split}-labels-idx1-ubyte.gz", 8, 1)
+    return torch.from_numpy(images.copy()), torch.from_numpy(labels.astype(np.int64))
+
+
+def _unzipped(path: Path, header: int, row: int) -> npt.NDArray[np.uint8]:
+    try:
+        with gzip.open(path) as file:
+            content = np.frombuffer(file.read(), np.uint8)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"the data file {path} cannot be read ({error}); install its package again") from error
+    if len(content) <= header or (len(content) - header) % row:
+        raise ValueError(f"the data file {path} is cut short; install its package again")
+    return content[header:]
 
 
 def _from_torchvision(name: str, root: Path, num_classes: int) -> Dataset:

@@ -1,37 +1,33 @@
 """ImageFolder: ROOT/train/<class>/*, ROOT/val or ROOT/test the same; decoded when gathered.
 
-For data larger than memory (ImageNet, Tiny-ImageNet). Images become RGB, their shorter side is resized to
-`resize` and the centre cropped to `image_size`: a rehearsal buffer needs one shape, and random
-augmentation follows on the device. Pillow releases the GIL while it decodes, so threads suffice.
+Images become RGB, their shorter side is resized to `resize` and the centre cropped to `image_size`: a rehearsal buffer
+needs one shape, and random augmentation follows on the device. What fits is decoded once (`cache/`); what does not is
+decoded by processes of its own (`decoders.py`), ahead of training.
 """
 
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from drb.datasets.decoders import DecoderPool, usable_cores
 from drb.datasets.source import Dataset
 from drb.types import Int64Array, Minibatch
-
-if TYPE_CHECKING:
-    from PIL.Image import Image as PillowImage
 
 # every user of pretrained weights normalises with these, the statistics of ImageNet
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-_BILINEAR = 2  # PIL.Image.Resampling.BILINEAR, without importing Pillow here
 _SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
 class FolderSource:
-    """Image files, decoded by `workers` threads on each gather; no thread outlives a gather."""
+    """Image files, decoded on each gather by the processes of a pool that a dataset's sources share."""
 
     in_memory = False
 
@@ -43,8 +39,7 @@ class FolderSource:
         sample_ids: Int64Array,
         *,
         image_size: int,
-        resize: int,
-        workers: int,
+        decoders: DecoderPool,
     ) -> None:
         """names: paths below `folder`, bytes [n]: a million of them take 40 MB, as Path objects ten times that."""
         self._folder = folder
@@ -52,8 +47,7 @@ class FolderSource:
         self._labels = labels
         self._sample_ids = sample_ids
         self._image_size = image_size
-        self._resize = resize
-        self._workers = workers
+        self._decoders = decoders
 
     @property
     def labels(self) -> Int64Array:
@@ -63,20 +57,22 @@ class FolderSource:
     def sample_ids(self) -> Int64Array:
         return self._sample_ids
 
+    @property
+    def names(self) -> Iterator[str]:
+        """The files' paths below the dataset's root."""
+        return (os.path.join(self._folder.name, os.fsdecode(name)) for name in self._names)
+
     def __len__(self) -> int:
         return len(self._names)
 
     def gather(self, indices: Int64Array) -> Minibatch:
-        """As `Source.gather`.
+        """As `Source.gather`. Thread-safe.
 
         Raises:
             ValueError: a file cannot be decoded; the message names it.
         """
         images = np.empty((len(indices), 3, self._image_size, self._image_size), np.uint8)
-        # threads are started per gather: 0.1 ms against milliseconds of decoding, and nothing to close
-        with ThreadPoolExecutor(self._workers, thread_name_prefix="drb-decode") as pool:
-            for _ in pool.map(self._decode, indices, images):
-                pass  # raises what a decoder raised
+        self._decoders.decode([os.path.join(self._folder, os.fsdecode(n)) for n in self._names[indices]], images)
         return {
             "image": torch.from_numpy(images),
             "label": torch.from_numpy(self._labels[indices]),
@@ -90,20 +86,8 @@ class FolderSource:
             self._labels[indices],
             self._sample_ids[indices],
             image_size=self._image_size,
-            resize=self._resize,
-            workers=self._workers,
+            decoders=self._decoders,
         )
-
-    def _decode(self, index: np.int64, out: npt.NDArray[np.uint8]) -> None:
-        from PIL import Image  # with [train] only: a library user of drb needs no Pillow
-
-        path = self._folder / os.fsdecode(self._names[index])
-        try:
-            with Image.open(path) as image:
-                image.draft("RGB", (self._resize, self._resize))  # JPEG: decode at a reduced scale that still suffices
-                out[:] = _centre(image.convert("RGB"), self._resize, self._image_size).transpose(2, 0, 1)
-        except Exception as error:  # decoders raise what they like; whatever it is, the file must be named
-            raise ValueError(f"the image file {path} cannot be decoded ({error}); replace or remove it") from error
 
 
 def image_folder(root: Path, *, image_size: int = 224, resize: int | None = None, workers: int = 4) -> Dataset:
@@ -112,7 +96,7 @@ def image_folder(root: Path, *, image_size: int = 224, resize: int | None = None
     Args:
         image_size: height and width of the images, in pixels.
         resize: length of the shorter side before the crop; image_size if None.
-        workers: decoding threads per rank.
+        workers: decoding processes per rank, at most one per core that the rank may use.
     Raises:
         ValueError: folders that are missing, empty or disagree, or sizes that do not fit.
     """
@@ -126,10 +110,10 @@ def image_folder(root: Path, *, image_size: int = 224, resize: int | None = None
     if _class_names(test) != classes:
         differing = sorted(set(classes) ^ set(_class_names(test)))
         raise ValueError(f"{train} and {test} must have the same class folders; only one has {differing[:5]}")
-    options = {"image_size": image_size, "resize": resize, "workers": workers}
+    decoders = DecoderPool(min(workers, usable_cores()), resize=resize, image_size=image_size)
     return Dataset(
-        train=_scan(train, classes, **options),
-        test=_scan(test, classes, **options),
+        train=_scan(train, classes, image_size, decoders),
+        test=_scan(test, classes, image_size, decoders),
         image_shape=(3, image_size, image_size),
         num_classes=len(classes),
         mean=IMAGENET_MEAN,
@@ -137,16 +121,14 @@ def image_folder(root: Path, *, image_size: int = 224, resize: int | None = None
     )
 
 
-def _scan(folder: Path, classes: list[str], *, image_size: int, resize: int, workers: int) -> FolderSource:
+def _scan(folder: Path, classes: list[str], image_size: int, decoders: DecoderPool) -> FolderSource:
     files = [_image_names(folder, name) for name in classes]
     for name, found in zip(classes, files, strict=True):
         if not found:
             raise ValueError(f"the class folder {folder / name} has no image file ({', '.join(_SUFFIXES)})")
     labels = np.repeat(np.arange(len(classes)), [len(found) for found in files])
     names = np.array([name for found in files for name in found])
-    return FolderSource(
-        folder, names, labels, np.arange(len(names)), image_size=image_size, resize=resize, workers=workers
-    )
+    return FolderSource(folder, names, labels, np.arange(len(names)), image_size=image_size, decoders=decoders)
 
 
 def _image_names(folder: Path, class_name: str) -> list[bytes]:
@@ -170,13 +152,3 @@ def _class_names(folder: Path) -> list[str]:
     if not names:
         raise ValueError(f"{folder} has no class folders; put the images of each class into a folder of its own")
     return names
-
-
-def _centre(image: PillowImage, resize: int, size: int) -> npt.NDArray[np.uint8]:
-    """Shorter side to `resize`, centre crop: uint8 [size, size, 3]."""
-    width, height = image.size
-    scale = resize / min(width, height)
-    width, height = max(resize, round(width * scale)), max(resize, round(height * scale))
-    image = image.resize((width, height), resample=_BILINEAR)
-    left, top = (width - size) // 2, (height - size) // 2
-    return np.asarray(image.crop((left, top, left + size, top + size)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -34,7 +35,7 @@ class Source(Protocol):
 
     @property
     def in_memory(self) -> bool:
-        """True if a gather only copies memory; False if it reads files."""
+        """True if the samples are in this process's own memory; False if they are in files, mapped or to be decoded."""
         ...
 
     def __len__(self) -> int: ...
@@ -92,7 +93,8 @@ class TensorSource:
 class Dataset:
     """A training set, a test set and what a model must know about them.
 
-    mean and std are per channel, of x / 255 over the training images.
+    mean and std are per channel, of x / 255 over the training images. cache is the folder that the images are mapped
+    from, None if they are not.
     """
 
     train: Source
@@ -101,6 +103,7 @@ class Dataset:
     num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    cache: Path | None = None
 
 
 def tensor_dataset(

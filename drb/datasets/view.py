@@ -1,7 +1,8 @@
 """Sources made of other sources, without copying: a selection (`View`) and a union (`Concat`).
 
 Scenarios are built of views, so a stream costs an index per task, not a copy of the data. `subset` of an
-in-memory view copies exactly the chosen samples, transformed once: that is how a rank holds only its own.
+in-memory view copies exactly the chosen samples, transformed once: that is how a rank holds only its own. One of mapped
+or undecoded files copies nothing, and transforms on every gather.
 
 Shapes: n samples, B rows of a minibatch.
 """
@@ -15,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from drb.datasets.mapped import MappedSource
 from drb.datasets.source import Source, TensorSource
-from drb.types import Int64Array, Minibatch
+from drb.types import BoolArray, Int64Array, Minibatch
 
 Transform: TypeAlias = Callable[[Tensor], Tensor]
 """Raw images to raw images, uint8 [B, C, H, W] -> uint8 [B, C, H, W], a whole batch at a time."""
@@ -44,8 +46,8 @@ class View:
             id_offset: added to every sample id.
             task: if given, minibatches carry `task`, int64 [B], filled with it.
         """
-        self._source = source
-        self._indices = indices
+        self.source = source
+        self.indices = indices
         self._transform = transform
         self._label_map = label_map
         self._id_offset = id_offset
@@ -53,22 +55,22 @@ class View:
 
     @property
     def labels(self) -> Int64Array:
-        labels = self._source.labels[self._indices]
+        labels = self.source.labels[self.indices]
         return labels if self._label_map is None else self._label_map[labels]
 
     @property
     def sample_ids(self) -> Int64Array:
-        return self._source.sample_ids[self._indices] + self._id_offset
+        return self.source.sample_ids[self.indices] + self._id_offset
 
     @property
     def in_memory(self) -> bool:
-        return self._source.in_memory
+        return self.source.in_memory
 
     def __len__(self) -> int:
-        return len(self._indices)
+        return len(self.indices)
 
     def gather(self, indices: Int64Array) -> Minibatch:
-        minibatch = self._source.gather(self._indices[indices])
+        minibatch = self.source.gather(self.indices[indices])
         if self._transform is not None:
             minibatch["image"] = self._transform(minibatch["image"])
         if self._label_map is not None:
@@ -84,8 +86,8 @@ class View:
             blocks = [self.gather(indices[at : at + _BLOCK_ROWS]) for at in range(0, len(indices), _BLOCK_ROWS)]
             return TensorSource(_concatenate(blocks))
         return View(
-            self._source,
-            self._indices[indices],
+            self.source,
+            self.indices[indices],
             transform=self._transform,
             label_map=self._label_map,
             id_offset=self._id_offset,
@@ -99,20 +101,20 @@ class Concat:
     def __init__(self, sources: Sequence[Source]) -> None:
         if not sources:
             raise ValueError("Concat needs at least one source, got none")
-        self._sources = list(sources)
+        self.sources = list(sources)
         self._ends = np.cumsum([len(source) for source in sources])
 
     @property
     def labels(self) -> Int64Array:
-        return np.concatenate([source.labels for source in self._sources])
+        return np.concatenate([source.labels for source in self.sources])
 
     @property
     def sample_ids(self) -> Int64Array:
-        return np.concatenate([source.sample_ids for source in self._sources])
+        return np.concatenate([source.sample_ids for source in self.sources])
 
     @property
     def in_memory(self) -> bool:
-        return all(source.in_memory for source in self._sources)
+        return all(source.in_memory for source in self.sources)
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -121,7 +123,7 @@ class Concat:
         part_of = np.searchsorted(self._ends, indices, side="right")
         order = np.argsort(part_of, kind="stable")
         parts = [
-            self._sources[part].gather(indices[part_of == part] - (self._ends[part] - len(self._sources[part])))
+            self.sources[part].gather(indices[part_of == part] - (self._ends[part] - len(self.sources[part])))
             for part in np.unique(part_of)
         ]
         back = torch.from_numpy(np.argsort(order))  # from the order of the parts to the order asked for
@@ -129,6 +131,32 @@ class Concat:
 
     def subset(self, indices: Int64Array) -> Source:
         return View(self, np.arange(len(self))).subset(indices)
+
+
+def is_mapped(source: Source) -> bool:
+    """Whether a gather copies from mapped files, so that it is quick but for the disk."""
+    if isinstance(source, View):
+        return is_mapped(source.source)
+    if isinstance(source, Concat):
+        return all(is_mapped(part) for part in source.sources)
+    return isinstance(source, MappedSource)
+
+
+def erased_rows(source: Source) -> BoolArray | None:
+    """Bool [n], the samples that were erased and cannot be gathered; None if there are none."""
+    if isinstance(source, MappedSource):
+        erased = source.erased
+        return erased if erased.any() else None
+    if isinstance(source, View):
+        below = erased_rows(source.source)
+        return None if below is None else below[source.indices]
+    if isinstance(source, Concat):
+        parts = [erased_rows(part) for part in source.sources]
+        if all(part is None for part in parts):
+            return None
+        blank = [np.zeros(len(part), np.bool_) for part in source.sources]
+        return np.concatenate([none if part is None else part for part, none in zip(parts, blank, strict=True)])
+    return None
 
 
 def _concatenate(minibatches: Sequence[Minibatch]) -> Minibatch:

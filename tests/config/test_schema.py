@@ -23,7 +23,8 @@ PASSED = {
     "scenario": {"dataset", "seed", "validation"},
     "model": {"image_shape", "num_classes", "seed"},
 }
-COMMON = {"dataset": {"name", "root"}, "scenario": {"name", "validation"}, "model": {"name", "init", "head"}}
+CACHE = {"cache", "cache_dir", "cache_limit"}
+COMMON = {"dataset": {"name", "root", *CACHE}, "scenario": {"name", "validation"}, "model": {"name", "init", "head"}}
 REGISTRIES = {"dataset": DATASETS, "scenario": SCENARIOS, "model": MODELS}
 
 

@@ -58,6 +58,20 @@ def test_fashion_mnist_is_read_from_debians_files(tmp_path, monkeypatch):
     assert not (tmp_path / "unused").exists()
 
 
+def test_a_data_file_that_is_cut_short_or_missing_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(builtin, "DEBIAN_FASHION_MNIST", tmp_path)
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    with pytest.raises(ValueError, match=f"the data file {path} cannot be read .*No such file"):
+        load_dataset("fashion_mnist")
+    content = gzip.compress(np.random.default_rng(0).bytes(16 + 784))
+    path.write_bytes(content[:-100])
+    with pytest.raises(ValueError, match=f"the data file {path} cannot be read"):
+        load_dataset("fashion_mnist")
+    path.write_bytes(gzip.compress(bytes(16 + 700)))
+    with pytest.raises(ValueError, match=f"the data file {path} is cut short"):
+        load_dataset("fashion_mnist")
+
+
 @pytest.mark.skipif(not builtin.DEBIAN_FASHION_MNIST.is_dir(), reason="the package dataset-fashion-mnist is not here")
 def test_fashion_mnist_is_whole():
     dataset = load_dataset("fashion_mnist")

@@ -1,10 +1,13 @@
 """Sources keep to their contract however they are stacked."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from drb.datasets import Concat, FolderSource, TensorSource, View
+from drb.datasets import Concat, FolderSource, MappedSource, TensorSource, View
+from drb.datasets.decoders import DecoderPool
 
 
 def tensors(count=12, first_id=0):
@@ -24,7 +27,13 @@ def folder(tmp_path):
     for index in range(7):
         Image.new("RGB", (5, 5), (index, 0, 0)).save(tmp_path / f"{index}.png")
     names = np.array([f"{index}.png".encode() for index in range(7)])
-    return FolderSource(tmp_path, names, np.arange(7) % 2, np.arange(7), image_size=4, resize=4, workers=2)
+    decoders = DecoderPool(2, resize=4, image_size=4)
+    return FolderSource(tmp_path, names, np.arange(7) % 2, np.arange(7), image_size=4, decoders=decoders)
+
+
+def mapped():
+    images = np.random.default_rng(0).integers(0, 256, (9, 2, 3, 3), np.uint8)
+    return MappedSource(images, np.arange(9) % 4, np.zeros(9, np.bool_), where=Path("cache"))
 
 
 def sources(tmp_path):
@@ -38,6 +47,9 @@ def sources(tmp_path):
     yield folder(tmp_path)
     yield View(folder(tmp_path), np.array([6, 2, 4]), id_offset=10, task=1)
     yield Concat([folder(tmp_path), View(folder(tmp_path), np.array([3, 1]), id_offset=7)])
+    yield mapped()
+    yield View(mapped(), np.array([8, 2, 4]), transform=lambda x: 255 - x, label_map=np.array([2, 3, 0, 1]), task=1)
+    yield Concat([mapped(), View(mapped(), np.array([3, 1]), id_offset=9)])
 
 
 def test_gather_agrees_with_labels_ids_and_subset(tmp_path):
