@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
-
-import torch.distributed as dist
 
 from drb.agreement import raise_on_all_ranks
 from drb.datasets import Dataset
+from drb.patience import WaitingRoom
 from drb.world import World
 
-_PATIENCE = timedelta(days=7)  # a dead peer is noticed at once
 
-
-def load_on_all_ranks(load: Callable[[], Dataset], world: World) -> Dataset:
+def load_on_all_ranks(load: Callable[[], Dataset], world: World, timeout_s: float) -> Dataset:
     """What `load` gives, once every rank has it. Collective.
 
+    Args:
+        timeout_s: how long a rank may give no sign of life.
     Raises:
-        ValueError: some rank's; on all ranks.
+        ValueError: some rank's; on all ranks. PeerError: a rank died or stalled.
     """
     if world.world_size == 1:
         return load()
-    room = dist.new_group(backend="gloo", timeout=_PATIENCE)  # before the ranks part
-    assert isinstance(room, dist.ProcessGroup)
+    room = WaitingRoom(world.world_size, timeout_s)  # before the ranks part
     dataset, error = None, None
     try:
         dataset = load()
     except ValueError as failure:
         error = str(failure)
-    raise_on_all_ranks("drb/data", error, world, room)
-    dist.destroy_process_group(room)
+    room.meet("data")
+    raise_on_all_ranks("drb/data", error, world, room.group)
     assert dataset is not None
     return dataset

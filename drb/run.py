@@ -84,7 +84,7 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
             console.say(_headline(config, world, run_dir))
         tracker.log_params({**dataclasses.asdict(config), "world_size": world.world_size})
         stage.where = lambda: "data"
-        dataset = load_on_all_ranks(partial(_load_dataset, config, console), world)
+        dataset = load_on_all_ranks(partial(_load_dataset, config, console), world, config.timeout_s)
         if world.is_main and dataset.cache is not None:
             write_atomically(run_dir / RUN_FILE, {"cache": str(dataset.cache)})
         with ExitStack() as training:

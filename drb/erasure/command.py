@@ -12,8 +12,8 @@ from drb.checkpoint import read_key
 from drb.erasure.runs import forget_in_run
 
 _EPILOG = """\
-The samples are removed from the buffers in every checkpoint and are not stored again when the run goes on. What is
-promised, and what is not: docs/retention.md.
+The samples are removed from the buffers in every checkpoint and from the cache of the data set, if the run read one,
+and are not stored again when the run goes on. What is promised, and what is not: docs/retention.md.
 """
 
 
@@ -48,8 +48,10 @@ def main(arguments: Sequence[str]) -> int:
         for path in purged.checkpoints:
             print(f"rewritten: {path}")
         print(f"{num_ids} sample ids are denied from now on; {purged.removed} stored exemplars were removed")
-    else:
+    elif not purged.erased:
         print(f"nothing to do: the checkpoints deny these {num_ids} sample ids already")
+    if purged.erased:
+        print(f"{purged.erased} samples were erased from the cache of the data set")
     return 0
 
 

@@ -7,7 +7,7 @@ Killed at any moment, every checkpoint is there as it was or as it is to be; doi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from drb.checkpoint import (
     read_rank_states,
     rewrite_checkpoint,
 )
+from drb.datasets.cache import RUN_FILE, erase
 from drb.erasure.selection import SampleIds, Where, as_ids
 from drb.erasure.states import deny_in_state, forget_in_state, ids_in_state
 from drb.types import Int64Array
@@ -30,17 +31,21 @@ from drb.types import Int64Array
 @dataclass(frozen=True)
 class Purged:
     """sample_ids: all that were named or matched, ascending; checkpoints: those that were rewritten; removed: stored
-    exemplars, of all ranks and checkpoints together."""
+    exemplars, of all ranks and checkpoints together; erased: samples of the data set's cache, if the run read one."""
 
     sample_ids: Int64Array
     checkpoints: Sequence[Path]
     removed: int
+    erased: int = 0
 
 
 def forget_in_run(
     run_dir: Path, sample_ids: SampleIds | None = None, *, where: Where | None = None, key: Key | None = None
 ) -> Purged:
-    """Remove samples from every checkpoint of a run that is not running, and deny them when it goes on.
+    """Remove samples from all that a run that is not running keeps, and deny them when it goes on.
+
+    That is every checkpoint, and the cache of the data set that it read, if it read one: other runs that read the same
+    cache go without these samples, too.
 
     Args:
         where: see `drb.erasure.Where`; what matches in any checkpoint is removed from all.
@@ -54,7 +59,9 @@ def forget_in_run(
     try:
         folder = CheckpointFolder(run_dir / "checkpoints", keep_last=1)
         folder.clean()
-        return forget_in_checkpoints(folder.checkpoints(), as_ids(sample_ids), where, key)
+        purged = forget_in_checkpoints(folder.checkpoints(), as_ids(sample_ids), where, key)
+        has_cache = (run_dir / RUN_FILE).exists()
+        return replace(purged, erased=erase(run_dir, purged.sample_ids) if has_cache else 0)
     finally:
         lock.release()
 

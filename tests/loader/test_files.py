@@ -108,10 +108,10 @@ def load_with_error_on_rank_1(rank, world_size):
         return "dataset"
 
     try:
-        load_on_all_ranks(load, World(rank=rank, world_size=world_size))
+        load_on_all_ranks(load, World(rank=rank, world_size=world_size), 30.0)
     except ValueError as error:
         return str(error)
-    return load_on_all_ranks(lambda: "never", World(rank=rank, world_size=world_size))
+    return load_on_all_ranks(lambda: "never", World(rank=rank, world_size=world_size), 30.0)
 
 
 def test_data_that_one_rank_cannot_read_is_named_by_all():
