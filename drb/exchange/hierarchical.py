@@ -46,7 +46,13 @@ class HierarchicalExchange:
         neighbours = places.neighbours
         self._node_peers = peers.subset(neighbours)
         self._rail_peers = peers.subset(places.rail) if places.has_rails else peers
-        self._node = SharedExchange(self._node_peers, rows_per_rank[neighbours], capacities[neighbours], words)
+        self._node = SharedExchange(
+            self._node_peers,
+            rows_per_rank[neighbours],
+            capacities[neighbours],
+            words,
+            announced_words=8 * (len(nodes) // len(neighbours)),
+        )
         self.rows = self._node.rows
         self._requests = RowRequests(self._rail_peers, max_exemplars, words)
         self._by_partner: Int64Array = np.empty((0 if places.are_in_order else max_exemplars, words), np.int64)
@@ -59,7 +65,7 @@ class HierarchicalExchange:
         places, message = self._places, np.append(message, self._node.version)
         if places.has_rails:
             along_rail = self._rail_peers.announce(message)
-            of_neighbours = self._node_peers.announce(along_rail.reshape(-1))
+            of_neighbours = self._node.board.announce(along_rail.reshape(-1))
             messages = np.empty((self._peers.world_size, len(message)), np.int64)
             messages[np.array(places.rails)] = of_neighbours.reshape(len(places.rails), -1, len(message))
         else:

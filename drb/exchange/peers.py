@@ -46,7 +46,7 @@ class Peers:
         self.group = group
         self.rank = dist.get_rank(group)
         self.world_size = dist.get_world_size(group)
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._parent = parent
         self._ranks = dist.get_process_group_ranks(group)
         self.board: FailureBoard = parent.board if parent else FailureBoard(self._ranks)
@@ -68,12 +68,12 @@ class Peers:
         """A group of these ranks of this one, ascending. Collective over them. A failure is this group's."""
         group = dist.new_group(
             [self._ranks[rank] for rank in ranks],
-            timeout=timedelta(seconds=self._timeout_s),
+            timeout=timedelta(seconds=self.timeout_s),
             backend="gloo",
             use_local_synchronization=True,
         )
         assert isinstance(group, dist.ProcessGroup)
-        return Peers(group, self._timeout_s, parent=self)
+        return Peers(group, self.timeout_s, parent=self)
 
     def announce(self, message: Int64Array) -> Int64Array:
         """Every rank's message, int64 [W, H]; returns only after every rank has called it."""
@@ -120,6 +120,9 @@ class Peers:
 
     def barrier(self, operation: str) -> None:
         self.run(operation, lambda: dist.barrier(group=self.group))
+
+    def require_signs_of_life(self) -> None:
+        """For waits outside of collectives. Raises RuntimeError if a peer is known to have failed or gives none."""
 
     def close(self) -> None:
         """End the group and its threads; only after all its operations ended well, or it would wait for a dead peer.

@@ -1,12 +1,12 @@
 """Rows by shared memory: ranks of one node gather straight from each other's buffers.
 
 The node's segment holds all ranks' rows one after the other, so that a gather over all owners is one flat `np.take`
-at memcpy speed, and two position tables per rank, written in turn. The only collective of a round is the sizes
-exchange. It is the barrier: a rank writes the table of round t before it and reads its peers' after it, and no
-peer is more than one round away, so neither the table nor a row that is read can change; a test takes the barrier
-away and sees wrong rows.
+at memcpy speed, two position tables per rank, written in turn, and the board on which ranks announce their sizes, which
+is all that a round waits for. It is the barrier: a rank writes the table of round t before it and reads its peers'
+after it, and no peer is more than one round away, so neither the table nor a row that is read can change; a test takes
+the barrier away and sees wrong rows.
 
-Segment, in 64-bit words: rows of rank 0, rank 1, …; then table A of rank 0, rank 1, …; then table B.
+Segment, in 64-bit words: rows of rank 0, rank 1, …; then table A of rank 0, rank 1, …; then table B; then the board.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 
 import numpy as np
 
+from drb.exchange.board import NodeBoard, board_words
 from drb.exchange.peers import Peers
 from drb.storage import SharedSegment
 from drb.storage.heap import require_memory
@@ -23,26 +24,33 @@ from drb.types import Int64Array
 
 
 class SharedExchange:
-    """rows_per_rank, capacities: int64 [W], known to all ranks. All ranks of the group must share one node."""
+    """rows_per_rank, capacities: int64 [W], known to all ranks. All ranks of the group must share one node.
+
+    announced_words: the most integers of an announcement.
+    """
 
     name = "shared"
     staging_bytes = 0
 
-    def __init__(self, peers: Peers, rows_per_rank: Int64Array, capacities: Int64Array, words: int) -> None:
+    def __init__(
+        self, peers: Peers, rows_per_rank: Int64Array, capacities: Int64Array, words: int, announced_words: int = 8
+    ) -> None:
         self._peers = peers
         rank = peers.rank
         first_row = np.concatenate(([0], np.cumsum(rows_per_rank)))
         first_entry = np.concatenate(([0], np.cumsum(capacities)))
         num_rows, num_entries = int(first_row[-1]), int(first_entry[-1])
-        total_words = max(num_rows * words + 2 * num_entries, 1)  # an empty file cannot be mapped
-        self._segment = _open_segment(peers, total_words * 8)
+        data_words, on_board = num_rows * words + 2 * num_entries, board_words(peers.world_size, announced_words)
+        self._segment = _open_segment(peers, max(data_words + on_board, 1) * 8)  # an empty file cannot be mapped
         ranges = [(int(first_row[rank]) * words, int(rows_per_rank[rank]) * words)]
         ranges += [(num_rows * words + v * num_entries + int(first_entry[rank]), int(capacities[rank])) for v in (0, 1)]
+        ranges += [(data_words, on_board)]
         _reserve(peers, self._segment, ranges)
 
         memory = self._segment.words
         self._all_rows = memory[: num_rows * words].reshape(num_rows, words)
-        self._tables = memory[num_rows * words :]  # both versions, flat
+        self._tables = memory[num_rows * words : data_words]  # both versions, flat
+        self.board = NodeBoard(peers, memory[data_words : data_words + on_board], announced_words)
         self._num_entries = num_entries
         self._first_row = first_row
         self._first_entry = first_entry[:-1]
@@ -58,7 +66,7 @@ class SharedExchange:
             np.add(table, self._first_row[self._peers.rank], out=self._tables[start : start + len(table)])
 
     def announce(self, message: Int64Array) -> Int64Array:
-        messages = self._peers.announce(np.append(message, self.version))
+        messages = self.board.announce(np.append(message, self.version))
         self.see_versions(messages[:, -1])
         return messages[:, :-1]
 

@@ -87,14 +87,14 @@ class NoBarrier(SlowReader):
     board_path = ""
 
     def announce(self, message):
-        if not hasattr(self, "_board"):
+        if not hasattr(self, "_unsafe_board"):
             width = len(message) + 1
             with open(self.board_path, "r+b") as file:
                 memory = mmap.mmap(file.fileno(), 8 * width * self._peers.world_size)
-            self._board = np.frombuffer(memory, np.int64).reshape(-1, width)
+            self._unsafe_board = np.frombuffer(memory, np.int64).reshape(-1, width)
             super().announce(message)  # one barrier, so that every rank has a buffer
-        self._board[self._peers.rank] = np.append(message, self._version)
-        seen = self._board.copy()
+        self._unsafe_board[self._peers.rank] = np.append(message, self.version)
+        seen = self._unsafe_board.copy()
         self._peer_version = seen[:, -1]
         seen[:, 1] = message[1]  # rounds differ now; that is not what is tested
         return seen[:, :-1]
