@@ -9,10 +9,13 @@ enters before it has read v.
 
 from __future__ import annotations
 
+import os
 import time
+from pathlib import Path
 
 from drb.exchange.peers import Peers
 from drb.exchange.semaphores import WORDS, Semaphore
+from drb.heartbeat import heartbeat
 from drb.types import Int64Array
 
 _LOOK_S = 1.0  # how often a rank that waits looks whether the one it waits for is alive
@@ -37,7 +40,9 @@ class NodeBoard:
         self._theirs = [Semaphore(flags[(rank + step) % world_size, s]) for s, step in enumerate(steps)]
         for semaphore in self._mine:
             semaphore.init()
-        peers.barrier("board")
+        own = _process()
+        processes = peers.gather_json(own, "board")  # from now on every semaphore may be used
+        self._pids = [pid for pid, namespace in processes if namespace == own[1]]
         self._version = 0
 
     def announce(self, message: Int64Array) -> Int64Array:
@@ -57,9 +62,28 @@ class NodeBoard:
     def _wait_long(self, semaphore: Semaphore) -> None:
         deadline = time.monotonic() + self._peers.timeout_s
         while not semaphore.wait(_LOOK_S):
-            self._peers.require_signs_of_life()
+            self._require_life()
             if time.monotonic() > deadline:
                 raise RuntimeError("timed out waiting for the ranks of this node")
+
+    def _require_life(self) -> None:
+        """No socket closes here when a peer ends. Raises RuntimeError if one has, or has announced that it fails."""
+        beat = heartbeat()
+        if (beat is not None and beat.news) or not all(map(_is_running, self._pids)):
+            raise RuntimeError("a rank of this node has failed or ended")
+
+
+def _process() -> tuple[int, str]:
+    """This process's id, and in which namespace it means something."""
+    return os.getpid(), os.readlink("/proc/self/ns/pid")
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in ("Z", "X")
 
 
 def _num_stages(world_size: int) -> int:

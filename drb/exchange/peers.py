@@ -121,9 +121,6 @@ class Peers:
     def barrier(self, operation: str) -> None:
         self.run(operation, lambda: dist.barrier(group=self.group))
 
-    def require_signs_of_life(self) -> None:
-        """For waits outside of collectives. Raises RuntimeError if a peer is known to have failed or gives none."""
-
     def close(self) -> None:
         """End the group and its threads; only after all its operations ended well, or it would wait for a dead peer.
 
