@@ -58,7 +58,8 @@ class Rehearsal:
 
     Args:
         capacity: of this rank's buffer: exemplars (500), memory ("20GiB") or a share of the data ("30%").
-        exemplars: drawn per rank and round (r); every rank gets exactly min(r, union).
+        exemplars: drawn per rank and round (r); every rank gets exactly min(r, union). "auto" or "auto:64": the largest
+            r up to 64 (or the minibatch's rows) whose rounds stay hidden, measured in the first steps.
         seed: of admission and draws; the same on all ranks.
         spec: the record's schema, {name: Field | (dtype, shape)}; by default that of the first minibatch. Needed
             for late fields.
@@ -84,7 +85,7 @@ class Rehearsal:
     def __init__(
         self,
         capacity: int | str,
-        exemplars: int,
+        exemplars: int | str,
         *,
         seed: int = 0,
         spec: RecordSpec | Mapping[str, Field | tuple[torch.dtype, tuple[int, ...]]] | None = None,
@@ -209,7 +210,7 @@ class Rehearsal:
         checked, distinct = self._stored_and_distinct or (0, self._earlier.get("distinct_total"))
         stats: dict[str, Any] = {
             "rounds": times.rounds,
-            "exemplars": self.settings.exemplars,
+            "exemplars": parts.auto.chosen if parts.auto else self.settings.exemplars,
             "exemplars_fetched": times.exemplars,
             "capacity": parts.buffer.capacity,
             "capacity_total": int(parts.capacities.sum()),
@@ -359,10 +360,15 @@ class Rehearsal:
         self._extension = Extension(spec, max_rows, parts.runner.blocks, self.settings.id_field)
         self._turns = turns
         if self._rank == 0:
-            log.info(self.describe())
-            if self._verbose:
-                print(f"drb: {self.describe()}", file=sys.stderr, flush=True)
+            self._say(self.describe())
+            if parts.auto is not None:
+                parts.auto.say = self._say
         return turns
+
+    def _say(self, line: str) -> None:
+        log.info(line)
+        if self._verbose:
+            print(f"drb: {line}", file=sys.stderr, flush=True)
 
     def _say_farewell(self) -> None:
         if self._turns is not None:

@@ -23,6 +23,7 @@ LAYERS = [
         "seeding",
         "registry",
         "limits",
+        "hiding",
         "failure",
         "fence",
         "capacity",
@@ -30,10 +31,11 @@ LAYERS = [
     },
     {"record", "storage", "admission", "proportions", "sampler", "exchange", "union", "distinct"}
     | {"metrics", "models", "datasets", "scenarios", "augment"},
-    {"buffer", "engine", "strategies", "loader", "ownership", "extension", "intake", "round", "settings"},
+    {"buffer", "engine", "strategies", "loader", "ownership", "extension", "intake", "round", "settings"}
+    | {"auto_exemplars"},
     {"assembly", "turns", "rehearsal", "evaluation", "checkpoint", "tracking", "report"},
     {"trainer"},
-    {"config", "summary", "run", "train", "cli", "demo"},
+    {"config", "summary", "run", "train", "cli", "demo", "plan"},
 ]
 LAYER = {unit: level for level, units in enumerate(LAYERS) for unit in units}
 STRANGERS = LAYERS[1]  # units that must not know one another …
