@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-_UNITS = {"B": 1}
-_UNITS |= {f"{p}B": 1000**i for i, p in enumerate("KMGT", 1)} | {f"{p}iB": 1024**i for i, p in enumerate("KMGT", 1)}
+UNITS = {"B": 1}
+UNITS |= {f"{p}B": 1000**i for i, p in enumerate("KMGT", 1)} | {f"{p}iB": 1024**i for i, p in enumerate("KMGT", 1)}
 SCOPES = ("rank", "total")
 
 
@@ -59,8 +59,8 @@ def _exemplars(capacity: int | str, scope: str, record_bytes: int, num_samples: 
         if num_samples is None:
             raise ValueError(f"capacity={capacity!r} is a share of the data: give num_samples=, the stream's length")
         return int(share * num_samples), True
-    if (match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?i?B)", text)) and match[2] in _UNITS:
-        return int(Fraction(match[1]) * _UNITS[match[2]]) // record_bytes, scope == "total"
+    if (match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?i?B)", text)) and match[2] in UNITS:
+        return int(Fraction(match[1]) * UNITS[match[2]]) // record_bytes, scope == "total"
     raise ValueError(
         f"capacity must be exemplars (500), memory ('20GiB') or a share of the data ('30%'), got {capacity!r}"
     )

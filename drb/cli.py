@@ -10,6 +10,7 @@ usage: drb COMMAND ...
 
     drb train    one continual-learning run (drb train --help)
     drb demo     three runs on digits side by side
+    drb plan     will rounds stay hidden, and what do they cost? (drb plan --help)
     drb report   several runs in a table and plots (drb report --help)
 """
 
@@ -25,6 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from drb.demo import main as demo
 
         return demo(rest)
+    if command == "plan":
+        from drb.plan.command import main as plan
+
+        return plan(rest)
     if command == "report":
         from drb.report.command import main as report
 
@@ -32,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command in ("-h", "--help"):
         sys.stdout.write(_HELP)
         return 0
-    sys.stderr.write(f"drb: error: unknown command {command!r}; choose train, demo or report\n")
+    sys.stderr.write(f"drb: error: unknown command {command!r}; choose train, demo, plan or report\n")
     return 1
 
 

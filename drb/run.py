@@ -76,7 +76,7 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
         if console is not None:
             console.say(_headline(config, world, run_dir))
         tracker.log_params({**dataclasses.asdict(config), "world_size": world.world_size})
-        dataset = load_dataset(config.dataset.name, **_options(config.dataset))
+        dataset = load_dataset(config.dataset.name, **options_of(config.dataset))
         with ExitStack() as training:
             trainer, rehearsal = _build_trainer(
                 config, world, dataset, Monitor(console, tracker), checkpointer, training
@@ -163,12 +163,12 @@ def _build_trainer(
         dataset,
         seed=config.seed,
         validation=config.scenario.validation,
-        **_options(config.scenario, "validation"),
+        **options_of(config.scenario, "validation"),
     )
     trainer = Trainer(
         scenario,
-        partial(_build_network, config, dataset),
-        _build_preprocess(config, dataset),
+        partial(build_network, config, dataset),
+        build_preprocess(config, dataset),
         strategy,
         world=world,
         training=config.training,
@@ -184,12 +184,14 @@ def _build_trainer(
     return trainer, rehearsal
 
 
-def _build_network(config: TrainConfig, dataset: Dataset, num_classes: int, task_index: int) -> Network:
+def build_network(config: TrainConfig, dataset: Dataset, num_classes: int, task_index: int) -> Network:
     seed = derive_seed(config.seed, "weights", task_index)
-    return build_model(config.model.name, dataset.image_shape, num_classes, seed=seed, **_options(config.model, "head"))
+    return build_model(
+        config.model.name, dataset.image_shape, num_classes, seed=seed, **options_of(config.model, "head")
+    )
 
 
-def _build_preprocess(config: TrainConfig, dataset: Dataset) -> Preprocess:
+def build_preprocess(config: TrainConfig, dataset: Dataset) -> Preprocess:
     settings = config.augmentation
     channels = dataset.image_shape[0]
     return Preprocess(
@@ -206,7 +208,7 @@ def _build_rehearsal(config: TrainConfig, world: World, dataset: Dataset) -> Reh
         seed=config.seed,
         batch_size=config.training.rows_per_rank(world.world_size) + 1,  # a loader's last minibatch may have one more
         num_samples=len(dataset.train),
-        **_options(config.rehearsal, "exemplars", "exemplars_scope", "allow_duplicates"),
+        **options_of(config.rehearsal, "exemplars", "exemplars_scope", "allow_duplicates"),
     )
 
 
@@ -235,7 +237,7 @@ def _publish(config: TrainConfig, summary: dict[str, Any], run_dir: Path, tracke
         tracker.log_artifact(file)
 
 
-def _options(section: Any, *others: str) -> dict[str, Any]:
+def options_of(section: Any, *others: str) -> dict[str, Any]:
     """A section of the configuration as keyword arguments, without its name and what others use."""
     return {key: value for key, value in dataclasses.asdict(section).items() if key not in ("name", *others)}
 
