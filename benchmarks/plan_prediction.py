@@ -35,7 +35,8 @@ EXCHANGES = ("shared", "collective")
 def run(rank: int, where: str, repeats: int, seconds: float) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{where}", rank=rank, world_size=RANKS)
-    peers = {world: Peers(dist.new_group(list(range(world)), backend="gloo"), 60.0) for world in WORLDS if rank < world}
+    groups = {world: dist.new_group(list(range(world)), backend="gloo") for world in WORLDS}  # on every rank
+    peers = {world: Peers(group, 60.0) for world, group in groups.items() if rank < world}
     sent = _count_messages()
     figures: dict[str, Any] = {}
     for exchange in EXCHANGES:
