@@ -6,12 +6,14 @@ named before anything is allocated, and all ranks choose the same exchange and e
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from drb.admission import Expiry, MaxAge, build_admission
+from drb.auto_exemplars import AutoExemplars, MeasuringEngine
 from drb.buffer import COLUMN_BYTES, Buffer, spare_rows
 from drb.capacity import capacity_of_rank
 from drb.engine import AsyncEngine, Engine, InlineEngine
@@ -49,6 +51,7 @@ class Parts:
     capacities: Int64Array
     max_rows: int
     why: str
+    auto: AutoExemplars | None = None  # chooses how many exemplars are drawn, if the settings do not say
 
     @property
     def is_async(self) -> bool:
@@ -57,25 +60,38 @@ class Parts:
     def describe(self, settings: RehearsalSettings) -> str:
         """One paragraph: what was chosen, and the memory it takes on this rank."""
         memory = self.memory_bytes()
-        amounts = ", ".join(f"{name} {_readable(amount)}" for name, amount in memory.items())
+        amounts = ", ".join(f"{name} {readable(amount)}" for name, amount in memory.items())
         retention = f"{settings.retention}; " if settings.retention else ""
         return (
-            f"rehearsal: {settings.exemplars} exemplars per rank and step from buffers of {self.buffer.capacity} per "
-            f"rank, {int(self.capacities.sum())} in total ({settings.admission}, {settings.proportions}); "
-            f"{retention}{self.why}; memory per rank at most {_readable(sum(memory.values()))} ({amounts})"
+            f"rehearsal: {self._amount(settings)} exemplars per rank and step from buffers of {self.buffer.capacity} "
+            f"per rank, {int(self.capacities.sum())} in total ({settings.admission}, {settings.proportions}); "
+            f"{retention}{self.why}; memory per rank at most {readable(sum(memory.values()))} ({amounts})"
         )
+
+    def _amount(self, settings: RehearsalSettings) -> str:
+        if self.auto is None:
+            return str(settings.exemplars)
+        return f"at most {self.auto.most} (auto)" if self.auto.chosen is None else f"{self.auto.chosen} (auto)"
 
     def memory_bytes(self) -> dict[str, int]:
         """What this rank holds at most, by purpose."""
-        return memory_needed(
-            capacity=self.buffer.capacity,
-            num_rows=len(self.buffer.rows),
-            max_rows=self.max_rows,
-            exemplars=self.runner.blocks.shape[1],
-            row_bytes=self.spec.row_bytes,
-            column_bytes=COLUMN_BYTES,
-            staging=self.exchange.staging_bytes,
-        )
+        exemplars, staging = self.runner.blocks.shape[1], self.exchange.staging_bytes
+        return memory_bytes(self.spec.row_bytes, self.buffer.capacity, self.max_rows, exemplars, staging)
+
+
+def memory_bytes(
+    row_bytes: int, capacity: int, max_rows: int, exemplars: int, exchange_staging_bytes: int
+) -> dict[str, int]:
+    """What a rank holds at most, by purpose; max_rows: of a minibatch, exemplars: the most that a round draws."""
+    return memory_needed(
+        capacity=capacity,
+        num_rows=capacity + spare_rows(capacity, max_rows),
+        max_rows=max_rows,
+        exemplars=exemplars,
+        row_bytes=row_bytes,
+        column_bytes=COLUMN_BYTES,
+        staging=exchange_staging_bytes,
+    )
 
 
 def own_capacity(settings: RehearsalSettings, spec: RecordSpec, rank: int, world_size: int) -> int:
@@ -102,15 +118,16 @@ def assemble(settings: RehearsalSettings, spec: RecordSpec, max_rows: int, peers
     if not max_rows:
         return None
     nodes = [g["node"] for g in greetings]
-    kind, why = _choose_exchange(settings, nodes)
-    rows_of_ranks = _require_room(greetings, kind, spec, settings.exemplars)
+    kind, why = choose_exchange(settings.exchange, nodes)
+    exemplars = settings.exemplars if isinstance(settings.exemplars, int) else _most_for_all(settings, greetings)
+    rows_of_ranks = _require_room(greetings, kind, spec, exemplars)
     capacities, rows_per_rank = np.array([g["capacity"] for g in greetings]), np.array(rows_of_ranks)
     if settings.min_fill > capacities.sum():
         raise ValueError(
             f"min_fill={settings.min_fill} is more than all buffers hold: {capacities.sum()} exemplars; nothing would "
             "ever be rehearsed"
         )
-    exchange = _build_exchange(kind, peers, nodes, rows_per_rank, capacities, spec.words, settings.exemplars)
+    exchange = _build_exchange(kind, peers, nodes, rows_per_rank, capacities, spec.words, exemplars)
     admission = build_admission(
         settings.admission, candidates=settings.candidates, seed=settings.seed, rank=rank, refill=settings.refill
     )
@@ -120,17 +137,22 @@ def assemble(settings: RehearsalSettings, spec: RecordSpec, max_rows: int, peers
     runner = RoundRunner(
         buffer,
         exchange,
-        Sampler(settings.exemplars, proportions.groups, seed=settings.seed, rank=rank, min_fill=settings.min_fill),
+        Sampler(exemplars, proportions.groups, seed=settings.seed, rank=rank, min_fill=settings.min_fill),
         rank=rank,
         world_size=world_size,
-        exemplars=settings.exemplars,
+        exemplars=exemplars,
         count_strata=proportions.needs_strata,
     )
-    engine, engine_why = _choose_engine(settings, kind, spec)
-    return Parts(spec, buffer, exchange, runner, engine, capacities, max_rows, f"{why}; {engine_why}")
+    engine, engine_why = _choose_engine(settings, kind, exemplars * spec.row_bytes)
+    auto = None
+    if isinstance(engine, MeasuringEngine):
+        auto = AutoExemplars(exemplars, exchange, engine, world_size=world_size, min_fill=settings.min_fill)
+        runner.exemplars_of = auto.next
+    return Parts(spec, buffer, exchange, runner, engine, capacities, max_rows, f"{why}; {engine_why}", auto)
 
 
-def _readable(num_bytes: int) -> str:
+def readable(num_bytes: float) -> str:
+    """As 1.83 KiB."""
     amount, units = float(num_bytes), iter(("B", "KiB", "MiB", "GiB"))
     for unit in units:
         if amount < 1024:
@@ -188,27 +210,33 @@ def _require_room(greetings: list[dict[str, Any]], kind: str, spec: RecordSpec, 
     return rows
 
 
-def _require_started(greetings: list[dict[str, object]]) -> None:
+def _most_for_all(settings: RehearsalSettings, greetings: list[dict[str, Any]]) -> int:
+    """The limit of exemplars=auto: that of the rank with the smallest minibatches, and no more than are ever stored."""
+    smallest = min(g["max_rows"] for g in greetings if g["max_rows"])
+    return int(min(settings.most_exemplars(smallest), sum(g["capacity"] for g in greetings)))
+
+
+def _require_started(greetings: list[dict[str, Any]]) -> None:
     finished = [rank for rank, g in enumerate(greetings) if g["finished"]]
     if finished and len(finished) < len(greetings):
         raise UnevenError(f"ranks {finished} stopped before their first minibatch while the others have data")
 
 
-def _choose_exchange(settings: RehearsalSettings, nodes: list[object]) -> tuple[str, str]:
+def choose_exchange(exchange: str, nodes: Sequence[object]) -> tuple[str, str]:
     """The exchange and the reason, alike on all ranks."""
     num_nodes = len(set(nodes))
     if len(nodes) == 1:
-        if settings.exchange == "rma":
+        if exchange == "rma":
             load_mpi("exchange=rma")  # what one rank does not need, more will
         return "loopback", "exchange loopback (one rank)"
-    if settings.exchange == "loopback":
+    if exchange == "loopback":
         raise ValueError(f"exchange=loopback serves one rank, there are {len(nodes)}; use exchange=auto")
-    if settings.exchange == "shared" and num_nodes > 1:
+    if exchange == "shared" and num_nodes > 1:
         raise ValueError(
             f"exchange=shared needs all ranks on one node, they are on {num_nodes}; use exchange=auto or hierarchical"
         )
-    if settings.exchange != "auto":
-        return settings.exchange, f"exchange {settings.exchange}"
+    if exchange != "auto":
+        return exchange, f"exchange {exchange}"
     if num_nodes == 1:
         return "shared", "exchange shared (auto: all ranks are on one node)"
     if len(nodes) > num_nodes:
@@ -236,9 +264,11 @@ def _build_exchange(
     return CollectiveExchange(peers, int(rows_per_rank[peers.rank]), words, exemplars)
 
 
-def _choose_engine(settings: RehearsalSettings, kind: str, spec: RecordSpec) -> tuple[Engine[RoundResult], str]:
+def _choose_engine(settings: RehearsalSettings, kind: str, round_bytes: int) -> tuple[Engine[RoundResult], str]:
+    if settings.is_auto:
+        return MeasuringEngine(), "rounds asynchronous"
     if settings.asynchronous == "auto":
-        is_short = kind == "loopback" and settings.exemplars * spec.row_bytes <= INLINE_BYTES
+        is_short = kind == "loopback" and round_bytes <= INLINE_BYTES
         reason = "auto: shorter than a hand-off to a thread" if is_short else "auto"
         return (InlineEngine(), f"rounds inline ({reason})") if is_short else (AsyncEngine(), "rounds asynchronous")
     return (AsyncEngine(), "rounds asynchronous") if settings.asynchronous else (InlineEngine(), "rounds inline")

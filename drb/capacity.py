@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-_UNITS = {"B": 1}
-_UNITS |= {f"{p}B": 1000**i for i, p in enumerate("KMGT", 1)} | {f"{p}iB": 1024**i for i, p in enumerate("KMGT", 1)}
+UNITS = {"B": 1}
+UNITS |= {f"{p}B": 1000**i for i, p in enumerate("KMGT", 1)} | {f"{p}iB": 1024**i for i, p in enumerate("KMGT", 1)}
 SCOPES = ("rank", "total")
 
 
@@ -49,7 +49,7 @@ def check_capacity(capacity: int | str) -> None:
 def bytes_in(text: str) -> int | None:
     """Of an amount of memory such as '20GiB'; None if it is none."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?i?B)", text.strip())
-    return int(Fraction(match[1]) * _UNITS[match[2]]) if match and match[2] in _UNITS else None
+    return int(Fraction(match[1]) * UNITS[match[2]]) if match and match[2] in UNITS else None
 
 
 def _exemplars(capacity: int | str, scope: str, record_bytes: int, num_samples: int | None) -> tuple[int, bool]:

@@ -10,6 +10,7 @@ usage: drb COMMAND ...
 
     drb train    one continual-learning run (drb train --help)
     drb demo     three runs on digits side by side
+    drb plan     will rounds stay hidden, and what do they cost? (drb plan --help)
     drb report   several runs in a table and plots (drb report --help)
     drb forget   remove samples from a run's checkpoints (drb forget --help)
     drb inspect  what a checkpoint holds
@@ -32,6 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from drb.erasure.command import main as forget
 
         return forget(rest)
+    if command == "plan":
+        from drb.plan.command import main as plan
+
+        return plan(rest)
     if command == "report":
         from drb.report.command import main as report
 
@@ -44,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write(_HELP)
         return 0
     sys.stderr.write(
-        f"drb: error: unknown command {command!r}; choose train, demo, report, forget, inspect or verify\n"
+        f"drb: error: unknown command {command!r}; choose train, demo, plan, report, forget, inspect or verify\n"
     )
     return 1
 

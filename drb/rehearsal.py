@@ -22,13 +22,12 @@ from typing_extensions import Self
 
 from drb.assembly import assemble, greet_finished
 from drb.erasure import ForgetObserver, SampleIds, Where, forget_live, forget_saved
-from drb.exchange import open_peers
+from drb.exchange import count_distinct, open_peers
 from drb.extension import Extension
 from drb.intake import REHEARSED, Intake, on_cpu
 from drb.record import Field, RecordSpec, warn_about_float_images
 from drb.round import RoundResult
 from drb.saved import kind_of_state, own_state, spec_of
-from drb.seeding import mix64
 from drb.settings import RehearsalSettings
 from drb.snapshot import state_with_rows
 from drb.statistics import statistics
@@ -49,7 +48,8 @@ class Rehearsal:
 
     Args:
         capacity: of this rank's buffer: exemplars (500), memory ("20GiB") or a share of the data ("30%").
-        exemplars: drawn per rank and round (r); every rank gets exactly min(r, union).
+        exemplars: drawn per rank and round (r); every rank gets exactly min(r, union). "auto" or "auto:64": the largest
+            r up to 64 (or the minibatch's rows) whose rounds stay hidden, measured in the first steps.
         seed: of admission and draws; the same on all ranks.
         spec: the record's schema, {name: Field | (dtype, shape)}; by default that of the first minibatch. Needed
             for late fields.
@@ -78,7 +78,7 @@ class Rehearsal:
     def __init__(
         self,
         capacity: int | str,
-        exemplars: int,
+        exemplars: int | str,
         *,
         seed: int = 0,
         spec: RecordSpec | Mapping[str, Field | tuple[torch.dtype, tuple[int, ...]]] | None = None,
@@ -237,15 +237,7 @@ class Rehearsal:
         """
         if self._turns is not None:
             self._turns.drain()
-        ids = self.sample_ids()
-        if self._peers is not None:
-            bucket = (mix64(ids.view(np.uint64)) % np.uint64(self._peers.world_size)).astype(np.int64)
-            order = np.argsort(bucket, kind="stable")
-            ids, _ = self._peers.scatter(ids[order], np.bincount(bucket, minlength=self._peers.world_size))
-        sums = np.array([len(ids), len(np.unique(ids))])
-        if self._peers is not None:
-            sums = self._peers.announce(sums).sum(axis=0)
-        stored, distinct = self._stored_and_distinct = int(sums[0]), int(sums[1])
+        stored, distinct = self._stored_and_distinct = count_distinct(self.sample_ids(), self._peers)
         return 1 - distinct / stored if stored else 0.0
 
     # -- erasure
@@ -393,9 +385,9 @@ class Rehearsal:
         self._extension = Extension(spec, parts.max_rows, parts.runner.blocks, self.settings.id_field)
         self._turns = turns
         if self._rank == 0:
-            log.info(self.describe())
-            if self._verbose:
-                print(f"drb: {self.describe()}", file=sys.stderr, flush=True)
+            self._say(self.describe())
+            if parts.auto is not None:
+                parts.auto.say = self._say
         return turns
 
     def _deny(self, sample_ids: Int64Array) -> None:
@@ -403,6 +395,11 @@ class Rehearsal:
             self._turns.parts.buffer.deny(sample_ids)
         else:
             self._denied = np.union1d(self._denied, sample_ids)
+
+    def _say(self, line: str) -> None:
+        log.info(line)
+        if self._verbose:
+            print(f"drb: {line}", file=sys.stderr, flush=True)
 
     def _say_farewell(self) -> None:
         if self._turns is not None:

@@ -102,6 +102,7 @@ class RoundRunner:
         exemplars: int,
         count_strata: bool,
     ) -> None:
+        """exemplars: the most that a round draws."""
         self._buffer = buffer
         self._exchange = exchange
         self._sampler = sampler
@@ -111,6 +112,7 @@ class RoundRunner:
         self.fence = ReuseFence(2)
         self.times = RoundTimes()
         self.union_size = 0
+        self.exemplars_of: Callable[[int], int] | None = None  # of a round, by the union's size: `auto_exemplars`
         self._message: Int64Array = np.zeros(_CHANGED + 1, np.int64)
 
     def run(
@@ -130,6 +132,8 @@ class RoundRunner:
 
         if (statuses == FINISHED).any():
             return RoundResult(round_, statuses, _no_draw(len(statuses)), self.blocks[0, :0])
+        if self.exemplars_of is not None:
+            self._sampler.exemplars = self.exemplars_of(self.union_size)
         draw = self._sampler.draw(round_, counts_WS, messages_WH[:, _OFFERED])
         drawn = time.perf_counter()
         rows = self.blocks[round_ % 2, : len(draw)]

@@ -84,7 +84,7 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
             console.say(_headline(config, world, run_dir))
         tracker.log_params({**dataclasses.asdict(config), "world_size": world.world_size})
         stage.where = lambda: "data"
-        dataset = load_on_all_ranks(partial(_load_dataset, config, console), world, config.timeout_s)
+        dataset = load_on_all_ranks(partial(dataset_of, config, console), world, config.timeout_s)
         if world.is_main and dataset.cache is not None:
             write_atomically(run_dir / RUN_FILE, {"cache": str(dataset.cache)})
         with ExitStack() as training:
@@ -165,12 +165,13 @@ def _take_up(saved: Saved, trainer: Trainer, console: Console | None) -> None:
         console.say(f"resumed from {saved.path}: task {trainer.position.task}, {trainer.steps} steps done")
 
 
-def _load_dataset(config: TrainConfig, console: Console | None) -> Dataset:
+def dataset_of(config: TrainConfig, console: Console | None) -> Dataset:
+    """As configured; decoded first if it is to be cached, which the console is told."""
     section, cache = config.dataset, None
     if isinstance(section, CachedDatasetConfig):
         folder = None if section.cache_dir is None else Path(section.cache_dir)
         cache = CacheSettings(section.cache, folder, limit_bytes=bytes_in(section.cache_limit) or 0)
-    options = _options(section, "cache", "cache_dir", "cache_limit")
+    options = options_of(section, "cache", "cache_dir", "cache_limit")
     say = (lambda line: None) if console is None else console.say
     return load_dataset(section.name, cache=cache, say=say, **options)
 
@@ -192,12 +193,12 @@ def _build_trainer(
         dataset,
         seed=config.seed,
         validation=config.scenario.validation,
-        **_options(config.scenario, "validation"),
+        **options_of(config.scenario, "validation"),
     )
     trainer = Trainer(
         scenario,
-        partial(_build_network, config, dataset),
-        _build_preprocess(config, dataset),
+        partial(build_network, config, dataset),
+        build_preprocess(config, dataset),
         strategy,
         world=world,
         training=config.training,
@@ -214,12 +215,14 @@ def _build_trainer(
     return trainer, rehearsal
 
 
-def _build_network(config: TrainConfig, dataset: Dataset, num_classes: int, task_index: int) -> Network:
+def build_network(config: TrainConfig, dataset: Dataset, num_classes: int, task_index: int) -> Network:
     seed = derive_seed(config.seed, "weights", task_index)
-    return build_model(config.model.name, dataset.image_shape, num_classes, seed=seed, **_options(config.model, "head"))
+    return build_model(
+        config.model.name, dataset.image_shape, num_classes, seed=seed, **options_of(config.model, "head")
+    )
 
 
-def _build_preprocess(config: TrainConfig, dataset: Dataset) -> Preprocess:
+def build_preprocess(config: TrainConfig, dataset: Dataset) -> Preprocess:
     settings = config.augmentation
     channels = dataset.image_shape[0]
     return Preprocess(
@@ -236,7 +239,7 @@ def _build_rehearsal(config: TrainConfig, world: World, dataset: Dataset) -> Reh
         seed=config.seed,
         batch_size=config.training.rows_per_rank(world.world_size) + 1,  # a loader's last minibatch may have one more
         num_samples=len(dataset.train),
-        **_options(config.rehearsal, "exemplars", "exemplars_scope", "allow_duplicates"),
+        **options_of(config.rehearsal, "exemplars", "exemplars_scope", "allow_duplicates"),
     )
 
 
@@ -251,7 +254,7 @@ def _publish(config: TrainConfig, summary: dict[str, Any], run_dir: Path, tracke
         tracker.log_artifact(file)
 
 
-def _options(section: Any, *others: str) -> dict[str, Any]:
+def options_of(section: Any, *others: str) -> dict[str, Any]:
     """A section of the configuration as keyword arguments, without its name and what others use."""
     return {key: value for key, value in dataclasses.asdict(section).items() if key not in ("name", *others)}
 

@@ -38,10 +38,13 @@ class Draw:
 
 
 class Sampler:
-    """Draws min(exemplars, N) distinct exemplars per round; none while the union holds fewer than min_fill."""
+    """Draws min(exemplars, N) distinct exemplars per round; none while the union holds fewer than min_fill.
+
+    exemplars: may change between rounds, on all ranks alike.
+    """
 
     def __init__(self, exemplars: int, proportions: Proportions, *, seed: int, rank: int, min_fill: int = 1) -> None:
-        self._exemplars = exemplars
+        self.exemplars = exemplars
         self._proportions = proportions
         self._min_fill = max(min_fill, 1)
         self._rng = RoundGenerator(seed, "draw", rank)
@@ -52,7 +55,7 @@ class Sampler:
         cells_GC, weights_G = self._proportions(counts_WS, offered_W)
         sizes_G = cells_GC.sum(axis=1)
         union = int(sizes_G.sum())
-        count = min(self._exemplars, union) if union >= self._min_fill else 0
+        count = min(self.exemplars, union) if union >= self._min_fill else 0
         if count == 0:
             nothing = np.empty(0, np.int64)
             return Draw(nothing, nothing, np.empty(0), np.zeros(world_size, np.int64))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from types import NoneType
@@ -21,7 +22,7 @@ class RehearsalSettings:
     """See `Rehearsal`, whose keyword arguments these are."""
 
     capacity: int | str
-    exemplars: int
+    exemplars: int | str
     seed: int = 0
     capacity_scope: str = "rank"
     candidates: int | None = None
@@ -48,8 +49,10 @@ class RehearsalSettings:
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}; got {getattr(self, name)!r}")
+        if self.is_auto:
+            check_auto(str(self.exemplars), self.asynchronous)
         for name, least in (("exemplars", 1), ("min_fill", 0), ("batch_size", 1), ("num_samples", 1)):
-            value = getattr(self, name)
+            value = None if name == "exemplars" and self.is_auto else getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
                 raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
         for name, kind, what in _KINDS:
@@ -102,6 +105,17 @@ class RehearsalSettings:
                     "with the same"
                 )
 
+    @property
+    def is_auto(self) -> bool:
+        """Whether the number of exemplars is to be found out."""
+        return isinstance(self.exemplars, str)
+
+    def most_exemplars(self, max_rows: int) -> int:
+        """The most that a round draws; max_rows: of a minibatch, the limit of "auto" if it says none."""
+        if isinstance(self.exemplars, str):
+            return auto_limit(self.exemplars) or max_rows
+        return self.exemplars
+
     def shared_by_all(self) -> dict[str, Any]:
         """What must be equal on all ranks."""
         values = asdict(self)
@@ -119,6 +133,26 @@ _KINDS: tuple[tuple[str, Any, str], ...] = (
     ("sample_id", str, 'a field\'s name or "arrival"'),
     ("timeout_s", (int, float), "a number of seconds"),
 )
+
+
+def auto_limit(exemplars: str) -> int | None:
+    """The limit N of "auto:N"; None for "auto". Raises ValueError for anything else."""
+    match = re.fullmatch(r"auto(?::([1-9]\d*))?", exemplars)
+    if match is None:
+        raise ValueError(f"exemplars must be an integer of at least 1, auto, or auto:N with a limit, got {exemplars!r}")
+    return int(match[1]) if match[1] else None
+
+
+def check_auto(exemplars: str, asynchronous: bool | str) -> None:
+    """Raise ValueError unless exemplars is "auto" or "auto:N" and there is something to hide behind."""
+    auto_limit(exemplars)
+    if asynchronous is False:
+        raise ValueError(
+            f"exemplars={exemplars} needs rounds that run behind the training steps: leave asynchronous at its default "
+            "or give a number of exemplars"
+        )
+
+
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "admission": ADMISSIONS,
     "refill": REFILLS,

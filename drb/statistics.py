@@ -22,14 +22,14 @@ _SUMMED = (
 
 def statistics(
     turns: Turns,
-    exemplars: int,
+    exemplars: int | str,
     extend_seconds: float,
     stored_and_distinct: tuple[int, int] | None,
     earlier: Mapping[str, Any],
 ) -> dict[str, Any]:
     """
     Args:
-        exemplars: drawn per rank and round.
+        exemplars: the setting; with auto, what was chosen is told, None before that.
         stored_and_distinct: as of the last look for duplicates.
         earlier: the statistics up to where the run was resumed; empty for a new one.
     """
@@ -37,7 +37,7 @@ def statistics(
     checked, distinct = stored_and_distinct or (0, earlier.get("distinct_total"))
     stats: dict[str, Any] = {
         "rounds": times.rounds,
-        "exemplars": exemplars,
+        "exemplars": parts.auto.chosen if parts.auto else exemplars,
         "exemplars_fetched": times.exemplars,
         "capacity": parts.buffer.capacity,
         "capacity_total": int(parts.capacities.sum()),

@@ -119,12 +119,15 @@ class Turns:
             "round": self._round,
             "buffer": self.parts.buffer.state_dict(lazy=lazy),
             "fetched": self._ready.state_dict() if self._ready is not None else None,
+            **({} if self.parts.auto is None else {"auto": self.parts.auto.state_dict()}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Collective where nothing is `fetched`, which must then be so on every rank."""
         self._round = int(state["round"])
         self.parts.buffer.load_state_dict(state["buffer"])
+        if self.parts.auto is not None and "auto" in state:
+            self.parts.auto.load_state_dict(state["auto"])
         self._ready = self.parts.runner.restore(state["fetched"], self._round)
         if self._ready is None and self._round >= 0:
             self._round -= 1

@@ -24,6 +24,7 @@ LAYERS = [
         "seeding",
         "registry",
         "limits",
+        "hiding",
         "failure",
         "heartbeat",
         "patience",
@@ -34,11 +35,11 @@ LAYERS = [
     {"record", "storage", "snapshot", "admission", "proportions", "sampler", "exchange", "union", "distinct"}
     | {"metrics", "models", "datasets", "scenarios", "augment"},
     {"buffer", "engine", "strategies", "ahead", "loader", "dealing", "ownership", "extension", "intake", "round"}
-    | {"settings", "memory", "state_check"},
+    | {"settings", "memory", "state_check", "auto_exemplars"},
     {"assembly", "turns", "reshard", "saved", "erasure", "rehearsal", "statistics"}
     | {"evaluation", "checkpoint", "tracking", "report"},
     {"trainer"},
-    {"config", "summary", "tracked", "loading", "run", "train", "cli", "demo"},
+    {"config", "summary", "tracked", "loading", "run", "train", "cli", "demo", "plan"},
 ]
 LAYER = {unit: level for level, units in enumerate(LAYERS) for unit in units}
 STRANGERS = LAYERS[1]  # units that must not know one another …

@@ -13,6 +13,7 @@ from drb.capacity import bytes_in, check_capacity
 from drb.checkpoint import check_signals
 from drb.config.schema import CHOICES, CachedDatasetConfig, TrainConfig
 from drb.limits import check_settings
+from drb.settings import auto_limit, check_auto
 from drb.strategies import STRATEGIES
 from drb.trainer import split_evenly
 from drb.trainer.schedule import check_schedule
@@ -59,30 +60,37 @@ def _check_choices(config: TrainConfig) -> None:
             raise ValueError(f"{group}.name={section.name} does not choose the {group}: write {group}={section.name}")
 
 
-def exemplars_per_rank(config: TrainConfig, world_size: int) -> int:
-    """r: exemplars that each rank draws per step.
+def exemplars_per_rank(config: TrainConfig, world_size: int) -> int | str:
+    """r: exemplars that each rank draws per step; "auto:N" if that is to be found out, N at most a minibatch's rows.
 
     Raises:
         ValueError: a total that does not divide by the ranks.
     """
-    rehearsal = config.rehearsal
-    if rehearsal.exemplars_scope == "rank":
-        return rehearsal.exemplars
-    return split_evenly("rehearsal.exemplars", rehearsal.exemplars, world_size)
+    exemplars, is_total = config.rehearsal.exemplars, config.rehearsal.exemplars_scope == "total"
+    if isinstance(exemplars, int):
+        return split_evenly("rehearsal.exemplars", exemplars, world_size) if is_total else exemplars
+    limit = auto_limit(exemplars)
+    if limit is None:
+        return f"auto:{config.training.rows_per_rank(world_size)}"
+    return f"auto:{split_evenly('rehearsal.exemplars', limit, world_size) if is_total else limit}"
 
 
 def _check_rehearsal(config: TrainConfig, world_size: int) -> None:
     rehearsal, name = config.rehearsal, config.strategy.name
-    if exemplars_per_rank(config, world_size) == 0:
+    if isinstance(rehearsal.exemplars, int) and rehearsal.exemplars < 1:
         raise ValueError(
-            f"rehearsal.exemplars must be at least 1 for strategy={name}, got 0; strategy=finetune trains without"
+            f"rehearsal.exemplars must be at least 1 for strategy={name}, got {rehearsal.exemplars}; strategy=finetune "
+            "trains without"
         )
     try:
+        exemplars = exemplars_per_rank(config, world_size)
+        if isinstance(exemplars, str):
+            check_auto(exemplars, rehearsal.asynchronous)
         check_capacity(rehearsal.capacity)
         if rehearsal.max_age is not None:
             MaxAge.parse(rehearsal.max_age)
     except ValueError as error:
-        raise ValueError(f"rehearsal.{error}") from None
+        raise ValueError(f"rehearsal.{str(error).removeprefix('rehearsal.')}") from None
     if isinstance(rehearsal.capacity, int):
         total = rehearsal.capacity * (1 if rehearsal.capacity_scope == "total" else world_size)
         if rehearsal.min_fill > total:

@@ -126,13 +126,14 @@ class RehearsalConfig:
     capacity_scope:   whether capacity is each rank's or that of all ranks together
     max_age:          rounds (1000) or a time ("30d") after which exemplars expire; null never
     refill:           what may take slots freed by expiry or forgetting; recent: whatever comes next
-    exemplars:        drawn per step, for each rank or (exemplars_scope=total) for all ranks together
+    exemplars:        drawn per step, for each rank or (exemplars_scope=total) for all ranks together; auto, or auto:64:
+                      as many (up to 64, or up to the minibatch's rows) as stay hidden behind the training steps
     allow_duplicates: go on if more than 1 % of all exemplars are stored more than once
     """
 
     capacity: int | str = 500
     capacity_scope: str = setting("rank", one_of=("rank", "total"))
-    exemplars: int = setting(10, at_least=0)
+    exemplars: int | str = 10
     exemplars_scope: str = setting("rank", one_of=("rank", "total"))
     candidates: int | None = setting(None, at_least=1)
     admission: str = setting("reservoir", one_of=("reservoir", "class_balanced", "random_replacement", "fifo"))

@@ -6,7 +6,7 @@ from drb.exchange.base import Exchange
 from drb.exchange.collective import CollectiveExchange
 from drb.exchange.hierarchical import HierarchicalExchange
 from drb.exchange.loopback import LoopbackExchange
-from drb.exchange.peers import Peers, open_peers
+from drb.exchange.peers import Peers, count_distinct, open_peers
 from drb.exchange.rma import RmaExchange
 from drb.exchange.shared import SharedExchange
 
@@ -21,5 +21,6 @@ __all__ = [
     "Peers",
     "RmaExchange",
     "SharedExchange",
+    "count_distinct",
     "open_peers",
 ]

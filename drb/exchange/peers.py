@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from drb.failure import FailureBoard
+from drb.seeding import mix64
 from drb.types import Int64Array
 
 
@@ -130,3 +131,17 @@ class Peers:
         if dist.is_initialized():
             dist.destroy_process_group(self.group)
         del self.group  # the last reference: now the threads are joined
+
+
+def count_distinct(ids: Int64Array, peers: Peers | None) -> tuple[int, int]:
+    """How many ids all ranks have together, and how many of them are distinct. Collective over peers (None: one rank).
+
+    Ids are compared by hash bucket, so each rank receives about as many as it has.
+    """
+    if peers is None:
+        return len(ids), len(np.unique(ids))
+    bucket = (mix64(ids.view(np.uint64)) % np.uint64(peers.world_size)).astype(np.int64)
+    order = np.argsort(bucket, kind="stable")
+    ids, _ = peers.scatter(ids[order], np.bincount(bucket, minlength=peers.world_size))
+    total, distinct = peers.announce(np.array([len(ids), len(np.unique(ids))])).sum(axis=0)
+    return int(total), int(distinct)

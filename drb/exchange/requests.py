@@ -18,6 +18,17 @@ from drb.types import Int64Array
 FIXED_REQUEST_BYTES = 64 * 1024  # above this, counts are sent ahead
 
 
+def fits_fixed_places(num_peers: int, max_rows: int) -> bool:
+    """Whether counts and requests travel in one message of r + 1 places per peer."""
+    return num_peers * (max_rows + 1) * 8 <= FIXED_REQUEST_BYTES
+
+
+def staging_bytes(num_peers: int, max_rows: int, words: int) -> int:
+    """Memory for requests and rows on their way, at most: if one rank alone holds exemplars, it sends r to everyone."""
+    places = num_peers * (max_rows + 1) if fits_fixed_places(num_peers, max_rows) else 0
+    return 8 * (num_peers * max_rows * words + 2 * places)
+
+
 class RowRequests:
     """max_rows: the most rows that one rank asks for in a round (r)."""
 
@@ -26,8 +37,7 @@ class RowRequests:
         self._max_rows = max_rows
         self._words = words
         self._outgoing: Int64Array = np.empty((max_rows, words), np.int64)
-        request_bytes = peers.world_size * (max_rows + 1) * 8
-        self._fixed = request_bytes <= FIXED_REQUEST_BYTES
+        self._fixed = fits_fixed_places(peers.world_size, max_rows)
         shape = (peers.world_size, max_rows + 1 if self._fixed else 0)
         self._requests: Int64Array = np.zeros(shape, np.int64)
         self._requested = np.empty_like(self._requests)
@@ -64,8 +74,7 @@ class RowRequests:
 
     @property
     def staging_bytes(self) -> int:
-        """If one rank alone holds exemplars, it sends r to everyone."""
-        return self._peers.world_size * self._max_rows * self._words * 8 + 2 * self._requests.nbytes
+        return staging_bytes(self._peers.world_size, self._max_rows, self._words)
 
     def _all_to_all(
         self,

@@ -1,0 +1,115 @@
+"""Does `drb plan`, fitted on two ranks, predict what a round costs on four and eight?
+
+    python benchmarks/plan_prediction.py [--quick]
+
+Eight ranks of this machine; groups of 2, 4 and 8 of them run rounds in turn, interleaved, while the others wait. The
+model is fitted on the group of 2 alone (its rounds, and messages between these two processes, of which one also plays
+2 or 4 peers). Compared are CPU seconds, messages and bytes of a rank's round, which do not depend on how many ranks
+share a core; and the round's time, for which the model says: the CPU seconds of all ranks over the cores.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+from typing import Any
+
+import record
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from drb.exchange import Peers
+from drb.plan.model import Place, cpu_seconds, round_seconds, traffic
+from drb.plan.probe import measure_machine, measure_rounds
+from drb.record import Field, RecordSpec
+from drb.settings import RehearsalSettings
+
+WORLDS, RANKS, B, R = (2, 4, 8), 8, 56, 7
+RECORDS = {"image": RecordSpec({"image": Field(torch.uint8, (3, 224, 224)), "label": Field(torch.int64)})}
+RECORDS["small"] = RecordSpec({"image": Field(torch.float32, (784,)), "label": Field(torch.int64)})
+EXCHANGES = ("shared", "collective")
+
+
+def run(rank: int, where: str, repeats: int, seconds: float) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{where}", rank=rank, world_size=RANKS)
+    groups = {world: dist.new_group(list(range(world)), backend="gloo") for world in WORLDS}  # on every rank
+    peers = {world: Peers(group, 60.0) for world, group in groups.items() if rank < world}
+    sent = _count_messages()
+    figures: dict[str, Any] = {}
+    for exchange in EXCHANGES:
+        for name, spec in RECORDS.items():
+            settings = RehearsalSettings(200, R, admission="fifo", exchange=exchange)
+            measured: dict[int, list[tuple[float, float]]] = {world: [] for world in WORLDS}
+            counted: dict[int, tuple[float, float]] = {}
+            machines = []
+            for _ in range(repeats):
+                for world in WORLDS:
+                    dist.barrier()
+                    if rank >= world:
+                        continue
+                    parts, rounds = measure_rounds(settings, spec, B, peers[world], seconds, sizes=(R,))
+                    measured[world].append(rounds[0][1:])
+                    if world == 2:
+                        place = Place(2, 2)
+                        machines.append(measure_machine(parts, rounds, place, peers[2], ["here"] * 2))
+                    sent.clear()
+                    for round_ in range(10):
+                        parts.runner.run(1 << 40 | round_, 0, 0)
+                    counted[world] = (sum(m for m, _ in sent) / 10, sum(b for _, b in sent) / 10)
+                    parts.engine.close()
+                    parts.exchange.close()
+            if rank == 0:
+                figures[f"{exchange}, {name}"] = _compare(exchange, spec, measured, counted, machines)
+    if rank == 0:
+        record.save("plan_prediction", figures)
+    dist.barrier()
+
+
+def _compare(exchange: str, spec: RecordSpec, measured: Any, counted: Any, machines: list[Any]) -> dict[str, Any]:
+    """Per number of ranks: predicted, measured and their ratio. The median of what each repetition's fit predicts."""
+    found = {}
+    for world in WORLDS:
+        place = Place(world, world)
+        expected = traffic(exchange, place, R, spec.row_bytes)
+        pairs = {
+            "cpu_us": (
+                1e6 * statistics.median(cpu_seconds(expected, machine) for machine in machines),
+                1e6 * statistics.median(cpu for _, cpu in measured[world]),
+            ),
+            "round_us": (
+                1e6 * statistics.median(round_seconds(expected, machine, world) for machine in machines),
+                1e6 * statistics.median(clock for clock, _ in measured[world]),
+            ),
+            "messages": (expected.messages, counted[world][0]),
+            "sent_bytes": (expected.sent_bytes, counted[world][1]),
+        }
+        found[f"{world} ranks"] = {
+            key: {"predicted": round(p, 1), "measured": round(m, 1), "ratio": round(p / m, 3)}
+            for key, (p, m) in pairs.items()
+        }
+    return found
+
+
+def _count_messages() -> list[tuple[int, int]]:
+    """What leaves this rank from now on: messages and bytes of each all_to_all."""
+    sent: list[tuple[int, int]] = []
+    real = dist.all_to_all_single
+
+    def counted(output: Any, input: Any, output_splits: Any = None, input_splits: Any = None, **kwargs: Any) -> Any:
+        ranks, own = dist.get_world_size(kwargs["group"]), dist.get_rank(kwargs["group"])
+        splits = input_splits or [len(input) // ranks] * ranks
+        row_bytes = input.numel() * input.element_size() / max(len(input), 1)
+        sent.append((ranks - 1, int((sum(splits) - splits[own]) * row_bytes)))
+        return real(output, input, output_splits, input_splits, **kwargs)
+
+    dist.all_to_all_single = counted
+    return sent
+
+
+if __name__ == "__main__":
+    quick = "--quick" in sys.argv
+    with tempfile.TemporaryDirectory() as scratch:
+        mp.spawn(run, (f"{scratch}/rendezvous", 2 if quick else 7, 0.3 if quick else 1.5), nprocs=RANKS)

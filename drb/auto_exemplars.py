@@ -1,0 +1,147 @@
+"""exemplars="auto": the largest r whose rounds stay hidden, measured in the first steps, then fixed.
+
+Once the union holds enough, rounds draw many and few exemplars in turn (`most` and an eighth of it) and are timed, and
+so are the steps that run meanwhile. After ROUNDS of them each rank says what it could hide, in one small collective
+inside the round, after its barrier; the smallest is every rank's r from that round on. What a rank draws is a
+function of numbers that all ranks share, so ranks always draw equally many. A resumed run goes on with the r that was
+chosen; one that was stopped before measures again.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from drb.engine import AsyncEngine
+from drb.exchange import Exchange
+from drb.hiding import Line, largest_hidden
+from drb.round import RoundResult
+from drb.types import Int64Array
+
+WARM_UP, ROUNDS = 6, 24  # rounds that are not counted; that are: half of them draw many, half few
+_NS = 1e9
+
+
+class MeasuringEngine(AsyncEngine[RoundResult]):
+    """Times rounds, and the steps between handing one in and asking for its result, until told to stop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._is_measuring = True
+        self._trained = 0  # exemplars in the step that runs while the round does
+        self._submitted = 0.0
+        self.forget_measurements()
+
+    def forget_measurements(self) -> None:
+        self.round_seconds: dict[int, list[float]] = {}  # by exemplars of the round
+        self.step_seconds: dict[int, list[float]] = {}  # by exemplars of the step
+
+    def stop_measuring(self) -> None:
+        self._is_measuring = False
+
+    def submit(self, call: Callable[[], RoundResult]) -> None:
+        super().submit((lambda: self._timed(call)) if self._is_measuring else call)
+        self._submitted = time.perf_counter()
+
+    def result(self, timeout_s: float | None = None) -> RoundResult:
+        step_s = time.perf_counter() - self._submitted
+        result = super().result(timeout_s)
+        if self._is_measuring:
+            self.step_seconds.setdefault(self._trained, []).append(step_s)
+            self._trained = len(result.draw)
+        return result
+
+    def _timed(self, call: Callable[[], RoundResult]) -> RoundResult:
+        start = time.perf_counter()
+        result = call()
+        if self._is_measuring:  # not in the round that decided
+            self.round_seconds.setdefault(len(result.draw), []).append(time.perf_counter() - start)
+        return result
+
+
+class AutoExemplars:
+    """How many exemplars each round draws: at most `most`. Used on the engine's thread.
+
+    chosen: r, once it is.
+    say: is told what was chosen; None says nothing.
+    """
+
+    def __init__(
+        self, most: int, exchange: Exchange, engine: MeasuringEngine, *, world_size: int, min_fill: int = 1
+    ) -> None:
+        self.most = most
+        self.few = max(1, most // 8)
+        self.chosen: int | None = None
+        self.say: Callable[[str], None] | None = None
+        self._exchange = exchange
+        self._engine = engine
+        self._world_size = world_size
+        self._least_union = max(most, min_fill)
+        self._measured = -WARM_UP  # rounds that drew as many as they were to
+
+    def next(self, union: int) -> int:
+        """Exemplars of this round. Called once per round after its barrier, with what all ranks know alike."""
+        if self.chosen is not None:
+            return self.chosen
+        if union < self._least_union:
+            return self.most  # and get as many as there are
+        self._measured += 1
+        if self._measured == 0:
+            self._engine.forget_measurements()
+        if self._measured <= ROUNDS:
+            return self.most if self._measured % 2 else self.few
+        self._choose()
+        assert self.chosen is not None
+        return self.chosen
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"exemplars": self.chosen}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if state["exemplars"] is not None:
+            self._fix(min(int(state["exemplars"]), self.most))
+
+    def _choose(self) -> None:
+        """Collective. Every rank's r and what it measured, in nanoseconds: the slowest rank decides, and is named."""
+        points = self._medians()
+        (round_few, round_most), (step_few, step_most) = points
+        hidden = largest_hidden(
+            Line.through((self.few, round_few), (self.most, round_most)),
+            Line.through((self.few, step_few), (self.most, step_most)),
+            self.most,
+        )
+        own: Int64Array = np.array([hidden, *(seconds * _NS for pair in points for seconds in pair)], np.int64)
+        everyones = self._exchange.share(own, np.full(self._world_size, len(own)))
+        slowest = min(range(len(everyones)), key=lambda rank: int(everyones[rank][0]))
+        hidden, *times = everyones[slowest].tolist()
+        self._fix(max(hidden, 1))
+        if self.say is not None:
+            self.say(self._sentence(hidden, slowest, [ns / 1e6 for ns in times]))
+
+    def _medians(self) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Seconds of rounds, then of steps, with few and with many exemplars; the last ones have no counterpart yet."""
+        rounds, steps = self._engine.round_seconds, self._engine.step_seconds
+        few, most = self.few, self.most
+        return (
+            (statistics.median(rounds[few]), statistics.median(rounds[most])),
+            (statistics.median(steps[few]), statistics.median(steps[most])),
+        )
+
+    def _fix(self, exemplars: int) -> None:
+        self.chosen = exemplars
+        self._engine.stop_measuring()
+
+    def _sentence(self, hidden: int, slowest: int, times_ms: list[float]) -> str:
+        round_few, round_most, step_few, step_most = times_ms
+        measured = (
+            f"rank {slowest}, the slowest, took {round_few:.3g} ms for a round of {self.few} and {round_most:.3g} ms "
+            f"for one of {self.most} in steps of {step_few:.3g} and {step_most:.3g} ms"
+        )
+        if hidden == 0:
+            return f"exemplars=auto: 1 per rank and step, and not even that stays hidden: {measured}"
+        limit = ", the most that it may be" if hidden == self.most else ""
+        return f"exemplars=auto: {hidden} per rank and step from now on{limit}: {measured}"

@@ -1,0 +1,183 @@
+"""The program: reads the options, measures or calculates, and prints on rank 0."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from drb.agreement import check_same_settings
+from drb.buffer import COLUMN_BYTES
+from drb.capacity import capacity_of_rank
+from drb.config import TrainConfig, check_config, compose_config
+from drb.config.checks import exemplars_per_rank
+from drb.datasets import Dataset
+from drb.exchange import open_peers
+from drb.failure import PeerError
+from drb.hiding import Line
+from drb.plan.forecast import Forecast, Job, forecast, table, verdict
+from drb.plan.model import Costs, Machine, Place
+from drb.plan.options import HELP, Options, ask_for_step, parse_options
+from drb.plan.probe import MOST_BYTES, Measured, measure_machine, measure_rounds
+from drb.plan.steps import measure_step
+from drb.record import Field, RecordSpec
+from drb.run import dataset_of
+from drb.settings import RehearsalSettings, auto_limit
+from drb.summary import write_atomically
+from drb.world import World, detect_world, node_name, open_world
+
+# measured by benchmarks/plan_prediction.py on two cores of a cloud machine, over Gloo; the network is a common one
+TYPICAL = Machine(
+    clock=Costs(60e-6, 100e-6, 60e-6, 8e9, 1e9, 12.5e9, 2e-6),
+    cpu=Costs(60e-6, 60e-6, 45e-6, 8e9, 1.5e9, 1.5e9),
+    cores=16,
+)
+_GRACE_S = 5.0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Plan; returns the exit code."""
+    if {"-h", "--help"} & set(arguments):
+        sys.stdout.write(HELP)
+        return 0
+    rank = 0
+    try:
+        world = detect_world("cpu")
+        rank = world.rank
+        options = parse_options(arguments)
+        if options.simulate:
+            answers, measured = _simulate(options), None
+        else:
+            answers, measured = _probe(options)
+        if rank == 0 and options.json is not None:
+            found = {"forecasts": [told.to_json() for told in answers]}
+            write_atomically(options.json, found if measured is None else found | {"measured": measured.to_json()})
+    except (ValueError, PeerError, OSError) as error:
+        if rank:
+            time.sleep(_GRACE_S)  # rank 0 says the same
+        print(f"drb: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
+def _simulate(options: Options) -> list[Forecast]:
+    config, dataset, spec = _configured(options, 1)
+    rows = config.training.rows_per_rank(1)
+    step_s = options.step_s or ask_for_step(rows)
+    machine = TYPICAL if options.measured is None else _read_measured(options.measured).machine
+    machine = machine.with_network(options.latency_s, options.bandwidth)
+    step = Line(step_s, step_s / rows)
+    job = _job(config, dataset, spec, 1)
+    network = machine.clock
+    print(
+        f"b={job.batch_size} r={job.exemplars} M={job.capacity} per rank, records of {job.row_bytes} bytes, "
+        f"{options.per_node} ranks per node; a step on b rows takes {step_s:g} s, network {network.latency_s:g} s and "
+        f"{network.network_speed / 1e9:g} GB/s per node"
+    )
+    told = []
+    for ranks in options.ranks:
+        place = Place(ranks, min(options.per_node, ranks))
+        told.append(forecast(job, place, machine, step))
+    print(table(told))
+    return told
+
+
+def _probe(options: Options) -> tuple[list[Forecast], Measured]:
+    world = detect_world("auto")
+    config, dataset, spec = _configured(options, world.world_size)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    with open_world(world, config.timeout_s, config.start_timeout_s):
+        check_same_settings({"arguments": list(options.settings), "step": options.step_s}, world)
+        measured = _measure(options, config, dataset, spec, world)
+        job = _job(config, dataset, spec, world.world_size)
+        step = measured.step
+        if step is None:
+            assert options.step_s is not None
+            step = Line(options.step_s, options.step_s / job.batch_size)
+        place = Place(measured.ranks, measured.per_node)
+        told = forecast(job, place, measured.machine, step, measured.round_line)
+        if world.is_main:
+            print(verdict(job, told), flush=True)
+    return [told], measured
+
+
+def _measure(
+    options: Options, config: TrainConfig, dataset: Dataset | None, spec: RecordSpec, world: World
+) -> Measured:
+    job = _job(config, dataset, spec, world.world_size)
+    most = max(job.batch_size, job.exemplars)
+    peers = open_peers(None, config.rehearsal.timeout_s)
+    nodes: list[Any] = [node_name()] if peers is None else peers.gather_json(node_name(), "nodes")
+    place = Place(len(nodes), max(nodes.count(node) for node in nodes))
+    share = 0.3 if options.step_s is None else 0.8  # of the time, for rounds; messages take a second or two
+    step = None
+    if options.step_s is None:
+        assert dataset is not None
+        step = measure_step(config, dataset, spec, world, peers, job.exemplars, 0.5 * options.seconds)
+    settings = RehearsalSettings(
+        capacity=min(job.capacity, max(most, MOST_BYTES // spec.row_bytes)),
+        exemplars=most,
+        admission="fifo",
+        proportions=config.rehearsal.proportions,
+        exchange=config.rehearsal.exchange,
+        timeout_s=config.rehearsal.timeout_s,
+    )
+    parts, rounds = measure_rounds(settings, spec, job.batch_size, peers, share * options.seconds)
+    machine = measure_machine(parts, rounds, place, peers, nodes)
+    kind = parts.exchange.name
+    parts.engine.close()
+    parts.exchange.close(together=True)
+    if peers is not None:
+        peers.close()
+    return Measured(place.world_size, place.per_node, kind, spec.row_bytes, step, rounds, machine)
+
+
+def _configured(options: Options, world_size: int) -> tuple[TrainConfig, Dataset | None, RecordSpec]:
+    """The configuration, its data (None where only the size of a record counts) and the schema of its records."""
+    config, _ = compose_config(options.settings, "plan")
+    check_config(config, world_size)
+    if options.record_bytes is not None:
+        shape: tuple[int, ...] = (options.record_bytes,)
+        dataset = None
+    else:
+        dataset = dataset_of(config, None)
+        shape = dataset.image_shape
+    return config, dataset, RecordSpec({"image": Field(torch.uint8, shape), "label": Field(torch.int64)})
+
+
+def _job(config: TrainConfig, dataset: Dataset | None, spec: RecordSpec, world_size: int) -> Job:
+    """What the settings say of one rank; exemplars=auto is taken for its limit."""
+    rows = config.training.rows_per_rank(world_size)
+    exemplars = exemplars_per_rank(config, world_size)
+    rehearsal = config.rehearsal
+    capacity = capacity_of_rank(
+        rehearsal.capacity,
+        rehearsal.capacity_scope,
+        rank=0,
+        world_size=world_size,
+        record_bytes=spec.row_bytes + COLUMN_BYTES,
+        num_samples=None if dataset is None else len(dataset.train),
+    )
+    return Job(
+        batch_size=rows,
+        exemplars=exemplars if isinstance(exemplars, int) else auto_limit(exemplars) or rows,
+        candidates=min(rows, rehearsal.candidates or rows),
+        capacity=capacity,
+        row_bytes=spec.row_bytes,
+        exchange=rehearsal.exchange,
+    )
+
+
+def _read_measured(path: Path) -> Measured:
+    try:
+        return Measured.from_json(json.loads(path.read_text())["measured"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"--measured {path} is no file that drb plan --json has written: {type(error).__name__}: {error}"
+        ) from None

@@ -1,0 +1,164 @@
+"""What is to be said of a job: whether its rounds stay hidden, what they cost, what memory they take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from drb.assembly import choose_exchange, memory_bytes, readable
+from drb.hiding import SHARE, Line, is_hidden, largest_hidden
+from drb.plan.model import Machine, Place, cpu_seconds, exchange_bytes, round_seconds, traffic
+
+
+@dataclass(frozen=True)
+class Job:
+    """b = batch_size and r = exemplars per rank and step; candidates: rows stored per step; capacity per rank."""
+
+    batch_size: int
+    exemplars: int
+    candidates: int
+    capacity: int
+    row_bytes: int
+    exchange: str = "auto"
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Of one rank. Seconds and bytes; most_hidden: the largest r up to b that stays hidden, 0 if none.
+
+    slowdown: of a step on b + r rows, by what of the round is not hidden and by copies on the training thread.
+    cpu_s: of the round, which runs beside the training.
+    """
+
+    ranks: int
+    nodes: int
+    exchange: str
+    step_s: float
+    round_s: float
+    cpu_s: float
+    copy_s: float
+    hidden: bool
+    slowdown: float
+    most_hidden: int
+    messages: int
+    sent_bytes: float
+    memory: dict[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def forecast(job: Job, place: Place, machine: Machine, step: Line, measured_round: Line | None = None) -> Forecast:
+    """measured_round: of r, where it was measured on these very ranks; otherwise the model's."""
+    kind, _ = choose_exchange(job.exchange, place.names)
+    sent = traffic(kind, place, job.exemplars, job.row_bytes)
+    most = max(job.batch_size, job.exemplars)
+    line = measured_round or _line(job, kind, place, machine, most)
+    round_s, step_s = line.at(job.exemplars), step.at(job.exemplars)
+    copied_rows = job.candidates + job.batch_size + job.exemplars  # admitted, and those of the extended minibatch
+    copy_s = copied_rows * job.row_bytes / machine.clock.gather_speed
+    words = job.row_bytes // 8
+    staging = exchange_bytes(kind, place, job.exemplars, words, job.capacity)
+    return Forecast(
+        ranks=place.world_size,
+        nodes=place.nodes,
+        exchange=kind,
+        step_s=step_s,
+        round_s=round_s,
+        cpu_s=cpu_seconds(sent, machine),
+        copy_s=copy_s,
+        hidden=is_hidden(job.exemplars, line, step),
+        slowdown=(max(0.0, round_s - step_s) + copy_s) / step_s,
+        most_hidden=largest_hidden(line, step, most),
+        messages=sent.messages,
+        sent_bytes=sent.sent_bytes,
+        memory=memory_bytes(job.row_bytes, job.capacity, job.batch_size, job.exemplars, staging),
+    )
+
+
+def verdict(job: Job, told: Forecast) -> str:
+    """A few plain sentences about one forecast."""
+    share = told.round_s / told.step_s
+    ranks = "1 rank" if told.ranks == 1 else f"{told.ranks} ranks on {_count(told.nodes, 'node')}"
+    state = (
+        "stay hidden" if told.hidden else "are NOT hidden" if share > 1 else f"are too close to the step ({SHARE:.0%})"
+    )
+    memory = ", ".join(f"{name} {readable(amount)}" for name, amount in told.memory.items())
+    if told.most_hidden == 0:
+        largest = "not even 1 exemplar would stay hidden"
+    else:
+        limit = " (more than a minibatch was not looked at)" if told.most_hidden >= job.batch_size else ""
+        largest = f"largest r that stays hidden: {told.most_hidden}{limit}"
+    return (
+        f"{ranks}, exchange {told.exchange}: rounds of {job.exemplars} exemplars {state}\n"
+        f"  round    {_time(told.round_s)}, {share:.0%} of a step of {_time(told.step_s)} on {job.batch_size} + "
+        f"{job.exemplars} rows; {told.messages} messages, {readable(told.sent_bytes)} sent\n"
+        f"  cost     steps {told.slowdown:.1%} longer ({_time(told.copy_s)} of copies on the training thread); "
+        f"{_time(told.cpu_s)} of CPU per round beside it\n"
+        f"  r        {largest}\n"
+        f"  memory   {readable(sum(told.memory.values()))} per rank at most ({memory})"
+    )
+
+
+_HEAD = (
+    "ranks",
+    "nodes",
+    "exchange",
+    "step",
+    "round",
+    "CPU",
+    "hidden",
+    "slower",
+    "largest r",
+    "messages",
+    "sent",
+    "memory",
+)
+
+
+def table(forecasts: Sequence[Forecast]) -> str:
+    """One line per world size, in plain text."""
+    lines = [_HEAD, *(_row(told) for told in forecasts)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(_HEAD))]
+    return "\n".join("  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)) for line in lines)
+
+
+def _row(told: Forecast) -> tuple[str, ...]:
+    return (
+        str(told.ranks),
+        str(told.nodes),
+        told.exchange,
+        _time(told.step_s),
+        _time(told.round_s),
+        _time(told.cpu_s),
+        "yes" if told.hidden else "no",
+        f"{told.slowdown:.1%}",
+        str(told.most_hidden),
+        str(told.messages),
+        readable(told.sent_bytes),
+        readable(sum(told.memory.values())),
+    )
+
+
+def _line(job: Job, kind: str, place: Place, machine: Machine, most: int) -> Line:
+    """A round as a function of r: through the configured r, so that it is exact there, and another."""
+    other = most if most > job.exemplars else 1
+    low, high = sorted((job.exemplars, other))
+    points = [
+        (r, round_seconds(traffic(kind, place, r, job.row_bytes), machine, min(place.per_node, place.world_size)))
+        for r in (low, high)
+    ]
+    return Line.through(points[0], points[1])
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _time(value: float) -> str:
+    """As 1.5 ms."""
+    for unit, scale in (("s", 1.0), ("ms", 1e3)):
+        if value * scale >= 1:
+            return f"{value * scale:.3g} {unit}"
+    return f"{value * 1e6:.3g} µs"

@@ -1,0 +1,196 @@
+"""How long a round takes on W ranks: what it sends, counted as the exchanges send it, at given costs.
+
+A round is a few collectives, each a message to every rank of a group (Gloo sends empty ones, too), and one gather of
+rows. Ranks draw uniformly from equally full buffers, so that of r rows a share (W - L) / W lies on other nodes.
+
+    seconds = round_s + Σ collectives (collective_s + messages · message_s + bytes / speed + latency) + gather
+
+The same sum with the CPU's costs gives CPU seconds. Where a node's ranks together need more CPU seconds than its cores
+have, the round takes that long. Not in it: ranks that reach the round late, and networks that slow down under load.
+
+Letters: W ranks, N nodes, L ranks of a node, r exemplars of a round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from drb.exchange.requests import fits_fixed_places, staging_bytes
+
+_ANNOUNCED = 5  # integers of an announcement; exchanges that read from memory add the table's version
+_WORD = 8
+
+
+@dataclass(frozen=True)
+class Place:
+    """W ranks, L on each node."""
+
+    world_size: int
+    per_node: int
+
+    @property
+    def nodes(self) -> int:
+        return -(-self.world_size // self.per_node)
+
+    @property
+    def names(self) -> list[int]:
+        """Every rank's node."""
+        return [rank // self.per_node for rank in range(self.world_size)]
+
+
+@dataclass(frozen=True)
+class Collective:
+    """What one rank sends in one collective (or reads, with rma), inside its node and to other nodes."""
+
+    name: str
+    node_messages: int
+    network_messages: int
+    node_bytes: float
+    network_bytes: float
+
+    @property
+    def messages(self) -> int:
+        return self.node_messages + self.network_messages
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """A round of one rank: its collectives, and bytes of rows that it copies in memory."""
+
+    collectives: tuple[Collective, ...]
+    gathered_bytes: float
+
+    @property
+    def messages(self) -> int:
+        return sum(collective.messages for collective in self.collectives)
+
+    @property
+    def sent_bytes(self) -> float:
+        return sum(collective.node_bytes + collective.network_bytes for collective in self.collectives)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds, of the clock or of a CPU; speeds in bytes per second.
+
+    round_s: a round without messages and rows. collective_s, message_s: a collective, and each message of it.
+    node_speed: sockets between ranks of a node. network_speed: of a whole node, which its ranks share.
+    latency_s: of the network, one way. gather_speed: rows from memory to memory.
+    """
+
+    round_s: float
+    collective_s: float
+    message_s: float
+    gather_speed: float
+    node_speed: float
+    network_speed: float
+    latency_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Machine:
+    """cores: of a node."""
+
+    clock: Costs
+    cpu: Costs
+    cores: int
+
+    def with_network(self, latency_s: float | None, bytes_per_s: float | None) -> Machine:
+        """The same nodes with another network."""
+        clock = self.clock
+        if latency_s is not None:
+            clock = replace(clock, latency_s=latency_s)
+        if bytes_per_s is not None:
+            clock = replace(clock, network_speed=bytes_per_s)
+        return replace(self, clock=clock)
+
+
+def traffic(kind: str, place: Place, exemplars: int, row_bytes: int) -> Traffic:
+    """What a rank sends in a round of the exchange `kind`, in bytes on average over ranks."""
+    rows = float(exemplars * row_bytes)
+    if place.world_size == 1:
+        return Traffic((), rows)
+    if kind == "collective":
+        return Traffic((_to_all("sizes", place, _ANNOUNCED), *_requests(place, exemplars, row_bytes)), rows)
+    if kind == "hierarchical":
+        rail = Place(place.nodes, 1)
+        words = _ANNOUNCED + 1
+        along_rail = _to_all("sizes", rail, words)
+        inside = _to_all("sizes of a node", Place(place.per_node, place.per_node), words * place.nodes)
+        # rows of the own node take the same way without leaving the process: one more copy
+        return Traffic((along_rail, inside, *_requests(rail, exemplars, row_bytes)), rows * (1 + 1 / place.nodes))
+    sizes = _to_all("sizes", place, _ANNOUNCED + 1)
+    if kind == "shared":
+        return Traffic((sizes,), rows)
+    assert kind == "rma", kind
+    in_node, outside = _shares(place)
+    reads = round(exemplars * in_node), round(exemplars * outside)
+    tables = Collective("indices", *reads, exemplars * _WORD * in_node, exemplars * _WORD * outside)
+    return Traffic((sizes, tables, Collective("rows", *reads, rows * in_node, rows * outside)), rows / place.world_size)
+
+
+def seconds(sent: Traffic, costs: Costs, per_node: int) -> float:
+    """Of one rank's round. All ranks of a node send at once."""
+    total = costs.round_s + sent.gathered_bytes / costs.gather_speed
+    for collective in sent.collectives:
+        total += costs.collective_s + collective.messages * costs.message_s
+        total += collective.node_bytes / costs.node_speed + collective.network_bytes * per_node / costs.network_speed
+        total += costs.latency_s if collective.network_messages else 0.0
+    return total
+
+
+def cpu_seconds(sent: Traffic, machine: Machine) -> float:
+    """CPU time of one rank's round, all threads of its process."""
+    return seconds(sent, machine.cpu, per_node=1)
+
+
+def round_seconds(sent: Traffic, machine: Machine, per_node: int) -> float:
+    """How long a round takes, where L ranks share a node's cores with nothing else."""
+    return max(seconds(sent, machine.clock, per_node), cpu_seconds(sent, machine) * per_node / machine.cores)
+
+
+def exchange_bytes(kind: str, place: Place, exemplars: int, words: int, capacity: int) -> int:
+    """Memory that the exchange holds for rows on their way, at most (`Exchange.staging_bytes`)."""
+    if kind == "collective":
+        return staging_bytes(place.world_size, exemplars, words)
+    if kind == "hierarchical":  # ranks in the order of their nodes need no second copy
+        return staging_bytes(place.nodes, exemplars, words)
+    return 2 * capacity * _WORD if kind == "rma" else 0
+
+
+def fit_line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Start and slope, neither below 0, of the least-squares line through (x, y)."""
+    mean_x = sum(x for x, _ in points) / len(points)
+    mean_y = sum(y for _, y in points) / len(points)
+    spread = sum((x - mean_x) ** 2 for x, _ in points)
+    slope = max(0.0, sum((x - mean_x) * (y - mean_y) for x, y in points) / spread) if spread else 0.0
+    return max(0.0, mean_y - slope * mean_x), slope
+
+
+def _to_all(name: str, place: Place, words: int) -> Collective:
+    """So many words to every other rank."""
+    near, far = min(place.per_node, place.world_size) - 1, place.world_size - min(place.per_node, place.world_size)
+    return Collective(name, near, far, near * words * _WORD, far * words * _WORD)
+
+
+def _requests(place: Place, exemplars: int, row_bytes: int) -> tuple[Collective, ...]:
+    """Asking for r rows and getting them, as `RowRequests` does."""
+    if fits_fixed_places(place.world_size, exemplars):
+        asked: tuple[Collective, ...] = (_to_all("indices", place, exemplars + 1),)
+    else:
+        asked = (_to_all("counts", place, 1), _spread("values", place, exemplars * _WORD))
+    return (*asked, _spread("rows", place, exemplars * row_bytes))
+
+
+def _spread(name: str, place: Place, num_bytes: int) -> Collective:
+    """So many bytes, to all ranks together."""
+    in_node, outside = _shares(place)
+    to_all = _to_all(name, place, 0)
+    return replace(to_all, node_bytes=num_bytes * in_node, network_bytes=num_bytes * outside)
+
+
+def _shares(place: Place) -> tuple[float, float]:
+    """The share of a uniform draw that lies with other ranks of the node, and with other nodes."""
+    near = min(place.per_node, place.world_size)
+    return (near - 1) / place.world_size, (place.world_size - near) / place.world_size

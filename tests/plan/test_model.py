@@ -1,0 +1,136 @@
+"""What the model says a round sends is what the exchanges send, and its arithmetic is right."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from drb.assembly import assemble
+from drb.exchange import CollectiveExchange, HierarchicalExchange, peers
+from drb.hiding import Line
+from drb.plan.forecast import Job, forecast, table
+from drb.plan.model import (
+    Costs,
+    Machine,
+    Place,
+    cpu_seconds,
+    exchange_bytes,
+    fit_line,
+    round_seconds,
+    seconds,
+    traffic,
+)
+from drb.proportions import build_proportions
+from drb.record import Field, RecordSpec
+from drb.sampler import Sampler
+from drb.settings import RehearsalSettings
+
+SPEC = RecordSpec({"image": Field(torch.uint8, (3, 8, 8)), "label": Field(torch.int64)})
+COSTS = Costs(round_s=1e-4, collective_s=1e-5, message_s=1e-6, gather_speed=1e9, node_speed=1e9, network_speed=1e8)
+MACHINE = Machine(dataclasses.replace(COSTS, latency_s=1e-3), COSTS, cores=4)
+CAPACITY = 40
+RANK = 96  # the first of its node, which makes what the others attach to
+
+
+@pytest.fixture
+def sent(monkeypatch):
+    """A fake world of 512 ranks, and per all_to_all: its ranks, and bytes per rank, of this one's messages."""
+    made = []
+    real, new_group = dist.all_to_all_single, dist.new_group
+
+    def recorded(output, input, output_splits=None, input_splits=None, **kwargs):
+        ranks = dist.get_world_size(kwargs["group"])
+        row_bytes = input.numel() * input.element_size() / max(1, len(input))
+        splits = np.array(input_splits or [len(input) // ranks] * ranks) * row_bytes
+        made.append((ranks, splits.sum()))
+        return real(output, input, output_splits, input_splits, **kwargs)
+
+    dist.init_process_group("fake", store=FakeStore(), rank=RANK, world_size=512)
+    monkeypatch.setattr(dist, "all_to_all_single", recorded)
+    monkeypatch.setattr(dist, "new_group", lambda ranks, **kwargs: new_group(ranks, **{**kwargs, "backend": "fake"}))
+    yield made
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("exemplars", [7, 64])
+@pytest.mark.parametrize("kind", ["collective", "hierarchical"])
+def test_a_round_sends_what_the_model_says(kind, exemplars, sent):
+    place = Place(512, 8)
+    world = peers.open_peers(None, 60.0)
+    rows = np.full(512, CAPACITY)
+    if kind == "collective":
+        exchange = CollectiveExchange(world, CAPACITY, SPEC.words, exemplars)
+    else:
+        exchange = HierarchicalExchange(world, place.names, rows, rows, SPEC.words, exemplars)
+    sampler = Sampler(exemplars, build_proportions("uniform").groups, seed=0, rank=RANK)
+    draw = sampler.draw(0, np.full((512, 1), CAPACITY), np.full(512, CAPACITY))
+    exchange.publish(np.arange(CAPACITY), True)
+    sent.clear()
+    exchange.announce(np.zeros(5, np.int64))
+    exchange.fetch(draw.per_owner, draw.position, np.empty((exemplars, SPEC.words), np.int64))
+    exchange.close(together=True)
+
+    expected = traffic(kind, place, exemplars, SPEC.row_bytes).collectives
+    assert len(sent) == len(expected)
+    for (ranks, num_bytes), collective in zip(sent, expected, strict=True):
+        assert collective.messages == ranks - 1
+        to_others = collective.node_bytes + collective.network_bytes
+        own = num_bytes / ranks  # what a rank keeps for itself, on average over draws
+        assert to_others == pytest.approx(num_bytes - own, rel=1e-9)
+    assert exchange_bytes(kind, place, exemplars, SPEC.words, CAPACITY) == exchange.staging_bytes
+
+
+def test_seconds_are_the_sum_of_what_is_sent():
+    sent = traffic("collective", Place(8, 4), exemplars=10, row_bytes=1000)
+    sizes, indices, rows = sent.collectives
+    assert (sizes.node_messages, sizes.network_messages) == (3, 4)
+    assert (sizes.node_bytes, sizes.network_bytes) == (120, 160)
+    assert (indices.node_bytes, indices.network_bytes) == (3 * 88, 4 * 88)
+    assert (rows.node_bytes, rows.network_bytes) == (3750, 5000)
+    node, network = 120 + 264 + 3750, 160 + 352 + 5000
+    expected = 1e-4 + 10_000 / 1e9 + 3 * 1e-5 + 21 * 1e-6 + node / 1e9 + 4 * network / 1e8
+    assert seconds(sent, COSTS, per_node=4) == pytest.approx(expected)
+    assert seconds(sent, MACHINE.clock, per_node=4) == pytest.approx(expected + 3 * 1e-3)
+
+
+def test_ranks_that_share_cores_wait_for_one_another():
+    sent = traffic("shared", Place(64, 64), 7, 1000)
+    assert round_seconds(sent, MACHINE, per_node=64) == pytest.approx(cpu_seconds(sent, MACHINE) * 16)
+    assert round_seconds(sent, MACHINE, per_node=1) == seconds(sent, MACHINE.clock, 1)
+
+
+def test_one_rank_sends_nothing():
+    sent = traffic("loopback", Place(1, 1), 7, 1000)
+    assert (sent.messages, sent.sent_bytes, sent.gathered_bytes) == (0, 0, 7000)
+
+
+def test_a_line_is_fitted_to_messages():
+    assert fit_line([(1, 3.0), (2, 5.0), (4, 9.0)]) == pytest.approx((1.0, 2.0))
+    assert fit_line([(1, 3.0), (2, 2.0)]) == (2.5, 0.0)  # more messages never cost less
+
+
+def test_memory_is_what_a_rehearsal_would_say():
+    parts = assemble(RehearsalSettings(CAPACITY, 7), SPEC, 12, None)
+    told = forecast(Job(12, 7, 12, CAPACITY, SPEC.row_bytes), Place(1, 1), MACHINE, Line(0.1))
+    assert told.memory == parts.memory_bytes()
+
+
+def test_a_forecast_says_what_is_hidden_and_what_it_costs():
+    job = Job(batch_size=56, exemplars=7, candidates=14, capacity=1000, row_bytes=150_568)
+    hidden = forecast(job, Place(2, 1), MACHINE, Line(1.0), Line(0.0, 0.02))
+    assert hidden.exchange == "collective"
+    assert hidden.hidden
+    assert hidden.most_hidden == 40
+    assert hidden.slowdown == pytest.approx(77 * 150_568 / 1e9)
+    late = forecast(job, Place(2, 1), MACHINE, Line(0.1), Line(0.0, 0.02))
+    assert not late.hidden
+    assert late.most_hidden == 4
+    assert late.slowdown == pytest.approx((0.14 - 0.1 + 77 * 150_568 / 1e9) / 0.1)
+    lines = table([hidden, late]).splitlines()
+    assert len(lines) == 3
+    assert len({len(line) for line in lines}) == 1
