@@ -1,4 +1,4 @@
-# make demo | test | lint | format | image-check: each makes the virtual environment first, if it is not there yet.
+# make demo | test | bench | bench-quick | lint | format | image-check: each makes the virtual environment first, if it is not there yet.
 # VENV=DIR uses another one, PYTHON=EXE another interpreter to make it with.
 
 VENV ?= .venv
@@ -8,11 +8,13 @@ INSTALLED := $(VENV)/.installed
 PINS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format image-check install
+.PHONY: help demo test bench bench-quick lint format image-check install
 
 help:
 	@echo "make demo     install, then train three runs side by side on two ranks (under two minutes)"
 	@echo "make test     install, then lint and run every test"
+	@echo "make bench    every benchmark, results in benchmarks/results (an hour, on a machine with nothing else to do)"
+	@echo "make bench-quick   the same with few repeats (under five minutes), results in benchmarks/results/quick"
 	@echo "make lint     ruff and mypy"
 	@echo "make format   rewrite the sources as ruff wants them"
 	@echo "make image-check   really build docker/Dockerfile and train in it (root, Debian; many minutes, 30 GB)"
@@ -23,6 +25,13 @@ demo: $(INSTALLED)
 test: export OMP_NUM_THREADS ?= 1
 test: lint
 	$(PY) -m pytest
+
+bench bench-quick: export OMP_NUM_THREADS = 1
+bench: $(INSTALLED)
+	$(PY) -m benchmarks
+
+bench-quick: $(INSTALLED)
+	$(PY) -m benchmarks --quick
 
 lint: $(INSTALLED)
 	$(PY) -m ruff check .
