@@ -1,4 +1,5 @@
-# make demo | test | faults | lint | format | image-check: each makes the virtual environment first, if it is not there yet.
+# make demo | test | faults | bench | bench-quick | lint | format | image-check: each makes the virtual environment
+# first, if it is not there yet.
 # VENV=DIR uses another one, PYTHON=EXE another interpreter to make it with.
 
 VENV ?= .venv
@@ -8,12 +9,14 @@ INSTALLED := $(VENV)/.installed
 PINS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults lint format image-check install
+.PHONY: help demo test faults bench bench-quick lint format image-check install
 
 help:
 	@echo "make demo     install, then train three runs side by side on two ranks (under two minutes)"
 	@echo "make test     install, then lint and run every test"
 	@echo "make faults   break 64 runs on purpose and check how they end (10 to 20 minutes; Linux)"
+	@echo "make bench    every benchmark, results in benchmarks/results (an hour, on a machine with nothing else to do)"
+	@echo "make bench-quick   the same with few repeats (under five minutes), results in benchmarks/results/quick"
 	@echo "make lint     ruff and mypy"
 	@echo "make format   rewrite the sources as ruff wants them"
 	@echo "make image-check   really build docker/Dockerfile and train in it (root, Debian; many minutes, 30 GB)"
@@ -25,8 +28,16 @@ test: export OMP_NUM_THREADS ?= 1
 test: lint
 	$(PY) -m pytest
 
+
 faults: $(INSTALLED)
 	$(PY) -m faults --out benchmarks/results/faults.json
+
+bench bench-quick: export OMP_NUM_THREADS = 1
+bench: $(INSTALLED)
+	$(PY) -m benchmarks
+
+bench-quick: $(INSTALLED)
+	$(PY) -m benchmarks --quick
 
 lint: $(INSTALLED)
 	$(PY) -m ruff check .

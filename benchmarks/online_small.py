@@ -103,9 +103,10 @@ def _output(command: list[str]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5, help="turns of the speed comparison")
+    parser.add_argument("--quick", action="store_true", help="two turns of the speed comparison")
     parser.add_argument("--seeds", type=int, default=10, help="seeds of the accuracy comparison: 0, or at least 2")
     arguments = parser.parse_args()
-    figures: dict[str, Any] = {"speed": compare_speed(arguments.repeats)}
+    figures: dict[str, Any] = {"speed": compare_speed(2 if arguments.quick else arguments.repeats)}
     if arguments.seeds:
         figures["accuracy"] = compare_accuracy(arguments.seeds)
     record.save("online_small", figures)

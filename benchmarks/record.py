@@ -16,15 +16,16 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def save(name: str, figures: dict[str, Any]) -> None:
-    """Print the figures and write them to benchmarks/results/NAME.json."""
+    """Print the figures and write them to benchmarks/results/NAME.json; of a quick run, to results/quick/."""
+    folder = RESULTS / "quick" if "--quick" in sys.argv else RESULTS
     result = {
         "command": " ".join(["python", *(os.path.relpath(a) if Path(a).is_file() else a for a in sys.argv)]),
         "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "system": f"{platform.system()} {platform.release()}"},
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         "figures": figures,
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
 
 

@@ -1,0 +1,56 @@
+"""Claim: a rank draws its exemplars from the union of thousands of ranks, or of a thousand strata, in microseconds.
+
+Counts of every rank and stratum in, r distinct places out, by `uniform` (one group) and `balanced` (a group per
+stratum).
+
+    python benchmarks/sampler_draw.py [--quick]
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+import record
+from interleaved import medians_us, of_runs
+
+from drb.proportions import build_proportions
+from drb.sampler import Sampler
+
+CASES = {  # ranks, strata, exemplars, proportions: at most so many µs
+    (1024, 1, 7, "uniform"): 30.0,
+    (4096, 1, 64, "uniform"): 30.0,
+    (8, 1000, 64, "balanced"): 200.0,
+    (2, 1, 7, "uniform"): None,
+    (64, 1, 7, "uniform"): None,
+    (8, 10, 64, "balanced"): None,
+    (1024, 1, 7, "stream"): None,
+}
+
+
+def measure(world_size: int, strata: int, exemplars: int, proportions: str, repeats: int) -> float:
+    rng = np.random.default_rng(0)
+    counts = rng.integers(0, 3 if strata > 1 else 100, (world_size, strata))
+    offered = counts.sum(axis=1) + rng.integers(0, 1000, world_size)
+    sampler = Sampler(exemplars, build_proportions(proportions).groups, seed=0, rank=1)
+    rounds = iter(range(1 << 60))
+    return medians_us({"draw": lambda: sampler.draw(next(rounds), counts, offered)}, repeats)["draw"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    quick = parser.parse_args().quick
+    figures = {}
+    for (world_size, strata, exemplars, proportions), bar in CASES.items():
+        runs = [
+            {"draw_us": measure(world_size, strata, exemplars, proportions, 300 if quick else 3000)} for _ in range(5)
+        ]
+        result = of_runs(runs)
+        name = f"W={world_size}, S={strata}, r={exemplars}, {proportions}"
+        figures[name] = {**result, **({} if bar is None else {"bar_us": bar, "holds": result["draw_us"] <= bar})}
+    record.save("sampler_draw", figures)
+
+
+if __name__ == "__main__":
+    main()

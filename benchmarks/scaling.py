@@ -1,0 +1,115 @@
+"""Claim: what a round costs a rank does not grow with the number of ranks, beyond a few integers per rank.
+
+W = 1 … 16 ranks on this machine, many more than its cores: so no wall time, but per rank and round the CPU of the
+worker's thread, the messages (all_to_all counts one per peer that gets any) and the bytes that leave the rank, rows
+and integers apart. r = 7 records of 150 KB.
+
+    python benchmarks/scaling.py [--quick]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import record
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from drb import Rehearsal, assembly
+
+EXEMPLARS, BATCH, ROUNDS = 7, 8, 60
+
+
+class Counter:
+    """Counts what torch.distributed's all_to_all_single sends to other ranks."""
+
+    def __init__(self) -> None:
+        self.messages = self.integer_bytes = self.row_bytes = 0
+        self._real = dist.all_to_all_single
+        dist.all_to_all_single = self._counted
+
+    def _counted(self, output: Any, input: Any, output_splits: Any = None, input_splits: Any = None, **kw: Any) -> Any:
+        ranks, own = dist.get_world_size(kw["group"]), dist.get_rank(kw["group"])
+        splits = input_splits or [len(input) // ranks] * ranks
+        item = input[:1].nbytes if len(input) else 0
+        sent = sum(n for rank, n in enumerate(splits) if rank != own) * item
+        self.messages += sum(n > 0 for rank, n in enumerate(splits) if rank != own)
+        if item > 10_000:
+            self.row_bytes += sent
+        else:
+            self.integer_bytes += sent
+        return self._real(output, input, output_splits, input_splits, **kw)
+
+
+def run_rank(rank: int, world_size: int, rendezvous: str, exchange: str, results: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world_size)
+    if exchange == "hierarchical":
+        assembly.node_name = lambda: f"node {2 * rank // world_size}"
+    counter = Counter()
+    images = torch.zeros((BATCH, 150_528), dtype=torch.uint8)
+    with Rehearsal(
+        capacity=64, exemplars=EXEMPLARS, seed=0, exchange=exchange, asynchronous=True, verbose=False
+    ) as rehearsal:
+        for step in range(ROUNDS + 20):
+            if step == 20:  # buffers are full
+                before = rehearsal.stats()
+                counter.messages = counter.integer_bytes = counter.row_bytes = 0
+            ids = (torch.arange(BATCH) + step * BATCH) * world_size + rank
+            rehearsal.extend({"image": images, "label": ids % 10, "sample_id": ids})
+        after = rehearsal.stats()
+        sent = [counter.messages, counter.integer_bytes, counter.row_bytes]
+    cpu = (after["worker_cpu_seconds"] - before["worker_cpu_seconds"]) / (after["rounds"] - before["rounds"])
+    everyone: list[Any] = [None] * world_size
+    dist.all_gather_object(everyone, [1e6 * cpu, *(x / ROUNDS for x in sent)])
+    if rank == 0:
+        means = np.mean(everyone, axis=0).tolist()
+        names = ("cpu_us", "messages", "integer_bytes", "row_bytes")
+        Path(results).write_text(json.dumps(dict(zip(names, means, strict=True))))
+    dist.destroy_process_group()
+
+
+def with_ranks(exchange: str, world_size: int) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as scratch:
+        arguments = (world_size, f"{scratch}/rendezvous", exchange, f"{scratch}/results")
+        if exchange == "rma":
+            mpiexec = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+            command = [str(mpiexec), "-n", str(world_size), sys.executable, __file__, "--rank-of", *arguments[1:]]
+            subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])})
+        else:
+            mp.spawn(run_rank, arguments, nprocs=world_size)
+        found: dict[str, float] = json.loads(Path(arguments[-1]).read_text())
+    return found
+
+
+def main() -> None:
+    if "--rank-of" in sys.argv:  # started by mpiexec
+        rendezvous, exchange, results = sys.argv[2:]
+        run_rank(int(os.environ["PMI_RANK"]), int(os.environ["PMI_SIZE"]), rendezvous, exchange, results)
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    quick = parser.parse_args().quick
+    figures: dict[str, Any] = {"W=1": with_ranks("auto", 1)}
+    for exchange in ("shared", "collective", "hierarchical", "rma"):
+        for world_size in (2, 4) if quick else (2, 4, 8, 16):
+            if exchange == "hierarchical" and world_size < 4:
+                continue
+            runs = [with_ranks(exchange, world_size) for _ in range(1 if quick else 3)]
+            figures[f"{exchange}, W={world_size}"] = {k: statistics.median(run[k] for run in runs) for k in runs[0]}
+    record.save("scaling", figures)
+
+
+if __name__ == "__main__":
+    main()
