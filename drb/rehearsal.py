@@ -30,6 +30,7 @@ from drb.round import RoundResult
 from drb.saved import kind_of_state, own_state, spec_of
 from drb.settings import RehearsalSettings
 from drb.snapshot import state_with_rows
+from drb.state_check import naming_damage
 from drb.statistics import statistics
 from drb.turns import Turns
 from drb.types import Exemplars, Int64Array, Minibatch, OwnerOf
@@ -379,8 +380,9 @@ class Rehearsal:
         turns = Turns(parts, self._intake, self._peers, self.settings)
         parts.buffer.deny(self._denied)
         if saved:
-            self._intake.load_state_dict(saved["intake"])
-            turns.load_state_dict(saved)
+            with naming_damage():
+                self._intake.load_state_dict(saved["intake"])
+                turns.load_state_dict(saved)
             self._saved = None
         self._extension = Extension(spec, parts.max_rows, parts.runner.blocks, self.settings.id_field)
         self._turns = turns

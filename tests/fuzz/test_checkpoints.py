@@ -43,7 +43,7 @@ def run_dir(tmp_path_factory):
     saver = Checkpointer(
         CheckpointSettings(every_steps=1, keep_last=5), folder, World(), signals=StopSignals([]), say=None
     )
-    saver.begin_run({"config": {"seed": 1}, "tracking_run_id": None, "versions": {}}, lambda: None)
+    saver.begin_run({"config": {"seed": 1}, "tracking_run_id": None, "versions": {}}, lambda: lambda: None)
     for step in (1, 2):
         saver.begin_task(step - 1)
         state = {
