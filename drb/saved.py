@@ -14,6 +14,7 @@ from drb.state_check import check_state
 from drb.types import OwnerOf
 
 State: TypeAlias = Mapping[str, Any]
+SavedState: TypeAlias = State | Sequence[State]  # one rank's, or those of all ranks there were, by rank
 
 FORMAT = 1
 
@@ -24,7 +25,7 @@ def kind_of_state(settings: RehearsalSettings, world_size: int) -> dict[str, Any
 
 
 def own_state(
-    saved: State | Sequence[State],
+    saved: SavedState,
     owner_of: OwnerOf | None,
     settings: RehearsalSettings,
     spec: RecordSpec | None,
@@ -38,7 +39,7 @@ def own_state(
     Raises:
         ValueError: states of another format, other settings, another schema, or not of all ranks.
     """
-    states = list(saved) if isinstance(saved, Sequence) else [saved]
+    states = list(saved) if isinstance(saved, (list, tuple)) and saved else [saved]
     for state in states:
         _check(state, settings, spec)
     if not isinstance(saved, Mapping) and len(saved) != world_size:

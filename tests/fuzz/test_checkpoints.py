@@ -54,8 +54,7 @@ def run_dir(tmp_path_factory):
         }
         saver.visit(step, lambda state=state: state)
         rehearsal.extend(minibatch_of(range(100 * step, 100 * step + 8)))
-    if hasattr(saver, "close"):
-        saver.close()
+    saver.finish()
     rehearsal.close()
     return folder
 
