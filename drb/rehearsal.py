@@ -129,7 +129,7 @@ class Rehearsal:
         self._extension: Extension | None = None
         self._saved: Mapping[str, Any] | None = None
         self._closed = False
-        self._extend_seconds = 0.0
+        self._extend_seconds = self._setup_seconds = 0.0
         self._earlier: dict[str, Any] = {}  # stats up to where this run was resumed
         self._stored_and_distinct: tuple[int, int] | None = None
         self._denied: Int64Array = np.empty(0, np.int64)  # until the first minibatch
@@ -208,15 +208,16 @@ class Rehearsal:
     def stats(self) -> dict[str, Any]:
         """Counts, bytes and seconds so far, of this rank unless it says total. Not collective.
 
-        extend_seconds: on the training thread, in rehearsal calls; wait_seconds: of those, waiting for a round.
-        round_seconds: of all rounds, with announce (waiting for the slowest rank), draw and fetch.
+        extend_seconds: on the training thread, in rehearsal calls; of those, wait_seconds: waiting for a round, and
+        admission_seconds: deciding who is stored and copying those. setup_seconds: of the first call, not in extend's.
+        round_seconds: of all rounds, with announce (waiting for the slowest rank), draw and fetch; index_seconds: of
+        fetch, saying which rows are wanted.
         stored_total: as of the last round or `duplicate_share`; distinct_total: as of the latter, else None.
         """
         if self._turns is None:
             return {"rounds": 0, "exemplars": self.settings.exemplars, **self._earlier}
-        return statistics(
-            self._turns, self.settings.exemplars, self._extend_seconds, self._stored_and_distinct, self._earlier
-        )
+        seconds = (self._extend_seconds, self._setup_seconds)
+        return statistics(self._turns, self.settings.exemplars, *seconds, self._stored_and_distinct, self._earlier)
 
     def counts(self) -> dict[int, int]:
         """Exemplars in this rank's buffer per stratum, the last minibatch's included."""
@@ -367,6 +368,7 @@ class Rehearsal:
 
         None if no rank's minibatch has rows and nothing else tells how many there will be: that turn does not count.
         """
+        start = time.perf_counter()
         self._intake.check_first(minibatch)
         spec = self._spec or RecordSpec.of(minibatch, exclude=self.settings.id_field)
         saved, num_rows = self._saved or {}, len(next(iter(minibatch.values())))
@@ -388,6 +390,8 @@ class Rehearsal:
             self._say(self.describe())
             if parts.auto is not None:
                 parts.auto.say = self._say
+        self._setup_seconds = time.perf_counter() - start
+        self._extend_seconds -= self._setup_seconds  # to whose time the caller adds it
         return turns
 
     def _deny(self, sample_ids: Int64Array) -> None:
