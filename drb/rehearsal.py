@@ -128,7 +128,7 @@ class Rehearsal:
         self._turns: Turns | None = None  # from the first minibatch on
         self._extension: Extension | None = None
         self._closed = False
-        self._extend_seconds = 0.0
+        self._extend_seconds = self._setup_seconds = 0.0
         self._stored_and_distinct: tuple[int, int] | None = None
         self.forget_observers: list[ForgetObserver] = []
 
@@ -205,8 +205,10 @@ class Rehearsal:
     def stats(self) -> dict[str, Any]:
         """Counts, bytes and seconds so far, of this rank unless it says total. Not collective.
 
-        extend_seconds: on the training thread, in rehearsal calls; wait_seconds: of those, waiting for a round.
-        round_seconds: of all rounds, with announce (waiting for the slowest rank), draw and fetch.
+        extend_seconds: on the training thread, in rehearsal calls; of those, wait_seconds: waiting for a round, and
+        admission_seconds: deciding who is stored and copying those. setup_seconds: of the first call, not in extend's.
+        round_seconds: of all rounds, with announce (waiting for the slowest rank), draw and fetch; index_seconds: of
+        fetch, saying which rows are wanted.
         stored_total: as of the last round or `duplicate_share`; distinct_total: as of the latter, else None.
         """
         if self._turns is None:
@@ -215,6 +217,7 @@ class Rehearsal:
             self._turns,
             self.settings.exemplars,
             self._extend_seconds,
+            self._setup_seconds,
             self._stored_and_distinct,
             self._beginning.earlier,
         )
@@ -357,6 +360,7 @@ class Rehearsal:
 
     def _set_up(self, minibatch: Minibatch) -> Turns | None:
         """See `Beginning.start`. Collective."""
+        start = time.perf_counter()
         started = self._beginning.start(minibatch, self._intake)
         if started is None:
             return None
@@ -366,6 +370,8 @@ class Rehearsal:
             self._say(self.describe())
             if turns.parts.auto is not None:
                 turns.parts.auto.say = self._say
+        self._setup_seconds = time.perf_counter() - start
+        self._extend_seconds -= self._setup_seconds  # to whose time the caller adds it
         return turns
 
     def _deny(self, sample_ids: Int64Array) -> None:

@@ -77,12 +77,13 @@ class RoundResult:
 
 @dataclass
 class RoundTimes:
-    """Seconds summed over rounds. `announce` includes waiting for the slowest peer."""
+    """Seconds summed over rounds. `announce` includes waiting for the slowest peer; `index` is a part of `fetch`."""
 
     rounds: int = 0
     announce: float = 0.0
     draw: float = 0.0
     fetch: float = 0.0
+    index: float = 0.0
     total: float = 0.0
     cpu: float = 0.0
     exemplars: int = 0
@@ -197,6 +198,7 @@ class RoundRunner:
         times.announce += announced - start
         times.draw += drawn - announced
         times.fetch += end - drawn
+        times.index = self._exchange.index_seconds
         times.total += end - start
         times.cpu += time.thread_time() - cpu
         times.exemplars += exemplars

@@ -33,6 +33,7 @@ from drb.erasure import CheckpointPurge
 from drb.failure import naming_failures
 from drb.loading import load_on_all_ranks
 from drb.models import Network, build_model
+from drb.profiling import Profiler
 from drb.rehearsal import Rehearsal
 from drb.scenarios import build_scenario
 from drb.seeding import derive_seed
@@ -88,9 +89,10 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
         if world.is_main and dataset.cache is not None:
             write_atomically(run_dir / RUN_FILE, {"cache": str(dataset.cache)})
         with ExitStack() as training:
-            trainer, rehearsal = _build_trainer(
-                config, world, dataset, Monitor(console, tracker), checkpointer, training
-            )
+            profiler = _open_profiler(config, run_dir, world, console, training)
+            on_step = None if profiler is None else profiler.step
+            monitor = Monitor(console, tracker)
+            trainer, rehearsal = _build_trainer(config, world, dataset, monitor, checkpointer, on_step, training)
             if saved is not None:
                 _take_up(saved, trainer, console)
                 saved = None  # it may hold samples: what is forgotten must not stay in memory
@@ -152,6 +154,15 @@ def _open_checkpoints(
     return stack.enter_context(checkpointer)
 
 
+def _open_profiler(
+    config: TrainConfig, run_dir: Path, world: World, console: Console | None, stack: ExitStack
+) -> Profiler | None:
+    if not (config.profile and world.is_main and console is not None):
+        return None
+    file = run_dir / "profile" / f"rank-{world.rank}.trace.json.gz"
+    return stack.enter_context(Profiler(config.profiling, file, console.say))
+
+
 def _find_checkpoint(config: TrainConfig, checkpointer: Checkpointer | None) -> Saved | None:
     saved = None if checkpointer is None else checkpointer.find()
     if saved is not None:
@@ -182,6 +193,7 @@ def _build_trainer(
     dataset: Dataset,
     monitor: Monitor,
     saver: Saver | None,
+    on_step: Callable[[], None] | None,
     stack: ExitStack,
 ) -> tuple[Trainer, Rehearsal | None]:
     strategy = build_strategy(config.strategy.name, label_smoothing=config.strategy.label_smoothing)
@@ -207,6 +219,7 @@ def _build_trainer(
         rehearsal=rehearsal,
         monitor=monitor,
         saver=saver,
+        on_step=on_step,
         num_outputs=dataset.num_classes if config.model.head == "fixed" else None,
         allow_duplicates=config.rehearsal.allow_duplicates,
         timeout_s=config.timeout_s,

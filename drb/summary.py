@@ -44,6 +44,7 @@ def summarise(
 ) -> dict[str, Any]:
     """Everything in summary.json.
 
+    breakdown: rank 0's seconds by part of a step, see docs/breakdown.md.
     train_seconds and train_cpu_seconds (of this process) are those of the training loop: no loading, no evaluation.
     checkpoints: how many, what was written, and how long rank 0's training waited, also before the run was resumed.
     samples_per_second counts the stream's samples on all ranks, without exemplars; nonfinite_steps those of steps
@@ -60,6 +61,7 @@ def summarise(
         "history": trainer.history,
         "train_seconds": seconds,
         "train_cpu_seconds": trainer.clock.cpu_seconds,
+        "breakdown": trainer.breakdown.summary(trainer.steps),
         "samples_per_second": trainer.rows / seconds if seconds else None,
         "samples": trainer.rows,
         "steps": trainer.steps,

@@ -33,7 +33,8 @@ class Turns:
     def __init__(self, parts: Parts, intake: Intake, peers: Peers | None, settings: RehearsalSettings) -> None:
         self.parts = parts
         self.stopped = False
-        self.wait_seconds = 0.0
+        self.wait_seconds = 0.0  # in `take`
+        self.admission_seconds = 0.0
         self._intake = intake
         self._peers = peers
         self._is_error_if_uneven = settings.uneven == "error"
@@ -50,16 +51,22 @@ class Turns:
         Raises:
             ValueError: late fields are missing, or a minibatch is broken; nothing has changed.
         """
-        parts = self.parts
+        parts, start = self.parts, time.perf_counter()
         parts.buffer.require_late_fields()
         offer, fields = self._intake.take(minibatch, parts.spec, parts.max_rows, self._round + 1)
+        taken = time.perf_counter()
         result = self._wait()
+        waited = time.perf_counter()
         parts.buffer.commit()
         parts.buffer.expire(self._round + 1)
         if result is not None:
             parts.runner.fence.mark(1 - result.round % 2)  # readers of the exemplars before these have been queued
+        committed = time.perf_counter()
         self._submit(ACTIVE)
+        submitted = time.perf_counter()
         parts.buffer.stage(fields, offer)
+        self.wait_seconds += waited - taken
+        self.admission_seconds += taken - start + committed - waited + time.perf_counter() - submitted
         self._hear_statuses()
         return result
 
@@ -168,12 +175,9 @@ class Turns:
         return result
 
     def _result(self) -> RoundResult:
-        start = time.perf_counter()
         self._in_flight = False
         try:
             return self.parts.engine.result(self._longest_round_s)
         except TimeoutError:
             self._is_stuck = True
             raise
-        finally:
-            self.wait_seconds += time.perf_counter() - start

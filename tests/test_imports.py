@@ -39,7 +39,7 @@ LAYERS = [
     {"assembly", "beginning", "turns", "reshard", "saved", "erasure", "rehearsal", "statistics"}
     | {"evaluation", "checkpoint", "tracking", "report"},
     {"trainer"},
-    {"config", "summary", "tracked", "loading", "run", "train", "cli", "demo", "plan"},
+    {"config", "ranges", "profiling", "summary", "tracked", "loading", "run", "train", "cli", "demo", "plan"},
 ]
 LAYER = {unit: level for level, units in enumerate(LAYERS) for unit in units}
 STRANGERS = LAYERS[1]  # units that must not know one another …

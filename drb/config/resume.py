@@ -26,6 +26,8 @@ _MAY_CHANGE = (
     "rehearsal.allow_duplicates",
     "checkpoint",
     "tracking",
+    "profile",
+    "profiling",
 )
 
 

@@ -177,6 +177,20 @@ class TrackingConfig:
 
 
 @dataclass
+class ProfilingConfig:
+    """What profile=true records, in optimisation steps of rank 0 since it was started or resumed.
+
+    wait:    steps that pass first
+    warm_up: steps whose recording is thrown away, since the profiler's first ones are slow
+    record:  steps in the trace; a few hundred make files that Perfetto opens slowly
+    """
+
+    wait: int = setting(10, at_least=0)
+    warm_up: int = setting(5, at_least=0)
+    record: int = setting(20, at_least=1)
+
+
+@dataclass
 class TrainConfig:
     """
     name:      what the run is called in tables and plots; null takes the strategy's name
@@ -184,6 +198,7 @@ class TrainConfig:
     threads:   of PyTorch on the CPU, per rank; null leaves its default (all cores, or OMP_NUM_THREADS)
     timeout_s: of every collective of the training ranks, in seconds
     start_timeout_s: how long ranks wait for one another at the start, in seconds
+    profile:   rank 0 writes a trace of some steps (see profiling) into profile/ of the run directory
     console:   main: rank 0 prints; all: every rank does, with its number in front
     """
 
@@ -194,6 +209,7 @@ class TrainConfig:
     threads: int | None = setting(None, at_least=1)
     timeout_s: float = setting(600.0, above=0)
     start_timeout_s: float = setting(25.0, above=0)
+    profile: bool = False
     console: str = setting("main", one_of=("main", "all"))
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     scenario: ScenarioConfig = field(default_factory=ScenarioConfig)
@@ -206,6 +222,7 @@ class TrainConfig:
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    profiling: ProfilingConfig = field(default_factory=ProfilingConfig)
 
 
 CHOICES: dict[str, dict[str, type]] = {

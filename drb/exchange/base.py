@@ -20,6 +20,12 @@ class Exchange(Protocol):
     name: str
 
     @property
+    def index_seconds(self) -> float:
+        """Of all fetches so far: until the owners, or this rank, knew which rows to read. 0 where that takes no time of
+        its own."""
+        ...
+
+    @property
     def rows(self) -> Int64Array:
         """This rank's rows, int64 [capacity + spares, K]; allocated once by the exchange that reads them."""
         ...

@@ -41,6 +41,10 @@ class CollectiveExchange:
         self._requests.erase()
 
     @property
+    def index_seconds(self) -> float:
+        return self._requests.ask_seconds
+
+    @property
     def staging_bytes(self) -> int:
         return self._requests.staging_bytes
 

@@ -101,6 +101,10 @@ class HierarchicalExchange:
         self._by_partner.fill(0)
 
     @property
+    def index_seconds(self) -> float:
+        return self._requests.ask_seconds
+
+    @property
     def staging_bytes(self) -> int:
         return self._requests.staging_bytes + self._by_partner.nbytes
 

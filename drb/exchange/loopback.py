@@ -11,6 +11,7 @@ from drb.types import Int64Array
 class LoopbackExchange:
     name = "loopback"
     staging_bytes = 0
+    index_seconds = 0.0
 
     def __init__(self, num_rows: int, words: int) -> None:
         self._storage = HeapStorage(num_rows, words)

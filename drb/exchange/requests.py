@@ -8,6 +8,8 @@ Letters: P ranks of the group, R rows asked for, A rows that this rank is asked 
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -33,6 +35,7 @@ class RowRequests:
     """max_rows: the most rows that one rank asks for in a round (r)."""
 
     def __init__(self, peers: Peers, max_rows: int, words: int) -> None:
+        self.ask_seconds = 0.0
         self._peers = peers
         self._max_rows = max_rows
         self._words = words
@@ -47,9 +50,16 @@ class RowRequests:
 
         Returns what the others sent here: how many each, int64 [P], and their values, int64 [A].
         """
-        if not self._fixed:
-            wanted, counts = self._peers.scatter(values, per_peer)
-            return counts, wanted
+        start = time.perf_counter()
+        counts, wanted = self._ask_in_fixed_places(per_peer, values) if self._fixed else self._ask(per_peer, values)
+        self.ask_seconds += time.perf_counter() - start
+        return counts, wanted
+
+    def _ask(self, per_peer: Int64Array, values: Int64Array) -> tuple[Int64Array, Int64Array]:
+        wanted, counts = self._peers.scatter(values, per_peer)
+        return counts, wanted
+
+    def _ask_in_fixed_places(self, per_peer: Int64Array, values: Int64Array) -> tuple[Int64Array, Int64Array]:
         # (count, values…) in r + 1 places per peer: one message instead of two
         self._requests[:, 0] = per_peer
         self._requests[:, 1:][np.arange(self._max_rows) < per_peer[:, None]] = values

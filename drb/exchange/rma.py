@@ -10,6 +10,8 @@ A window, in 64-bit words: the rank's rows; table A; table B.
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 
 from drb.exchange.peers import Peers
@@ -24,6 +26,7 @@ class RmaExchange:
     name = "rma"
 
     def __init__(self, peers: Peers, rows_per_rank: Int64Array, capacities: Int64Array, words: int) -> None:
+        self.index_seconds = 0.0
         self._peers = peers
         self._words = words
         num_rows, capacity = int(rows_per_rank[peers.rank]), int(capacities[peers.rank])
@@ -55,7 +58,9 @@ class RmaExchange:
     def fetch(self, per_owner: Int64Array, positions: Int64Array, out: Int64Array) -> None:
         owners = np.repeat(np.arange(len(per_owner)), per_owner)
         rows: Int64Array = np.empty((len(positions), 1), np.int64)
+        start = time.perf_counter()
         self._peers.run("indices", lambda: self._window.read(owners, self._peer_tables[owners] + positions, rows))
+        self.index_seconds += time.perf_counter() - start
         self._peers.run("rows", lambda: self._window.read(owners, rows[:, 0] * self._words, out))
 
     def erase(self) -> None:

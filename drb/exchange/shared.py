@@ -31,6 +31,7 @@ class SharedExchange:
 
     name = "shared"
     staging_bytes = 0
+    index_seconds = 0.0
 
     def __init__(
         self, peers: Peers, rows_per_rank: Int64Array, capacities: Int64Array, words: int, announced_words: int = 8

@@ -1,4 +1,5 @@
-"""Plots of several runs as PNG files: accuracy against runtime, accuracy matrices, what the rehearsal buffers hold.
+"""Plots of several runs as PNG files: accuracy against runtime, accuracy matrices, what the rehearsal buffers hold,
+where the time of a step went (`drb.report.breakdown`).
 
 A strategy has the same colour in every plot and every report (Okabe and Ito's palette, which colour-blind readers
 tell apart); runs of one strategy differ by their markers. matplotlib is imported when something is drawn, draws
@@ -46,6 +47,8 @@ def save_plots(summaries: Sequence[Summary], folder: str | Path) -> list[Path]:
     """
     from matplotlib import rc_context
 
+    from drb.report.breakdown import breakdown
+
     if not summaries:
         raise ValueError("there is no run to plot; give at least one summary.json")
     folder = Path(folder)
@@ -55,6 +58,7 @@ def save_plots(summaries: Sequence[Summary], folder: str | Path) -> list[Path]:
             "accuracy_runtime": accuracy_against_runtime(summaries),
             "accuracy_matrix": accuracy_matrices(summaries),
             "buffer_fill": buffer_fill(summaries),
+            "breakdown": breakdown(summaries),
         }
         return [save(figure, folder / f"{name}.png") for name, figure in figures.items() if figure is not None]
 

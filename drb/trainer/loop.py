@@ -14,6 +14,7 @@ Letters: W ranks, A accumulated batches of one optimisation step.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -34,6 +35,7 @@ from drb.patience import WaitingRoom
 from drb.scenarios.task import Scenario, Task
 from drb.seeding import derive_seed
 from drb.strategies import Strategy
+from drb.trainer.breakdown import Breakdown
 from drb.trainer.buffers import refuse_duplicates, total_counts
 from drb.trainer.classes import Loss, check_labels, masked_loss, outputs_needed
 from drb.trainer.finite import FiniteCheck
@@ -71,6 +73,7 @@ class Trainer:
         rehearsal: Rehearsal | None = None,
         monitor: Monitor | None = None,
         saver: Saver | None = None,
+        on_step: Callable[[], None] | None = None,
         num_outputs: int | None = None,
         allow_duplicates: bool = False,
         timeout_s: float = 600.0,
@@ -81,6 +84,7 @@ class Trainer:
             make_network: (number of classes, task index) -> a freshly initialised network, the same on every rank.
             rehearsal: extends every minibatch, for strategies that use it.
             saver: told after every step and task, saves what `state_dict` gives when it is due.
+            on_step: called after every optimisation step; None costs nothing.
             num_outputs: size of the head from the start; None lets it grow as classes appear.
             allow_duplicates: go on if more than 1 % of all exemplars are stored more than once.
             timeout_s: how long a rank may give no sign of life while the others wait for rank 0 between tasks.
@@ -95,12 +99,14 @@ class Trainer:
         self._rehearsal = rehearsal if strategy.uses_rehearsal else None
         self._monitor = monitor or Monitor()
         self._saver = saver or NoCheckpoints()
+        self._on_step = on_step
         self._num_outputs = num_outputs
         self._allow_duplicates = allow_duplicates
         self._seed = seed
 
         self.scores = Scores(preprocess, world, batch_size=training.eval_batch_size, task_aware=scenario.task_aware)
         self.clock = Stopwatch()
+        self.breakdown = Breakdown(self.clock, self._rehearsal)
         self.history: list[dict[str, Any]] = []
         self.rows = 0  # of the stream, over all ranks; exemplars do not count
         self.steps = 0
@@ -208,7 +214,7 @@ class Trainer:
             while position.epoch < epochs:
                 deal = loader.deal(position.epoch, position.earlier)
                 minibatches = loader.epoch(position.epoch, position.minibatch, position.earlier)
-                self._train_epoch(learner, minibatches, deal)
+                self._train_epoch(learner, self.breakdown.loader.over(minibatches), deal)
                 position.end_epoch()
                 self._epochs += 1
         self._report_nonfinite()
@@ -229,6 +235,8 @@ class Trainer:
             self.rows += sum(rows_A)
             position.minibatch = start + len(rows_A)
             advance(len(rows_A))
+            if self._on_step is not None:
+                self._on_step()
             if self.steps % every == 0:
                 self._log_interval(learner)
             if self.steps >= saver.next_step:
@@ -268,7 +276,10 @@ class Trainer:
         """Copies may still be queued when this returns: `extend` waits before it writes to their memory again."""
         if self._world.device.type == "cpu":
             return batch
-        return {name: field.to(self._world.device, non_blocking=True) for name, field in batch.items()}
+        start = time.perf_counter()
+        moved = {name: field.to(self._world.device, non_blocking=True) for name, field in batch.items()}
+        self.breakdown.device_seconds += time.perf_counter() - start
+        return moved
 
     def _end_task(self, task: Task, learner: Learner) -> None:
         self._activity = "evaluation after the task"
@@ -300,6 +311,7 @@ class Trainer:
             "train/learning_rate": learner.optimizer.param_groups[0]["lr"],
             "train/samples_per_second": rows / seconds,
             "train/nonfinite_steps": self.finite.steps,
+            **self.breakdown.interval(self.steps),
         }
         self._loss_sum.zero_()
         self._monitor.log_interval(metrics, self._rehearsal, self.steps)
@@ -364,6 +376,7 @@ class Trainer:
                 "history": self.history,
                 "scores": self.scores.state_dict(),
                 "clock": self.clock.state_dict(),
+                "breakdown": self.breakdown.state_dict(),
                 "interval": self._interval.state_dict(),
                 "finite": self.finite.state_dict(),
             },
@@ -390,6 +403,8 @@ class Trainer:
         self.history = shared["history"]
         self.scores.load_state_dict(shared["scores"])
         self.clock.load_state_dict(shared["clock"])
+        if "breakdown" in shared:  # not saved by the first versions
+            self.breakdown.load_state_dict(shared["breakdown"])
         self._interval.load_state_dict(shared["interval"])
         if "ranks" in state:
             self._saved_ranks = state["ranks"]

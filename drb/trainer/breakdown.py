@@ -1,0 +1,114 @@
+"""Where the time of a step goes: seconds of each part, on the training thread and in the rehearsal's rounds.
+
+The training thread's parts add up to the training time, without the rehearsal's set-up at the first minibatch. A round
+runs beside them on the worker, or (`round`) among them with the inline engine. See docs/breakdown.md.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from drb.trainer.stopwatch import Stopwatch
+from drb.types import Minibatch
+
+if TYPE_CHECKING:
+    from drb.rehearsal import Rehearsal
+
+TRAINING = ("load", "wait", "round", "admission", "copy", "train")
+ROUND = ("announce", "draw", "index", "rows")
+
+
+class TimedLoader:
+    """An iterator over minibatches. seconds: that its user has waited for them."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+        self._minibatches: Iterator[Minibatch] = iter(())
+
+    def over(self, minibatches: Iterator[Minibatch]) -> TimedLoader:
+        self._minibatches = minibatches
+        return self
+
+    def __iter__(self) -> TimedLoader:
+        return self
+
+    def __next__(self) -> Minibatch:
+        start = time.perf_counter()
+        minibatch = next(self._minibatches)
+        self.seconds += time.perf_counter() - start
+        return minibatch
+
+
+class Breakdown:
+    """Of this rank. Costs a step three readings of the clock; sums are taken when they are asked for.
+
+    clock: of the training loop, which the training thread's parts add up to.
+    device_seconds: spent queueing copies to the device, for the trainer to add to.
+    """
+
+    def __init__(self, clock: Stopwatch, rehearsal: Rehearsal | None) -> None:
+        self._clock = clock
+        self._rehearsal = rehearsal
+        self.loader = TimedLoader()
+        self.device_seconds = 0.0
+        self._last: dict[str, float] = {}  # sums at the last logged point
+        self._last_steps = 0
+
+    def totals(self) -> dict[str, float]:
+        """Seconds so far of each of `TRAINING` and, with a rehearsal, each of `ROUND` and `setup`."""
+        load, device, whole = self.loader.seconds, self.device_seconds, self._clock.seconds
+        if self._rehearsal is None:
+            return {"load": load, "copy": device, "train": whole - load - device}
+        stats = self._rehearsal.stats()
+        names = ("extend", "wait", "admission", "setup", "round", "announce", "draw", "fetch", "index")
+        seconds = {name: float(stats.get(f"{name}_seconds", 0.0)) for name in names}
+        extend, wait, admission, setup = (seconds[name] for name in names[:4])
+        inline = 0.0 if stats.get("asynchronous", True) else seconds["round"]
+        return {
+            "load": load,
+            "wait": wait,
+            "round": inline,
+            "admission": admission,
+            "copy": extend - wait - inline - admission + device,
+            "train": whole - load - extend - setup - device,
+            "announce": seconds["announce"],
+            "draw": seconds["draw"],
+            "index": seconds["index"],
+            "rows": seconds["fetch"] - seconds["index"],
+            "setup": setup,
+        }
+
+    def interval(self, steps: int) -> dict[str, float]:
+        """`breakdown/load_ms` …: milliseconds per step since the call before, for metrics.
+
+        steps: optimisation steps so far.
+        """
+        now, passed = self.totals(), max(steps - self._last_steps, 1)
+        last, self._last, self._last_steps = self._last, now, steps
+        parts = [name for name in now if name != "setup"]
+        return {f"breakdown/{name}_ms": 1000 * (now[name] - last.get(name, 0.0)) / passed for name in parts}
+
+    def summary(self, steps: int) -> dict[str, Any]:
+        """For summary.json: seconds of the whole run, `training` and `round` (None without a rehearsal)."""
+        totals = self.totals()
+        return {
+            "steps": steps,
+            "training": {name: totals[name] for name in TRAINING if name in totals},
+            "round": {name: totals[name] for name in ROUND} if self._rehearsal is not None else None,
+            "setup": totals.get("setup", 0.0),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "load": self.loader.seconds,
+            "device": self.device_seconds,
+            "last": dict(self._last),
+            "last_steps": self._last_steps,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on counting from there; the rehearsal does so by itself."""
+        self.loader.seconds, self.device_seconds = float(state["load"]), float(state["device"])
+        self._last, self._last_steps = dict(state["last"]), int(state["last_steps"])
