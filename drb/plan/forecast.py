@@ -93,7 +93,7 @@ def verdict(job: Job, told: Forecast) -> str:
     return (
         f"{ranks}, exchange {told.exchange}: rounds of {job.exemplars} exemplars {state}\n"
         f"  round    {_time(told.round_s)}, {share:.0%} of a step of {_time(told.step_s)} on {job.batch_size} + "
-        f"{job.exemplars} rows; {told.messages} messages, {readable(told.sent_bytes)} sent\n"
+        f"{job.exemplars} rows; {_count(told.messages, 'message')}, {readable(told.sent_bytes)} sent\n"
         f"  cost     steps {told.slowdown:.1%} longer ({_time(told.copy_s)} of copies on the training thread); "
         f"{_time(told.cpu_s)} of CPU per round beside it\n"
         f"  r        {largest}\n"
