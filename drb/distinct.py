@@ -13,6 +13,8 @@ import numpy as np
 
 from drb.types import UInt64Array
 
+_MOST = 1 << 62  # an integer of 64 bits goes round
+
 
 class DistinctCounter:
     """Counts keys (uint64, uniform, one per distinct sample)."""
@@ -31,7 +33,7 @@ class DistinctCounter:
             self._keys = set(kept[: self._limit].tolist())
 
     def count(self) -> int:
-        return round(len(self._keys) * ((1 << 64) / self._threshold))
+        return min(round(len(self._keys) * ((1 << 64) / self._threshold)), _MOST)
 
     @staticmethod
     def merge(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -45,4 +47,7 @@ class DistinctCounter:
         return {"keys": np.sort(keys), "threshold": str(self._threshold)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._keys, self._threshold = set(state["keys"].tolist()), int(state["threshold"])
+        keys, threshold = state["keys"], int(state["threshold"])
+        if keys.dtype != np.uint64 or keys.ndim != 1 or not 0 < threshold <= 1 << 64:
+            raise ValueError("the count of distinct offers in the saved state is damaged")
+        self._keys, self._threshold = set(keys.tolist()), threshold

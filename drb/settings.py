@@ -99,10 +99,10 @@ class RehearsalSettings:
     def require_saved(self, saved: Mapping[str, Any]) -> None:
         """Raise ValueError naming what differs from what a state was saved with."""
         for name, value in saved.items():
-            if getattr(self, name) != value:
+            own = getattr(self, name, None)
+            if own != value:
                 raise ValueError(
-                    f"the state was saved with {name}={value!r}, this rehearsal has {getattr(self, name)!r}; resume "
-                    "with the same"
+                    f"the state was saved with {name}={value!r}, this rehearsal has {own!r}; resume with the same"
                 )
 
     @property

@@ -85,7 +85,10 @@ def _are_places(values: Any, end: int) -> bool:
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and int(value) >= 0
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and 0 <= int(value) < _MOST
+
+
+_MOST = 1 << 62  # what goes on counting stays below 2^63
 
 
 def _require(holds: bool, what: str) -> None:

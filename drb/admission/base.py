@@ -191,3 +191,14 @@ def fill_holes(size: int, slots: Int64Array) -> Removal:
     """The last exemplars move into the holes: as few as there are holes."""
     left = size - len(slots)
     return Removal(slots, np.setdiff1d(np.arange(left, size), slots, assume_unique=True), slots[slots < left])
+
+
+def require_state(holds: bool, what: str) -> None:
+    """Raise ValueError if a saved policy cannot be what one has saved."""
+    if not holds:
+        raise ValueError(f"the rehearsal state is damaged: its admission's {what} cannot be")
+
+
+def is_ascending(values: Any) -> bool:
+    """Whether these are distinct strata in order, int64 [S]."""
+    return values.dtype == np.int64 and values.ndim == 1 and bool((np.diff(values) > 0).all())

@@ -13,7 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from drb.admission.base import NOTHING, Columns, Decision, Gathered, Offer, Removal, State, fill_holes, slots_for
+from drb.admission.base import (
+    NOTHING,
+    Columns,
+    Decision,
+    Gathered,
+    Offer,
+    Removal,
+    State,
+    fill_holes,
+    is_ascending,
+    require_state,
+    slots_for,
+)
 from drb.types import BoolArray, Int64Array, UInt64Array
 
 
@@ -72,7 +84,10 @@ class ClassBalanced:
         return {"strata": self._strata.copy(), "thresholds": self._thresholds.copy()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._strata, self._thresholds = state["strata"].copy(), state["thresholds"].copy()
+        strata, thresholds = state["strata"], state["thresholds"]
+        require_state(is_ascending(strata) and thresholds.dtype == np.uint64, "thresholds")
+        require_state(thresholds.shape == strata.shape, "thresholds")
+        self._strata, self._thresholds = strata.copy(), thresholds.copy()
 
     @staticmethod
     def reshard(gathered: Gathered, states: Sequence[Mapping[str, Any]], capacity: int) -> tuple[Int64Array, State]:

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from drb.admission.base import NOTHING, Columns, Decision, Gathered, Offer, Removal, State
+from drb.admission.base import NOTHING, Columns, Decision, Gathered, Offer, Removal, State, require_state
 from drb.types import Int64Array
+
+_MOST_SLOTS = 1 << 40
 
 
 class Fifo:
@@ -39,6 +41,7 @@ class Fifo:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._next = int(state["next"])
+        require_state(0 <= self._next < _MOST_SLOTS, "next slot")
 
     @staticmethod
     def reshard(gathered: Gathered, states: Sequence[Mapping[str, Any]], capacity: int) -> tuple[Int64Array, State]:

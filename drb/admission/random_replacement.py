@@ -12,7 +12,19 @@ from typing import Any
 
 import numpy as np
 
-from drb.admission.base import NOTHING, Columns, Decision, Gathered, Offer, Removal, State, fill_holes, slots_for
+from drb.admission.base import (
+    NOTHING,
+    Columns,
+    Decision,
+    Gathered,
+    Offer,
+    Removal,
+    State,
+    fill_holes,
+    is_ascending,
+    require_state,
+    slots_for,
+)
 from drb.admission.class_balanced import level
 from drb.seeding import RoundGenerator
 from drb.types import Int64Array
@@ -74,6 +86,7 @@ class RandomReplacement:
         return {"strata": self._strata.copy()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        require_state(is_ascending(state["strata"]), "strata")
         self._strata = state["strata"].copy()
 
     @staticmethod

@@ -15,7 +15,18 @@ from typing import Any
 
 import numpy as np
 
-from drb.admission.base import NOTHING, Columns, Decision, Gathered, Offer, Removal, State, fill_holes, slots_for
+from drb.admission.base import (
+    NOTHING,
+    Columns,
+    Decision,
+    Gathered,
+    Offer,
+    Removal,
+    State,
+    fill_holes,
+    require_state,
+    slots_for,
+)
 from drb.types import Int64Array, UInt64Array
 
 NO_THRESHOLD = (1 << 64) - 1
@@ -73,6 +84,7 @@ class KeyedReservoir:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.threshold = int(state["threshold"])
+        require_state(0 <= self.threshold <= NO_THRESHOLD, "threshold")
         self._largest.clear()
 
     @staticmethod

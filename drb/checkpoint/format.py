@@ -131,7 +131,7 @@ def read_manifest(folder: Path) -> Manifest:
     except CheckpointError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
-        raise CheckpointError(f"{path} is damaged: {error!r}") from None
+        raise CheckpointError(f"{path} is damaged: {type(error).__name__}: {error}") from None
 
 
 def _checksum(content: Mapping[str, Any]) -> str:
