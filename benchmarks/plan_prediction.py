@@ -3,9 +3,11 @@
     python benchmarks/plan_prediction.py [--quick]
 
 Eight ranks of this machine; groups of 2, 4 and 8 of them run rounds in turn, interleaved, while the others wait. The
-model is fitted on the group of 2 alone (its rounds, and messages between these two processes, of which one also plays
-2 or 4 peers). Compared are CPU seconds, messages and bytes of a rank's round, which do not depend on how many ranks
-share a core; and the round's time, for which the model says: the CPU seconds of all ranks over the cores.
+model is fitted on the group of 2 alone (its rounds, messages between these two processes, of which one also plays 2 or
+4 peers, and stages of their barrier in shared memory). Compared are CPU seconds, messages and bytes of a rank's round,
+which do not depend on how many ranks share a core; and the round's time, for which the model says: the CPU seconds of
+all ranks over the cores. `costs` are what was fitted, in medians: `drb plan --simulate` goes by such (`TYPICAL` in
+drb/plan/command.py).
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import statistics
 import sys
 import tempfile
+from dataclasses import asdict
 from typing import Any
 
 import record
@@ -21,7 +24,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from drb.exchange import Peers
-from drb.plan.model import Place, cpu_seconds, round_seconds, traffic
+from drb.plan.model import Machine, Place, cpu_seconds, round_seconds, traffic
 from drb.plan.probe import measure_machine, measure_rounds
 from drb.record import Field, RecordSpec
 from drb.settings import RehearsalSettings
@@ -38,7 +41,7 @@ def run(rank: int, where: str, repeats: int, seconds: float) -> None:
     groups = {world: dist.new_group(list(range(world)), backend="gloo") for world in WORLDS}  # on every rank
     peers = {world: Peers(group, 60.0) for world, group in groups.items() if rank < world}
     sent = _count_messages()
-    figures: dict[str, Any] = {}
+    figures: dict[str, Any] = {"costs": {}}
     for exchange in EXCHANGES:
         for name, spec in RECORDS.items():
             settings = RehearsalSettings(200, R, admission="fifo", exchange=exchange)
@@ -62,10 +65,20 @@ def run(rank: int, where: str, repeats: int, seconds: float) -> None:
                     parts.engine.close()
                     parts.exchange.close()
             if rank == 0:
+                figures["costs"][f"{exchange}, {name}"] = _costs(machines)
                 figures[f"{exchange}, {name}"] = _compare(exchange, spec, measured, counted, machines)
     if rank == 0:
         record.save("plan_prediction", figures)
     dist.barrier()
+
+
+def _costs(machines: list[Machine]) -> dict[str, dict[str, float]]:
+    """Medians of what each repetition was fitted to."""
+    found = {}
+    for part in ("clock", "cpu"):
+        fitted = [asdict(getattr(machine, part)) for machine in machines]
+        found[part] = {name: float(f"{statistics.median(f[name] for f in fitted):.3g}") for name in fitted[0]}
+    return found
 
 
 def _compare(exchange: str, spec: RecordSpec, measured: Any, counted: Any, machines: list[Any]) -> dict[str, Any]:
@@ -87,7 +100,7 @@ def _compare(exchange: str, spec: RecordSpec, measured: Any, counted: Any, machi
             "sent_bytes": (expected.sent_bytes, counted[world][1]),
         }
         found[f"{world} ranks"] = {
-            key: {"predicted": round(p, 1), "measured": round(m, 1), "ratio": round(p / m, 3)}
+            key: {"predicted": round(p, 1), "measured": round(m, 1), "ratio": round(p / m, 3) if m else float(p == m)}
             for key, (p, m) in pairs.items()
         }
     return found

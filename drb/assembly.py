@@ -26,6 +26,7 @@ from drb.exchange import (
     RmaExchange,
     SharedExchange,
 )
+from drb.failure import first_few
 from drb.memory import SHARED, free_memory, memory_needed, require_room
 from drb.mpi import load_mpi
 from drb.proportions import build_proportions
@@ -219,7 +220,9 @@ def _most_for_all(settings: RehearsalSettings, greetings: list[dict[str, Any]]) 
 def _require_started(greetings: list[dict[str, Any]]) -> None:
     finished = [rank for rank, g in enumerate(greetings) if g["finished"]]
     if finished and len(finished) < len(greetings):
-        raise UnevenError(f"ranks {finished} stopped before their first minibatch while the others have data")
+        raise UnevenError(
+            f"ranks [{first_few(finished)}] stopped before their first minibatch while the others have data"
+        )
 
 
 def choose_exchange(exchange: str, nodes: Sequence[object]) -> tuple[str, str]:

@@ -23,6 +23,7 @@ from drb.heartbeat import Heartbeat, News, heartbeat
 GRACE_S = 3.0  # how long the others get to announce that they wait, too, or to show a sign of life
 FAREWELL_S = 1.5  # how long a process stays after its announcement: it may hold the store that the others read it in
 _HUNG_S = 2.0
+_SHOWN = 8  # of ranks that a message names
 _PACKAGE = Path(__file__).parent
 _SOURCE_FILE = re.compile(r"^\[/\S+\] ")
 
@@ -91,7 +92,7 @@ class FailureBoard:
                 return f"rank {news.rank} found that {_ranks(silent)} gave no sign of life: dead or stopped"
         if found.store == "hung":
             return "the store that the ranks met at does not answer: its host is stopped (rank 0, or torchrun's agent)"
-        others = "; ".join(f"rank {news.rank}: {news.where}" for news in found.news)
+        others = first_few([f"rank {news.rank}: {news.where}" for news in found.news], "; ")
         if found.store == "gone":
             heard = f"; heard before: {others}" if others else ""
             return f"the store that the ranks met at is gone: its host has ended (rank 0, or torchrun's agent){heard}"
@@ -152,6 +153,12 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
+def first_few(things: Sequence[object], separator: str = ", ") -> str:
+    """Of ranks, say: a message about thousands of them stays a line."""
+    more = f" and {len(things) - _SHOWN} more" if len(things) > _SHOWN else ""
+    return separator.join(map(str, things[:_SHOWN])) + more
+
+
 def _ask(beat: Heartbeat, operation: str, ranks: Sequence[int]) -> _Findings:
     """A conversation over the store, as long as there is somebody to wait for."""
     beat.announce(News(beat.rank, operation))
@@ -199,7 +206,7 @@ def _place(error: BaseException) -> str:
 
 
 def _ranks(ranks: Sequence[int]) -> str:
-    return f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks))}"
+    return f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {first_few(ranks)}"
 
 
 def _give(ranks: Sequence[int], one: str = "gives", several: str = "give") -> str:

@@ -53,7 +53,7 @@ class Heartbeat:
         self._neighbour = (rank + 1) % world_size  # each process looks after one other: O(1) messages per beat
         self._neighbour_beats = -1
         self._alive_at = time.monotonic()
-        self._store = _own_connection(store)
+        self._store = own_connection(store)
         self._line = _open_line(store)
         self._news: dict[int, News] = {}
         self._ended = threading.Event()
@@ -160,7 +160,7 @@ def stop_heartbeat() -> None:
         _current = None
 
 
-def _own_connection(store: Any) -> Any:
+def own_connection(store: Any) -> Any:
     """A store's client does one thing at a time, and may wait for minutes; before torch 2.7 there is no other."""
     return store.clone() if hasattr(store, "clone") else store
 

@@ -162,7 +162,7 @@ def warn_about_float_images(minibatch: Minibatch) -> None:
                 f"field {name!r} holds {str(value.dtype).removeprefix('torch.')} images: a buffer of them takes "
                 f"{value.dtype.itemsize} times the memory of uint8 and replays one frozen augmentation. Give extend() "
                 "the raw uint8 images and augment and normalise what it returns.",
-                stacklevel=5,  # the line that called extend() or step()
+                stacklevel=6,  # the line that called extend() or step()
             )
 
 

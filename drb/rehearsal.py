@@ -1,7 +1,7 @@
 """The rehearsal: what a training loop calls. See `Rehearsal`.
 
-Everything but the settings is made at the first minibatch, which shows what a record is; `drb.turns` has the order of
-things in a step, `drb.round` what happens meanwhile on the worker.
+Everything but the settings is made at the first minibatch, which shows what a record is: until then there is a
+`drb.beginning`. `drb.turns` has the order of things in a step, `drb.round` what happens meanwhile on the worker.
 """
 
 from __future__ import annotations
@@ -14,22 +14,21 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from typing_extensions import Self
 
-from drb.assembly import assemble, greet_finished
-from drb.erasure import ForgetObserver, SampleIds, Where, forget_live, forget_saved
+from drb.assembly import greet_finished
+from drb.beginning import Beginning
+from drb.erasure import ForgetObserver, SampleIds, Where, forget_live
 from drb.exchange import count_distinct, open_peers
 from drb.extension import Extension
 from drb.intake import REHEARSED, Intake, on_cpu
-from drb.record import Field, RecordSpec, warn_about_float_images
+from drb.record import Field, RecordSpec
 from drb.round import RoundResult
-from drb.saved import kind_of_state, own_state, spec_of
+from drb.saved import kind_of_state
 from drb.settings import RehearsalSettings
-from drb.snapshot import state_with_rows
 from drb.statistics import statistics
 from drb.turns import Turns
 from drb.types import Exemplars, Int64Array, Minibatch, OwnerOf
@@ -120,19 +119,17 @@ class Rehearsal:
             batch_size=batch_size,
             num_samples=num_samples,
         )
-        self._spec = spec if spec is None or isinstance(spec, RecordSpec) else RecordSpec(spec)
         self._verbose = verbose
         self._peers = open_peers(process_group, timeout_s)
         self._rank, self._world_size = (self._peers.rank, self._peers.world_size) if self._peers else (0, 1)
+        spec = spec if spec is None or isinstance(spec, RecordSpec) else RecordSpec(spec)
+        self._beginning = Beginning(self.settings, spec, self._peers)
         self._intake = Intake(self.settings, self._rank, self._world_size)
         self._turns: Turns | None = None  # from the first minibatch on
         self._extension: Extension | None = None
-        self._saved: Mapping[str, Any] | None = None
         self._closed = False
         self._extend_seconds = self._setup_seconds = 0.0
-        self._earlier: dict[str, Any] = {}  # stats up to where this run was resumed
         self._stored_and_distinct: tuple[int, int] | None = None
-        self._denied: Int64Array = np.empty(0, np.int64)  # until the first minibatch
         self.forget_observers: list[ForgetObserver] = []
 
     # -- a step
@@ -215,20 +212,23 @@ class Rehearsal:
         stored_total: as of the last round or `duplicate_share`; distinct_total: as of the latter, else None.
         """
         if self._turns is None:
-            return {"rounds": 0, "exemplars": self.settings.exemplars, **self._earlier}
-        seconds = (self._extend_seconds, self._setup_seconds)
-        return statistics(self._turns, self.settings.exemplars, *seconds, self._stored_and_distinct, self._earlier)
+            return {"rounds": 0, "exemplars": self.settings.exemplars, **self._beginning.earlier}
+        return statistics(
+            self._turns,
+            self.settings.exemplars,
+            self._extend_seconds,
+            self._setup_seconds,
+            self._stored_and_distinct,
+            self._beginning.earlier,
+        )
 
     def counts(self) -> dict[int, int]:
         """Exemplars in this rank's buffer per stratum, the last minibatch's included."""
-        if self._turns is not None:
-            return self._turns.parts.buffer.counts()
-        values, counts = np.unique(self._saved_column("stratum"), return_counts=True)
-        return dict(zip(values.tolist(), counts.tolist(), strict=True))
+        return self._turns.parts.buffer.counts() if self._turns else self._beginning.counts()
 
     def sample_ids(self) -> Int64Array:
         """Ids of the samples in this rank's buffer, the last minibatch's included: int64 [n], a copy."""
-        return self._turns.parts.buffer.sample_ids() if self._turns else self._saved_column("sample_id")
+        return self._turns.parts.buffer.sample_ids() if self._turns else self._beginning.column("sample_id")
 
     def duplicate_share(self) -> float:
         """Share of the union's exemplars that are stored more than once. Collective.
@@ -262,8 +262,7 @@ class Rehearsal:
         if self._turns is not None and self._extension is not None:
             forgotten = forget_live(self._turns, self._extension, self._peers, sample_ids, where)
         else:
-            forgotten, self._saved = forget_saved(self._saved, self._peers, sample_ids, where)
-            self._earlier = dict((self._saved or {}).get("stats", {}))
+            forgotten = self._beginning.forget(sample_ids, where)
         self._deny(forgotten.sample_ids)
         for observer in self.forget_observers:
             self._deny(observer.forget(forgotten.sample_ids, where))
@@ -280,8 +279,7 @@ class Rehearsal:
         if self._closed:
             raise ValueError("this rehearsal has ended and its memory is gone; take its state before close()")
         if self._turns is None:
-            saved = self._saved or {**kind_of_state(self.settings, self._world_size), "round": -1}
-            return {**state_with_rows(saved, lazy), "denied": self._denied}
+            return self._beginning.state_dict(lazy)
         return {
             **kind_of_state(self.settings, self._world_size),
             "denied": self._turns.parts.buffer.denied,
@@ -306,16 +304,13 @@ class Rehearsal:
         """
         if self._turns is not None:
             raise ValueError("load_state_dict must come before the first minibatch")
-        saved = own_state(state, owner_of, self.settings, self._spec, self._rank, self._world_size)
-        self._deny(np.asarray(saved.get("denied", ()), np.int64))
-        if "spec" in saved:  # not saved before the first minibatch
-            self._spec, self._saved = spec_of(saved), saved
-            self._earlier = dict(saved["stats"])
+        self._beginning.load(state, owner_of)
 
     @property
     def resharded(self) -> Mapping[str, int] | None:
         """From states of another number of ranks: `from` how many, exemplars `stored` there, `dropped` here."""
-        return None if self._saved is None else self._saved.get("resharded")
+        saved = self._beginning.saved
+        return None if saved is None else saved.get("resharded")
 
     # -- the end
 
@@ -364,32 +359,17 @@ class Rehearsal:
         return None if turns is None else turns.take(minibatch)
 
     def _set_up(self, minibatch: Minibatch) -> Turns | None:
-        """Build everything, now that a minibatch shows what a record is. Collective.
-
-        None if no rank's minibatch has rows and nothing else tells how many there will be: that turn does not count.
-        """
+        """See `Beginning.start`. Collective."""
         start = time.perf_counter()
-        self._intake.check_first(minibatch)
-        spec = self._spec or RecordSpec.of(minibatch, exclude=self.settings.id_field)
-        saved, num_rows = self._saved or {}, len(next(iter(minibatch.values())))
-        self._intake.check(minibatch, spec, num_rows)  # before the other ranks are told
-        warn_about_float_images(minibatch)
-        max_rows = max(self.settings.batch_size or 0, num_rows, int(saved.get("max_rows", 0)))
-        parts = assemble(self.settings, spec, max_rows, self._peers)
-        if parts is None:
+        started = self._beginning.start(minibatch, self._intake)
+        if started is None:
             return None
-        turns = Turns(parts, self._intake, self._peers, self.settings)
-        parts.buffer.deny(self._denied)
-        if saved:
-            self._intake.load_state_dict(saved["intake"])
-            turns.load_state_dict(saved)
-            self._saved = None
-        self._extension = Extension(spec, parts.max_rows, parts.runner.blocks, self.settings.id_field)
+        turns, self._extension = started
         self._turns = turns
         if self._rank == 0:
             self._say(self.describe())
-            if parts.auto is not None:
-                parts.auto.say = self._say
+            if turns.parts.auto is not None:
+                turns.parts.auto.say = self._say
         self._setup_seconds = time.perf_counter() - start
         self._extend_seconds -= self._setup_seconds  # to whose time the caller adds it
         return turns
@@ -398,7 +378,7 @@ class Rehearsal:
         if self._turns is not None:
             self._turns.parts.buffer.deny(sample_ids)
         else:
-            self._denied = np.union1d(self._denied, sample_ids)
+            self._beginning.deny(sample_ids)
 
     def _say(self, line: str) -> None:
         log.info(line)
@@ -410,11 +390,6 @@ class Rehearsal:
             self._turns.finish()
         elif self._peers is not None:
             greet_finished(self._peers)
-
-    def _saved_column(self, name: str) -> Int64Array:
-        """Of a loaded state whose first minibatch has not come yet."""
-        column: Int64Array = self._saved["buffer"]["columns"][name] if self._saved else np.empty(0, np.int64)
-        return column
 
     def _require_turns(self, operation: str) -> Turns:
         if self._turns is None:

@@ -15,7 +15,7 @@ from datetime import timedelta
 from torch.distributed import DistError, Store, TCPStore  # type: ignore[attr-defined]  # not in its stubs
 from torch.distributed.rendezvous import rendezvous
 
-from drb.failure import PeerError
+from drb.failure import PeerError, first_few
 from drb.launchers import Meeting, Place
 from drb.mpi import broadcast_json, load_mpi, require_one_world
 from drb.rollcall import fresh_store
@@ -192,8 +192,8 @@ def _await_all(store: Store, place: Place, timeout_s: float) -> None:
             if time.monotonic() > deadline:
                 missing = [r for r in range(place.world_size) if not store.check([f"drb/arrived/{r}"])]
                 raise PeerError(
-                    f"rank {place.rank}, start: ranks {missing} of {place.world_size} did not arrive within "
-                    f"{timeout_s:g} s (start_timeout_s)"
+                    f"rank {place.rank}, start: ranks [{first_few(missing)}] of {place.world_size} did not arrive "
+                    f"within {timeout_s:g} s (start_timeout_s)"
                 )
             time.sleep(_GATE_POLL_S)
     except DistError:

@@ -15,7 +15,7 @@ import time
 
 from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]  # not in its stubs
 
-from drb.failure import PeerError
+from drb.failure import PeerError, first_few
 
 _POLL_S = 0.02
 _ROLL = "drb/roll"
@@ -64,7 +64,8 @@ def _answer(store: Store, rank: int, world_size: int, timeout_s: float) -> str:
 
 def _absent(rank: int, missing: list[int], world_size: int, timeout_s: float) -> PeerError:
     return PeerError(
-        f"rank {rank}, start: ranks {missing} of {world_size} did not arrive within {timeout_s:g} s (start_timeout_s)"
+        f"rank {rank}, start: ranks [{first_few(missing)}] of {world_size} did not arrive within {timeout_s:g} s "
+        "(start_timeout_s)"
     )
 
 

@@ -18,6 +18,7 @@ import torch
 
 from drb.buffer import Buffer
 from drb.exchange import Exchange
+from drb.failure import first_few
 from drb.fence import ReuseFence
 from drb.record import ROUND, SAMPLE_ID, SLOT, STRATUM, RecordSpec
 from drb.sampler import Draw, Sampler
@@ -52,11 +53,10 @@ class RoundResult:
 
     def uneven(self) -> UnevenError:
         """The error for ranks that must all stop at the same step, and did not."""
-        finished = np.flatnonzero(self.statuses == FINISHED).tolist()
-        going_on = np.flatnonzero(self.statuses == ACTIVE).tolist()
+        finished, going_on = (first_few(np.flatnonzero(self.statuses == s).tolist()) for s in (FINISHED, ACTIVE))
         return UnevenError(
-            f"ranks {finished} stopped after {self.round} steps while ranks {going_on} go on; give every rank the same "
-            'number of minibatches (drb.OwnerSampler does) or set uneven="stop"'
+            f"ranks [{finished}] stopped after {self.round} steps while ranks [{going_on}] go on; "
+            'give every rank the same number of minibatches (drb.OwnerSampler does) or set uneven="stop"'
         )
 
     def exemplars(self, spec: RecordSpec) -> Exemplars:

@@ -14,6 +14,7 @@ from drb.state_check import check_state
 from drb.types import OwnerOf
 
 State: TypeAlias = Mapping[str, Any]
+SavedState: TypeAlias = State | Sequence[State]  # one rank's, or those of all ranks there were, by rank
 
 FORMAT = 1
 
@@ -24,7 +25,7 @@ def kind_of_state(settings: RehearsalSettings, world_size: int) -> dict[str, Any
 
 
 def own_state(
-    saved: State | Sequence[State],
+    saved: SavedState,
     owner_of: OwnerOf | None,
     settings: RehearsalSettings,
     spec: RecordSpec | None,
@@ -38,10 +39,10 @@ def own_state(
     Raises:
         ValueError: states of another format, other settings, another schema, or not of all ranks.
     """
-    states = list(saved) if isinstance(saved, Sequence) else [saved]
+    states = _as_list(saved)
     for state in states:
         _check(state, settings, spec)
-    if not isinstance(saved, Mapping) and len(saved) != world_size:
+    if not isinstance(saved, Mapping) and len(states) != world_size:
         capacity = 0
         if "spec" in states[0]:  # not saved before the first minibatch
             capacity = own_capacity(settings, spec_of(states[0]), rank, world_size)
@@ -53,6 +54,14 @@ def own_state(
             "load_state_dict the states of all of them, as a list by rank"
         )
     return own
+
+
+def _as_list(saved: SavedState) -> list[State]:
+    if isinstance(saved, Mapping):
+        return [saved]
+    if isinstance(saved, (list, tuple)) and saved:
+        return list(saved)
+    raise ValueError(f"a rehearsal state is what state_dict() gave, or a list of them by rank; got {saved!r:.60}")
 
 
 def spec_of(state: State) -> RecordSpec:

@@ -6,8 +6,9 @@ that fits together is taken at its word.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ def check_state(state: Mapping[str, Any]) -> RecordSpec:
     Raises:
         ValueError: what in it is missing, or does not fit the rest.
     """
-    try:
+    with naming_damage():
         spec = RecordSpec.from_json(json.loads(state["spec"]))
         _require(isinstance(state["settings"], Mapping) and isinstance(state["stats"], Mapping), "settings or stats")
         _require(
@@ -33,10 +34,21 @@ def check_state(state: Mapping[str, Any]) -> RecordSpec:
         _check_buffer(state["buffer"], spec)
         _check_fetched(state["fetched"], spec)
         _require(np.asarray(state.get("denied", ()), np.int64).ndim == 1, "denied ids")
+    return spec
+
+
+@contextlib.contextmanager
+def naming_damage() -> Iterator[None]:
+    """Whatever goes wrong with a state's content is the state's fault.
+
+    Raises:
+        ValueError: instead of a KeyError and the like.
+    """
+    try:
+        yield
     except (KeyError, TypeError, AttributeError, IndexError, OverflowError, json.JSONDecodeError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
-        raise ValueError(f"the rehearsal state is damaged: {' '.join(reason.split())}") from None
-    return spec
+        raise ValueError(f"the rehearsal state is damaged: {' '.join(reason.split())}") from error
 
 
 def _check_buffer(buffer: Mapping[str, Any], spec: RecordSpec) -> None:

@@ -6,7 +6,9 @@ because another has failed, as a launcher would: each must do so by itself.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import re
 import signal
 import socket
@@ -133,5 +135,8 @@ def _watch(pids: dict[int, int], limit_s: float, stopped: int | None) -> dict[in
 
 
 def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+    """Below those that the kernel gives to outgoing connections: nobody takes it before it is used."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port

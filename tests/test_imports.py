@@ -36,7 +36,7 @@ LAYERS = [
     | {"metrics", "models", "datasets", "scenarios", "augment"},
     {"buffer", "engine", "strategies", "ahead", "loader", "dealing", "ownership", "extension", "intake", "round"}
     | {"settings", "memory", "state_check", "auto_exemplars"},
-    {"assembly", "turns", "reshard", "saved", "erasure", "rehearsal", "statistics"}
+    {"assembly", "beginning", "turns", "reshard", "saved", "erasure", "rehearsal", "statistics"}
     | {"evaluation", "checkpoint", "tracking", "report"},
     {"trainer"},
     {"config", "ranges", "profiling", "summary", "tracked", "loading", "run", "train", "cli", "demo", "plan"},

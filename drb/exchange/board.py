@@ -23,7 +23,7 @@ _LOOK_S = 1.0  # how often a rank that waits looks whether the one it waits for 
 
 def board_words(world_size: int, most_words: int) -> int:
     """Memory that a board takes, in 64-bit words."""
-    return world_size * (_num_stages(world_size) * WORDS + 2 * most_words)
+    return world_size * (num_stages(world_size) * WORDS + 2 * most_words)
 
 
 class NodeBoard:
@@ -32,7 +32,7 @@ class NodeBoard:
     def __init__(self, peers: Peers, memory: Int64Array, most_words: int) -> None:
         self._peers = peers
         world_size, rank = peers.world_size, peers.rank
-        steps = [1 << stage for stage in range(_num_stages(world_size))]
+        steps = [1 << stage for stage in range(num_stages(world_size))]
         num_flags = world_size * len(steps) * WORDS
         flags = memory[:num_flags].reshape(world_size, len(steps), WORDS)
         self._places = memory[num_flags:].reshape(2, world_size, most_words)
@@ -86,5 +86,6 @@ def _is_running(pid: int) -> bool:
     return state not in ("Z", "X")
 
 
-def _num_stages(world_size: int) -> int:
+def num_stages(world_size: int) -> int:
+    """Of a barrier of so many ranks: each is one post and one wait."""
     return (world_size - 1).bit_length()

@@ -31,10 +31,29 @@ from drb.settings import RehearsalSettings, auto_limit
 from drb.summary import write_atomically
 from drb.world import World, detect_world, node_name, open_world
 
-# measured by benchmarks/plan_prediction.py on two cores of a cloud machine, over Gloo; the network is a common one
+# Where nothing was measured. Costs of rounds, messages (over Gloo), stages and copies: round figures of the size that
+# benchmarks/plan_prediction.py fits (its `costs`) on two cores of a cloud machine, not those of one run of it. Assumed,
+# not measured: the number of cores, and a network of 100 Gbit/s.
 TYPICAL = Machine(
-    clock=Costs(60e-6, 100e-6, 60e-6, 8e9, 1e9, 12.5e9, 2e-6),
-    cpu=Costs(60e-6, 60e-6, 45e-6, 8e9, 1.5e9, 1.5e9),
+    clock=Costs(
+        round_s=60e-6,
+        collective_s=100e-6,
+        message_s=60e-6,
+        stage_s=8e-6,
+        gather_speed=8e9,
+        node_speed=1e9,
+        network_speed=12.5e9,
+        latency_s=2e-6,
+    ),
+    cpu=Costs(
+        round_s=60e-6,
+        collective_s=60e-6,
+        message_s=45e-6,
+        stage_s=4e-6,
+        gather_speed=8e9,
+        node_speed=1.5e9,
+        network_speed=1.5e9,
+    ),
     cores=16,
 )
 _GRACE_S = 5.0
@@ -69,7 +88,7 @@ def _simulate(options: Options) -> list[Forecast]:
     config, dataset, spec = _configured(options, 1)
     rows = config.training.rows_per_rank(1)
     step_s = options.step_s or ask_for_step(rows)
-    machine = TYPICAL if options.measured is None else _read_measured(options.measured).machine
+    machine = TYPICAL if options.measured is None else _read_measured(options.measured, max(options.ranks)).machine
     machine = machine.with_network(options.latency_s, options.bandwidth)
     step = Line(step_s, step_s / rows)
     job = _job(config, dataset, spec, 1)
@@ -174,10 +193,17 @@ def _job(config: TrainConfig, dataset: Dataset | None, spec: RecordSpec, world_s
     )
 
 
-def _read_measured(path: Path) -> Measured:
+def _read_measured(path: Path, most_ranks: int) -> Measured:
+    """most_ranks: that it is asked about."""
     try:
-        return Measured.from_json(json.loads(path.read_text())["measured"])
+        measured = Measured.from_json(json.loads(path.read_text())["measured"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"--measured {path} is no file that drb plan --json has written: {type(error).__name__}: {error}"
         ) from None
+    if measured.ranks == 1 < most_ranks:
+        raise ValueError(
+            f"--measured {path} is of one rank, which sent nothing, so it does not tell what {most_ranks} ranks would "
+            "take: probe on two or more, or give --ranks 1"
+        )
+    return measured

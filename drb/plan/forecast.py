@@ -85,6 +85,7 @@ def verdict(job: Job, told: Forecast) -> str:
         "stay hidden" if told.hidden else "are NOT hidden" if share > 1 else f"are too close to the step ({SHARE:.0%})"
     )
     memory = ", ".join(f"{name} {readable(amount)}" for name, amount in told.memory.items())
+    sent = f"{told.messages} messages, {readable(told.sent_bytes)} sent" if told.messages else "nothing is sent"
     if told.most_hidden == 0:
         largest = "not even 1 exemplar would stay hidden"
     else:
@@ -93,7 +94,7 @@ def verdict(job: Job, told: Forecast) -> str:
     return (
         f"{ranks}, exchange {told.exchange}: rounds of {job.exemplars} exemplars {state}\n"
         f"  round    {_time(told.round_s)}, {share:.0%} of a step of {_time(told.step_s)} on {job.batch_size} + "
-        f"{job.exemplars} rows; {told.messages} messages, {readable(told.sent_bytes)} sent\n"
+        f"{job.exemplars} rows; {sent}\n"
         f"  cost     steps {told.slowdown:.1%} longer ({_time(told.copy_s)} of copies on the training thread); "
         f"{_time(told.cpu_s)} of CPU per round beside it\n"
         f"  r        {largest}\n"

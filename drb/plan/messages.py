@@ -1,9 +1,12 @@
-"""What messages cost: small ones by their number, large ones by their bytes, inside a node and between nodes."""
+"""What messages cost: small ones by their number, large ones by their bytes, inside a node and between nodes.
+
+And what a stage of the barrier costs by which ranks of a node meet in shared memory: see `NodeBoard`.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,27 +18,37 @@ import torch.distributed as dist
 from torch.distributed import PrefixStore  # type: ignore[attr-defined]  # not in its stubs
 
 from drb.exchange import Peers
+from drb.exchange.semaphores import WORDS, Semaphore
+from drb.heartbeat import own_connection
 from drb.plan.model import fit_line
+from drb.storage import SharedSegment
+from drb.types import Int64Array
 
 PEERS = (1, 2, 4)
 SMALL_WORDS, LARGE_WORDS = 6, 1 << 17
-BLOCKS, BLOCK = 25, 10
+BLOCKS, BLOCK, STAGES = 25, 10, 100
 _TIMEOUT = timedelta(seconds=60)
 
 
 @dataclass(frozen=True)
 class MessageCosts:
-    """clock, cpu: seconds of a collective and of each message in it. Speeds in bytes per second; latency one way."""
+    """clock, cpu: seconds of a collective, of each message in it, and of a stage of the barrier inside a node.
 
-    clock: tuple[float, float]
-    cpu: tuple[float, float]
+    Speeds in bytes per second; latency one way.
+    """
+
+    clock: tuple[float, float, float]
+    cpu: tuple[float, float, float]
     node_speed: float
     network_speed: float
     latency_s: float
 
 
 def measure_messages(peers: Peers | None, nodes: Sequence[Any]) -> MessageCosts | None:
-    """Rank 0 and a rank of its node measure, the others wait; then rank 0 and one of another node. Collective."""
+    """Rank 0 and a rank of its node measure, the others wait; then rank 0 and one of another node. Collective.
+
+    Where rank 0 is alone on its node, a stage counts as a message from another node, which takes longer.
+    """
     if peers is None:
         return None
     near = next((r for r in range(1, len(nodes)) if nodes[r] == nodes[0]), None)
@@ -52,7 +65,8 @@ def measure_messages(peers: Peers | None, nodes: Sequence[Any]) -> MessageCosts 
         far_small, far_large = _pair(peers, far, 1, SMALL_WORDS)[0], _pair(peers, far, 1, LARGE_WORDS)[0]
         latency_s = max(0.0, far_small - small[0][0])
         network_speed = LARGE_WORDS * 8 / max(far_large - far_small, 1e-9)
-    return MessageCosts(clock, cpu, speed, network_speed, latency_s)
+    stage_s, stage_cpu_s = small[0] if near is None else _stage(peers, near)
+    return MessageCosts((*clock, stage_s), (*cpu, stage_cpu_s), speed, network_speed, latency_s)
 
 
 def _pair(peers: Peers, partner: int, number: int, words: int) -> tuple[float, float]:
@@ -61,18 +75,68 @@ def _pair(peers: Peers, partner: int, number: int, words: int) -> tuple[float, f
     moment = int(peers.announce(np.array([time.time_ns()]))[0, 0])  # rank 0's: what was met at before is not used again
     if peers.rank in (0, partner):
         tag = f"drb/plan/{peers.group.group_name}/{moment}"
-        found = _exchange_with(PrefixStore(tag, _default_store()), peers.rank, number, words)
-    nanoseconds = peers.announce(np.rint(found * 1e9).astype(np.int64))[0]
+        found = _exchange_with(tag, peers.rank, number, words)
+    return _told_by_rank_0(peers, found)
+
+
+def _stage(peers: Peers, partner: int) -> tuple[float, float]:
+    """The clock's and the CPU's seconds of a post and a wait, between rank 0 and `partner`. Collective."""
+    num_bytes, segment = 2 * WORDS * 8, None
+    if peers.rank == 0:
+        segment = SharedSegment.create(num_bytes)
+        segment.reserve(0, num_bytes)
+        _semaphore(segment, 0).init()
+        _semaphore(segment, 1).init()
+    path = peers.gather_json(segment.path if segment else "", "stages")[0]
+    if peers.rank == partner:
+        segment = SharedSegment.attach(path, num_bytes)
+    peers.barrier("stages")  # the partner has it
+    found = np.zeros(2)
+    if segment is not None:
+        segment.unlink()
+        own = peers.rank == partner
+        mine, theirs = _semaphore(segment, own), _semaphore(segment, not own)
+        found = peers.run("stages", lambda: _medians(lambda: _meet(mine, theirs, peers.timeout_s), STAGES))
+    return _told_by_rank_0(peers, found)
+
+
+def _semaphore(segment: SharedSegment, place: int) -> Semaphore:
+    return Semaphore(segment.words[place * WORDS : (place + 1) * WORDS])
+
+
+def _meet(mine: Semaphore, theirs: Semaphore, timeout_s: float) -> None:
+    theirs.post()
+    if not mine.wait(timeout_s):
+        raise RuntimeError("timed out waiting for the rank that measures, too")
+
+
+def _medians(call: Callable[[], None], block: int) -> Any:
+    """float64 [2]: the clock's and the CPU's seconds of a call, from blocks of so many."""
+    times = []
+    for _ in range(BLOCKS):
+        start, cpu = time.perf_counter(), time.process_time()
+        for _ in range(block):
+            call()
+        times.append(((time.perf_counter() - start) / block, (time.process_time() - cpu) / block))
+    return np.median(np.array(times[2:]), axis=0)
+
+
+def _told_by_rank_0(peers: Peers, found: Any) -> tuple[float, float]:
+    """Its two numbers of seconds. Collective."""
+    nanoseconds: Int64Array = peers.announce(np.rint(found * 1e9).astype(np.int64))[0]
     return float(nanoseconds[0]) / 1e9, float(nanoseconds[1]) / 1e9
 
 
-def _exchange_with(store: PrefixStore, rank: int, number: int, words: int) -> Any:
+def _exchange_with(tag: str, rank: int, number: int, words: int) -> Any:
     """float64 [2]; on both ranks, for what they play: rank 0 itself, its partner all the others."""
     played = [0] if rank == 0 else list(range(1, number + 1))
+    stores = [PrefixStore(tag, own_connection(_default_store())) for _ in played]
+
+    def connect(rank: int, store: PrefixStore) -> Any:
+        return dist.ProcessGroupGloo(store, rank, number + 1, _TIMEOUT)
+
     with ThreadPoolExecutor(len(played)) as pool:  # each waits for all the others to connect
-        groups: list[Any] = list(
-            pool.map(lambda rank: dist.ProcessGroupGloo(store, rank, number + 1, _TIMEOUT), played)
-        )
+        groups = list(pool.map(connect, played, stores))
     send = [torch.zeros((number + 1) * words, dtype=torch.int64) for _ in groups]
     received = [torch.empty_like(tensor) for tensor in send]
 
@@ -81,13 +145,7 @@ def _exchange_with(store: PrefixStore, rank: int, number: int, words: int) -> An
         for work in works:
             work.wait()
 
-    times = []
-    for _ in range(BLOCKS):
-        start, cpu = time.perf_counter(), time.process_time()
-        for _ in range(BLOCK):
-            all_to_all()
-        times.append(((time.perf_counter() - start) / BLOCK, (time.process_time() - cpu) / BLOCK))
-    return np.median(np.array(times[2:]), axis=0)
+    return _medians(all_to_all, BLOCK)
 
 
 def _default_store() -> Any:

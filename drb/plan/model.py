@@ -1,9 +1,11 @@
 """How long a round takes on W ranks: what it sends, counted as the exchanges send it, at given costs.
 
-A round is a few collectives, each a message to every rank of a group (Gloo sends empty ones, too), and one gather of
-rows. Ranks draw uniformly from equally full buffers, so that of r rows a share (W - L) / W lies on other nodes.
+A round is a few collectives, each a message to every rank of a group (Gloo sends empty ones, too), one gather of rows
+and, where ranks of a node share memory, the ceil(log2 L) stages of a barrier in it, which sends nothing (`NodeBoard`).
+Ranks draw uniformly from equally full buffers, so that of r rows a share (W - L) / W lies on other nodes.
 
-    seconds = round_s + Σ collectives (collective_s + messages · message_s + bytes / speed + latency) + gather
+    seconds = round_s + Σ collectives (collective_s + messages · message_s + bytes / speed + latency)
+              + stages · stage_s + gather
 
 The same sum with the CPU's costs gives CPU seconds. Where a node's ranks together need more CPU seconds than its cores
 have, the round takes that long. Not in it: ranks that reach the round late, and networks that slow down under load.
@@ -16,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from drb.exchange.board import num_stages
 from drb.exchange.requests import fits_fixed_places, staging_bytes
 
 _ANNOUNCED = 5  # integers of an announcement; exchanges that read from memory add the table's version
@@ -56,10 +59,11 @@ class Collective:
 
 @dataclass(frozen=True)
 class Traffic:
-    """A round of one rank: its collectives, and bytes of rows that it copies in memory."""
+    """A round of one rank: its collectives, bytes of rows that it copies in memory, stages of the node's barrier."""
 
     collectives: tuple[Collective, ...]
     gathered_bytes: float
+    stages: int = 0
 
     @property
     def messages(self) -> int:
@@ -74,14 +78,16 @@ class Traffic:
 class Costs:
     """Seconds, of the clock or of a CPU; speeds in bytes per second.
 
-    round_s: a round without messages and rows. collective_s, message_s: a collective, and each message of it.
-    node_speed: sockets between ranks of a node. network_speed: of a whole node, which its ranks share.
-    latency_s: of the network, one way. gather_speed: rows from memory to memory.
+    round_s: a round without messages, stages and rows. collective_s, message_s: a collective, and each message of it.
+    stage_s: of the barrier inside a node: a post, and a wait for another rank's. gather_speed: rows from memory to
+    memory. node_speed: sockets between ranks of a node. network_speed: of a whole node, which its ranks share.
+    latency_s: of the network, one way.
     """
 
     round_s: float
     collective_s: float
     message_s: float
+    stage_s: float
     gather_speed: float
     node_speed: float
     network_speed: float
@@ -115,15 +121,13 @@ def traffic(kind: str, place: Place, exemplars: int, row_bytes: int) -> Traffic:
         return Traffic((_to_all("sizes", place, _ANNOUNCED), *_requests(place, exemplars, row_bytes)), rows)
     if kind == "hierarchical":
         rail = Place(place.nodes, 1)
-        words = _ANNOUNCED + 1
-        along_rail = _to_all("sizes", rail, words)
-        inside = _to_all("sizes of a node", Place(place.per_node, place.per_node), words * place.nodes)
+        collectives = (_to_all("sizes", rail, _ANNOUNCED + 1), *_requests(rail, exemplars, row_bytes))
         # rows of the own node take the same way without leaving the process: one more copy
-        return Traffic((along_rail, inside, *_requests(rail, exemplars, row_bytes)), rows * (1 + 1 / place.nodes))
-    sizes = _to_all("sizes", place, _ANNOUNCED + 1)
+        return Traffic(collectives, rows * (1 + 1 / place.nodes), num_stages(place.per_node))
     if kind == "shared":
-        return Traffic((sizes,), rows)
+        return Traffic((), rows, num_stages(place.world_size))
     assert kind == "rma", kind
+    sizes = _to_all("sizes", place, _ANNOUNCED + 1)
     in_node, outside = _shares(place)
     reads = round(exemplars * in_node), round(exemplars * outside)
     tables = Collective("indices", *reads, exemplars * _WORD * in_node, exemplars * _WORD * outside)
@@ -132,7 +136,7 @@ def traffic(kind: str, place: Place, exemplars: int, row_bytes: int) -> Traffic:
 
 def seconds(sent: Traffic, costs: Costs, per_node: int) -> float:
     """Of one rank's round. All ranks of a node send at once."""
-    total = costs.round_s + sent.gathered_bytes / costs.gather_speed
+    total = costs.round_s + sent.stages * costs.stage_s + sent.gathered_bytes / costs.gather_speed
     for collective in sent.collectives:
         total += costs.collective_s + collective.messages * costs.message_s
         total += collective.node_bytes / costs.node_speed + collective.network_bytes * per_node / costs.network_speed

@@ -2,7 +2,8 @@
 
 Collective. Rounds run without training beside them, as fast as they can; buffers are filled with noise. What one
 message costs is seen from rank 0, which exchanges with 1, 2 and 4 peers that one other rank plays: each of them is a
-Gloo rank of its own, so that no more than two processes are needed.
+Gloo rank of its own, so that no more than two processes are needed. Both also meet in shared
+memory, as ranks of a node do.
 
 Letters: b rows of a minibatch, r exemplars.
 """
@@ -123,8 +124,8 @@ def measure_machine(
 ) -> Machine:
     """Fit the model's costs. Collective.
 
-    What messages and gathers do not explain of a measured round is its constant: the model gives that round back, and
-    adds messages for other numbers of ranks.
+    What messages, stages and gathers do not explain of a measured round is its constant: the model gives that round
+    back, and adds messages and stages for other numbers of ranks.
     """
     exemplars, clock_s, cpu_s = rounds[0]
     sent = traffic(parts.exchange.name, place, exemplars, parts.spec.row_bytes)
@@ -138,10 +139,9 @@ def measure_machine(
 def _costs(messages: MessageCosts | None, gather_speed: float, *, is_cpu: bool) -> Costs:
     """Without the constant. One rank alone sends nothing."""
     if messages is None:
-        return Costs(0.0, 0.0, 0.0, gather_speed, UNMEASURED_SPEED, UNMEASURED_SPEED)
-    collective_s, message_s = messages.cpu if is_cpu else messages.clock
-    latency_s = 0.0 if is_cpu else messages.latency_s
-    return Costs(0.0, collective_s, message_s, gather_speed, messages.node_speed, messages.network_speed, latency_s)
+        return Costs(0.0, 0.0, 0.0, 0.0, gather_speed, UNMEASURED_SPEED, UNMEASURED_SPEED)
+    speeds = gather_speed, messages.node_speed, messages.network_speed
+    return Costs(0.0, *(messages.cpu if is_cpu else messages.clock), *speeds, 0.0 if is_cpu else messages.latency_s)
 
 
 def _gather_speed(parts: Parts) -> float:

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from programs import visible
 
 from drb.demo import main
 
@@ -65,7 +66,7 @@ def test_summaries_have_every_key(demo):
 def test_all_ranks_share_one_run_directory(demo):
     folder, _, left = demo
     assert left == ["runs"]
-    assert sorted(os.listdir(folder / "er")) == ["config.yaml", "summary.json"]
+    assert visible(folder / "er") == ["config.yaml", "summary.json"]
 
 
 def test_plots_of_the_three_runs_are_drawn(demo):

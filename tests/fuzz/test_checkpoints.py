@@ -43,7 +43,7 @@ def run_dir(tmp_path_factory):
     saver = Checkpointer(
         CheckpointSettings(every_steps=1, keep_last=5), folder, World(), signals=StopSignals([]), say=None
     )
-    saver.begin_run({"config": {"seed": 1}, "tracking_run_id": None, "versions": {}}, lambda: None)
+    saver.begin_run({"config": {"seed": 1}, "tracking_run_id": None, "versions": {}}, lambda: lambda: None)
     for step in (1, 2):
         saver.begin_task(step - 1)
         state = {
@@ -54,8 +54,7 @@ def run_dir(tmp_path_factory):
         }
         saver.visit(step, lambda state=state: state)
         rehearsal.extend(minibatch_of(range(100 * step, 100 * step + 8)))
-    if hasattr(saver, "close"):
-        saver.close()
+    saver.finish()
     rehearsal.close()
     return folder
 

@@ -28,7 +28,8 @@ def test_a_plan_for_thousands_of_ranks(tmp_path, capsys):
     assert rounds == sorted(rounds)
     assert told[0]["hidden"]
     assert told[-1]["nodes"] == 512
-    assert told[-1]["messages"] < 2000  # 1,540: with one partner per node; 12,285 without
+    assert [f["messages"] for f in told[:5]] == [0, 0, 0, 0, 3]  # ranks of a node meet in memory
+    assert told[-1]["messages"] < 2000  # 1,533: with one partner per node; 12,285 without
 
 
 def test_a_slow_network_is_not_hidden(tmp_path):
@@ -91,6 +92,8 @@ def test_two_ranks_are_measured(tmp_path):
     assert measured.step is not None
     assert measured.step.at(8) > 0
     assert measured.machine.cpu.message_s > 0
+    assert measured.machine.clock.stage_s > 0
+    assert measured.machine.cpu.stage_s > 0
     (told,) = written["forecasts"]
     assert told["memory"]["rows"] == 100 * measured.row_bytes
     file = tmp_path / "plan.json"
@@ -98,6 +101,10 @@ def test_two_ranks_are_measured(tmp_path):
 
 
 def test_one_rank_is_measured_with_a_given_step(tmp_path, capsys):
-    assert main(["--seconds", "0.5", "--step", "20ms", "experiment=digits"]) == 0
-    out = capsys.readouterr().out
+    file = tmp_path / "plan.json"
+    assert main(["--seconds", "0.5", "--step", "20ms", "experiment=digits", "--json", str(file)]) == 0
+    assert main([*SIMULATE, "--step", "1s", "--measured", str(file), "--ranks", "1"]) == 0
+    assert main([*SIMULATE, "--step", "1s", "--measured", str(file), "--ranks", "1,8"]) == 1
+    out, err = capsys.readouterr()
+    assert "is of one rank, which sent nothing, so it does not tell what 8 ranks would take: probe on two" in err
     assert "1 rank, exchange loopback: rounds of 16 exemplars stay hidden" in out

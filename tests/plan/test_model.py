@@ -11,7 +11,8 @@ import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from drb.assembly import assemble
-from drb.exchange import CollectiveExchange, HierarchicalExchange, peers
+from drb.exchange import CollectiveExchange, HierarchicalExchange, SharedExchange, peers
+from drb.exchange.semaphores import Semaphore
 from drb.hiding import Line
 from drb.plan.forecast import Job, forecast, table
 from drb.plan.model import (
@@ -31,7 +32,15 @@ from drb.sampler import Sampler
 from drb.settings import RehearsalSettings
 
 SPEC = RecordSpec({"image": Field(torch.uint8, (3, 8, 8)), "label": Field(torch.int64)})
-COSTS = Costs(round_s=1e-4, collective_s=1e-5, message_s=1e-6, gather_speed=1e9, node_speed=1e9, network_speed=1e8)
+COSTS = Costs(
+    round_s=1e-4,
+    collective_s=1e-5,
+    message_s=1e-6,
+    stage_s=2e-6,
+    gather_speed=1e9,
+    node_speed=1e9,
+    network_speed=1e8,
+)
 MACHINE = Machine(dataclasses.replace(COSTS, latency_s=1e-3), COSTS, cores=4)
 CAPACITY = 40
 RANK = 96  # the first of its node, which makes what the others attach to
@@ -57,25 +66,41 @@ def sent(monkeypatch):
     dist.destroy_process_group()
 
 
+@pytest.fixture
+def posts(monkeypatch):
+    """Every post of this rank; nobody is there to wait for."""
+    made = []
+    monkeypatch.setattr(Semaphore, "post", lambda semaphore: made.append(semaphore))
+    monkeypatch.setattr(Semaphore, "wait", lambda semaphore, timeout_s: True)
+    return made
+
+
 @pytest.mark.parametrize("exemplars", [7, 64])
-@pytest.mark.parametrize("kind", ["collective", "hierarchical"])
-def test_a_round_sends_what_the_model_says(kind, exemplars, sent):
+@pytest.mark.parametrize("kind", ["collective", "hierarchical", "shared"])
+def test_a_round_sends_what_the_model_says(kind, exemplars, sent, posts):
     place = Place(512, 8)
     world = peers.open_peers(None, 60.0)
     rows = np.full(512, CAPACITY)
     if kind == "collective":
         exchange = CollectiveExchange(world, CAPACITY, SPEC.words, exemplars)
-    else:
+    elif kind == "hierarchical":
         exchange = HierarchicalExchange(world, place.names, rows, rows, SPEC.words, exemplars)
-    sampler = Sampler(exemplars, build_proportions("uniform").groups, seed=0, rank=RANK)
-    draw = sampler.draw(0, np.full((512, 1), CAPACITY), np.full(512, CAPACITY))
+    else:
+        place = Place(8, 8)
+        rows = rows[:8]
+        exchange = SharedExchange(world.subset(list(range(RANK, RANK + 8))), rows, rows, SPEC.words)
+    number = place.world_size
+    sampler = Sampler(exemplars, build_proportions("uniform").groups, seed=0, rank=RANK % number)
+    draw = sampler.draw(0, np.full((number, 1), CAPACITY), np.full(number, CAPACITY))
     exchange.publish(np.arange(CAPACITY), True)
     sent.clear()
     exchange.announce(np.zeros(5, np.int64))
     exchange.fetch(draw.per_owner, draw.position, np.empty((exemplars, SPEC.words), np.int64))
     exchange.close(together=True)
 
-    expected = traffic(kind, place, exemplars, SPEC.row_bytes).collectives
+    told = traffic(kind, place, exemplars, SPEC.row_bytes)
+    expected = told.collectives
+    assert len(posts) == told.stages == (0 if kind == "collective" else 3)
     assert len(sent) == len(expected)
     for (ranks, num_bytes), collective in zip(sent, expected, strict=True):
         assert collective.messages == ranks - 1
@@ -96,6 +121,16 @@ def test_seconds_are_the_sum_of_what_is_sent():
     expected = 1e-4 + 10_000 / 1e9 + 3 * 1e-5 + 21 * 1e-6 + node / 1e9 + 4 * network / 1e8
     assert seconds(sent, COSTS, per_node=4) == pytest.approx(expected)
     assert seconds(sent, MACHINE.clock, per_node=4) == pytest.approx(expected + 3 * 1e-3)
+
+
+def test_ranks_that_share_memory_send_nothing():
+    sent = traffic("shared", Place(6, 6), exemplars=10, row_bytes=1000)
+    assert (sent.messages, sent.sent_bytes, sent.stages) == (0, 0, 3)
+    assert seconds(sent, MACHINE.clock, per_node=6) == pytest.approx(1e-4 + 3 * 2e-6 + 10_000 / 1e9)
+    of_nodes = traffic("hierarchical", Place(64, 8), 10, 1000)
+    along_rails = traffic("collective", Place(8, 1), 10, 1000)
+    assert of_nodes.messages == along_rails.messages  # inside the nodes there are only stages
+    assert of_nodes.stages == 3
 
 
 def test_ranks_that_share_cores_wait_for_one_another():
