@@ -24,7 +24,8 @@ _PARTS = {
     "index": ("index exchange", "#8C564B"),
     "rows": ("row exchange", "#0072B2"),
 }
-_TOO_NARROW = 0.06  # of the longest bar, for a number to be written into a part
+_DARK = ("wait", "round", "admission", "index", "rows")
+_TOO_NARROW = 0.09  # of the longest bar, for a number to be written into a part
 
 
 def breakdown(summaries: Sequence[Summary]) -> Figure | None:
@@ -34,19 +35,22 @@ def breakdown(summaries: Sequence[Summary]) -> Figure | None:
     bars = [bar for summary in summaries if (summary.get("breakdown") or {}).get("steps") for bar in _bars(summary)]
     if not bars:
         return None
-    figure = Figure(figsize=(8.6, 1.9 + 0.5 * len(bars)))
-    axes = figure.add_subplot()
-    longest = max(sum(parts.values()) for _, parts in bars)
-    seen: set[str] = set()
-    for index, (_, parts) in enumerate(bars):
-        _stack(axes, index, parts, longest, seen)
-    axes.set_yticks(range(len(bars)), [label for label, _ in bars])
-    axes.invert_yaxis()
-    axes.set(xlabel="milliseconds per step, mean over the run, rank 0")
-    axes.grid(True, axis="x")
-    axes.tick_params(axis="y", length=0)
-    axes.set_title("Where the time of a step goes (a round runs beside the next step)", loc="left")
-    figure.legend(loc="outside lower center", ncols=3, fontsize=9, columnspacing=1.4, handlelength=1.2)
+    figure = Figure(figsize=(9.6, 1.9 + 0.5 * len(bars)))
+    whole, small = figure.subplots(1, 2, sharey=True, width_ratios=(3, 4))
+    labels = [label for label, _ in bars]
+    _stack_all(whole, labels, [parts for _, parts in bars])
+    _stack_all(small, labels, [{name: ms for name, ms in parts.items() if name != "train"} for _, parts in bars])
+    whole.invert_yaxis()
+    whole.set_title("Where the time of a step goes", loc="left")
+    small.set_title("the same without train, enlarged", loc="left")
+    for axes in (whole, small):
+        axes.set_xlabel("ms per step, mean of the run")
+    drawn = [axes.get_legend_handles_labels() for axes in (whole, small)]
+    handles = {label: bar for bars_, labels_ in drawn for bar, label in zip(bars_, labels_, strict=True)}
+    shown = [label for label, _ in _PARTS.values() if label in handles]
+    figure.legend(
+        [handles[label] for label in shown], shown, loc="outside lower center", ncols=3, fontsize=9, columnspacing=1.4
+    )
     return figure
 
 
@@ -65,24 +69,24 @@ def _per_step(seconds: Mapping[str, float], steps: int) -> dict[str, float]:
     return {name: 1000 * max(value, 0.0) / steps for name, value in seconds.items()}
 
 
-def _stack(axes: Axes, index: int, parts: Mapping[str, float], longest: float, seen: set[str]) -> None:
-    left = 0.0
-    for name, width in parts.items():
-        if not width:
-            continue
-        label, colour = _PARTS[name]
-        shown = "_nolegend_" if name in seen else label
-        seen.add(name)
-        axes.barh(index, width, 0.7, left, color=colour, edgecolor="white", linewidth=0.5, label=shown)
-        if width > _TOO_NARROW * longest:
-            dark = name in ("rows", "index", "wait", "round", "admission")
-            axes.text(
-                left + width / 2,
-                index,
-                f"{width:.3g}",
-                ha="center",
-                va="center",
-                fontsize=8,
-                color="white" if dark else "black",
-            )
-        left += width
+def _stack_all(axes: Axes, labels: Sequence[str], bars: Sequence[Mapping[str, float]]) -> None:
+    """One bar below the other, each part in its colour and, where there is room, with its number."""
+    longest = max(sum(parts.values()) for parts in bars)
+    for index, parts in enumerate(bars):
+        left = 0.0
+        for name, width in parts.items():
+            if width:
+                label, colour = _PARTS[name]
+                axes.barh(index, width, 0.7, left, color=colour, edgecolor="white", linewidth=0.5, label=label)
+            if width > _TOO_NARROW * longest:
+                ink = "white" if name in _DARK else "black"
+                axes.text(left + width / 2, index, _number(width), ha="center", va="center", fontsize=8, color=ink)
+            left += width
+    axes.set_yticks(range(len(labels)), labels)
+    axes.grid(True, axis="x")
+    axes.tick_params(axis="y", length=0)
+
+
+def _number(value: float) -> str:
+    """Three digits, without an exponent."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}" if value >= 1e-3 else f"{value:.1g}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import signal
@@ -98,3 +99,16 @@ def test_every_scenario_and_kind_of_image_trains(tmp_path):
         config, run_dir = compose_config([*TINY, *job, f"hydra.run.dir={tmp_path / str(number)}"], "id")
         drb.run.run(config, run_dir, World())
         assert json.loads((run_dir / "summary.json").read_text())["acc"] > 0.15
+
+
+def test_a_profiled_run_says_where_its_trace_is(tmp_path, capsys):
+    steps = ["profile=true", "profiling.wait=2", "profiling.record=3", "scenario.num_tasks=2"]
+    config, run_dir = compose_config([*TINY, *steps, f"hydra.run.dir={tmp_path}"], "id")
+    drb.run.run(config, run_dir, World())
+    trace = run_dir / "profile" / "rank-0.trace.json.gz"
+    assert f"profile:{trace}" in "".join(capsys.readouterr().out.split())  # however the lines are broken
+    with gzip.open(trace) as file:
+        names = [event["name"] for event in json.load(file)["traceEvents"]]
+    assert names.count("drb/extend") == 3
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert summary["breakdown"]["steps"] == summary["steps"]

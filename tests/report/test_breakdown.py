@@ -29,7 +29,7 @@ def widths(axes):
 
 
 def test_bars_add_up_to_the_time_per_step():
-    axes = breakdown(runs()).axes[0]
+    axes, without_train = breakdown(runs()).axes
     assert [text.get_text() for text in axes.get_yticklabels()] == [
         "incremental: training",
         "rehearsal: training",
@@ -38,6 +38,7 @@ def test_bars_add_up_to_the_time_per_step():
         "from scratch: round (inline)",
     ]
     assert widths(axes) == pytest.approx([80, 100, 10, 110, 10])
+    assert widths(without_train) == pytest.approx([5, 20, 10, 30, 10])
 
 
 def test_each_part_is_named_once_and_one_that_took_no_time_not_at_all():

@@ -73,6 +73,15 @@ def test_intervals_are_means_per_step_and_go_on_after_a_resume():
     assert resumed.summary(15)["training"]["load"] == 0.15
 
 
+def test_a_resumed_trainer_knows_the_seconds_before():
+    trainer, resumed = (small_trainer(small_dataset(40), Recording("finetune"), batch_size=10) for _ in range(2))
+    trainer.run()
+    resumed.load_state_dict(trainer.state_dict())
+    before, after = (one.breakdown.summary(one.steps) for one in (trainer, resumed))
+    assert after == before
+    assert before["training"]["load"] > 0
+
+
 def test_what_is_logged_has_every_part():
     class Points:
         def __init__(self) -> None:
