@@ -85,7 +85,8 @@ def _are_places(values: Any, end: int) -> bool:
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and int(value) >= 0
+    """Also with room to count on in 64 bits."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and 0 <= int(value) < 1 << 62
 
 
 def _require(holds: bool, what: str) -> None:

@@ -31,7 +31,7 @@ class SlotModuloCount(Sampler):
         if not counts.all():
             return super().draw(round_, counts_WS, offered_W)
         chosen: set[tuple[int, int]] = set()
-        while len(chosen) < self._exemplars:
+        while len(chosen) < self.exemplars:
             owner = int(rng.integers(len(counts)))
             chosen.add((owner, int(rng.integers(counts.max())) % int(counts[owner])))
         owner, position = np.array(sorted(chosen)).T
