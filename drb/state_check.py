@@ -85,10 +85,8 @@ def _are_places(values: Any, end: int) -> bool:
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and 0 <= int(value) < _MOST
-
-
-_MOST = 1 << 62  # what goes on counting stays below 2^63
+    """Also with room to count on in 64 bits."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and 0 <= int(value) < 1 << 62
 
 
 def _require(holds: bool, what: str) -> None:
