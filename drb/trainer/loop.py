@@ -26,14 +26,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from drb.augment import Preprocess
-from drb.checkpoint import NoCheckpoints, Saver, random_state, restore_random_state, seed_random_state
+from drb.checkpoint import NoCheckpoints, Saver
 from drb.datasets import Concat, Source
 from drb.dealing import Deal
 from drb.loader import TaskLoader
 from drb.models import Network
 from drb.patience import WaitingRoom
 from drb.scenarios.task import Scenario, Task
-from drb.seeding import derive_seed
 from drb.strategies import Strategy
 from drb.trainer.breakdown import Breakdown
 from drb.trainer.buffers import refuse_duplicates, total_counts
@@ -44,7 +43,8 @@ from drb.trainer.monitor import Monitor
 from drb.trainer.networks import Networks
 from drb.trainer.optim import OptimizerSettings, scaled_rate
 from drb.trainer.position import Position
-from drb.trainer.resizing import describe_change, loader_seed, own_part, owner_of_stream
+from drb.trainer.randomness import Randomness
+from drb.trainer.resizing import deal_exemplars, describe_change, loader_seed, own_part
 from drb.trainer.schedule import ScheduleSettings, rate_factor
 from drb.trainer.scores import Scores
 from drb.trainer.settings import TrainingSettings
@@ -120,9 +120,8 @@ class Trainer:
         self._task_classes: list[tuple[int, ...]] = []
         self._loss: Loss = strategy.loss
         self._labels_are_known = True  # a source in memory gives the labels that it showed at the task's start
-        self._generator = torch.Generator(world.device)
+        self._randomness = Randomness(seed, world)
         self._state_to_save = partial(self.state_dict, lazy=True)
-        self._generator.manual_seed(derive_seed(seed, "augment", world.rank))
         self._loss_sum = torch.zeros((), device=world.device)
         self._interval = Interval()
         self._activity = "set-up"
@@ -254,7 +253,7 @@ class Trainer:
             actual += exemplars
             if index == 0:
                 expected = actual + last * exemplars
-            images = self._preprocess.train(batch["image"], self._generator)
+            images = self._preprocess.train(batch["image"], self._randomness.augmentation)
             if self._training.channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
             weight = num_rows * world_size / expected
@@ -385,8 +384,7 @@ class Trainer:
             "rank": {
                 "statistics": networks.learner.statistics(),
                 "loss_sum": self._loss_sum,
-                "augmentation": self._generator.get_state(),
-                "random": random_state(self._world.device),
+                **self._randomness.state_dict(),
                 "rehearsal": None if self._rehearsal is None else self._rehearsal.state_dict(lazy=lazy),
             },
         }
@@ -418,30 +416,14 @@ class Trainer:
         self._loss_sum.copy_(own["loss_sum"])
         if self._rehearsal is not None and "rehearsal" in own:
             self._rehearsal.load_state_dict(own["rehearsal"])
-        self._restore_randomness(own)  # last: building networks may draw
-
-    def _restore_randomness(self, own: Mapping[str, Any]) -> None:
-        if own["random"] is None:  # a new rank: not what it would have drawn if it had been there from the start
-            place = (self._world.rank, self.steps)
-            self._generator.manual_seed(derive_seed(self._seed, "augment", *place))
-            seed_random_state(derive_seed(self._seed, "global", *place))
-        else:
-            self._generator.set_state(own["augmentation"])
-            restore_random_state(own["random"], self._world.device)
+        self._randomness.load_state_dict(own, self.steps)  # last: building networks may draw
 
     def _settle_ranks(self, *current: Source) -> None:
         """After a resume with another number of ranks, once the tasks so far are known: buffers to their owners."""
         states, self._saved_ranks = self._saved_ranks, ()
         if not states:
             return
-        exemplars, world = None, self._world
-        if self._rehearsal is not None:
-            owner_of = owner_of_stream([*self._past, *current], world.world_size, self._seed)
-            self._rehearsal.load_state_dict([state["rehearsal"] for state in states], owner_of)
-            if (resharded := self._rehearsal.resharded) is not None:
-                dropped = torch.tensor(resharded["dropped"], device=world.device)
-                if world.world_size > 1:
-                    dist.all_reduce(dropped)
-                exemplars = (int(dropped), resharded["stored"])
+        world = self._world
+        exemplars = deal_exemplars(self._rehearsal, states, [*self._past, *current], world, self._seed)
         line = describe_change(len(states), world.world_size, self._training, self._optimizer, exemplars)
         self._monitor.say(line)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from drb.datasets import Source
@@ -15,6 +16,10 @@ from drb.seeding import derive_seed
 from drb.trainer.optim import OptimizerSettings, scaled_rate
 from drb.trainer.settings import TrainingSettings
 from drb.types import OwnerOf
+from drb.world import World
+
+if TYPE_CHECKING:
+    from drb.rehearsal import Rehearsal
 
 
 def own_part(states: Sequence[Mapping[str, Any]], rank: int) -> dict[str, Any]:
@@ -30,6 +35,22 @@ def own_part(states: Sequence[Mapping[str, Any]], rank: int) -> dict[str, Any]:
         "augmentation": before["augmentation"],
         "random": before["random"],
     }
+
+
+def deal_exemplars(
+    rehearsal: Rehearsal | None, states: Sequence[Mapping[str, Any]], tasks: Sequence[Source], world: World, seed: int
+) -> tuple[int, int] | None:
+    """Every exemplar to its new owner; how many were dropped, of how many. states: of all ranks there were. Collective."""
+    if rehearsal is None:
+        return None
+    rehearsal.load_state_dict([state["rehearsal"] for state in states], owner_of_stream(tasks, world.world_size, seed))
+    resharded = rehearsal.resharded
+    if resharded is None:
+        return None
+    dropped = torch.tensor(resharded["dropped"], device=world.device)
+    if world.world_size > 1:
+        dist.all_reduce(dropped)
+    return int(dropped), resharded["stored"]
 
 
 def owner_of_stream(tasks: Sequence[Source], world_size: int, seed: int) -> OwnerOf:
