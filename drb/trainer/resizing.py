@@ -40,7 +40,7 @@ def own_part(states: Sequence[Mapping[str, Any]], rank: int) -> dict[str, Any]:
 def deal_exemplars(
     rehearsal: Rehearsal | None, states: Sequence[Mapping[str, Any]], tasks: Sequence[Source], world: World, seed: int
 ) -> tuple[int, int] | None:
-    """Every exemplar to its new owner; how many were dropped, of how many. states: of all ranks there were. Collective."""
+    """Every exemplar to its new owner; how many were dropped, of how many. Collective. states: of all old ranks."""
     if rehearsal is None:
         return None
     rehearsal.load_state_dict([state["rehearsal"] for state in states], owner_of_stream(tasks, world.world_size, seed))
