@@ -55,7 +55,7 @@ def require_room(needed: Sequence[Mapping[str, int]], free: Sequence[Mapping[str
         room = min(int(free[rank]["memory"]) for rank in ranks)
         if total > room:
             raise ValueError(
-                f"{who} {_gib(total)} of memory, {_gib(room)} are free{where}; lower the rehearsal's capacity"
+                f"{who} {_readable(total)} of memory, {_readable(room)} are free{where}; lower the rehearsal's capacity"
                 + ("" if len(ranks) == 1 else ", start fewer ranks per node")
                 + ", or store smaller samples"
             )
@@ -63,14 +63,19 @@ def require_room(needed: Sequence[Mapping[str, int]], free: Sequence[Mapping[str
         room = min(int(free[rank][SHARED]) for rank in ranks)
         if total > room:
             raise ValueError(
-                f"exchange=shared: {who} {_gib(total)} of shared memory, {SHM_DIRECTORY} has {_gib(room)} left{where}; "
-                "enlarge it (docker run --shm-size=…), lower the capacity or set exchange=collective"
+                f"exchange=shared: {who} {_readable(total)} of shared memory, {SHM_DIRECTORY} has {_readable(room)} "
+                f"left{where}; enlarge it (docker run --shm-size=…), lower the capacity or set exchange=collective"
             )
 
 
-def _gib(num_bytes: int) -> str:
+def _readable(num_bytes: int) -> str:
     """1536 MiB are "1.50 GiB"; exact for integers of any size."""
-    return f"{num_bytes // 2**30:,} GiB" if num_bytes >= 100 * 2**30 else f"{num_bytes / 2**30:.2f} GiB"
+    if num_bytes >= 100 * 2**30:
+        return f"{num_bytes // 2**30:,} GiB"
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if num_bytes >= size:
+            return f"{num_bytes / size:.2f} {unit}"
+    return f"{num_bytes} bytes"
 
 
 def _free_shared_bytes() -> int:

@@ -29,6 +29,7 @@ from drb.config.resume import require_same_config
 from drb.config.schema import CachedDatasetConfig
 from drb.datasets import CacheSettings, Dataset, load_dataset
 from drb.datasets.cache import RUN_FILE
+from drb.datasets.decoders import close_decoders
 from drb.erasure import CheckpointPurge
 from drb.failure import naming_failures
 from drb.loading import load_on_all_ranks
@@ -86,6 +87,7 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
         tracker.log_params({**dataclasses.asdict(config), "world_size": world.world_size})
         stage.where = lambda: "data"
         dataset = load_on_all_ranks(partial(dataset_of, config, console), world, config.timeout_s)
+        stack.callback(close_decoders)
         if world.is_main and dataset.cache is not None:
             write_atomically(run_dir / RUN_FILE, {"cache": str(dataset.cache)})
         with ExitStack() as training:

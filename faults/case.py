@@ -322,7 +322,8 @@ class _Case:
                     Image.fromarray(pixels).save(self._data / split / f"{label}/{number}.png")
         settings = [f"dataset.root={self._data}", "dataset.image_size=8", "dataset.workers=2", "model=mlp"]
         if settings[0] not in self._arguments:
-            self._arguments = [*self._arguments, "dataset=image_folder", "experiment=none", *settings]
+            folder = ["dataset=image_folder", "dataset.cache=never", "experiment=none"]
+            self._arguments = [*self._arguments, *folder, *settings]
             self._arguments.remove("experiment=digits")
             self._arguments += ["threads=1"]
 

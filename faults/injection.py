@@ -118,8 +118,7 @@ def _fill_disk(arguments: tuple[Any, ...]) -> None:
 
 
 def _cut_file(arguments: tuple[Any, ...]) -> None:
-    source, index, *_ = arguments
-    path = source._folder / os.fsdecode(source._names[index])
+    path = Path(arguments[1][0])  # the first of those that are to be decoded
     os.truncate(path, path.stat().st_size // 3)
 
 

@@ -25,7 +25,7 @@ TARGETS: dict[str, dict[str, str]] = {
     "admission": {"any": "drb.buffer:Buffer.stage"},
     "shard_write": {"any": "drb.checkpoint.writing:write_part"},
     "rename": {"any": "drb.checkpoint.folder:CheckpointFolder.publish"},
-    "decode": {"any": "drb.datasets.folder:FolderSource._decode"},
+    "decode": {"any": "drb.datasets.decoders:DecoderPool.decode"},
     "tracking": {"any": "drb.tracking.tracker:BufferedTracker.log_metrics"},
     "set_up": {"any": "drb.exchange.shared:SharedExchange.__init__"},
 }
@@ -94,7 +94,7 @@ def _draw(number: int, kind: str, target: str, launcher: str, generator: random.
         call = 1
     elif target == "tracking":
         call = generator.randint(2, 4)
-    elif target == "rename":
+    elif target in ("rename", "decode"):  # what is decoded in one call is a whole minibatch
         call = generator.randint(2, 10)
     elif target == "shard_write":
         call = generator.randint(2, 10) * (4 if rank == 0 else 1)  # rank 0 writes four parts of each checkpoint

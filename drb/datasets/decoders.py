@@ -28,6 +28,15 @@ _START = "import runpy, sys; runpy.run_path(sys.argv.pop(1), run_name='__main__'
 _CHUNK = 8  # files per request at most: one hand-off between threads for all of them
 
 
+_POOLS: weakref.WeakSet[DecoderPool] = weakref.WeakSet()
+
+
+def close_decoders() -> None:
+    """End all decoding processes, for a program that leaves without tearing the interpreter down."""
+    for pool in list(_POOLS):
+        pool.close()
+
+
 class DecoderPool:
     """Up to `workers` decoding processes, started when there is work for them. Thread-safe.
 
@@ -42,6 +51,7 @@ class DecoderPool:
         for _ in range(workers):
             self._idle.put(None)
         self._finalizer = weakref.finalize(self, _close, self._idle)
+        _POOLS.add(self)
 
     def decode(self, paths: Sequence[str], out: npt.NDArray[np.uint8]) -> None:
         """Decode paths[i] into out[i], uint8 [B, 3, image_size, image_size], contiguous.
