@@ -9,6 +9,7 @@ import numpy as np
 
 from drb.assembly import assemble
 from drb.erasure import Forgotten, SampleIds, Where, forget_saved
+from drb.erasure.states import forget_in_state
 from drb.exchange import Peers
 from drb.extension import Extension
 from drb.intake import Intake
@@ -39,6 +40,8 @@ class Beginning:
     def load(self, state: SavedState, owner_of: OwnerOf | None) -> None:
         """See `Rehearsal.load_state_dict`."""
         saved = own_state(state, owner_of, self._settings, self._spec, self._rank, self._world_size)
+        if len(self._denied) and "spec" in saved:  # alike on all ranks, as what follows must be
+            saved = forget_in_state(saved, self._denied)
         self.deny(np.asarray(saved.get("denied", ()), np.int64))
         if "spec" in saved:  # not saved before the first minibatch
             self._spec, self.saved = spec_of(saved), saved

@@ -113,6 +113,11 @@ class Buffer:
         return self._staged.offered
 
     @property
+    def has_staged(self) -> bool:
+        """Whether something was admitted that is not committed yet."""
+        return len(self._staged.where) > 0
+
+    @property
     def lacks_late_fields(self) -> bool:
         return bool(self._staged.lacking)
 

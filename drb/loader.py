@@ -77,8 +77,11 @@ class TaskLoader:
         if erased is None or not erased[order].any():
             return order
         left = np.flatnonzero(~erased[order])
-        if not len(left):
-            raise ValueError(f"all {len(order)} samples of rank {self._rank} in this task have been erased")
+        if not len(left):  # of what is left of an epoch; any other sample of the rank will do
+            others = np.flatnonzero(~erased)
+            if not len(others):
+                raise ValueError(f"all {len(self._shard)} samples of rank {self._rank} in this task have been erased")
+            return others[np.arange(len(order)) % len(others)]
         return order[left[np.searchsorted(left, np.arange(len(order))) % len(left)]]
 
     def _minibatches(self, order: Int64Array, bounds: Sequence[int]) -> Iterator[Minibatch]:

@@ -185,6 +185,8 @@ class Rehearsal:
             ValueError: fields that are not the schema's late ones, or have other rows; nothing was attached.
         """
         start = time.perf_counter()
+        if self._closed:
+            raise ValueError("this rehearsal has ended and its memory is gone; attach before close()")
         parts = self._require_turns("attach").parts
         values = on_cpu(late_fields)
         parts.spec.check(values, parts.buffer.num_staged_rows, late=True)
@@ -236,6 +238,8 @@ class Rehearsal:
         Ids are compared by hash bucket: each rank receives about as many as it stores. 0 with `OwnerSampler`;
         with reshuffled shards every rank sooner or later holds the same samples.
         """
+        if self._closed:
+            raise ValueError("this rehearsal has ended and its memory is gone; ask before close()")
         if self._turns is not None:
             self._turns.drain()
         stored, distinct = self._stored_and_distinct = count_distinct(self.sample_ids(), self._peers)

@@ -137,6 +137,8 @@ class Turns:
             self.parts.auto.load_state_dict(state["auto"])
         self._ready = self.parts.runner.restore(state["fetched"], self._round)
         if self._ready is None and self._round >= 0:
+            if not self.parts.buffer.has_staged:
+                self.parts.buffer.expire(self._round)  # time has passed
             self._round -= 1
             self._submit(ACTIVE)
             self._hear_statuses()

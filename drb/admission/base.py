@@ -48,7 +48,8 @@ class Columns:
         """Record that rows `rows` of the offer now take `slots`, whoever was there before."""
         replaced = slots[slots < self.size]
         if replaced.size:
-            self._barred.difference_update(self.sample_id[replaced].tolist())
+            gone = self.sample_id[replaced]
+            self._barred.difference_update((gone[~np.isin(gone, self.denied)] if len(self.denied) else gone).tolist())
         taken_ids = offer.sample_id[rows]
         self._barred.update(taken_ids.tolist())
         self.key[slots] = offer.key[rows]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from drb.checkpoint.encryption import Key
-from drb.checkpoint.errors import CheckpointError
+from drb.checkpoint.errors import CheckpointError, UnusableError
 from drb.checkpoint.folder import CheckpointFolder
 from drb.checkpoint.format import rank_part, read_manifest, read_part, require_key
 from drb.checkpoint.ranks import read_rank_states
@@ -43,7 +43,8 @@ def find_saved(
     """Collective. resume: auto, never, or a path.
 
     Raises:
-        CheckpointError: there are checkpoints, but none is good.
+        CheckpointError: there are checkpoints, but none is good; or the newest cannot be read for a reason that says
+            nothing against it, so that going on from an older one would throw it away.
     """
     if resume == "never":
         return None
@@ -54,7 +55,9 @@ def find_saved(
     for path in candidates:
         try:
             return _read(path, room, world, key)
-        except CheckpointError as error:  # noqa: PERF203 - a handful of directories
+        except UnusableError:  # noqa: PERF203 - a handful of directories
+            raise
+        except CheckpointError as error:
             problems.append(error)
             if path != candidates[-1]:
                 say(f"checkpoint: {error}; trying the one before")
@@ -67,7 +70,7 @@ def find_saved(
 def _read(path: Path, room: Room, world: World, key: Key | None) -> Saved:
     """Raises the same error on all ranks."""
     parts: dict[str, Any] = {}
-    problem = ""
+    problem, is_damaged = "", True
     try:
         manifest = read_manifest(path)
         require_key(path, manifest, key)
@@ -77,10 +80,11 @@ def _read(path: Path, room: Room, world: World, key: Key | None) -> Saved:
         else:
             parts[OTHERS] = _of_all_ranks(path, manifest.world_size, world, key)
     except (CheckpointError, OSError) as error:
-        problem = str(error)
-    problem = next(filter(None, room.share(problem)), "")
-    if problem:
-        raise CheckpointError(problem)
+        problem, is_damaged = str(error), isinstance(error, CheckpointError) and not isinstance(error, UnusableError)
+    problems = [(text, damaged) for text, damaged in room.share((problem, is_damaged)) if text]
+    if problems:
+        text, is_damaged = min(problems, key=lambda found: found[1])
+        raise (CheckpointError if is_damaged else UnusableError)(text)
     facts = dict(parts["trainer"])
     parts["trainer"] = facts.pop("trainer")
     return Saved(path, parts, facts, facts.pop("costs"))

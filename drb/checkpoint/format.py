@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from drb.checkpoint.encryption import CIPHER, ENCRYPTED, Key
-from drb.checkpoint.errors import CheckpointError
+from drb.checkpoint.errors import CheckpointError, UnusableError
 from drb.checkpoint.files import (
     TENSORS,
     FileRecord,
@@ -120,7 +120,7 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         content = json.loads(path.read_text())
         if content["format"] != FORMAT:
-            raise CheckpointError(f"{path} is of checkpoint format {content['format']}, this drb reads format {FORMAT}")
+            raise UnusableError(f"{path} is of checkpoint format {content['format']}, this drb reads format {FORMAT}")
         if content.pop("crc32") != _checksum(content):
             raise CheckpointError(f"{path} has changed since it was written: its checksum is wrong")
         files = {name: FileRecord(file["bytes"], file["crc32"]) for name, file in content["files"].items()}
@@ -146,9 +146,9 @@ def require_key(folder: Path, manifest: Manifest, key: Key | None) -> None:
     if manifest.key_check is None:
         return
     if key is None:
-        raise CheckpointError(f"{folder} is encrypted; give the key that it was written with: checkpoint.key_file=PATH")
+        raise UnusableError(f"{folder} is encrypted; give the key that it was written with: checkpoint.key_file=PATH")
     if key.check != manifest.key_check:
-        raise CheckpointError(f"{folder} was encrypted with another key than the one in {key.source}")
+        raise UnusableError(f"{folder} was encrypted with another key than the one in {key.source}")
 
 
 def verify_files(folder: Path, manifest: Manifest, names: Iterable[str]) -> None:

@@ -59,9 +59,13 @@ def forget_in_run(
     try:
         folder = CheckpointFolder(run_dir / "checkpoints", keep_last=1)
         folder.clean()
-        purged = forget_in_checkpoints(folder.checkpoints(), as_ids(sample_ids), where, key)
+        checkpoints = folder.checkpoints()
+        if not checkpoints:
+            raise ValueError(f"{run_dir} has no checkpoints: its run has not saved anything yet")
+        purged = forget_in_checkpoints(checkpoints, as_ids(sample_ids), where, key)
         has_cache = (run_dir / RUN_FILE).exists()
-        return replace(purged, erased=erase(run_dir, purged.sample_ids) if has_cache else 0)
+        of_data = purged.sample_ids[purged.sample_ids >= 0]  # a data set numbers its samples from 0 on
+        return replace(purged, erased=erase(run_dir, of_data) if has_cache else 0)
     finally:
         lock.release()
 
@@ -71,7 +75,9 @@ def forget_in_checkpoints(
 ) -> Purged:
     """As `forget_in_run`, by the only process that uses these checkpoints."""
     if where is not None:
-        found = [ids_in_state(s, where) for path in paths for s in _rehearsals(path, key)]
+        states = [state for path in paths for state in _rehearsals(path, key)]
+        found = [ids_in_state(state, where) for state in states]
+        found += [_denied(state) for state in states]  # what an earlier attempt that was cut short had found
         sample_ids = np.unique(np.concatenate([sample_ids, *found]))
     rewritten, removed = [], 0
     for path in paths:

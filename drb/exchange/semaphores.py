@@ -19,6 +19,9 @@ _C = ctypes.CDLL(None, use_errno=True)  # lets go of the interpreter lock: for c
 _C_KEEPING_LOCK = ctypes.PyDLL(None, use_errno=True)  # twice as fast: for those that do not
 
 
+_HAS_CLOCKWAIT = hasattr(_C, "sem_clockwait")  # glibc 2.30; older ones wait by a clock that may be set
+
+
 class _Timespec(ctypes.Structure):
     _fields_ = [("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long)]
 
@@ -44,11 +47,19 @@ class Semaphore:
         """Take one; False if there was none in time."""
         if _C_KEEPING_LOCK.sem_trywait(self._address) == 0:
             return True
-        until = time.time() + timeout_s  # the clock that sem_timedwait knows
+        until = (time.monotonic if _HAS_CLOCKWAIT else time.time)() + timeout_s
         deadline = _Timespec(int(until), int(until % 1 * 1e9))
-        while _C.sem_timedwait(self._address, ctypes.byref(deadline)) != 0:
+        while _wait_until(self._address, ctypes.byref(deadline)) != 0:
             if ctypes.get_errno() == errno.ETIMEDOUT:
                 return False
             if ctypes.get_errno() != errno.EINTR:
-                raise OSError(ctypes.get_errno(), f"sem_timedwait: {os.strerror(ctypes.get_errno())}")
+                raise OSError(ctypes.get_errno(), f"waiting for a semaphore: {os.strerror(ctypes.get_errno())}")
         return True
+
+
+def _wait_until(address: ctypes.c_void_p, deadline: object) -> int:
+    if _HAS_CLOCKWAIT:
+        code: int = _C.sem_clockwait(address, time.CLOCK_MONOTONIC, deadline)
+    else:
+        code = _C.sem_timedwait(address, deadline)
+    return code

@@ -106,6 +106,15 @@ def test_another_key_or_none_is_said(checkpoint, tmp_path):
         open_saver(tmp_path, other).find()
 
 
+def test_without_the_key_an_older_checkpoint_is_not_gone_back_to(tmp_path):
+    for step, key in ((1, None), (2, key_file(tmp_path))):  # encryption was switched on in between
+        saver = open_saver(tmp_path, key)
+        saver.visit(step, lambda step=step: state(step))
+        saver.finish()
+    with pytest.raises(CheckpointError, match="step-0000000002 is encrypted; give the key"):
+        open_saver(tmp_path, None).find()
+
+
 @pytest.mark.parametrize("how", ["flipped", "swapped", "cut"])
 def test_an_altered_file_is_named_even_if_the_manifest_was_altered_with_it(checkpoint, tmp_path, how):
     path = next(checkpoint.glob("rank-*.rows-*.enc"))

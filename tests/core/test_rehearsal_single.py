@@ -562,3 +562,12 @@ def test_what_is_stored_and_what_is_distinct_are_of_one_moment():
         rehearsal.duplicate_share()
         stats = rehearsal.stats()
         assert stats["stored_total"] == stats["distinct_total"] == len(rehearsal.sample_ids())
+
+
+def test_after_the_end_nothing_can_be_asked_for_that_needs_its_memory():
+    rehearsal = Rehearsal(4, 2, verbose=False)
+    rehearsal.extend({"x": torch.zeros(3, 2), "label": torch.arange(3), "sample_id": torch.arange(3)})
+    rehearsal.close()
+    for call in (rehearsal.duplicate_share, rehearsal.state_dict, lambda: rehearsal.attach(y=torch.zeros(3))):
+        with pytest.raises(ValueError, match="has ended"):
+            call()

@@ -11,8 +11,8 @@ from distributed.streams import num_wrong, records
 from ranks import run_ranks
 
 from drb import Rehearsal
-from drb.admission import ADMISSIONS
-from drb.erasure import deny_in_state, forget_in_state, ids_in_state
+from drb.admission import ADMISSIONS, Columns, Offer
+from drb.erasure import deny_in_state, forget_in_run, forget_in_state, ids_in_state
 from drb.record import SAMPLE_ID, Field
 
 
@@ -134,3 +134,36 @@ def resumed_on_all_ranks(rank, world_size):
 
 def test_ranks_run_the_round_again_after_loading():
     assert run_ranks(resumed_on_all_ranks, 3, timeout=60) == [True] * 3
+
+
+@pytest.mark.parametrize("name", ADMISSIONS)
+def test_ids_denied_before_a_state_is_loaded_are_not_taken_from_it(name):
+    options = {"admission": name, "candidates": 4 if name == "random_replacement" else None}
+    state = trained(**options).state_dict()
+    gone = ids_in_state(state)[::2]
+    with make(**options) as resumed:
+        resumed.forget(gone)
+        resumed.load_state_dict(state)
+        seen, stored = go_on(resumed, range(12, 40))
+    assert not np.isin(np.concatenate(seen), gone).any()
+    assert not np.isin(stored, gone).any()
+
+
+def test_a_denied_id_that_was_evicted_stays_denied():
+    columns = Columns(2)
+    for sample in (1, 2):
+        columns.put(np.array([sample - 1]), offer_of(sample), np.array([0]))
+    columns.deny(np.array([1]))
+    columns.put(np.array([0]), offer_of(3), np.array([0]))
+    assert columns.is_new(np.array([1, 2, 3, 4])).tolist() == [False, False, False, True]
+
+
+def offer_of(sample):
+    one = np.array([sample])
+    return Offer(one, one, one.astype(np.uint64), 0)
+
+
+def test_a_run_without_checkpoints_has_nothing_to_forget(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(ValueError, match="has no checkpoints"):
+        forget_in_run(tmp_path, [1])
