@@ -88,7 +88,7 @@ def too_large(rank, world_size, capacity, exchange, free):
             [{"memory": 10**9, "shared": 10**9}, {"memory": 8 * 10**5, "shared": 10**9}],
             "of 2 ranks",
         ),
-        (2000, "shared", [{"memory": 10**9, "shared": 2 * 10**5}] * 2, "exchange=shared: .* /dev/shm has 0.00 GiB"),
+        (2000, "shared", [{"memory": 10**9, "shared": 2 * 10**5}] * 2, "exchange=shared: .* /dev/shm has 195.31 KiB"),
     ],
     ids=["collective", "shared", "huge", "together", "small /dev/shm"],
 )
