@@ -137,7 +137,7 @@ def history(uri: str) -> dict[str, list[tuple[int, float]]]:
     (experiment,) = [e for e in client.search_experiments() if e.name == "drb"]
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FINISHED"
-    names = [n for n in run.data.metrics if not any(w in n for w in ("second", "time"))]
+    names = [n for n in run.data.metrics if not any(w in n for w in ("second", "time", "breakdown"))]
     return {n: [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, n)] for n in names}
 
 
