@@ -23,6 +23,7 @@ import numpy.typing as npt
 from drb.admission import Gathered, reshard_admission
 from drb.intake import reshard_intake
 from drb.record import SLOT
+from drb.round import uncounted
 from drb.seeding import sample_keys
 from drb.snapshot import LazyRows
 from drb.types import Int64Array, OwnerOf
@@ -84,7 +85,7 @@ def reshard(
         "intake": reshard_intake([state["intake"] for state in states], rank, world_size, owner_of, seed),
         "buffer": buffer,
         "fetched": None,
-        "stats": states[rank % len(states)]["stats"],
+        "stats": uncounted(states[rank % len(states)]),
         "resharded": {"from": len(states), "stored": len(pool.part), "dropped": len(own) - len(stays)},
     }
 

@@ -75,6 +75,15 @@ class RoundResult:
         return {"rows": self.rows.copy(), **{f.name: getattr(self.draw, f.name) for f in fields(Draw)}}
 
 
+def uncounted(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved rehearsal's statistics without the round whose exemplars it holds: that round will be run again."""
+    stats, fetched = dict(state["stats"]), state["fetched"]
+    if fetched is not None:
+        stats["rounds"] -= 1
+        stats["exemplars_fetched"] -= len(fetched["rows"])
+    return stats
+
+
 @dataclass
 class RoundTimes:
     """Seconds summed over rounds. `announce` includes waiting for the slowest peer; `index` is a part of `fetch`."""

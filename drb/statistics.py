@@ -19,6 +19,7 @@ _SUMMED = (
     "draw_seconds",
     "fetch_seconds",
     "index_seconds",
+    "inline_seconds",
     "worker_cpu_seconds",
 )  # what a resumed run goes on counting
 
@@ -58,6 +59,7 @@ def statistics(
         "draw_seconds": times.draw,
         "fetch_seconds": times.fetch,
         "index_seconds": times.index,
+        "inline_seconds": 0.0 if parts.is_async else times.total,  # of rounds that ran on the training thread
         "worker_cpu_seconds": times.cpu if parts.is_async else 0.0,
         "exchange": parts.exchange.name,
         "asynchronous": parts.is_async,

@@ -16,6 +16,7 @@ from drb.admission import Columns, build_admission
 from drb.checkpoint.shards import StoredRows
 from drb.erasure.selection import Where, matching_ids
 from drb.record import RecordSpec
+from drb.round import uncounted
 from drb.types import Int64Array
 
 State = Mapping[str, Any]
@@ -29,12 +30,8 @@ def forget_in_state(state: State, sample_ids: Int64Array) -> dict[str, Any]:
     """
     if "buffer" not in state:
         return deny_in_state(state, sample_ids)
-    stats, fetched = dict(state["stats"]), state["fetched"]
-    if fetched is not None:  # that round will be run, and counted, again
-        stats["rounds"] -= 1
-        stats["exemplars_fetched"] -= len(fetched["rows"])
     buffer = _without(state["buffer"], state["settings"], sample_ids)
-    return deny_in_state({**state, "buffer": buffer, "fetched": None, "stats": stats}, sample_ids)
+    return deny_in_state({**state, "buffer": buffer, "fetched": None, "stats": uncounted(state)}, sample_ids)
 
 
 def deny_in_state(state: State, sample_ids: Int64Array) -> dict[str, Any]:

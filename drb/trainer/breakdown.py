@@ -62,10 +62,9 @@ class Breakdown:
         if self._rehearsal is None:
             return {"load": load, "copy": device, "train": whole - load - device}
         stats = self._rehearsal.stats()
-        names = ("extend", "wait", "admission", "setup", "round", "announce", "draw", "fetch", "index")
+        names = ("extend", "wait", "admission", "setup", "inline", "announce", "draw", "fetch", "index")
         seconds = {name: float(stats.get(f"{name}_seconds", 0.0)) for name in names}
-        extend, wait, admission, setup = (seconds[name] for name in names[:4])
-        inline = 0.0 if stats.get("asynchronous", True) else seconds["round"]
+        extend, wait, admission, setup, inline = (seconds[name] for name in names[:5])
         return {
             "load": load,
             "wait": wait,

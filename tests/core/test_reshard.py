@@ -176,6 +176,16 @@ def test_distinct_offers_are_counted_where_the_samples_belong_now():
     assert merged.count() == pytest.approx(6000, rel=0.4)
 
 
+def test_the_round_that_is_run_again_is_counted_once():
+    states = states_of(2, 40, 10)
+    rounds = states[0]["stats"]["rounds"]
+    with rehearsal(10) as one:
+        one.load_state_dict(states, owner_of=np.zeros_like)
+        one.extend(records(range(100, 100 + B)))
+        one._turns.drain()
+        assert one.stats()["rounds"] == rounds + 1  # the one of this step; not the one that was dropped
+
+
 def test_a_state_without_its_late_fields_cannot_be_divided():
     states = [{**s, "buffer": {**s["buffer"], "lacking": ["logits"]}} for s in states_of(3, 100, 10)]
     with pytest.raises(

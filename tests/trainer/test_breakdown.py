@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from trainer.parts import Recording, small_dataset, small_trainer
 
 from drb import Rehearsal
@@ -29,6 +30,23 @@ def test_the_parts_add_up_to_the_training_time(asynchronous):
     assert inline == (0 if asynchronous else stats["round_seconds"])
     extend = sum(told["training"][name] for name in ("wait", "round", "admission", "copy"))
     assert extend == pytest.approx(stats["extend_seconds"])
+
+
+def test_a_run_that_goes_on_with_another_engine_keeps_what_was_measured_apart():
+    def seen(rehearsal, step):
+        ids = torch.arange(step * 4, step * 4 + 4)
+        rehearsal.extend({"x": torch.zeros(4, 2), "label": ids % 2, "sample_id": ids})
+
+    with Rehearsal(8, 4, asynchronous=True, verbose=False) as before:
+        for step in range(20):
+            seen(before, step)
+        state = before.state_dict()
+    with Rehearsal(8, 4, asynchronous=False, verbose=False) as after:
+        after.load_state_dict(state)
+        seen(after, 20)
+        stats = after.stats()
+    assert state["stats"]["inline_seconds"] == 0
+    assert stats["inline_seconds"] == pytest.approx(stats["round_seconds"] - state["stats"]["round_seconds"])
 
 
 def test_without_rehearsal_there_is_no_round():
