@@ -1,9 +1,9 @@
 """Rows by shared memory inside a node, by torch.distributed between nodes.
 
 Inside a node every rank reads all buffers (`shared`), so a rank needs only one partner per other node, who answers for
-that whole node: the one with the same number on its node. The partners of all nodes are a *rail*. A rank exchanges
-messages with the ranks of its rail and of its node, N + L of them instead of N·L. Where nodes have different numbers
-of ranks, partners are dealt round robin, and the rail is the whole world.
+that whole node: the one with the same number on its node. The partners of all nodes are a *rail*. A rank sends
+messages along its rail alone, to N ranks instead of N·L. Where nodes have different numbers of ranks, partners are dealt
+round robin, and the rail is the whole world.
 
 Letters: W ranks, N nodes, L ranks of a node, P ranks of the rail, H integers of an announcement, R exemplars, K words.
 """
