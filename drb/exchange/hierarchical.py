@@ -2,8 +2,8 @@
 
 Inside a node every rank reads all buffers (`shared`), so a rank needs only one partner per other node, who answers for
 that whole node: the one with the same number on its node. The partners of all nodes are a *rail*. A rank sends
-messages along its rail alone, to N ranks instead of N·L. Where nodes have different numbers of ranks, partners are dealt
-round robin, and the rail is the whole world.
+messages along its rail alone, to N ranks instead of N·L. Where nodes have different numbers of ranks, partners are
+dealt round robin, and the rail is the whole world.
 
 Letters: W ranks, N nodes, L ranks of a node, P ranks of the rail, H integers of an announcement, R exemplars, K words.
 """
