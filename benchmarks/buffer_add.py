@@ -21,11 +21,12 @@ import torch
 from interleaved import RECORDS, of_runs
 
 from drb.admission import build_admission
-from drb.buffer import Buffer, spare_rows
+from drb.buffer import Buffer
 from drb.intake import Intake
 from drb.record import HEADER_WORDS, Field, RecordSpec
 from drb.seeding import sample_keys
 from drb.settings import RehearsalSettings
+from drb.spares import spare_rows
 
 CAPACITY, SEED = 2000, 0
 FIXED_US, PER_RECORD_US = 80.0, 0.2
@@ -49,6 +50,8 @@ class Adding:
         self._round += 1
         admitted = self.buffer.stage(fields, offer)
         self.buffer.commit()
+        self.buffer.hand_in()
+        self.buffer.release()
         return admitted
 
 

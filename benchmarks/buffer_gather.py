@@ -26,7 +26,7 @@ def measure(kind: str, count: int, repeats: int) -> dict[str, float]:
     exchange.rows[:] = np.arange(CAPACITY)[:, None]
     rng = np.random.default_rng(0)
     exchange.publish(rng.permutation(CAPACITY), True)
-    out, per_owner = np.empty((count, words), np.int64), np.array([count])
+    out, owners = np.empty((count, words), np.int64), np.zeros(count, np.int64)
     rows, tensor_rows, tensor_out = exchange.rows, torch.from_numpy(exchange.rows), torch.from_numpy(out)
 
     def chosen() -> np.ndarray:
@@ -45,7 +45,7 @@ def measure(kind: str, count: int, repeats: int) -> dict[str, float]:
             "index_select_us": lambda: torch.index_select(
                 tensor_rows, 0, torch.from_numpy(next_of("index_select")), out=tensor_out
             ),
-            "fetch_us": lambda: exchange.fetch(per_owner, next_of("fetch"), out),
+            "fetch_us": lambda: exchange.fetch(owners, next_of("fetch"), out),
         },
         repeats,
     )

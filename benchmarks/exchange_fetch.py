@@ -36,7 +36,6 @@ from drb import assembly
 from drb.assembly import Parts, assemble
 from drb.exchange import open_peers
 from drb.record import Field, RecordSpec
-from drb.round import ACTIVE
 from drb.settings import RehearsalSettings
 
 SPEC = RecordSpec({"image": Field(torch.uint8, (150_528,)), "label": Field(torch.int64)})
@@ -74,7 +73,7 @@ class Rank:
             buffer.commit()
 
     def whole_round(self) -> None:
-        self.parts.runner.run(self.round, ACTIVE, 0)
+        self.parts.run_round(self.round)
         self.round += 1
 
     def gather(self, exemplars: int) -> Callable[[], None]:

@@ -21,7 +21,7 @@ BARS = {"resnet18": (1.015, 1.015), "cnn": (1.03, 1.03), "mlp": (1.10, 1.08)}  #
 
 def measure(name: str, blocks: int) -> dict[str, Any]:
     result = run(JOBS[name], blocks)
-    times, stats = result["times"], result["stats"]
+    times, stats = result["times"], result["stats"]["rehearsal"]
     wall, cpu = (paired(times, "rehearsal", "plain", which) for which in (0, 1))
     plain = statistics.median(w for w, _ in times[0]["plain"])
     return {

@@ -60,7 +60,7 @@ def run(rank: int, where: str, repeats: int, seconds: float) -> None:
                         machines.append(measure_machine(parts, rounds, place, peers[2], ["here"] * 2))
                     sent.clear()
                     for round_ in range(10):
-                        parts.runner.run(1 << 40 | round_, 0, 0)
+                        parts.run_round(1 << 40 | round_)
                     counted[world] = (sum(m for m, _ in sent) / 10, sum(b for _, b in sent) / 10)
                     parts.engine.close()
                     parts.exchange.close()

@@ -4,7 +4,8 @@ Kinds of step, each with a network, a DDP and an optimizer of its own, on the sa
 
     plain      DDP on minibatches of b + r
     plain (A)  the same once more: what two equal things differ by here
-    rehearsal  DDP on minibatches of b, extended by r exemplars (asynchronous, whatever exchange `auto` takes)
+    rehearsal  DDP on minibatches of b, extended by r exemplars (asynchronous, whatever exchange `auto` takes); there
+               may be several, with other options
     lower      DDP on minibatches of b: plain incremental training
 
 They take turns in blocks of a few steps, in another order each time. A ratio is that of a block's time per step to
@@ -20,6 +21,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,22 +84,25 @@ def _minibatches(images: Tensor, labels: Tensor, batch_size: int) -> Iterator[di
                 yield {"image": images[rows], "label": labels[rows], "sample_id": rows + dist.get_rank() * SAMPLES}
 
 
-def _run_rank(rank: int, world_size: int, scratch: str, job: Job, blocks: int) -> None:
+def _run_rank(
+    rank: int, world_size: int, scratch: str, job: Job, blocks: int, rehearsals: dict[str, dict[str, Any]]
+) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{scratch}/rendezvous", rank=rank, world_size=world_size)
     torch.manual_seed(rank)
     images = torch.randint(0, 256, (SAMPLES, *job.shape), dtype=torch.uint8)
     labels = torch.randint(0, 10, (SAMPLES,))
-    rehearsal = Rehearsal(capacity=CAPACITY, exemplars=R, seed=0, asynchronous=True, verbose=False)
     kinds = {
         "plain": Kind(job, images, labels, B + R, None),
         "plain (A)": Kind(job, images, labels, B + R, None),
-        "rehearsal": Kind(job, images, labels, B, rehearsal),
         "lower": Kind(job, images, labels, B, None),
     }
-    with rehearsal:
+    common = {"capacity": CAPACITY, "exemplars": R, "seed": 0, "asynchronous": True, "verbose": False}
+    with ExitStack() as stack:
+        opened = {name: stack.enter_context(Rehearsal(**common, **options)) for name, options in rehearsals.items()}
+        kinds |= {name: Kind(job, images, labels, B, rehearsal) for name, rehearsal in opened.items()}
         times = _take_turns(kinds, job.steps, blocks)
-        stats = rehearsal.stats()
+        stats = {name: rehearsal.stats() for name, rehearsal in opened.items()}
     everyone: list[Any] = [None] * world_size
     dist.all_gather_object(everyone, times)
     if rank == 0:
@@ -124,10 +129,16 @@ def _take_turns(kinds: dict[str, Kind], steps: int, blocks: int) -> dict[str, li
     return times
 
 
-def run(job: Job, blocks: int, world_size: int = 2) -> dict[str, Any]:
-    """Per-step seconds of every kind, [ranks][kind][block] (wall, CPU), and rank 0's rehearsal statistics."""
+def run(
+    job: Job, blocks: int, world_size: int = 2, rehearsals: dict[str, dict[str, Any]] | None = None
+) -> dict[str, Any]:
+    """Per-step seconds of every kind, [ranks][kind][block] (wall, CPU), and rank 0's statistics of each rehearsal.
+
+    rehearsals: by name, options of `drb.Rehearsal`; by default one, "rehearsal".
+    """
     with tempfile.TemporaryDirectory() as scratch:
-        mp.spawn(_run_rank, (world_size, scratch, job, blocks), nprocs=world_size)
+        arguments = (world_size, scratch, job, blocks, rehearsals or {"rehearsal": {}})
+        mp.spawn(_run_rank, arguments, nprocs=world_size)
         result: dict[str, Any] = json.loads(Path(scratch, "result").read_text())
     return result
 

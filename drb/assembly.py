@@ -14,7 +14,7 @@ import numpy as np
 
 from drb.admission import Expiry, MaxAge, build_admission
 from drb.auto_exemplars import AutoExemplars, MeasuringEngine
-from drb.buffer import COLUMN_BYTES, Buffer, spare_rows
+from drb.buffer import COLUMN_BYTES, Buffer
 from drb.capacity import capacity_of_rank
 from drb.engine import AsyncEngine, Engine, InlineEngine
 from drb.exchange import (
@@ -31,9 +31,11 @@ from drb.memory import SHARED, free_memory, memory_needed, require_room
 from drb.mpi import load_mpi
 from drb.proportions import build_proportions
 from drb.record import RecordSpec
-from drb.round import RoundResult, RoundRunner, UnevenError
+from drb.round import ACTIVE, RoundResult, RoundRunner, UnevenError
 from drb.sampler import Sampler
 from drb.settings import RehearsalSettings, require_agreement
+from drb.spares import spare_rows
+from drb.table import PositionTable
 from drb.types import Int64Array
 from drb.world import node_name
 
@@ -42,7 +44,10 @@ INLINE_BYTES = 1 << 20  # a local gather of less is shorter than handing it to a
 
 @dataclass(frozen=True)
 class Parts:
-    """A rehearsal's parts. capacities int64 [W]; max_rows: of a minibatch, on this rank; why: the choices made."""
+    """A rehearsal's parts. capacities int64 [W]; max_rows: of a minibatch, on this rank; why: the choices made.
+
+    exemplars: the most of a step. depth: rounds in flight. interval: steps per round.
+    """
 
     spec: RecordSpec
     buffer: Buffer
@@ -51,8 +56,17 @@ class Parts:
     engine: Engine[RoundResult]
     capacities: Int64Array
     max_rows: int
+    exemplars: int
+    depth: int
+    interval: int
     why: str
     auto: AutoExemplars | None = None  # chooses how many exemplars are drawn, if the settings do not say
+
+    def run_round(self, step: int) -> RoundResult:
+        """A round by itself, here and now, of what the buffer holds: to measure it. Collective."""
+        result = self.runner.run(step, ACTIVE, 0, self.buffer.hand_in())
+        self.buffer.release()
+        return result
 
     @property
     def is_async(self) -> bool:
@@ -76,19 +90,33 @@ class Parts:
 
     def memory_bytes(self) -> dict[str, int]:
         """What this rank holds at most, by purpose."""
-        exemplars, staging = self.runner.blocks.shape[1], self.exchange.staging_bytes
-        return memory_bytes(self.spec.row_bytes, self.buffer.capacity, self.max_rows, exemplars, staging)
+        return memory_bytes(
+            self.spec.row_bytes,
+            self.buffer.capacity,
+            self.max_rows,
+            self.exemplars,
+            self.exchange.staging_bytes,
+            self.depth,
+            self.interval,
+        )
 
 
 def memory_bytes(
-    row_bytes: int, capacity: int, max_rows: int, exemplars: int, exchange_staging_bytes: int
+    row_bytes: int,
+    capacity: int,
+    max_rows: int,
+    exemplars: int,
+    exchange_staging_bytes: int,
+    depth: int = 1,
+    interval: int = 1,
 ) -> dict[str, int]:
-    """What a rank holds at most, by purpose; max_rows: of a minibatch, exemplars: the most that a round draws."""
+    """What a rank holds at most, by purpose; max_rows: of a minibatch, exemplars: the most of a step."""
     return memory_needed(
         capacity=capacity,
-        num_rows=capacity + spare_rows(capacity, max_rows),
+        num_rows=capacity + spare_rows(capacity, max_rows, depth, interval),
         max_rows=max_rows,
         exemplars=exemplars,
+        fetched=(depth + 1) * interval * exemplars,
         row_bytes=row_bytes,
         column_bytes=COLUMN_BYTES,
         staging=exchange_staging_bytes,
@@ -121,35 +149,52 @@ def assemble(settings: RehearsalSettings, spec: RecordSpec, max_rows: int, peers
     nodes = [g["node"] for g in greetings]
     kind, why = choose_exchange(settings.exchange, nodes)
     exemplars = settings.exemplars if isinstance(settings.exemplars, int) else _most_for_all(settings, greetings)
-    rows_of_ranks = _require_room(greetings, kind, spec, exemplars)
+    depth, interval = settings.depth, _choose_interval(settings, kind, exemplars * spec.row_bytes)
+    rows_of_ranks = _require_room(greetings, kind, spec, exemplars, depth, interval)
     capacities, rows_per_rank = np.array([g["capacity"] for g in greetings]), np.array(rows_of_ranks)
     if settings.min_fill > capacities.sum():
         raise ValueError(
             f"min_fill={settings.min_fill} is more than all buffers hold: {capacities.sum()} exemplars; nothing would "
             "ever be rehearsed"
         )
-    exchange = _build_exchange(kind, peers, nodes, rows_per_rank, capacities, spec.words, exemplars)
+    exchange = _build_exchange(kind, peers, nodes, rows_per_rank, capacities, spec.words, interval * exemplars)
     admission = build_admission(
         settings.admission, candidates=settings.candidates, seed=settings.seed, rank=rank, refill=settings.refill
     )
     expiry = None if settings.max_age is None else Expiry(MaxAge.parse(settings.max_age))
     proportions = build_proportions(settings.proportions)
-    buffer = Buffer(spec, capacity, exchange.rows, admission, group_by_stratum=proportions.needs_strata, expiry=expiry)
+    buffer = Buffer(spec, capacity, exchange.rows, admission, expiry=expiry)
     runner = RoundRunner(
-        buffer,
+        PositionTable(capacity, by_stratum=proportions.needs_strata),
         exchange,
         Sampler(exemplars, proportions.groups, seed=settings.seed, rank=rank, min_fill=settings.min_fill),
         rank=rank,
         world_size=world_size,
         exemplars=exemplars,
         count_strata=proportions.needs_strata,
+        depth=depth,
+        interval=interval,
     )
     engine, engine_why = _choose_engine(settings, kind, exemplars * spec.row_bytes)
+    ahead = _ahead(depth, interval)
     auto = None
     if isinstance(engine, MeasuringEngine):
         auto = AutoExemplars(exemplars, exchange, engine, world_size=world_size, min_fill=settings.min_fill)
         runner.exemplars_of = auto.next
-    return Parts(spec, buffer, exchange, runner, engine, capacities, max_rows, f"{why}; {engine_why}", auto)
+    return Parts(
+        spec,
+        buffer,
+        exchange,
+        runner,
+        engine,
+        capacities,
+        max_rows,
+        exemplars,
+        depth,
+        interval,
+        f"{why}; {engine_why}{ahead}",
+        auto,
+    )
 
 
 def readable(num_bytes: float) -> str:
@@ -189,10 +234,12 @@ def _greet(
     return greetings
 
 
-def _require_room(greetings: list[dict[str, Any]], kind: str, spec: RecordSpec, exemplars: int) -> list[int]:
+def _require_room(
+    greetings: list[dict[str, Any]], kind: str, spec: RecordSpec, exemplars: int, depth: int, interval: int
+) -> list[int]:
     """Rows that each rank is to have. Raises ValueError, on all ranks, if a node has not the memory."""
     most = max(g["max_rows"] for g in greetings)
-    rows = [g["capacity"] + spare_rows(g["capacity"], g["max_rows"] or most) for g in greetings]
+    rows = [g["capacity"] + spare_rows(g["capacity"], g["max_rows"] or most, depth, interval) for g in greetings]
     needed = []
     for greeting, num_rows in zip(greetings, rows, strict=True):
         capacity = greeting["capacity"]
@@ -201,6 +248,7 @@ def _require_room(greetings: list[dict[str, Any]], kind: str, spec: RecordSpec, 
             num_rows=num_rows,
             max_rows=greeting["max_rows"] or most,
             exemplars=exemplars,
+            fetched=(depth + 1) * interval * exemplars,
             row_bytes=spec.row_bytes,
             column_bytes=COLUMN_BYTES,
             staging=0,  # its bound is for one rank that holds the whole union
@@ -265,6 +313,19 @@ def _build_exchange(
     if kind == "rma":
         return RmaExchange(peers, rows_per_rank, capacities, words)
     return CollectiveExchange(peers, int(rows_per_rank[peers.rank]), words, exemplars)
+
+
+def _choose_interval(settings: RehearsalSettings, kind: str, step_bytes: int) -> int:
+    """Alike on all ranks. step_bytes: of the exemplars of a step."""
+    if settings.interval != "auto":
+        return settings.interval
+    return 1
+
+
+def _ahead(depth: int, interval: int) -> str:
+    """What describe() says of rounds that are not one per step, one at a time."""
+    every = f", every {interval} steps" if interval > 1 else ""
+    return every + (f", {depth} in flight" if depth > 1 else "")
 
 
 def _choose_engine(settings: RehearsalSettings, kind: str, round_bytes: int) -> tuple[Engine[RoundResult], str]:

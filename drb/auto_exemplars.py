@@ -52,14 +52,14 @@ class MeasuringEngine(AsyncEngine[RoundResult]):
         result = super().result(timeout_s)
         if self._is_measuring:
             self.step_seconds.setdefault(self._trained, []).append(step_s)
-            self._trained = len(result.draw)
+            self._trained = result.exemplars
         return result
 
     def _timed(self, call: Callable[[], RoundResult]) -> RoundResult:
         start = time.perf_counter()
         result = call()
         if self._is_measuring:  # not in the round that decided
-            self.round_seconds.setdefault(len(result.draw), []).append(time.perf_counter() - start)
+            self.round_seconds.setdefault(result.exemplars, []).append(time.perf_counter() - start)
         return result
 
 

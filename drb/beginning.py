@@ -12,6 +12,7 @@ from drb.erasure import Forgotten, SampleIds, Where, forget_saved
 from drb.erasure.states import forget_in_state
 from drb.exchange import Peers
 from drb.extension import Extension
+from drb.fetched import is_for, uncounted
 from drb.intake import Intake
 from drb.record import RecordSpec, warn_about_float_images
 from drb.saved import SavedState, kind_of_state, own_state, spec_of
@@ -86,6 +87,9 @@ class Beginning:
         parts = assemble(settings, spec, max_rows, self._peers)
         if parts is None:
             return None
+        if saved.get("fetched") is not None and not is_for(saved["fetched"], parts.depth, parts.interval):
+            self.earlier = uncounted(saved)
+            saved = {**saved, "fetched": None}
         turns = Turns(parts, intake, self._peers, settings)
         parts.buffer.deny(self._denied)
         if saved:
@@ -93,4 +97,4 @@ class Beginning:
                 intake.load_state_dict(saved["intake"])
                 turns.load_state_dict(saved)
             self.saved = None
-        return turns, Extension(spec, parts.max_rows, parts.runner.blocks, settings.id_field)
+        return turns, Extension(spec, parts.max_rows, parts.exemplars, parts.runner.blocks, settings.id_field)

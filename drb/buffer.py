@@ -1,12 +1,10 @@
 """One rank's rehearsal buffer: rows, what is known about each slot, and the admission policy.
 
-Copy on write: an admitted sample is written into a spare row (`stage`) and its slot is pointed at that row one
-round later (`commit`), so rows that peers may be reading never change under them. Rows whose slot was overwritten
-at one commit are spare again at the next: by then every peer has passed the barrier of a newer round and reads the
-newer position table. 2·b spare rows are therefore enough, b staged and b retired.
+Copy on write: an admitted sample is written into a spare row (`stage`) and its slot is pointed at that row one step
+later (`commit`), so rows that peers may be reading never change under them. `hand_in` gives a round what has changed;
+when the round has ended, `release` makes rows spare again that it no longer published: see `drb.spares`.
 
-`stage`, `attach` and `commit` run on the training thread; between `commit` and the next one the position table
-belongs to the round in flight.
+All methods run on the training thread.
 
 `remove` is the one way by which exemplars leave other than by eviction. Their rows are retired, like those of evicted
 ones; the last slots move into the holes, which changes columns and the table, but no row (a row's header keeps the
@@ -26,22 +24,19 @@ from torch import Tensor
 from drb.admission import NOTHING, Admission, Columns, Decision, Expiry, Offer
 from drb.record import ROUND, SAMPLE_ID, SLOT, STRATUM, RecordSpec
 from drb.snapshot import RowWatch
+from drb.spares import SpareRows
+from drb.table import TableChange
 from drb.types import Int64Array, Minibatch
 
 COLUMN_BYTES = 8 * 7 + 96  # key, id, stratum, round, time, row and position of a slot; its entry in the set of ids
 
 _ROWS_AT_A_TIME = 1024
-
-
-def spare_rows(capacity: int, batch_size: int) -> int:
-    """Rows beyond the capacity that copy on write needs: staged and retired ones."""
-    return 2 * min(capacity, batch_size)
+_NOWHERE: Int64Array = np.empty(0, np.int64)
 
 
 class Buffer:
     """Stores at most `capacity` records in `rows`, int64 [capacity + spare rows, spec.words], owned by the caller.
 
-    group_by_stratum: keep the position table ordered by stratum, for draws that count strata.
     expiry: how old exemplars may become; rows that are free again are then zeroed, too.
     """
 
@@ -52,7 +47,6 @@ class Buffer:
         rows: Int64Array,
         admission: Admission,
         *,
-        group_by_stratum: bool = False,
         expiry: Expiry | None = None,
     ) -> None:
         if rows.shape[1] != spec.words or len(rows) < capacity:
@@ -65,15 +59,11 @@ class Buffer:
         self._expiry = expiry
         self._admission = admission
         self._slot_row: Int64Array = np.zeros(capacity, np.int64)
-        self._slot_stratum: Int64Array | None = np.zeros(capacity, np.int64) if group_by_stratum else None
-        self._table: Int64Array = np.empty(0, np.int64)
-        self._table_is_stale = False
-        self._spare: Int64Array = np.arange(len(rows), dtype=np.int64)[::-1].copy()
-        self._retired: Int64Array = np.empty(0, np.int64)
+        self._changed: list[Int64Array] = []  # slots, since the last round was handed in
+        self._has_shrunk = False  # some of them may be beyond the end
+        self._spares = SpareRows(len(rows))
         self._staged = _Staged()
         self._watch: RowWatch | None = None  # from the first lazy state on
-
-    # -- the training thread's side
 
     def stage(self, minibatch: Minibatch, offer: Offer) -> int:
         """Decide on a minibatch and copy what is admitted into spare rows; it is visible after the next commit.
@@ -82,12 +72,12 @@ class Buffer:
         """
         decision = self._admission.admit(self._columns, offer) if self.capacity else NOTHING
         num_admitted = len(decision)
-        if num_admitted > len(self._spare):
+        if num_admitted > len(self._spares.free):
             raise ValueError(
                 f"a minibatch of {len(offer)} rows is larger than this buffer was made for; give the largest "
                 "minibatch's size as batch_size="
             )
-        where, self._spare = self._spare[:num_admitted], self._spare[num_admitted:]
+        where = self._spares.take(num_admitted)
         self._staged = _Staged(decision, where, len(offer), self.spec.late)
         if num_admitted:
             self._before_writing(where)
@@ -130,32 +120,44 @@ class Buffer:
             )
 
     def commit(self) -> None:
-        """Make the staged minibatch part of the buffer. No round may be in flight.
+        """Make the staged minibatch part of the buffer: the next round publishes it.
 
         Raises:
             ValueError: a late field was not attached.
         """
         self.require_late_fields()
         staged, self._staged = self._staged, _Staged()
-        self._reclaim(zero=self._expiry is not None)
         slots = staged.decision.slots
-        replaced = slots < self.size
-        self._retired = self._slot_row[slots[replaced]]
         if not len(slots):
             return
+        replaced = slots[slots < self.size]
+        self._spares.retire(self._slot_row[replaced])
         self._slot_row[slots] = staged.where
-        if self._slot_stratum is not None:
-            self._slot_stratum[slots] = self.rows[staged.where, STRATUM]
-        self.size += len(slots) - int(np.count_nonzero(replaced))
-        self._table_is_stale = True
+        self._changed.append(slots)
+        self.size += len(slots) - len(replaced)
 
-    def expire(self, round_: int) -> None:
-        """Remove what is older than it may be when round `round_` draws. After `commit`; no round may be in flight."""
+    def hand_in(self) -> TableChange:
+        """What the round that now begins is to publish: what was committed."""
+        self._spares.hand_in()
+        slots = self._changed[0] if len(self._changed) == 1 else np.concatenate((_NOWHERE, *self._changed))
+        slots = slots[slots < self.size] if self._has_shrunk else slots
+        self._changed, self._has_shrunk = [], False
+        rows = self._slot_row[slots]
+        # columns know the staged ones already
+        strata = self.rows[rows, STRATUM] if self.has_staged else self._columns.stratum[slots]
+        return TableChange(slots, rows, strata, self.size)
+
+    def release(self) -> None:
+        """The oldest round in flight has ended: rows that were retired before it may be written again."""
+        self._zero_if_expiring(self._spares.release())
+
+    def expire(self, step: int) -> None:
+        """Remove what is older than it may be in step `step`. After `commit`."""
         if self._expiry is not None:
-            self.remove(self._expiry.due(self._columns, round_))
+            self.remove(self._expiry.due(self._columns, step))
 
     def remove(self, slots: Int64Array) -> None:
-        """Free these slots, int64 [D], ascending. After `commit`; no round may be in flight."""
+        """Free these slots, int64 [D], ascending. After `commit`."""
         if not len(slots):
             return
         assert not len(self._staged.where), "remove() between stage() and commit()"
@@ -163,12 +165,11 @@ class Buffer:
         self._columns.remove(removal)
         if self._expiry is not None:
             self._expiry.moved(self._columns, removal)
-        self._retired = np.concatenate((self._retired, self._slot_row[slots]))
+        self._spares.retire(self._slot_row[slots])
         self._slot_row[removal.targets] = self._slot_row[removal.sources]
-        if self._slot_stratum is not None:
-            self._slot_stratum[removal.targets] = self._slot_stratum[removal.sources]
+        self._changed.append(removal.targets)
         self.size = self._columns.size
-        self._table_is_stale = True
+        self._has_shrunk = True
 
     def slots_of(self, sample_ids: Int64Array) -> Int64Array:
         """Slots that hold these samples: int64 [D], ascending."""
@@ -192,28 +193,11 @@ class Buffer:
 
         For a later snapshot no row is the same as before, so that it needs no file in which erased rows may be.
         """
-        self._reclaim(zero=False)
+        self._spares.release_all()
         self._before_writing(np.arange(len(self.rows)))
-        self.rows[self._spare] = 0
+        self.rows[self._spares.free] = 0
         if self._watch is not None:
             self._watch.erase()
-
-    # -- the round's side
-
-    def position_table(self) -> tuple[Int64Array, bool]:
-        """position → row of every committed exemplar, int64 [n], and whether it changed since the last call."""
-        changed, self._table_is_stale = self._table_is_stale, False
-        if changed:
-            self._table = self._slot_row[: self.size]
-            if self._slot_stratum is not None:
-                self._table = self._table[np.argsort(self._slot_stratum[: self.size], kind="stable")]
-        return self._table, changed
-
-    def stratum_counts(self) -> tuple[Int64Array, Int64Array]:
-        """Strata of the committed exemplars, ascending, and how many each has: int64 [S] twice."""
-        if self._slot_stratum is None:
-            return np.zeros(1, np.int64), np.array([self.size])
-        return np.unique(self._slot_stratum[: self.size], return_counts=True)
 
     # -- between rounds
 
@@ -263,22 +247,15 @@ class Buffer:
             self.rows[start : start + len(part)] = part
         self.size = size
         self._slot_row[:size] = where[:size]
-        if self._slot_stratum is not None:
-            self._slot_stratum[:size] = self.rows[:size, STRATUM]
         decision = Decision(state["staged"]["rows"].copy(), state["staged"]["slots"].copy())
         self._staged = _Staged(decision, where[size:], int(state["staged"]["offered"]), state["lacking"])
-        self._spare = np.arange(len(rows), len(self.rows), dtype=np.int64)[::-1].copy()
-        self._retired = np.empty(0, np.int64)
-        self._table_is_stale = True
+        self._spares = SpareRows(len(self.rows), first=len(rows))
+        self._changed = [np.arange(size)]
 
-    def _reclaim(self, *, zero: bool) -> None:
-        """Retired rows are spare again."""
-        if len(self._retired):
-            if zero:
-                self._before_writing(self._retired)
-                self.rows[self._retired] = 0
-            self._spare = np.concatenate((self._spare, self._retired))
-            self._retired = np.empty(0, np.int64)
+    def _zero_if_expiring(self, rows: Int64Array) -> None:
+        if self._expiry is not None and len(rows):
+            self._before_writing(rows)
+            self.rows[rows] = 0
 
     def _before_writing(self, where: Int64Array) -> None:
         """Whatever writes to rows says so first: an open snapshot may still need them."""

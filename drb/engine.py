@@ -1,4 +1,4 @@
-"""Engines: where rounds run. Both give a round's result one call later, so training sees the same exemplars.
+"""Engines: where rounds run. Results are asked for at the same steps, so training sees the same exemplars.
 
 `InlineEngine` runs a round when it is handed in, on the caller's thread: the reference, and the cheaper one for
 rounds shorter than a hand-off between threads. `AsyncEngine` runs it on one worker thread, which spends its time
@@ -8,6 +8,7 @@ blocked in vectorised calls and collectives; a worker that polled in Python woul
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, Protocol, TypeVar
@@ -18,16 +19,16 @@ T = TypeVar("T")
 
 
 class Engine(Protocol[T]):
-    """At most one round is in flight: `submit`, then `result`."""
+    """`submit` rounds, which run one after the other, and ask for each `result` in turn."""
 
     def submit(self, call: Callable[[], T]) -> None: ...
 
     def result(self, timeout_s: float | None = None) -> T:
-        """Wait for the round handed in last; raises what it raised. TimeoutError if it takes longer."""
+        """Of the oldest round not asked for yet; raises what it raised. TimeoutError if it takes longer."""
         ...
 
     def close(self, wait: bool = True) -> None:
-        """wait: for the round in flight, if any; otherwise for a moment only."""
+        """wait: for the rounds in flight, if any; otherwise for a moment only."""
         ...
 
 
@@ -35,22 +36,22 @@ class InlineEngine(Generic[T]):
     is_async = False
 
     def __init__(self) -> None:
-        self._outcome: tuple[Any, BaseException | None] | None = None
+        self._outcomes: deque[tuple[Any, BaseException | None]] = deque()
 
     def submit(self, call: Callable[[], T]) -> None:
         """A lost peer is not kept for later: the training thread would first wait for it in vain elsewhere."""
-        self._outcome = _outcome(call)
-        if isinstance(self._outcome[1], PeerError):
-            raise self._outcome[1]
+        outcome = _outcome(call)
+        if isinstance(outcome[1], PeerError):
+            raise outcome[1]
+        self._outcomes.append(outcome)
 
     def result(self, timeout_s: float | None = None) -> T:
-        assert self._outcome is not None, "result() without submit()"
-        outcome, self._outcome = self._outcome, None
-        value: T = _value(outcome)
+        assert self._outcomes, "result() without submit()"
+        value: T = _value(self._outcomes.popleft())
         return value
 
     def close(self, wait: bool = True) -> None:
-        self._outcome = None
+        self._outcomes.clear()
 
 
 class AsyncEngine(Generic[T]):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from drb.fence import ReuseFence
 from drb.record import SAMPLE_ID, RecordSpec
+from drb.round import StepExemplars
 from drb.types import Int64Array, Minibatch
 
 
@@ -25,40 +26,45 @@ class _Views:
 
 
 class Extension:
-    """Two blocks of max_rows + exemplars rows per field, used alternately."""
+    """Two blocks of max_rows + exemplars rows per field, used alternately.
 
-    def __init__(self, spec: RecordSpec, max_rows: int, blocks: Int64Array, sample_id: str | None) -> None:
-        rows = max_rows + blocks.shape[1]
+    blocks: int64 [*, *, K], in which the exemplars lie; exemplars: the most of a step; sample_id: the ids' field.
+    """
+
+    def __init__(
+        self, spec: RecordSpec, max_rows: int, exemplars: int, blocks: Int64Array, sample_id: str | None
+    ) -> None:
+        rows = max_rows + exemplars
         fields = {name: (field.shape, field.dtype) for name, field in spec.fields.items() if not field.late}
         if sample_id is not None:
             fields[sample_id] = ((), torch.int64)
         self._outputs = [{name: _empty((rows, *s), d) for name, (s, d) in fields.items()} for _ in range(2)]
         self._exemplars = []
         for block in blocks:
-            exemplars = {name: view for name, view in spec.views(block).items() if name in fields}
+            views = {name: view for name, view in spec.views(block).items() if name in fields}
             if sample_id is not None:
-                exemplars[sample_id] = torch.from_numpy(block)[:, SAMPLE_ID]
-            self._exemplars.append(exemplars)
-        self._views: dict[tuple[int, int, int, int], _Views] = {}
+                views[sample_id] = torch.from_numpy(block)[:, SAMPLE_ID]
+            self._exemplars.append(views)
+        self._views: dict[tuple[int, int, int, int, int], _Views] = {}
         self._masks: dict[tuple[int, int], Tensor] = {}
         self._fence = ReuseFence(2)
         self._turn = 0
 
-    def extend(self, minibatch: Minibatch, block: int, num_exemplars: int) -> Minibatch:
-        """The minibatch's B rows followed by the R rows of block 0 or 1, and `rehearsed` bool [B + R].
+    def extend(self, minibatch: Minibatch, exemplars: StepExemplars | None) -> Minibatch:
+        """The minibatch's B rows followed by the R exemplars, and `rehearsed` bool [B + R].
 
         `rehearsed` is shared between steps: do not write to it.
         """
         num_rows = next(iter(minibatch.values())).shape[0]
-        if num_exemplars == 0:
+        if not exemplars:
             return {**minibatch, "rehearsed": self._mask(num_rows, 0)}
         self._fence.mark(self._turn)  # the last batch's readers have been queued by now
         self._turn ^= 1
         self._fence.wait(self._turn)
-        views = self._views_of(block, num_rows, num_exemplars)
+        views = self._views_of(exemplars, num_rows)
         for name, output in views.output.items():
             torch.cat((minibatch[name], views.exemplars[name]), out=output)
-        return {**views.output, "rehearsed": self._mask(num_rows, num_exemplars)}
+        return {**views.output, "rehearsed": self._mask(num_rows, len(exemplars))}
 
     def erase(self) -> None:
         """Zero what was returned last and before; its readers must have been queued."""
@@ -67,12 +73,13 @@ class Extension:
             for values in output.values():
                 values.zero_()
 
-    def _views_of(self, block: int, num_rows: int, num_exemplars: int) -> _Views:
-        key = (self._turn, block, num_rows, num_exemplars)
+    def _views_of(self, exemplars: StepExemplars, num_rows: int) -> _Views:
+        first, count = exemplars.first, len(exemplars)
+        key = (self._turn, exemplars.block, first, num_rows, count)
         if key not in self._views:
             self._views[key] = _Views(
-                {name: output[: num_rows + num_exemplars] for name, output in self._outputs[self._turn].items()},
-                {name: exemplars[:num_exemplars] for name, exemplars in self._exemplars[block].items()},
+                {name: output[: num_rows + count] for name, output in self._outputs[self._turn].items()},
+                {name: values[first : first + count] for name, values in self._exemplars[exemplars.block].items()},
             )
         return self._views[key]
 

@@ -17,19 +17,28 @@ SHARED = "shared"  # in what a rank needs: the part that lies in /dev/shm
 
 
 def memory_needed(
-    *, capacity: int, num_rows: int, max_rows: int, exemplars: int, row_bytes: int, column_bytes: int, staging: int
+    *,
+    capacity: int,
+    num_rows: int,
+    max_rows: int,
+    exemplars: int,
+    fetched: int,
+    row_bytes: int,
+    column_bytes: int,
+    staging: int,
 ) -> dict[str, int]:
     """Bytes that one rank holds at most, by purpose.
 
     Args:
         num_rows: with spare rows. max_rows: of a minibatch. column_bytes: of an exemplar's metadata.
+        exemplars: of a step. fetched: exemplars for which there are blocks to fetch into.
         staging: bytes of rows that are on their way between ranks.
     """
     return {
         "rows": capacity * row_bytes,
         "spare rows": (num_rows - capacity) * row_bytes,
         "metadata": capacity * column_bytes,
-        "staging": 2 * (exemplars + max_rows + exemplars) * row_bytes + staging,
+        "staging": (fetched + 2 * (max_rows + exemplars)) * row_bytes + staging,
     }
 
 

@@ -24,20 +24,20 @@ from drb.exchange.rma import RmaExchange
 from drb.exchange.shared import SharedExchange
 from drb.extension import Extension
 from drb.intake import Intake
+from drb.pipeline import Pipeline
 from drb.rehearsal import Rehearsal
 from drb.round import RoundRunner
 from drb.sampler import Sampler
 from drb.trainer import Trainer
 from drb.trainer.breakdown import TimedLoader
 from drb.trainer.learner import Learner
-from drb.turns import Turns
 
 _EXCHANGES = (LoopbackExchange, SharedExchange, CollectiveExchange, HierarchicalExchange, RmaExchange)
 RANGES: tuple[tuple[type, str, str], ...] = (
     (TimedLoader, "__next__", "drb/load"),
     (Rehearsal, "extend", "drb/extend"),
     (Intake, "take", "drb/extend: admission (keys)"),
-    (Turns, "_wait", "drb/extend: wait"),
+    (Pipeline, "take", "drb/extend: wait"),
     (Buffer, "commit", "drb/extend: admission (commit)"),
     (Buffer, "stage", "drb/extend: admission (stage)"),
     (Extension, "extend", "drb/extend: copy"),

@@ -26,7 +26,7 @@ from drb.exchange import count_distinct, open_peers
 from drb.extension import Extension
 from drb.intake import REHEARSED, Intake, on_cpu
 from drb.record import Field, RecordSpec
-from drb.round import RoundResult
+from drb.round import StepExemplars
 from drb.saved import kind_of_state
 from drb.settings import RehearsalSettings
 from drb.statistics import statistics
@@ -55,7 +55,7 @@ class Rehearsal:
         capacity_scope: `rank`, or `total`: capacity is split over the ranks, the remainder to the low ones.
         candidates: samples per minibatch that are considered for admission; only for random_replacement.
         admission: reservoir, class_balanced, random_replacement or fifo.
-        max_age: exemplars expire when they are older: rounds (1000) or a time ("12h", "30d"); None: never.
+        max_age: exemplars expire when they are older: steps (1000) or a time ("12h", "30d"); None: never.
         refill: what may take slots that `forget` and max_age freed. none: what would have been stored anyhow, so
             draws stay unbiased; recent: whatever is offered next.
         proportions: uniform, stream or balanced; see `drb.proportions`.
@@ -69,6 +69,10 @@ class Rehearsal:
         uneven: what happens when ranks stop at different steps. `error`: all are told. `stop`: all stop at the
             first end, by `extend` returning None; every call then waits until all ranks have made it.
         timeout_s: how long a round waits for the slowest rank.
+        depth: rounds in flight. A round's exemplars are used `depth` rounds after it was handed in; more than 1 hides
+            rounds that now and then take longer than a step.
+        interval: steps per round, which draws r exemplars for each of them; fewer, larger messages and wake-ups.
+            "auto": 1, or more where rows are so small that a round's fixed cost is what it costs.
         batch_size: the largest minibatch's rows, if the first is not the largest.
         num_samples: of the whole stream; for a capacity given as a share.
         verbose: print what was chosen and what memory it takes, on rank 0.
@@ -95,6 +99,8 @@ class Rehearsal:
         min_fill: int = 1,
         uneven: str = "error",
         timeout_s: float = 300.0,
+        depth: int = 1,
+        interval: int | Literal["auto"] = "auto",
         batch_size: int | None = None,
         num_samples: int | None = None,
         verbose: bool = True,
@@ -116,6 +122,8 @@ class Rehearsal:
             min_fill=min_fill,
             uneven=uneven,
             timeout_s=timeout_s,
+            depth=depth,
+            interval=interval,
             batch_size=batch_size,
             num_samples=num_samples,
         )
@@ -152,13 +160,12 @@ class Rehearsal:
         """
         start = time.perf_counter()
         on_host = on_cpu(minibatch)
-        result = self._take_turn(on_host)
+        exemplars = self._take_turn(on_host)
         extended: Minibatch | None = None
         if self._extension is None:
             extended = {**minibatch, REHEARSED: torch.zeros(0, dtype=torch.bool)}
         elif not self.stopped:
-            block, count = (result.round % 2, len(result.draw)) if result else (0, 0)
-            extended = self._extension.extend(on_host, block, count)
+            extended = self._extension.extend(on_host, exemplars)
             if on_host is not minibatch:
                 device = next(iter(minibatch.values())).device
                 extended = {name: value.to(device, non_blocking=True) for name, value in extended.items()}
@@ -171,12 +178,12 @@ class Rehearsal:
         None until exemplars exist, and with uneven="stop" once a rank has ended (see `stopped`).
         """
         start = time.perf_counter()
-        result = self._take_turn(on_cpu(minibatch))
-        exemplars = None
-        if result is not None and len(result.draw) and not self.stopped:
-            exemplars = result.exemplars(self._require_turns("step").parts.spec)
+        exemplars = self._take_turn(on_cpu(minibatch))
+        named = None
+        if exemplars and not self.stopped:
+            named = exemplars.named(self._require_turns("step").parts.spec)
         self._extend_seconds += time.perf_counter() - start
-        return exemplars
+        return named
 
     def attach(self, **late_fields: Tensor) -> None:
         """Give the last minibatch its late fields, [b, …] each: values that exist only after the forward pass.
@@ -356,7 +363,7 @@ class Rehearsal:
 
     # -- behind the scenes
 
-    def _take_turn(self, minibatch: Minibatch) -> RoundResult | None:
+    def _take_turn(self, minibatch: Minibatch) -> StepExemplars | None:
         if self._closed or self.stopped:
             raise ValueError("this rehearsal has ended; make a new one")
         turns = self._turns or self._set_up(minibatch)

@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from drb.admission import Gathered, reshard_admission
+from drb.fetched import uncounted
 from drb.intake import reshard_intake
 from drb.record import SLOT
-from drb.round import uncounted
 from drb.seeding import sample_keys
 from drb.snapshot import LazyRows
 from drb.types import Int64Array, OwnerOf

@@ -1,33 +1,34 @@
 """One round of the rehearsal: publish → announce (barrier) → draw → fetch.
 
 Runs on the engine's thread, collectively: every rank runs its rounds in the same order. What it reads was fixed
-when the round was handed in, so its result does not depend on when it runs.
+when the round was handed in, so its result does not depend on when it runs. It fetches the exemplars of `interval`
+steps at once, an independent draw for each.
 
-Letters: R exemplars, W ranks, S strata, K words of a row.
+Letters: R exemplars of a draw, W ranks, S strata, K words of a row.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from drb.buffer import Buffer
 from drb.exchange import Exchange
 from drb.failure import first_few
 from drb.fence import ReuseFence
 from drb.record import ROUND, SAMPLE_ID, SLOT, STRATUM, RecordSpec
 from drb.sampler import Draw, Sampler
 from drb.storage import HeapStorage
+from drb.table import PositionTable, TableChange
 from drb.types import Exemplars, Handle, Int64Array
 from drb.union import UnionCounts
 
 ACTIVE, FINISHED = 0, 1
-_STATUS, _ROUND, _SIZE, _OFFERED, _CHANGED = range(5)
+_STATUS, _STEP, _SIZE, _OFFERED, _CHANGED = range(5)
+_WHERE = ("owner", "position")
 
 
 class UnevenError(ValueError):
@@ -35,31 +36,22 @@ class UnevenError(ValueError):
 
 
 @dataclass(frozen=True)
-class RoundResult:
-    """statuses int64 [W]; the draw and its rows int64 [R, K] (memory reused two rounds later), R = 0 if none."""
+class StepExemplars:
+    """One draw and its rows, int64 [R, K], from `first` on in block `block`; memory is reused when all is used up.
 
-    round: int
-    statuses: Int64Array
+    step: by which the draw is numbered; the last one that could be drawn was offered two steps before.
+    """
+
+    step: int
     draw: Draw
     rows: Int64Array
+    block: int
+    first: int
 
-    @property
-    def someone_finished(self) -> bool:
-        return bool((self.statuses == FINISHED).any())
+    def __len__(self) -> int:
+        return len(self.draw)
 
-    @property
-    def someone_goes_on(self) -> bool:
-        return bool((self.statuses == ACTIVE).any())
-
-    def uneven(self) -> UnevenError:
-        """The error for ranks that must all stop at the same step, and did not."""
-        finished, going_on = (first_few(np.flatnonzero(self.statuses == s).tolist()) for s in (FINISHED, ACTIVE))
-        return UnevenError(
-            f"ranks [{finished}] stopped after {self.round} steps while ranks [{going_on}] go on; "
-            'give every rank the same number of minibatches (drb.OwnerSampler does) or set uneven="stop"'
-        )
-
-    def exemplars(self, spec: RecordSpec) -> Exemplars:
+    def named(self, spec: RecordSpec) -> Exemplars:
         """The rows as named tensors that share their memory."""
         headers = torch.from_numpy(self.rows)
         return Exemplars(
@@ -67,21 +59,42 @@ class RoundResult:
             sample_id=headers[:, SAMPLE_ID],
             stratum=headers[:, STRATUM],
             weight=torch.from_numpy(self.draw.weight).float(),
-            age=self.round - headers[:, ROUND],
+            age=self.step - headers[:, ROUND],
             handle=Handle(self.draw.owner, self.rows[:, SLOT], self.rows[:, ROUND]),
         )
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows.copy(), **{f.name: getattr(self.draw, f.name) for f in fields(Draw)}}
 
+@dataclass(frozen=True)
+class RoundResult:
+    """statuses, steps: every rank's when it handed this round in, int64 [W]. per_step: none if a rank has ended."""
 
-def uncounted(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A saved rehearsal's statistics without the round whose exemplars it holds: that round will be run again."""
-    stats, fetched = dict(state["stats"]), state["fetched"]
-    if fetched is not None:
-        stats["rounds"] -= 1
-        stats["exemplars_fetched"] -= len(fetched["rows"])
-    return stats
+    statuses: Int64Array
+    steps: Int64Array
+    per_step: list[StepExemplars]
+
+    @property
+    def exemplars(self) -> int:
+        """Of each step."""
+        return len(self.per_step[0]) if self.per_step else 0
+
+    @property
+    def someone_finished(self) -> bool:
+        return bool((self.statuses == FINISHED).any())
+
+    @property
+    def is_even(self) -> bool:
+        """Whether all ranks have taken as many steps, and all or none go on."""
+        return bool((self.statuses == self.statuses[0]).all() and (self.steps == self.steps[0]).all())
+
+    def uneven(self) -> UnevenError:
+        """The error for ranks that must all stop at the same step, and did not."""
+        first = int(self.steps[self.statuses == FINISHED].min())
+        finished = (self.statuses == FINISHED) & (self.steps == first)
+        stopped, going_on = (first_few(np.flatnonzero(ranks).tolist()) for ranks in (finished, ~finished))
+        return UnevenError(
+            f"ranks [{stopped}] stopped after {first} steps while ranks [{going_on}] go on; "
+            'give every rank the same number of minibatches (drb.OwnerSampler does) or set uneven="stop"'
+        )
 
 
 @dataclass
@@ -99,11 +112,14 @@ class RoundTimes:
 
 
 class RoundRunner:
-    """Owns the two blocks that rounds fetch into, alternately."""
+    """Owns the blocks that rounds fetch into: one for each round in flight, and one whose exemplars are being used.
+
+    blocks: int64 [depth + 1, interval · R, K]; round number n, counted from 0, has block n % (depth + 1).
+    """
 
     def __init__(
         self,
-        buffer: Buffer,
+        table: PositionTable,
         exchange: Exchange,
         sampler: Sampler,
         *,
@@ -111,52 +127,84 @@ class RoundRunner:
         world_size: int,
         exemplars: int,
         count_strata: bool,
+        depth: int = 1,
+        interval: int = 1,
     ) -> None:
-        """exemplars: the most that a round draws."""
-        self._buffer = buffer
+        """exemplars: the most that are drawn for a step."""
+        self._table = table
         self._exchange = exchange
         self._sampler = sampler
         self._rank = rank
+        self.interval = interval
         self._union = UnionCounts(world_size) if count_strata else None
-        self.blocks = HeapStorage(2 * exemplars, buffer.spec.words).rows.reshape(2, exemplars, -1)
-        self.fence = ReuseFence(2)
+        storage = HeapStorage((depth + 1) * interval * exemplars, exchange.rows.shape[1])
+        self.blocks = storage.rows.reshape(depth + 1, interval * exemplars, -1)
+        self.fence = ReuseFence(depth + 1)
         self.times = RoundTimes()
         self.union_size = 0
         self.exemplars_of: Callable[[int], int] | None = None  # of a round, by the union's size: `auto_exemplars`
         self._message: Int64Array = np.zeros(_CHANGED + 1, np.int64)
 
+    def block_of(self, step: int) -> int:
+        """Of the round that is handed in at this step."""
+        return step // self.interval % len(self.blocks)
+
     def run(
-        self, round_: int, status: int, offered: int, on_announced: Callable[[Int64Array], None] | None = None
+        self,
+        step: int,
+        status: int,
+        offered: int,
+        change: TableChange,
+        on_announced: Callable[[Int64Array], None] | None = None,
     ) -> RoundResult:
-        """Run one round; on_announced gets the ranks' statuses as soon as they are known."""
+        """The round handed in at `step`; on_announced gets the ranks' statuses as soon as they are known."""
         start, cpu = time.perf_counter(), time.thread_time()
-        changes = self._publish(round_, status, offered)
+        changes = self._publish(step, status, offered, change)
         messages_WH = self._exchange.announce(self._message)
-        statuses = messages_WH[:, _STATUS].copy()
+        statuses, steps = messages_WH[:, _STATUS].copy(), messages_WH[:, _STEP].copy()
         if on_announced is not None:
             on_announced(statuses)
-        self._check_rounds(messages_WH, statuses)
+        someone_finished = (statuses == FINISHED).any()
+        if (steps != steps[0]).any() and not someone_finished:
+            raise UnevenError(f"the ranks are at different steps: {steps.tolist()}; resume all from one checkpoint")
         counts_WS = self._counts(messages_WH, changes)
         self.union_size = int(counts_WS.sum())
         announced = time.perf_counter()
 
-        if (statuses == FINISHED).any():
-            return RoundResult(round_, statuses, _no_draw(len(statuses)), self.blocks[0, :0])
+        if someone_finished:
+            return RoundResult(statuses, steps, [])
         if self.exemplars_of is not None:
             self._sampler.exemplars = self.exemplars_of(self.union_size)
-        draw = self._sampler.draw(round_, counts_WS, messages_WH[:, _OFFERED])
+        draws = [self._sampler.draw(step + i, counts_WS, messages_WH[:, _OFFERED]) for i in range(self.interval)]
         drawn = time.perf_counter()
-        rows = self.blocks[round_ % 2, : len(draw)]
-        self.fence.wait(round_ % 2)
-        if len(draw):  # alike on all ranks: every rank draws min(r, N)
-            self._exchange.fetch(draw.per_owner, draw.position, rows)
-        self._time(start, announced, drawn, cpu, len(draw))
-        return RoundResult(round_, statuses, draw, rows)
+        block = self.block_of(step)
+        self.fence.wait(block)
+        self._fetch(draws, self.blocks[block])
+        self._time(start, announced, drawn, cpu, sum(map(len, draws)))
+        return RoundResult(statuses, steps, self._per_step(step, draws))
 
-    def uncount(self, result: RoundResult) -> None:
-        """This round will be run again."""
-        self.times.rounds -= 1
-        self.times.exemplars -= len(result.draw)
+    def _fetch(self, draws: list[Draw], block: Int64Array) -> None:
+        count = sum(map(len, draws))
+        if not count:  # alike on all ranks: every rank draws min(r, N)
+            return
+        owners, positions = draws[0].owner, draws[0].position
+        if len(draws) > 1:
+            owners, positions = (np.concatenate([getattr(draw, name) for draw in draws]) for name in _WHERE)
+        self._exchange.fetch(owners, positions, block[:count])
+
+    def _per_step(self, step: int, draws: list[Draw]) -> list[StepExemplars]:
+        firsts = np.cumsum([0, *map(len, draws)]).tolist()
+        return [self.exemplars_at(step + i, draw, firsts[i]) for i, draw in enumerate(draws)]
+
+    def exemplars_at(self, step: int, draw: Draw, first: int) -> StepExemplars:
+        """What this draw's round fetched, or is to be restored, from row `first` of its block on."""
+        block = self.block_of(step)
+        return StepExemplars(step, draw, self.blocks[block, first : first + len(draw)], block, first)
+
+    def uncount(self, rounds: int, exemplars: int) -> None:
+        """So many rounds, which fetched so many exemplars, will be run again."""
+        self.times.rounds -= rounds
+        self.times.exemplars -= exemplars
 
     def erase(self) -> None:
         """Zero the fetched rows. No round may be in flight."""
@@ -164,28 +212,14 @@ class RoundRunner:
         self.blocks.fill(0)
         self._exchange.erase()
 
-    def restore(self, state: Mapping[str, Any] | None, round_: int) -> RoundResult | None:
-        """The result of a round that was fetched before the state was saved, in its block."""
-        if state is None:
-            return None
-        most = self.blocks.shape[1]
-        if len(state["rows"]) > most:
-            raise ValueError(
-                f"the saved round holds {len(state['rows'])} exemplars, this rehearsal draws {most}; "
-                "resume with as many"
-            )
-        rows = self.blocks[round_ % 2, : len(state["rows"])]
-        rows[:] = state["rows"]
-        draw = Draw(**{f.name: state[f.name] for f in fields(Draw)})
-        return RoundResult(round_, np.full(len(draw.per_owner), ACTIVE), draw, rows)
-
-    def _publish(self, round_: int, status: int, offered: int) -> Int64Array:
-        table, changed = self._buffer.position_table()
-        self._exchange.publish(table, changed)
+    def _publish(self, step: int, status: int, offered: int, change: TableChange) -> Int64Array:
+        table, changed = self._table, self._table.apply(change)
+        rows = table.rows
+        self._exchange.publish(rows, changed)
         changes = np.empty(0, np.int64)
         if self._union is not None and changed:
-            changes = self._union.changes(self._rank, *self._buffer.stratum_counts())
-        self._message[:] = (status, round_, len(table), offered, len(changes))
+            changes = self._union.changes(self._rank, *table.stratum_counts())
+        self._message[:] = (status, step, len(rows), offered, len(changes))
         return changes
 
     def _counts(self, messages_WH: Int64Array, changes: Int64Array) -> Int64Array:
@@ -195,11 +229,6 @@ class RoundRunner:
             for rank, pairs in enumerate(self._exchange.share(changes, messages_WH[:, _CHANGED].copy())):
                 self._union.apply(rank, pairs)
         return self._union.counts
-
-    def _check_rounds(self, messages_WH: Int64Array, statuses: Int64Array) -> None:
-        rounds = messages_WH[:, _ROUND]
-        if (rounds != rounds[0]).any() and not (statuses == FINISHED).any():
-            raise UnevenError(f"the ranks are at different rounds: {rounds.tolist()}; resume all from one checkpoint")
 
     def _time(self, start: float, announced: float, drawn: float, cpu: float, exemplars: int) -> None:
         end, times = time.perf_counter(), self.times
@@ -211,8 +240,3 @@ class RoundRunner:
         times.total += end - start
         times.cpu += time.thread_time() - cpu
         times.exemplars += exemplars
-
-
-def _no_draw(world_size: int) -> Draw:
-    nothing = np.empty(0, np.int64)
-    return Draw(nothing, nothing, np.empty(0), np.zeros(world_size, np.int64))

@@ -25,13 +25,11 @@ class Draw:
     owner:    int64 [R], the rank that holds it
     position: int64 [R], its place in the owner's position table (grouped by stratum where strata are counted)
     weight:   float64 [R], inverse inclusion probability
-    per_owner: int64 [W], how many come from each rank
     """
 
     owner: Int64Array
     position: Int64Array
     weight: Float64Array
-    per_owner: Int64Array
 
     def __len__(self) -> int:
         return len(self.owner)
@@ -58,11 +56,11 @@ class Sampler:
         count = min(self.exemplars, union) if union >= self._min_fill else 0
         if count == 0:
             nothing = np.empty(0, np.int64)
-            return Draw(nothing, nothing, np.empty(0), np.zeros(world_size, np.int64))
+            return Draw(nothing, nothing, np.empty(0))
         rng = self._rng.at(round_)
         flat, weight = draw_from_groups(sizes_G, weights_G, count, rng)
         if cells_GC.size == 1:  # one rank, one group: nothing to look up
-            return Draw(np.zeros(count, np.int64), flat, weight, np.array([count]))
+            return Draw(np.zeros(count, np.int64), flat, weight)
         cells = cells_GC.reshape(-1)
         ends = np.cumsum(cells)
         cell = np.searchsorted(ends, flat, side="right")
@@ -75,7 +73,7 @@ class Sampler:
             owner, position, weight = owner[order], position[order], weight[order]
         else:  # cells are ranks, already in order
             owner = cell
-        return Draw(owner, position, weight, np.bincount(owner, minlength=world_size))
+        return Draw(owner, position, weight)
 
 
 def draw_from_groups(

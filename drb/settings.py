@@ -37,6 +37,8 @@ class RehearsalSettings:
     min_fill: int = 1
     uneven: str = "error"
     timeout_s: float = 300.0
+    depth: int = 1
+    interval: int | Literal["auto"] = "auto"
     batch_size: int | None = None
     num_samples: int | None = None
 
@@ -51,7 +53,7 @@ class RehearsalSettings:
                 raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}; got {getattr(self, name)!r}")
         if self.is_auto:
             check_auto(str(self.exemplars), self.asynchronous)
-        for name, least in (("exemplars", 1), ("min_fill", 0), ("batch_size", 1), ("num_samples", 1)):
+        for name, least in _COUNTS:
             value = None if name == "exemplars" and self.is_auto else getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
                 raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
@@ -59,6 +61,7 @@ class RehearsalSettings:
             value = getattr(self, name)
             if not isinstance(value, kind) or isinstance(value, bool):
                 raise ValueError(f"{name} must be {what}, got {value!r}")
+        check_ahead(self.depth, self.interval, exemplars=self.exemplars, uneven=self.uneven)
         if not self.timeout_s > 0:
             raise ValueError(f"timeout_s must be above 0 seconds, got {self.timeout_s}")
         if self.max_age is not None:
@@ -86,7 +89,7 @@ class RehearsalSettings:
         """What describe() says of exemplars that leave; "" if they only ever do by eviction."""
         words = []
         if self.max_age is not None:
-            age = self.max_age if isinstance(self.max_age, str) else f"{self.max_age} rounds"
+            age = self.max_age if isinstance(self.max_age, str) else f"{self.max_age} steps"
             words.append(f"exemplars older than {age} expire")
         if self.refill == "recent" or (self.max_age is not None and self.admission in _WITHOUT_THRESHOLD):
             words.append("slots freed by removal fill with whatever is offered next, so recent samples prevail in them")
@@ -126,6 +129,8 @@ class RehearsalSettings:
 _WITHOUT_THRESHOLD = ("random_replacement", "fifo")
 
 _TEN_YEARS_S = 3.2e8
+_MOST_AHEAD = 1024  # rounds in flight; steps of a round
+_COUNTS = (("exemplars", 1), ("min_fill", 0), ("batch_size", 1), ("num_samples", 1))
 _KINDS: tuple[tuple[str, Any, str], ...] = (
     ("seed", int, "an integer"),
     ("candidates", (int, NoneType), "an integer or None"),
@@ -151,6 +156,20 @@ def check_auto(exemplars: str, asynchronous: bool | str) -> None:
             f"exemplars={exemplars} needs rounds that run behind the training steps: leave asynchronous at its default "
             "or give a number of exemplars"
         )
+
+
+def check_ahead(depth: int, interval: int | str, *, exemplars: int | str, uneven: str = "error") -> None:
+    """Raise ValueError unless rounds can be so many steps ahead, and serve so many steps each."""
+    for name, value in (("depth", depth), ("interval", 1 if interval == "auto" else interval)):
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _MOST_AHEAD:
+            or_auto = " or auto" if name == "interval" else ""
+            raise ValueError(f"{name} must be an integer from 1 to {_MOST_AHEAD}{or_auto}, got {value!r}")
+        if value > 1 and uneven == "stop":
+            raise ValueError(
+                f'uneven="stop" asks in every step whether a rank has ended: {name} must be 1, got {value}'
+            )
+        if value > 1 and isinstance(exemplars, str):
+            raise ValueError(f"exemplars={exemplars} measures one round behind one step: {name} must be 1, got {value}")
 
 
 _CHOICES: dict[str, tuple[Any, ...]] = {

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from drb.fetched import counts_of
 from drb.record import RecordSpec
 
 _COLUMNS = {"key": np.uint64, "sample_id": np.int64, "stratum": np.int64, "admitted_round": np.int64}
@@ -75,7 +76,11 @@ def _check_fetched(fetched: Mapping[str, Any] | None, spec: RecordSpec) -> None:
     _require(fetched["rows"].dtype == np.int64 and fetched["rows"].shape == (count, spec.words), "fetched rows")
     for name, dtype in (("owner", np.int64), ("position", np.int64), ("weight", np.float64)):
         _require(fetched[name].dtype == dtype and fetched[name].shape == (count,), f"fetched {name}")
-    _require(int(fetched["per_owner"].sum()) == count, "fetched per_owner")
+    counts = counts_of(fetched)
+    _require(counts.ndim == 1 and len(counts) > 0 and int(counts.min()) >= 0, "fetched counts")
+    _require(int(counts.sum()) == count, "fetched counts")
+    depth, interval = int(fetched.get("depth", 1)), int(fetched.get("interval", 1))
+    _require(depth > 0 and interval > 0 and len(counts) < (depth + 1) * interval, "fetched depth or interval")
 
 
 def _are_places(values: Any, end: int) -> bool:

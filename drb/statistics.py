@@ -43,6 +43,8 @@ def statistics(
     stats: dict[str, Any] = {
         "rounds": times.rounds,
         "exemplars": parts.auto.chosen if parts.auto else exemplars,
+        "depth": parts.depth,
+        "interval": parts.interval,
         "exemplars_fetched": times.exemplars,
         "capacity": parts.buffer.capacity,
         "capacity_total": int(parts.capacities.sum()),

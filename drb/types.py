@@ -52,7 +52,7 @@ class Exemplars:
     sample_id: int64 [R]
     stratum:   int64 [R], the value of the stratum field at admission (-1 without one)
     weight:    float32 [R], inverse inclusion probability of this draw
-    age:       int64 [R], rounds since admission
+    age:       int64 [R], steps from its arrival to the draw
     handle:    where each one lies
     """
 

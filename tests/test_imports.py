@@ -32,11 +32,35 @@ LAYERS = [
         "capacity",
         "agreement",
     },
-    {"record", "storage", "snapshot", "admission", "proportions", "sampler", "exchange", "union", "distinct"}
+    {
+        "record",
+        "storage",
+        "snapshot",
+        "admission",
+        "proportions",
+        "sampler",
+        "exchange",
+        "union",
+        "distinct",
+        "spares",
+        "table",
+    }
     | {"metrics", "models", "datasets", "scenarios", "augment"},
-    {"buffer", "engine", "strategies", "ahead", "loader", "dealing", "ownership", "extension", "intake", "round"}
+    {
+        "buffer",
+        "engine",
+        "strategies",
+        "ahead",
+        "loader",
+        "dealing",
+        "ownership",
+        "extension",
+        "intake",
+        "round",
+        "fetched",
+    }
     | {"settings", "memory", "state_check", "auto_exemplars"},
-    {"assembly", "beginning", "turns", "reshard", "saved", "erasure", "rehearsal", "statistics"}
+    {"assembly", "beginning", "pipeline", "turns", "reshard", "saved", "erasure", "rehearsal", "statistics"}
     | {"evaluation", "checkpoint", "tracking", "report"},
     {"trainer"},
     {"config", "ranges", "profiling", "summary", "tracked", "loading", "run", "train", "cli", "demo", "plan"},

@@ -1,4 +1,4 @@
-"""When exemplars are too old to be kept: `max_age`, in rounds or in time.
+"""When exemplars are too old to be kept: `max_age`, in steps or in time.
 
 Letters: n stored exemplars, D due ones.
 """
@@ -20,7 +20,7 @@ _NEVER = (1 << 63) - 1
 
 
 class MaxAge(NamedTuple):
-    """limit: in rounds or, with is_time, in seconds."""
+    """limit: in steps or, with is_time, in seconds."""
 
     limit: int
     is_time: bool
@@ -38,7 +38,7 @@ class MaxAge(NamedTuple):
         if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
             return cls(value, False)
         raise ValueError(
-            f'max_age must be rounds (an integer of at least 1) or a time such as "12h" or "30d" (units s, min, h, d, '
+            f'max_age must be steps (an integer of at least 1) or a time such as "12h" or "30d" (units s, min, h, d, '
             f"w), got {value!r}"
         )
 

@@ -13,7 +13,7 @@ from drb.capacity import bytes_in, check_capacity
 from drb.checkpoint import check_signals
 from drb.config.schema import CHOICES, CachedDatasetConfig, TrainConfig
 from drb.limits import check_settings
-from drb.settings import auto_limit, check_auto
+from drb.settings import auto_limit, check_ahead, check_auto
 from drb.strategies import STRATEGIES
 from drb.trainer import split_evenly
 from drb.trainer.schedule import check_schedule
@@ -86,6 +86,7 @@ def _check_rehearsal(config: TrainConfig, world_size: int) -> None:
         exemplars = exemplars_per_rank(config, world_size)
         if isinstance(exemplars, str):
             check_auto(exemplars, rehearsal.asynchronous)
+        check_ahead(rehearsal.depth, rehearsal.interval, exemplars=exemplars)
         check_capacity(rehearsal.capacity)
         if rehearsal.max_age is not None:
             MaxAge.parse(rehearsal.max_age)

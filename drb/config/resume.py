@@ -22,6 +22,8 @@ _MAY_CHANGE = (
     "rehearsal.exchange",
     "rehearsal.asynchronous",
     "rehearsal.timeout_s",
+    "rehearsal.depth",
+    "rehearsal.interval",
     "rehearsal.max_age",
     "rehearsal.allow_duplicates",
     "checkpoint",

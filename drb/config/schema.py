@@ -124,10 +124,12 @@ class RehearsalConfig:
 
     capacity:         exemplars (500), bytes ("20GiB") or a share of the training data ("30%")
     capacity_scope:   whether capacity is each rank's or that of all ranks together
-    max_age:          rounds (1000) or a time ("30d") after which exemplars expire; null never
+    max_age:          steps (1000) or a time ("30d") after which exemplars expire; null never
     refill:           what may take slots freed by expiry or forgetting; recent: whatever comes next
     exemplars:        drawn per step, for each rank or (exemplars_scope=total) for all ranks together; auto, or auto:64:
                       as many (up to 64, or up to the minibatch's rows) as stay hidden behind the training steps
+    depth:            rounds in flight; more than 1 hides rounds that now and then take longer than a step
+    interval:         steps per round, which draws exemplars for each of them; auto: 1, or more where records are small
     allow_duplicates: go on if more than 1 % of all exemplars are stored more than once
     """
 
@@ -145,6 +147,8 @@ class RehearsalConfig:
     asynchronous: bool | str = setting("auto", one_of=("auto", True, False))
     min_fill: int = setting(1, at_least=0)
     timeout_s: float = setting(300.0, above=0)
+    depth: int = setting(1, at_least=1)
+    interval: int | str = "auto"
     allow_duplicates: bool = False
 
 

@@ -15,8 +15,8 @@ import numpy as np
 from drb.admission import Columns, build_admission
 from drb.checkpoint.shards import StoredRows
 from drb.erasure.selection import Where, matching_ids
+from drb.fetched import uncounted
 from drb.record import RecordSpec
-from drb.round import uncounted
 from drb.types import Int64Array
 
 State = Mapping[str, Any]

@@ -42,8 +42,11 @@ class Exchange(Protocol):
         """Every rank's values, of lengths that all ranks know (int64 [W]); this rank's has lengths[rank]."""
         ...
 
-    def fetch(self, per_owner: Int64Array, positions: Int64Array, out: Int64Array) -> None:
-        """Rows at `positions` int64 [R] (ordered by owner, per_owner int64 [W] from each) into out int64 [R, K]."""
+    def fetch(self, owners: Int64Array, positions: Int64Array, out: Int64Array) -> None:
+        """Rows at `positions` int64 [R] of ranks `owners` int64 [R], in any order, into out int64 [R, K], in that one.
+
+        Cheapest where owners ascend: some exchanges copy the rows once more where they do not.
+        """
         ...
 
     def erase(self) -> None:

@@ -11,7 +11,7 @@ from drb.types import Int64Array
 
 
 class CollectiveExchange:
-    """max_exemplars: the most rows that one rank fetches in a round (r)."""
+    """max_exemplars: the most rows that one rank fetches at once (r)."""
 
     name = "collective"
 
@@ -31,11 +31,12 @@ class CollectiveExchange:
     def share(self, values: Int64Array, lengths: Int64Array) -> list[Int64Array]:
         return self._peers.share(values, lengths)
 
-    def fetch(self, per_owner: Int64Array, positions: Int64Array, out: Int64Array) -> None:
-        counts, wanted = self._requests.ask(per_owner, positions)
-        outgoing = self._requests.outgoing(len(wanted))
-        np.take(self.rows, self._table[wanted], axis=0, out=outgoing, mode="clip")
-        self._requests.answer(out, per_owner, outgoing, counts)
+    def fetch(self, owners: Int64Array, positions: Int64Array, out: Int64Array) -> None:
+        self._requests.fetch(owners, positions, self._gather, out)
+
+    def _gather(self, positions: Int64Array, out: Int64Array) -> None:
+        """This rank's own rows."""
+        np.take(self.rows, self._table[positions], axis=0, out=out, mode="clip")
 
     def erase(self) -> None:
         self._requests.erase()

@@ -27,7 +27,7 @@ _POSITION_MASK = (1 << _OWNER_SHIFT) - 1
 class HierarchicalExchange:
     """nodes: names every rank's node. rows_per_rank, capacities: int64 [W], known to all ranks.
 
-    max_exemplars: the most rows that one rank fetches in a round (r).
+    max_exemplars: the most rows that one rank fetches at once (r).
     """
 
     name = "hierarchical"
@@ -55,7 +55,6 @@ class HierarchicalExchange:
         )
         self.rows = self._node.rows
         self._requests = RowRequests(self._rail_peers, max_exemplars, words)
-        self._by_partner: Int64Array = np.empty((0 if places.are_in_order else max_exemplars, words), np.int64)
 
     def publish(self, table: Int64Array, changed: bool) -> None:
         self._node.publish(table, changed)
@@ -76,29 +75,17 @@ class HierarchicalExchange:
     def share(self, values: Int64Array, lengths: Int64Array) -> list[Int64Array]:
         return self._peers.share(values, lengths)
 
-    def fetch(self, per_owner: Int64Array, positions: Int64Array, out: Int64Array) -> None:
-        owners = np.repeat(np.arange(len(per_owner)), per_owner)
-        partners = self._places.partner[owners]
-        requests = self._places.index_in_node[owners] << _OWNER_SHIFT | positions
-        if self._places.are_in_order:
-            self._fetch_by_partner(partners, requests, out)
-            return
-        order = np.argsort(partners, kind="stable")
-        rows = self._by_partner[: len(out)]
-        self._fetch_by_partner(partners[order], requests[order], rows)
-        out[order] = rows
-
-    def _fetch_by_partner(self, partners: Int64Array, requests: Int64Array, out: Int64Array) -> None:
+    def fetch(self, owners: Int64Array, positions: Int64Array, out: Int64Array) -> None:
         """This rank is its own partner for its own node: those rows take the same way, without leaving the process."""
-        per_partner = np.bincount(partners, minlength=self._rail_peers.world_size)
-        counts, asked = self._requests.ask(per_partner, requests)
-        outgoing = self._requests.outgoing(len(asked))
-        self._node.take(asked >> _OWNER_SHIFT, asked & _POSITION_MASK, outgoing)
-        self._requests.answer(out, per_partner, outgoing, counts)
+        requests = self._places.index_in_node[owners] << _OWNER_SHIFT | positions
+        self._requests.fetch(self._places.partner[owners], requests, self._gather, out)
+
+    def _gather(self, requests: Int64Array, out: Int64Array) -> None:
+        """Rows of this node."""
+        self._node.fetch(requests >> _OWNER_SHIFT, requests & _POSITION_MASK, out)
 
     def erase(self) -> None:
         self._requests.erase()
-        self._by_partner.fill(0)
 
     @property
     def index_seconds(self) -> float:
@@ -106,7 +93,7 @@ class HierarchicalExchange:
 
     @property
     def staging_bytes(self) -> int:
-        return self._requests.staging_bytes + self._by_partner.nbytes
+        return self._requests.staging_bytes
 
     def close(self, together: bool = False) -> None:
         self._node.close(together)

@@ -27,7 +27,7 @@ class LoopbackExchange:
     def share(self, values: Int64Array, lengths: Int64Array) -> list[Int64Array]:
         return [values]
 
-    def fetch(self, per_owner: Int64Array, positions: Int64Array, out: Int64Array) -> None:
+    def fetch(self, owners: Int64Array, positions: Int64Array, out: Int64Array) -> None:
         np.take(self.rows, self._table[positions], axis=0, out=out, mode="clip")
 
     def erase(self) -> None:

@@ -38,8 +38,3 @@ class Places:
         answers = {node: ranks[number % len(ranks)] for node, ranks in members.items()}
         self.partner: Int64Array = np.array([self.rail.index(answers[node]) for node in nodes], np.int64)
         self.index_in_node: Int64Array = np.array([members[node].index(r) for r, node in enumerate(nodes)], np.int64)
-
-    @property
-    def are_in_order(self) -> bool:
-        """Whether rows ordered by owner are ordered by partner, too: the ranks of a node follow one another."""
-        return bool((np.diff(self.partner) >= 0).all())

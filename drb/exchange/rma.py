@@ -55,8 +55,7 @@ class RmaExchange:
     def share(self, values: Int64Array, lengths: Int64Array) -> list[Int64Array]:
         return self._peers.share(values, lengths)
 
-    def fetch(self, per_owner: Int64Array, positions: Int64Array, out: Int64Array) -> None:
-        owners = np.repeat(np.arange(len(per_owner)), per_owner)
+    def fetch(self, owners: Int64Array, positions: Int64Array, out: Int64Array) -> None:
         rows: Int64Array = np.empty((len(positions), 1), np.int64)
         start = time.perf_counter()
         self._peers.run("indices", lambda: self._window.read(owners, self._peer_tables[owners] + positions, rows))

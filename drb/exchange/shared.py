@@ -78,12 +78,7 @@ class SharedExchange:
     def share(self, values: Int64Array, lengths: Int64Array) -> list[Int64Array]:
         return self._peers.share(values, lengths)
 
-    def fetch(self, per_owner: Int64Array, positions: Int64Array, out: Int64Array) -> None:
-        first = np.repeat(self._first_entry + self._peer_version * self._num_entries, per_owner)
-        np.take(self._all_rows, self._tables[first + positions], axis=0, out=out, mode="clip")
-
-    def take(self, owners: Int64Array, positions: Int64Array, out: Int64Array) -> None:
-        """As `fetch`, in any order: the rows at positions int64 [R] of owners int64 [R] into out int64 [R, K]."""
+    def fetch(self, owners: Int64Array, positions: Int64Array, out: Int64Array) -> None:
         first = (self._first_entry + self._peer_version * self._num_entries)[owners]
         np.take(self._all_rows, self._tables[first + positions], axis=0, out=out, mode="clip")
 

@@ -27,7 +27,6 @@ from drb.plan.messages import MessageCosts, measure_messages
 from drb.plan.model import Costs, Machine, Place, traffic
 from drb.plan.model import seconds as modelled_seconds
 from drb.record import RecordSpec
-from drb.round import ACTIVE
 from drb.settings import RehearsalSettings
 from drb.types import Minibatch
 
@@ -89,7 +88,7 @@ def measure_rounds(
     found = []
     for size in sizes:
         parts.runner.exemplars_of = lambda union, size=size: size
-        clock, cpu = timed(lambda: parts.runner.run(next(rounds), ACTIVE, 0), seconds / len(sizes), peers)
+        clock, cpu = timed(lambda: parts.run_round(next(rounds)), seconds / len(sizes), peers)
         found.append((size, clock, cpu))
     return parts, tuple(found)
 

@@ -71,6 +71,12 @@ BAD = [
     (["rehearsal.capacity=lots"], "rehearsal.capacity must be exemplars (500), memory ('20GiB') or a share"),
     (["rehearsal.capacity=120%"], "share above 0 % and up to 100 %"),
     (["rehearsal.candidates=3"], "rehearsal.candidates=3 is only for rehearsal.admission=random_replacement"),
+    (["rehearsal.interval=0"], "rehearsal.interval must be an integer from 1 to 1024 or auto, got 0"),
+    (["rehearsal.interval=often"], "rehearsal.interval must be an integer from 1 to 1024 or auto, got 'often'"),
+    (
+        ["rehearsal.depth=2", "rehearsal.exemplars=auto"],
+        "rehearsal.exemplars=auto:16 measures one round behind one step",
+    ),
     (["rehearsal.min_fill=-1"], "rehearsal.min_fill must be at least 0, got -1"),
     (["device=cpu", "training.precision=fp16"], "training.precision=fp16 needs CUDA, and this run is on the CPU"),
     (["device=cpu", "training.sync_bn=true"], "training.sync_bn=true needs CUDA, and this run is on the CPU"),

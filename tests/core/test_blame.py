@@ -55,7 +55,7 @@ def test_of_many_ranks_that_stopped_eight_are_named():
     statuses[5] = FINISHED
     result = object.__new__(RoundResult)
     object.__setattr__(result, "statuses", statuses)
-    object.__setattr__(result, "round", 7)
+    object.__setattr__(result, "steps", np.full(len(statuses), 7))
     told = str(result.uneven())
     assert "ranks [5] stopped after 7 steps while ranks [0, 1, 2, 3, 4, 6, 7, 8 and 4087 more] go on" in told
 

@@ -7,11 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rounds import commit, follow, hand_in, next_round, published, table_of
 from samples import image_of, logits_of, minibatch_of, offer_of
 
 from drb.admission import ADMISSIONS, Columns, build_admission
-from drb.buffer import Buffer, spare_rows
+from drb.buffer import Buffer
 from drb.record import ROUND, SAMPLE_ID, SLOT, STRATUM, Field, RecordSpec
+from drb.spares import spare_rows
 
 NUM_CLASSES = 4
 SPEC = RecordSpec({"image": (torch.uint8, (1, 5, 5)), "label": (torch.int64, ())})
@@ -24,7 +26,7 @@ def build_policy(name):
 
 def build_buffer(name="reservoir", capacity=10, batch_size=8, *, spec=SPEC, group_by_stratum=False):
     rows = np.random.default_rng(0).integers(0, 2**60, (capacity + spare_rows(capacity, batch_size), spec.words))
-    return Buffer(spec, capacity, rows, build_policy(name), group_by_stratum=group_by_stratum)
+    return follow(Buffer(spec, capacity, rows, build_policy(name)), by_stratum=group_by_stratum)
 
 
 def stage(buffer, ids, round_):
@@ -73,7 +75,7 @@ def check_table(buffer, table, slots, *, late=False, group_by_stratum=False):
     order = rows[:, STRATUM] if group_by_stratum else rows[:, SLOT]
     assert (np.diff(order) >= 0).all()
     if group_by_stratum:
-        values, counts = buffer.stratum_counts()
+        values, counts = table_of(buffer).stratum_counts()
         assert dict(zip(values.tolist(), counts.tolist(), strict=True)) == {
             s: int((rows[:, STRATUM] == s).sum()) for s in np.unique(rows[:, STRATUM]).tolist()
         }
@@ -93,21 +95,20 @@ def test_the_buffer_holds_what_its_policy_decides_and_rows_being_read_never_chan
     spec = LATE_SPEC if late else SPEC
     buffer = build_buffer(name, capacity, 8, spec=spec, group_by_stratum=group_by_stratum)
     model = Model(name, capacity)
-    published: list[Snapshot] = []
+    seen: list[Snapshot] = []
     for round_, ids in enumerate(minibatches):
         slots = dict(model.slots)
-        buffer.commit()
-        table, _ = buffer.position_table()
+        table = next_round(buffer)
         check_table(buffer, table, slots, late=late, group_by_stratum=group_by_stratum)
         # a peer may still read the last round's table until this rank has announced this one
-        published = [*published[-1:], Snapshot(table.copy(), buffer.rows[table])]
+        seen = [*seen[-1:], Snapshot(table, buffer.rows[table])]
         admitted = stage(buffer, ids, round_)
         model.offer(np.array(ids, np.int64), round_)
         assert buffer.size == len(slots)
         assert admitted == sum(t == round_ for _, t in model.slots.values())
         if late:
             buffer.attach({"logits": logits_of(ids)})
-        for snapshot in published:
+        for snapshot in seen:
             snapshot.check(buffer)
         assert sorted(buffer.sample_ids()) == sorted(i for i, _ in model.slots.values())
         assert sum(buffer.counts().values()) == len(model.slots)
@@ -116,14 +117,11 @@ def test_the_buffer_holds_what_its_policy_decides_and_rows_being_read_never_chan
 def test_a_staged_minibatch_shows_after_the_commit():
     buffer = build_buffer()
     assert stage(buffer, [1, 2, 3], 0) == 3
-    assert len(buffer.position_table()[0]) == 0
+    assert len(hand_in(buffer)) == 0
     assert buffer.counts() == {1: 1, 2: 1, 3: 1}  # counted as soon as decided
-    buffer.commit()
-    table, changed = buffer.position_table()
-    assert changed
-    assert buffer.rows[table, SAMPLE_ID].tolist() == [1, 2, 3]
-    buffer.commit()  # nothing staged
-    assert not buffer.position_table()[1]
+    assert buffer.rows[next_round(buffer), SAMPLE_ID].tolist() == [1, 2, 3]
+    commit(buffer)  # nothing staged
+    assert not table_of(buffer).apply(buffer.hand_in())
 
 
 def test_the_caller_may_reuse_the_minibatch_at_once():
@@ -132,18 +130,18 @@ def test_the_caller_may_reuse_the_minibatch_at_once():
     del minibatch["sample_id"]
     buffer.stage(minibatch, offer_of([1, 2]))
     minibatch["image"].zero_()
-    buffer.commit()
-    assert torch.equal(SPEC.views(buffer.rows[buffer.position_table()[0]])["image"], image_of([1, 2]))
+    next_round(buffer)
+    assert torch.equal(SPEC.views(buffer.rows[published(buffer)])["image"], image_of([1, 2]))
 
 
 def test_late_fields_must_come_before_the_commit():
     buffer = build_buffer(spec=LATE_SPEC)
-    buffer.commit()
+    next_round(buffer)
     stage(buffer, [1, 2], 0)
     assert buffer.lacks_late_fields
     assert buffer.num_staged_rows == 2
     with pytest.raises(ValueError, match=r"the late fields \['logits'\] of the last minibatch were not attached"):
-        buffer.commit()
+        next_round(buffer)
 
 
 def test_late_fields_must_come_even_if_nothing_was_admitted():
@@ -152,14 +150,14 @@ def test_late_fields_must_come_even_if_nothing_was_admitted():
         assert stage(buffer, [1, 2], round_) == (2, 0)[round_]
         assert buffer.lacks_late_fields
         buffer.attach({"logits": logits_of([1, 2])})
-        buffer.commit()
+        next_round(buffer)
 
 
 def test_a_larger_minibatch_than_planned_is_refused():
     buffer = build_buffer("fifo", capacity=12, batch_size=4)
     for round_ in range(5):
         stage(buffer, range(round_ * 4, round_ * 4 + 4), round_)
-        buffer.commit()
+        next_round(buffer)
     with pytest.raises(ValueError, match=r"a minibatch of 9 rows is larger than this buffer was made for.*batch_size="):
         stage(buffer, range(100, 109), 5)
 
@@ -173,7 +171,7 @@ def test_a_buffer_without_capacity_takes_nothing():
     for name in ADMISSIONS:
         buffer = build_buffer(name, capacity=0)
         assert stage(buffer, [1, 2], 0) == 0
-        buffer.commit()
+        next_round(buffer)
         assert buffer.size == 0
 
 
@@ -184,13 +182,12 @@ def test_a_restored_buffer_goes_on_as_the_original(name, group_by_stratum):
     stream = [rng.integers(0, 150, 8) for _ in range(60)]
 
     def feed(buffer, start, end):
-        published = []
+        seen = []
         for round_ in range(start, end):
-            buffer.commit()
-            published.append(buffer.rows[buffer.position_table()[0]].copy())
+            seen.append(buffer.rows[next_round(buffer)].copy())
             stage(buffer, stream[round_], round_)
             buffer.attach({"logits": logits_of(stream[round_])})
-        return published
+        return seen
 
     original = build_buffer(name, 20, spec=LATE_SPEC, group_by_stratum=group_by_stratum)
     feed(original, 0, 30)
@@ -213,14 +210,14 @@ def test_a_state_saved_before_late_fields_came_still_asks_for_them():
     assert restored.lacks_late_fields
     assert restored.num_staged_rows == 2
     restored.attach({"logits": logits_of([1, 2])})
-    restored.commit()
-    assert torch.equal(LATE_SPEC.views(restored.rows[restored.position_table()[0]])["logits"], logits_of([1, 2]))
+    next_round(restored)
+    assert torch.equal(LATE_SPEC.views(restored.rows[published(restored)])["logits"], logits_of([1, 2]))
 
 
 def test_a_state_of_another_shape_is_refused():
     original = build_buffer(capacity=10)
     stage(original, range(8), 0)
-    original.commit()
+    next_round(original)
     with pytest.raises(ValueError, match="the saved buffer has 8 records of 9 words, this one takes 5 of 9"):
         build_buffer(capacity=5).load_state_dict(original.state_dict())
     with pytest.raises(ValueError, match="resume with the same capacity and schema"):

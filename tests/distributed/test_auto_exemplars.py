@@ -60,9 +60,9 @@ def test_the_slowest_rank_decides_for_all():
 def slow_down(exchange):
     fetch = exchange.fetch
 
-    def slow(per_owner, positions, out):
+    def slow(owners, positions, out):
         time.sleep(len(positions) / 3000)
-        fetch(per_owner, positions, out)
+        fetch(owners, positions, out)
 
     exchange.fetch = slow
 

@@ -51,6 +51,26 @@ def test_uneven_error_tells_every_rank_who_stopped(exchange):
         assert 'uneven="stop"' in message
 
 
+def uneven_between_rounds(rank, world_size, depth, interval, steps):
+    options = {"depth": depth, "interval": interval, "verbose": False}
+    try:
+        with Rehearsal(capacity=20, exemplars=3, **options) as rehearsal:
+            return train_steps(rehearsal, rank, world_size, steps[rank], gradients=False)
+    except UnevenError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize(("depth", "interval"), [(3, 1), (1, 4), (2, 3)])
+@pytest.mark.parametrize("steps", [(5, 7), (9, 5), (6, 6)])
+def test_ranks_that_end_between_rounds_are_told_too(depth, interval, steps):
+    for message in run_ranks(uneven_between_rounds, 2, depth, interval, steps):
+        if steps[0] == steps[1]:
+            assert message == steps[0]
+            continue
+        first, last = np.argsort(steps).tolist()
+        assert f"ranks [{first}] stopped after 5 steps while ranks [{last}] go on" in message
+
+
 def no_minibatch(rank, world_size):
     try:
         with Rehearsal(capacity=20, exemplars=3, verbose=False) as rehearsal:

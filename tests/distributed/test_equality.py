@@ -16,7 +16,7 @@ from drb import Rehearsal, assembly
 from drb.record import Field
 
 
-def train(rank, world_size, asynchronous, exchange, admission, proportions, jitter):
+def train(rank, world_size, asynchronous, exchange, admission, proportions, jitter, depth=1, interval=1):
     """A loop with late fields; a hash of everything it saw, and the final buffer."""
     seen, wrong, pauses = hashlib.sha256(), 0, random.Random(f"{rank}{asynchronous}")
     sample = records([0])
@@ -34,6 +34,8 @@ def train(rank, world_size, asynchronous, exchange, admission, proportions, jitt
         proportions=proportions,
         candidates=4 if admission == "random_replacement" else None,
         batch_size=12,
+        depth=depth,
+        interval=interval,
         verbose=False,
     ) as rehearsal:
         memory = records(ids[:12])  # the caller reuses its memory, as a loader may
@@ -87,6 +89,18 @@ def test_engines_and_exchanges_agree_bit_for_bit(world_size, admission, proporti
     ]
     if world_size > 2:  # with 4 ranks two rails, with 3 none
         results.append(run_ranks(train_on_two_nodes, world_size, True, "hierarchical", admission, proportions, True))
+    assert all(wrong == 0 for result in results for *_, wrong in result)
+    for other in results[1:]:
+        assert other == results[0]
+
+
+@pytest.mark.parametrize(("world_size", "depth", "interval"), [(2, 2, 1), (3, 1, 3), (4, 2, 3)])
+def test_engines_and_exchanges_agree_with_rounds_further_ahead(world_size, depth, interval):
+    rounds = (*CASES[1], True, depth, interval)
+    results = [run_ranks(train, world_size, False, "collective", *CASES[1], False, depth, interval)]
+    results += [run_ranks(train, world_size, True, exchange, *rounds) for exchange in ("collective", "shared")]
+    if world_size > 2:
+        results.append(run_ranks(train_on_two_nodes, world_size, True, "hierarchical", *rounds))
     assert all(wrong == 0 for result in results for *_, wrong in result)
     for other in results[1:]:
         assert other == results[0]

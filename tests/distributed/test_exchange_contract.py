@@ -66,16 +66,20 @@ def use(rank, world_size, name):
         shared = exchange.share(np.full(rank + round_, rank), lengths)
         if [s.tolist() for s in shared] != [[k] * (k + round_) for k in range(world_size)]:
             wrong.append(("share", round_, [s.tolist() for s in shared]))
-        # each rank asks for something else, and one rank for nothing
+        # each rank asks for something else, one for nothing; first by owner, then in no order and for some twice
         held = [(k, p) for k in range(world_size) for p in range(CAPACITIES[k])]
         count = 0 if rank == 2 and round_ == 0 else min(5 + rank, len(held), 8)
-        asked = sorted(held[i] for i in rng.choice(len(held), count, replace=False))
-        per_owner = np.bincount([k for k, _ in asked], minlength=world_size) if asked else np.zeros(world_size, int)
-        out = np.full((count, WORDS), -1)
-        exchange.fetch(per_owner, np.array([p for _, p in asked], np.int64), out)
-        expected = [[k, min(round_, 1), p] for k, p in asked]
-        if out[:, :3].tolist() != expected:
-            wrong.append(("fetch", round_, out[:, :3].tolist(), expected))
+        drawn = [held[i] for i in rng.choice(len(held), count, replace=False)]
+        for asked in (sorted(drawn), (drawn + drawn[::-1])[: min(8, 2 * count)]):
+            out = np.full((len(asked), WORDS), -1)
+            exchange.fetch(*np.array(asked, np.int64).reshape(-1, 2).T.copy(), out)
+            expected = [[k, min(round_, 1), p] for k, p in asked]
+            if out[:, :3].tolist() != expected:
+                wrong.append(("fetch", round_, out[:, :3].tolist(), expected))
+    exchange.erase()
+    on_their_way = getattr(exchange, "_requests", None)
+    if on_their_way is not None and (on_their_way._incoming.any() or on_their_way._outgoing.any()):
+        wrong.append("rows are left after erase")
     exchange.close(together=True)
     return wrong
 

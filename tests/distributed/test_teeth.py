@@ -35,7 +35,7 @@ class SlotModuloCount(Sampler):
             owner = int(rng.integers(len(counts)))
             chosen.add((owner, int(rng.integers(counts.max())) % int(counts[owner])))
         owner, position = np.array(sorted(chosen)).T
-        return Draw(owner, position, np.ones(len(owner)), np.bincount(owner, minlength=len(counts)))
+        return Draw(owner, position, np.ones(len(owner)))
 
 
 class SharedGenerator(Sampler):
@@ -66,8 +66,8 @@ def test_uniformity_check_catches_draws_that_are_too_even():
 class SlowReader(SharedExchange):
     """Looks up which rows to read, dawdles, then reads: the barrier must keep its peers from reusing them."""
 
-    def fetch(self, per_owner, positions, out):
-        first = np.repeat(self._first_entry + self._peer_version * self._num_entries, per_owner)
+    def fetch(self, owners, positions, out):
+        first = (self._first_entry + self._peer_version * self._num_entries)[owners]
         rows = self._tables[first + positions]
         time.sleep(0.001 * (1 + 2 * self._peers.rank))
         np.take(self._all_rows, rows, axis=0, out=out, mode="clip")

@@ -224,7 +224,7 @@ def expire(rank, world_size, asynchronous):
                 assert exemplars.age.max() <= 5
                 assert len(exemplars.age) == min(7, 2 * world_size * min(step - 1, 5))
                 seen += exemplars.sample_id.tolist()
-        assert "exemplars older than 5 rounds expire" in rehearsal.describe()
+        assert "exemplars older than 5 steps expire" in rehearsal.describe()
         assert len(rehearsal.sample_ids()) == 12  # five minibatches of two, and the staged one
     return seen
 

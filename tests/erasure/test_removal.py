@@ -9,15 +9,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rounds import commit, follow, hand_in, next_round, published, table_of
 from samples import image_of, minibatch_of, offer_of
 from scipy import stats
 
 from drb.admission import ADMISSIONS, Expiry, MaxAge, build_admission
 from drb.admission.reservoir import NO_THRESHOLD
-from drb.buffer import Buffer, spare_rows
+from drb.buffer import Buffer
 from drb.record import ROUND, SAMPLE_ID, STRATUM, RecordSpec
 from drb.seeding import sample_keys
 from drb.settings import RehearsalSettings
+from drb.spares import spare_rows
 
 SPEC = RecordSpec({"image": (torch.uint8, (1, 5, 5)), "label": (torch.int64, ())})
 BATCH = 8
@@ -30,13 +32,13 @@ def build(name="reservoir", capacity=10, *, seed=0, refill="none", expiry=None, 
         name, candidates=5 if name == "random_replacement" else None, seed=seed, rank=0, refill=refill
     )
     rows = np.full((capacity + spare_rows(capacity, BATCH), SPEC.words), -1)
-    return Buffer(SPEC, capacity, rows, policy, group_by_stratum=group_by_stratum, expiry=expiry)
+    return follow(Buffer(SPEC, capacity, rows, policy, expiry=expiry), by_stratum=group_by_stratum)
 
 
 def offer(buffer, ids, round_, seed=0):
     """Commits what was staged before, if that has not happened yet."""
     if len(buffer._staged.where):
-        buffer.commit()
+        next_round(buffer)
     fields = minibatch_of(ids)
     del fields["sample_id"]
     buffer.stage(fields, offer_of(ids, round_, seed=seed))
@@ -44,7 +46,7 @@ def offer(buffer, ids, round_, seed=0):
 
 def forget(buffer, ids):
     ids = np.asarray(ids, np.int64)
-    buffer.commit()
+    next_round(buffer)
     buffer.remove(buffer.slots_of(ids))
     buffer.deny(ids)
 
@@ -55,14 +57,14 @@ def stored(buffer):
 
 def check(buffer):
     """Published rows are the stored samples, whole, each once, and none of their rows is free."""
-    table, _ = buffer.position_table()
+    table = published(buffer)
     rows = buffer.rows[table]
     ids = rows[:, SAMPLE_ID]
     assert len(set(table.tolist())) == len(table) == buffer.size
     assert len(set(ids.tolist())) == len(ids)
     assert torch.equal(SPEC.views(rows)["image"], image_of(ids))
     assert (rows[:, STRATUM] == ids % 5).all()
-    assert buffer.stratum_counts()[1].sum() == buffer.size
+    assert table_of(buffer).stratum_counts()[1].sum() == buffer.size
     return set(ids.tolist())
 
 
@@ -84,28 +86,28 @@ def test_what_was_removed_is_gone_and_rows_being_read_never_change(name, capacit
         expiry = Expiry(MaxAge(max_age, False)) if max_age else None
         return build(name, capacity, group_by_stratum=group_by_stratum, expiry=expiry)
 
-    buffer, forgotten, published = new(), set(), []
+    buffer, forgotten, seen = new(), set(), []
     for round_, step in enumerate(steps):
         if isinstance(step, set):
             before = stored(buffer)
             forget(buffer, sorted(step))  # all ranks have drained: nobody reads
-            forgotten, published = forgotten | step, []
+            forgotten, seen = forgotten | step, []
             assert stored(buffer) == before - step
         elif step is None:
             state, denied = buffer.state_dict(), buffer.denied
-            buffer, published = new(), []
+            buffer, seen = new(), []
             buffer.deny(denied)
             buffer.load_state_dict(state)
-        buffer.commit()
+        commit(buffer)
         buffer.expire(round_)
+        table = hand_in(buffer)
         assert check(buffer) == stored(buffer)
-        table = buffer.position_table()[0]
-        published = [*published[-1:], (table.copy(), buffer.rows[table])]
+        seen = [*seen[-1:], (table, buffer.rows[table])]
         if max_age:
             assert (round_ - buffer.rows[table, ROUND] <= max_age).all()
         offer(buffer, step if isinstance(step, list) else [], round_)
         assert not stored(buffer) & forgotten
-        for rows, content in published:
+        for rows, content in seen:
             np.testing.assert_array_equal(buffer.rows[rows], content)
 
 
@@ -160,7 +162,7 @@ def test_refill_recent_is_biased_and_says_so():
     assert "recent samples prevail" in RehearsalSettings(10, 2, refill="recent").retention
     assert "recent samples prevail" in RehearsalSettings(10, 2, admission="fifo", max_age=3).retention
     assert RehearsalSettings(10, 2, max_age="30d").retention == "exemplars older than 30d expire"
-    assert RehearsalSettings(10, 2, max_age=9).retention == "exemplars older than 9 rounds expire"
+    assert RehearsalSettings(10, 2, max_age=9).retention == "exemplars older than 9 steps expire"
     assert RehearsalSettings(10, 2).retention == ""
 
 
@@ -198,7 +200,7 @@ def test_exemplars_expire_by_rounds_wherever_they_lie_now():
     buffer = build("reservoir", 60, refill="recent", expiry=Expiry(MaxAge(40, False)))
     admitted = {}
     for round_ in range(400):
-        buffer.commit()
+        next_round(buffer)
         admitted = {i: t for i, t in admitted.items() if i in stored(buffer)}
         buffer.expire(round_)
         admitted = {i: t for i, t in admitted.items() if round_ - t <= 40}
@@ -218,7 +220,7 @@ def test_slots_are_not_searched_in_every_round():
     expiry, searches = Expiry(MaxAge(320, False)), 0
     buffer = build("fifo", 100, expiry=expiry)
     for round_ in range(1000):
-        buffer.commit()
+        next_round(buffer)
         horizon = expiry._horizon
         buffer.expire(round_)
         searches += expiry._horizon != horizon
@@ -236,7 +238,7 @@ def test_exemplars_expire_by_time_also_after_a_resume():
     buffer = new()
     for hour in range(6):
         now[0] = 1_000_000.0 + 3600 * hour
-        buffer.commit()
+        next_round(buffer)
         buffer.expire(hour)
         offer(buffer, np.arange(hour * 5, hour * 5 + 5), hour)
         if hour == 3:
@@ -246,7 +248,7 @@ def test_exemplars_expire_by_time_also_after_a_resume():
     del state["columns"]["admitted_at"]  # as if it had been saved without max_age
     buffer = new()
     buffer.load_state_dict(state)
-    buffer.commit()
+    next_round(buffer)
     now[0] = time.time()  # they count as admitted when they were loaded
     buffer.expire(9)
     assert buffer.size == 15
@@ -255,12 +257,13 @@ def test_exemplars_expire_by_time_also_after_a_resume():
 def test_rows_of_expired_exemplars_are_zeroed_as_soon_as_nobody_can_read_them():
     buffer = build("fifo", 6, expiry=Expiry(MaxAge(2, False)))
     offer(buffer, [1, 2], 0)
-    buffer.commit()
-    row_of_1 = int(buffer.position_table()[0][0])
+    row_of_1 = int(next_round(buffer)[0])
+    commit(buffer)
     buffer.expire(3)
+    hand_in(buffer)
     assert buffer.size == 0
     assert buffer.rows[row_of_1, SAMPLE_ID] == 1  # a peer may still read it in this round
-    buffer.commit()
+    next_round(buffer)
     assert not buffer.rows[row_of_1].any()
 
 
@@ -281,5 +284,5 @@ def test_ages(value, expected):
 
 @pytest.mark.parametrize("value", [0, -1, True, 1.5, "12", "0h", "1m", "h", "-3d", ""])
 def test_an_age_that_means_nothing_is_named(value):
-    with pytest.raises(ValueError, match=r'max_age must be rounds .* or a time such as "12h" .*got '):
+    with pytest.raises(ValueError, match=r'max_age must be steps .* or a time such as "12h" .*got '):
         RehearsalSettings(10, 2, max_age=value)

@@ -95,7 +95,7 @@ def test_a_round_sends_what_the_model_says(kind, exemplars, sent, posts):
     exchange.publish(np.arange(CAPACITY), True)
     sent.clear()
     exchange.announce(np.zeros(5, np.int64))
-    exchange.fetch(draw.per_owner, draw.position, np.empty((exemplars, SPEC.words), np.int64))
+    exchange.fetch(draw.owner, draw.position, np.empty((exemplars, SPEC.words), np.int64))
     exchange.close(together=True)
 
     told = traffic(kind, place, exemplars, SPEC.row_bytes)

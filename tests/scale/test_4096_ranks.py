@@ -19,13 +19,15 @@ import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from drb.admission import Offer, build_admission
-from drb.buffer import Buffer, spare_rows
+from drb.buffer import Buffer
 from drb.exchange import CollectiveExchange, Exchange, HierarchicalExchange, Peers, peers
 from drb.exchange.board import NodeBoard
 from drb.proportions import build_proportions
 from drb.record import Field, RecordSpec
 from drb.round import ACTIVE, RoundRunner
 from drb.sampler import Sampler
+from drb.spares import spare_rows
+from drb.table import PositionTable
 
 WORLD_SIZE, RANK, PER_NODE = 4096, 2048, 8
 CAPACITY = 50
@@ -94,20 +96,22 @@ def test_a_round_of_one_rank_of_4096(kind: str, exemplars: int, calls: list[Call
     exchange = build(kind, exemplars)
     buffer = full_buffer(exchange.rows)
     sampler = Sampler(exemplars, build_proportions("uniform").groups, seed=0, rank=RANK)
+    table = PositionTable(CAPACITY)
     runner = RoundRunner(
-        buffer, exchange, sampler, rank=RANK, world_size=WORLD_SIZE, exemplars=exemplars, count_strata=False
+        table, exchange, sampler, rank=RANK, world_size=WORLD_SIZE, exemplars=exemplars, count_strata=False
     )
-    runner.run(0, ACTIVE, 0)  # allocates what is reused
+    runner.run(0, ACTIVE, 0, buffer.hand_in())  # allocates what is reused
 
     tracemalloc.start()
     seconds, per_round = [], []
     for round_ in range(1, 6):
         calls.clear()
+        change = buffer.hand_in()
         start = time.thread_time()
-        result = runner.run(round_, ACTIVE, 0)
+        result = runner.run(round_, ACTIVE, 0, change)
         seconds.append(time.thread_time() - start)
         per_round.append(list(calls))
-        assert len(result.draw) == exemplars
+        assert result.exemplars == exemplars
         assert runner.union_size == WORLD_SIZE * CAPACITY
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
