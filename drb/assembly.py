@@ -149,7 +149,7 @@ def assemble(settings: RehearsalSettings, spec: RecordSpec, max_rows: int, peers
     nodes = [g["node"] for g in greetings]
     kind, why = choose_exchange(settings.exchange, nodes)
     exemplars = settings.exemplars if isinstance(settings.exemplars, int) else _most_for_all(settings, greetings)
-    depth, interval = settings.depth, _choose_interval(settings, kind, exemplars * spec.row_bytes)
+    depth, interval = settings.depth, settings.interval
     rows_of_ranks = _require_room(greetings, kind, spec, exemplars, depth, interval)
     capacities, rows_per_rank = np.array([g["capacity"] for g in greetings]), np.array(rows_of_ranks)
     if settings.min_fill > capacities.sum():
@@ -313,13 +313,6 @@ def _build_exchange(
     if kind == "rma":
         return RmaExchange(peers, rows_per_rank, capacities, words)
     return CollectiveExchange(peers, int(rows_per_rank[peers.rank]), words, exemplars)
-
-
-def _choose_interval(settings: RehearsalSettings, kind: str, step_bytes: int) -> int:
-    """Alike on all ranks. step_bytes: of the exemplars of a step."""
-    if settings.interval != "auto":
-        return settings.interval
-    return 1
 
 
 def _ahead(depth: int, interval: int) -> str:

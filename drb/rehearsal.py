@@ -71,8 +71,8 @@ class Rehearsal:
         timeout_s: how long a round waits for the slowest rank.
         depth: rounds in flight. A round's exemplars are used `depth` rounds after it was handed in; more than 1 hides
             rounds that now and then take longer than a step.
-        interval: steps per round, which draws r exemplars for each of them; fewer, larger messages and wake-ups.
-            "auto": 1, or more where rows are so small that a round's fixed cost is what it costs.
+        interval: steps per round, which draws r exemplars for each of them: less work where steps take few
+            milliseconds. The first depth · interval steps have no exemplars.
         batch_size: the largest minibatch's rows, if the first is not the largest.
         num_samples: of the whole stream; for a capacity given as a share.
         verbose: print what was chosen and what memory it takes, on rank 0.
@@ -100,7 +100,7 @@ class Rehearsal:
         uneven: str = "error",
         timeout_s: float = 300.0,
         depth: int = 1,
-        interval: int | Literal["auto"] = "auto",
+        interval: int = 1,
         batch_size: int | None = None,
         num_samples: int | None = None,
         verbose: bool = True,

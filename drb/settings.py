@@ -38,7 +38,7 @@ class RehearsalSettings:
     uneven: str = "error"
     timeout_s: float = 300.0
     depth: int = 1
-    interval: int | Literal["auto"] = "auto"
+    interval: int = 1
     batch_size: int | None = None
     num_samples: int | None = None
 
@@ -158,12 +158,11 @@ def check_auto(exemplars: str, asynchronous: bool | str) -> None:
         )
 
 
-def check_ahead(depth: int, interval: int | str, *, exemplars: int | str, uneven: str = "error") -> None:
+def check_ahead(depth: int, interval: int, *, exemplars: int | str, uneven: str = "error") -> None:
     """Raise ValueError unless rounds can be so many steps ahead, and serve so many steps each."""
-    for name, value in (("depth", depth), ("interval", 1 if interval == "auto" else interval)):
+    for name, value in (("depth", depth), ("interval", interval)):
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _MOST_AHEAD:
-            or_auto = " or auto" if name == "interval" else ""
-            raise ValueError(f"{name} must be an integer from 1 to {_MOST_AHEAD}{or_auto}, got {value!r}")
+            raise ValueError(f"{name} must be an integer from 1 to {_MOST_AHEAD}, got {value!r}")
         if value > 1 and uneven == "stop":
             raise ValueError(
                 f'uneven="stop" asks in every step whether a rank has ended: {name} must be 1, got {value}'

@@ -129,7 +129,7 @@ class RehearsalConfig:
     exemplars:        drawn per step, for each rank or (exemplars_scope=total) for all ranks together; auto, or auto:64:
                       as many (up to 64, or up to the minibatch's rows) as stay hidden behind the training steps
     depth:            rounds in flight; more than 1 hides rounds that now and then take longer than a step
-    interval:         steps per round, which draws exemplars for each of them; auto: 1, or more where records are small
+    interval:         steps per round, which draws exemplars for each of them: less work where steps take milliseconds
     allow_duplicates: go on if more than 1 % of all exemplars are stored more than once
     """
 
@@ -148,7 +148,7 @@ class RehearsalConfig:
     min_fill: int = setting(1, at_least=0)
     timeout_s: float = setting(300.0, above=0)
     depth: int = setting(1, at_least=1)
-    interval: int | str = "auto"
+    interval: int = setting(1, at_least=1)
     allow_duplicates: bool = False
 
 

@@ -71,8 +71,8 @@ BAD = [
     (["rehearsal.capacity=lots"], "rehearsal.capacity must be exemplars (500), memory ('20GiB') or a share"),
     (["rehearsal.capacity=120%"], "share above 0 % and up to 100 %"),
     (["rehearsal.candidates=3"], "rehearsal.candidates=3 is only for rehearsal.admission=random_replacement"),
-    (["rehearsal.interval=0"], "rehearsal.interval must be an integer from 1 to 1024 or auto, got 0"),
-    (["rehearsal.interval=often"], "rehearsal.interval must be an integer from 1 to 1024 or auto, got 'often'"),
+    (["rehearsal.interval=0"], "rehearsal.interval must be at least 1, got 0"),
+    (["rehearsal.interval=5000"], "rehearsal.interval must be an integer from 1 to 1024, got 5000"),
     (
         ["rehearsal.depth=2", "rehearsal.exemplars=auto"],
         "rehearsal.exemplars=auto:16 measures one round behind one step",

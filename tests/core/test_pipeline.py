@@ -172,9 +172,9 @@ def test_spare_rows_suffice_and_no_row_changes_while_a_round_in_flight_may_read_
     [
         ({"depth": 0}, "depth must be an integer from 1 to 1024, got 0"),
         ({"depth": "auto"}, "depth must be an integer from 1 to 1024, got 'auto'"),
-        ({"interval": 0}, "interval must be an integer from 1 to 1024 or auto, got 0"),
-        ({"interval": "often"}, "interval must be an integer from 1 to 1024 or auto, got 'often'"),
-        ({"interval": 2000}, "interval must be an integer from 1 to 1024 or auto, got 2000"),
+        ({"interval": 0}, "interval must be an integer from 1 to 1024, got 0"),
+        ({"interval": "often"}, "interval must be an integer from 1 to 1024, got 'often'"),
+        ({"interval": 2000}, "interval must be an integer from 1 to 1024, got 2000"),
         ({"interval": 2, "uneven": "stop"}, "interval must be 1, got 2"),
         ({"depth": 2, "uneven": "stop"}, "depth must be 1, got 2"),
         ({"depth": 2, "exemplars": "auto"}, "depth must be 1, got 2"),
