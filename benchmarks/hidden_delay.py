@@ -2,7 +2,8 @@
 
 Two ranks train a small network with a gradient all-reduce per step; the fetch of exemplars is delayed on purpose by
 0, 0.8 and 2 steps, in blocks that alternate. Prediction: a step takes max(step, round), so 1.00, 1.00 and 2.0 of a
-step, plus the undelayed round in the last case.
+step, plus the undelayed round in the last case. Then every fourth fetch is delayed by 2 steps: with one round in flight
+one step in four waits for one step more, 1.25; with depth=2 there is time for it, 1.00.
 
     python benchmarks/hidden_delay.py
 """
@@ -20,7 +21,8 @@ import torch.multiprocessing as mp
 from drb import Rehearsal
 
 DELAYS = (0.0, 0.8, 2.0)  # in steps
-STEPS, REPEATS, B, R = 15, 5, 56, 7
+STEPS, REPEATS, B, R = 16, 5, 56, 7
+LATE, EVERY = 2.0, 4  # steps, and how many rounds there are for one that is late
 
 
 def train(rank: int, world_size: int, rendezvous: str) -> None:
@@ -35,45 +37,50 @@ def train(rank: int, world_size: int, rendezvous: str) -> None:
     images = torch.randint(0, 256, (B, 3, 32, 32), dtype=torch.uint8)
     labels = torch.randint(0, 10, (B,))
 
-    with Rehearsal(capacity=2000, exemplars=R, seed=0, sample_id="arrival", asynchronous=True) as rehearsal:
-        pause = _delay_fetches(rehearsal)
+    common = {"capacity": 2000, "exemplars": R, "seed": 0, "sample_id": "arrival", "asynchronous": True}
+    with Rehearsal(**common) as usual, Rehearsal(**common, depth=2, verbose=False) as deep:
+        pauses = {id(rehearsal): _delay_fetches(rehearsal) for rehearsal in (usual, deep)}
 
-        def step() -> None:
+        def step(rehearsal: Rehearsal) -> None:
             batch = rehearsal.extend({"image": images, "label": labels})
             loss = torch.nn.functional.cross_entropy(parallel(batch["image"].float() / 255), batch["label"])
             loss.backward()
             network.zero_grad()
 
-        def block(delay_s: float) -> float:
-            pause[0] = delay_s
-            for _ in range(3):
-                step()
-            times = []
+        def block(rehearsal: Rehearsal, delay_s: float = 0.0, every: int = 1) -> float:
+            """Seconds per step."""
+            pauses[id(rehearsal)].set(delay_s, every)
+            for _ in range(EVERY):
+                step(rehearsal)
+            start = time.perf_counter()
             for _ in range(STEPS):
-                start = time.perf_counter()
-                step()
-                times.append(time.perf_counter() - start)
-            return statistics.median(times)
+                step(rehearsal)
+            return (time.perf_counter() - start) / STEPS
 
-        block(0.0)
-        alone = torch.tensor(block(0.0))
+        block(usual)
+        alone = torch.tensor(block(usual))
         dist.all_reduce(alone)  # the ranks must delay alike
         step_s = alone.item() / world_size
-        measured = {d: [] for d in DELAYS}
+        cases = {f"{d}": (usual, d * step_s, 1) for d in DELAYS}
+        cases |= {f"every {EVERY}th by {LATE}": (usual, LATE * step_s, EVERY)}
+        cases |= {f"every {EVERY}th by {LATE}, depth 2": (deep, LATE * step_s, EVERY)}
+        measured: dict[str, list[float]] = {name: [] for name in cases}
         for _ in range(REPEATS):
-            for d in DELAYS:
-                measured[d].append(block(d * step_s))
-        stats = rehearsal.stats()
+            for name, case in cases.items():
+                measured[name].append(block(*case))
+        stats = usual.stats()
         undelayed = stats["announce_seconds"] + stats["draw_seconds"]
     if rank == 0:
-        base = measured[0.0]
+        base = measured["0.0"]
         step_ms, round_ms = 1000 * statistics.median(base), 1000 * undelayed / stats["rounds"]
+        late = (LATE - 1) / EVERY
+        predictions = [max(1.0, d + round_ms / step_ms) for d in DELAYS] + [1 + late + round_ms / step_ms / EVERY, 1.0]
         figures = {
             "step_ms": step_ms,
-            "predicted_step_time": {str(d): max(1.0, d + round_ms / step_ms) for d in DELAYS},
+            "predicted_step_time": dict(zip(cases, predictions, strict=True)),
             "relative_step_time": {
-                str(d): statistics.median(t / b for t, b in zip(times, base, strict=True))
-                for d, times in measured.items()
+                name: statistics.median(t / b for t, b in zip(times, base, strict=True))
+                for name, times in measured.items()
             },
             "undelayed_round_ms": round_ms,
             "exchange": stats["exchange"],
@@ -82,9 +89,23 @@ def train(rank: int, world_size: int, rendezvous: str) -> None:
     dist.destroy_process_group()
 
 
-def _delay_fetches(rehearsal: Rehearsal) -> list[float]:
-    """Make every fetch sleep for the returned number of seconds first."""
-    pause = [0.0]
+class Pause:
+    """Every so many fetches sleep first."""
+
+    def __init__(self) -> None:
+        self.set(0.0, 1)
+
+    def set(self, seconds: float, every: int) -> None:
+        self._seconds, self._every, self._calls = seconds, every, 0
+
+    def __call__(self) -> None:
+        self._calls += 1
+        if self._calls % self._every == 0:
+            time.sleep(self._seconds)
+
+
+def _delay_fetches(rehearsal: Rehearsal) -> Pause:
+    pause = Pause()
     rehearsal.extend(
         {"image": torch.zeros(B, 3, 32, 32, dtype=torch.uint8), "label": torch.zeros(B, dtype=torch.int64)}
     )
@@ -92,7 +113,7 @@ def _delay_fetches(rehearsal: Rehearsal) -> list[float]:
     fetch = exchange.fetch
 
     def delayed(*arguments: object) -> None:
-        time.sleep(pause[0])
+        pause()
         fetch(*arguments)
 
     exchange.fetch = delayed

@@ -1,7 +1,7 @@
 """What rounds further ahead (depth) and rarer ones (interval) save: the figures from which the defaults were chosen.
 
 Two ranks, b = 56, r = 7, steps of several rehearsals and of plain DDP on b + r in turns, as in overlap.py. Late rounds,
-which depth is for, are made by delaying every tenth: see `hidden_delay.py --depth 2`.
+which depth is for, are in hidden_delay.py.
 
     python benchmarks/rounds_ahead.py [--quick] [--jobs mlp cnn]
 """
