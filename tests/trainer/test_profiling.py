@@ -11,6 +11,7 @@ from drb import Rehearsal
 from drb.config.schema import ProfilingConfig
 from drb.profiling import Profiler
 from drb.ranges import RANGES, named_ranges
+from drb.pipeline import Pipeline
 from drb.turns import Turns
 
 
@@ -41,7 +42,7 @@ def ranges_of(file):
 
 
 def test_the_trace_has_the_ranges_of_both_threads(tmp_path):
-    original = Turns.take, Turns._wait
+    original = Turns.take, Pipeline.take
     file = tmp_path / "profile" / "rank-0.trace.json.gz"
     [line] = profiled(file, wait=1, warm_up=1, record=3)
     assert str(file) in line
@@ -53,7 +54,7 @@ def test_the_trace_has_the_ranges_of_both_threads(tmp_path):
     assert training != worker
     assert found["drb/extend"] == ({training}, 3)
     assert found["drb/round: draw"][0] == {worker}
-    assert (Turns.take, Turns._wait) == original
+    assert (Turns.take, Pipeline.take) == original
 
 
 def test_a_run_that_ends_while_it_is_recorded_leaves_what_there_is(tmp_path):
