@@ -75,7 +75,8 @@ def measure(kind: str, batch_size: int, steps: int) -> dict[str, float]:
     for ids in batches(epoch, batch_size):
         again.add(ids)
 
-    ready = np.random.default_rng(1).integers(0, 1 << 60, (batch_size, words + HEADER_WORDS + 1))
+    # from memory such as minibatches lie in: numpy's has larger pages than torch's, and is read faster
+    ready = torch.randint(0, 1 << 60, (batch_size, words + HEADER_WORDS + 1)).numpy()
     target, rng = np.ones((CAPACITY, ready.shape[1]), np.int64), np.random.default_rng(2)
     where = [rng.choice(CAPACITY, batch_size, replace=False) for _ in range(steps)]
     cases: dict[str, tuple[Callable[[np.ndarray], object], list[np.ndarray]]] = {

@@ -67,13 +67,17 @@ def mix64(values: UInt64Array) -> UInt64Array:
     return z
 
 
-# as numpy scalars: making one costs as much as using it
-_GAMMA = np.uint64(0x9E3779B97F4A7C15)
+def _word(value: int) -> UInt64Array:
+    """As an array without dimensions: to make one, or to use a numpy scalar, costs more than the arithmetic."""
+    return np.array(value, np.uint64)
+
+
+_GAMMA = _word(0x9E3779B97F4A7C15)
 _ROUNDS = (
-    (np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)),
-    (np.uint64(27), np.uint64(0x94D049BB133111EB)),
+    (_word(30), _word(0xBF58476D1CE4E5B9)),
+    (_word(27), _word(0x94D049BB133111EB)),
 )
-_LAST_SHIFT = np.uint64(31)
+_LAST_SHIFT = _word(31)
 
 
 def sample_keys(sample_ids: Int64Array, seed: int) -> UInt64Array:
@@ -103,5 +107,5 @@ def _unmix64(values: UInt64Array) -> UInt64Array:
 
 
 @functools.lru_cache(maxsize=16)
-def _admission_word(seed: int) -> np.uint64:
-    return np.uint64(derive_seed(seed, "admission"))
+def _admission_word(seed: int) -> UInt64Array:
+    return _word(derive_seed(seed, "admission"))

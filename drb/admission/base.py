@@ -37,12 +37,14 @@ class Columns:
     def is_new(self, sample_ids: Int64Array) -> BoolArray:
         """Which of the offered ids are neither stored nor denied; of an id offered twice only the first. bool [B]."""
         ids = sample_ids.tolist()
-        known = np.fromiter(map(self._barred.__contains__, ids), np.bool_, len(ids))
+        new = np.ones(len(ids), np.bool_)
+        if not self._barred.isdisjoint(ids):
+            new = ~np.fromiter(map(self._barred.__contains__, ids), np.bool_, len(ids))
         if len(set(ids)) != len(ids):
             first = np.zeros(len(ids), np.bool_)
             first[np.unique(sample_ids, return_index=True)[1]] = True
-            return first & ~known
-        return ~known
+            new &= first
+        return new
 
     def put(self, slots: Int64Array, offer: Offer, rows: Int64Array) -> None:
         """Record that rows `rows` of the offer now take `slots`, whoever was there before."""

@@ -44,7 +44,7 @@ class KeyedReservoir:
         self._largest = _LargestKeys()
 
     def admit(self, columns: Columns, offer: Offer) -> Decision:
-        rows = np.flatnonzero(offer.key < np.uint64(self.threshold))
+        rows = (offer.key < np.uint64(self.threshold)).nonzero()[0]
         if rows.size:
             rows = rows[columns.is_new(offer.sample_id[rows])]
         if not rows.size:
@@ -62,7 +62,12 @@ class KeyedReservoir:
     ) -> tuple[Int64Array, Int64Array]:
         """Drop the `overflow` largest keys of stored and offered together: the rows that stay, the slots that go."""
         pool_keys, pool_slots = self._largest.top(columns, overflow)
-        keys = np.concatenate((offer.key[rows], pool_keys))
+        offered = offer.key[rows]
+        if len(pool_keys) == overflow and offered.max() < pool_keys[0]:  # all are stored
+            self.threshold = int(pool_keys[0])
+            self._largest.drop(overflow)
+            return rows, pool_slots
+        keys = np.concatenate((offered, pool_keys))
         dropped = np.argpartition(keys, len(keys) - overflow)[len(keys) - overflow :]
         self.threshold = int(keys[dropped].min())
         is_offered = dropped < rows.size
@@ -113,7 +118,7 @@ class _LargestKeys:
         """The `count` largest stored keys (all, if fewer are stored) and their slots, ascending."""
         count = min(count, columns.size)
         if len(self._keys) < count:
-            self._refill(columns, max(count, 64, columns.size // 16))
+            self._refill(columns, max(4 * count, 64, columns.size // 16))
         start = len(self._keys) - count
         return self._keys[start:], self._slots[start:]
 
