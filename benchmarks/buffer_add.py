@@ -26,6 +26,7 @@ from drb.intake import Intake
 from drb.record import HEADER_WORDS, Field, RecordSpec
 from drb.seeding import sample_keys
 from drb.settings import RehearsalSettings
+from drb.storage import HeapStorage
 from drb.spares import spare_rows
 
 CAPACITY, SEED = 2000, 0
@@ -37,7 +38,8 @@ class Adding:
 
     def __init__(self, spec: RecordSpec, batch_size: int) -> None:
         self._spec, self._batch_size, self._round = spec, batch_size, 0
-        rows = np.ones((CAPACITY + spare_rows(CAPACITY, batch_size), spec.words), np.int64)  # pages that are there
+        rows = HeapStorage(CAPACITY + spare_rows(CAPACITY, batch_size), spec.words).rows
+        rows.fill(1)  # pages that are there
         self.buffer = Buffer(spec, CAPACITY, rows, build_admission("reservoir", candidates=None, seed=SEED, rank=0))
         self._intake = Intake(RehearsalSettings(capacity=CAPACITY, exemplars=7, seed=SEED), 0, 1)
         self._fields = {

@@ -16,12 +16,13 @@ import torch
 from interleaved import RECORDS, medians_us, of_runs
 
 from drb.exchange import LoopbackExchange
+from drb.record import Field, RecordSpec
 
 CAPACITY, EXTRA_US = 2000, 5.0
 
 
 def measure(kind: str, count: int, repeats: int) -> dict[str, float]:
-    words = RECORDS[kind] // 8 + 5
+    words = RecordSpec({"data": Field(torch.uint8, (RECORDS[kind],)), "label": Field(torch.int64)}).words
     exchange = LoopbackExchange(CAPACITY, words)
     exchange.rows[:] = np.arange(CAPACITY)[:, None]
     rng = np.random.default_rng(0)

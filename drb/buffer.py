@@ -28,7 +28,9 @@ from drb.spares import SpareRows
 from drb.table import TableChange
 from drb.types import Int64Array, Minibatch
 
-COLUMN_BYTES = 8 * 7 + 96  # key, id, stratum, round, time, row and position of a slot; its entry in the set of ids
+# Key, id, stratum, round, time, row and position of a slot; its entry in the set of ids, which is a third full after it
+# has grown, and the integer there.
+COLUMN_BYTES = 8 * 7 + 107 + 32
 
 _ROWS_AT_A_TIME = 1024
 _NOWHERE: Int64Array = np.empty(0, np.int64)

@@ -3,6 +3,7 @@
 A row is a header of HEADER_WORDS words followed by the fields, each aligned to 8 bytes, so that a buffer is
 one int64 array, a gather is one `np.take`, an insert one numpy assignment and an exchange one message; fields
 are views into rows. Rows of small integers move 10 times slower (7 images of 150 KB: 433 µs against 45 µs).
+Large rows end on a multiple of ROW_ALIGNMENT_BYTES: copies to memory that is aligned so are a tenth faster.
 
 Letters: B rows of a minibatch, R rows of a block, K words of a row.
 """
@@ -19,10 +20,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from drb.types import Int64Array, Minibatch
+from drb.types import ROW_ALIGNMENT_BYTES, Int64Array, Minibatch
 
 HEADER_WORDS = 4
 SAMPLE_ID, STRATUM, ROUND, SLOT = range(HEADER_WORDS)
+_LARGE_WORDS = 256  # from here on aligning costs little memory (1 %) and gains time
+_ALIGNED_WORDS = ROW_ALIGNMENT_BYTES // 8
 
 _DTYPES = {
     str(dtype).removeprefix("torch."): dtype
@@ -73,7 +76,7 @@ class RecordSpec:
         for name, field in self.fields.items():
             self.offsets[name] = words * 8
             words += -(-field.size_bytes // 8)
-        self.words = words
+        self.words = words if words < _LARGE_WORDS else -(-words // _ALIGNED_WORDS) * _ALIGNED_WORDS
         self._late = {name: field for name, field in self.fields.items() if field.late}
         self._prompt = {name: field for name, field in self.fields.items() if not field.late}
 

@@ -16,7 +16,7 @@ from drb.types import OwnerOf
 State: TypeAlias = Mapping[str, Any]
 SavedState: TypeAlias = State | Sequence[State]  # one rank's, or those of all ranks there were, by rank
 
-FORMAT = 1
+FORMAT = 2  # 1: large rows were not aligned
 
 
 def kind_of_state(settings: RehearsalSettings, world_size: int) -> dict[str, Any]:

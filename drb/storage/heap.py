@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from drb.types import Int64Array
+from drb.types import ROW_ALIGNMENT_BYTES, Int64Array
 
 
 class HeapStorage:
-    """rows: int64 [num_rows, words], allocated once and freed with this object."""
+    """rows: int64 [num_rows, words], aligned, allocated once and freed with this object."""
 
     def __init__(self, num_rows: int, words: int, *, pin: bool | None = None) -> None:
         require_memory(num_rows * words * 8, available_memory_bytes(), "memory")
@@ -21,7 +21,10 @@ class HeapStorage:
         if pin:
             self.rows: Int64Array = torch.zeros((num_rows, words), dtype=torch.int64, pin_memory=True).numpy()
         else:
-            self.rows = np.zeros((num_rows, words), dtype=np.int64)  # padding too is saved: never old memory
+            size = num_rows * words
+            memory = np.zeros(size + ROW_ALIGNMENT_BYTES // 8, np.int64)  # padding too is saved: never old memory
+            start = -memory.ctypes.data % ROW_ALIGNMENT_BYTES // 8
+            self.rows = memory[start : start + size].reshape(num_rows, words)
 
 
 def require_memory(needed: int, available: int, what: str) -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from samples import minibatch_of
 
 from drb.record import HEADER_WORDS, Field, RecordSpec, warn_about_float_images
+from drb.types import ROW_ALIGNMENT_BYTES
 
 DTYPES = [
     torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool,
@@ -60,6 +61,21 @@ def test_fields_are_aligned_and_do_not_overlap(spec):
         end = spec.offsets[name] + field.size_bytes
     assert end <= spec.row_bytes < end + 8
     assert RecordSpec.from_json(spec.to_json()).to_json() == spec.to_json()
+
+
+@pytest.mark.parametrize("size", [2024, 2032, 3136, 150_528])
+def test_large_rows_are_a_multiple_of_the_alignment_long(size):
+    spec = RecordSpec({"image": (torch.uint8, (size,)), "label": (torch.int64, ())})
+    used = HEADER_WORDS * 8 + size + 8
+    assert used <= spec.row_bytes < used + ROW_ALIGNMENT_BYTES
+    assert spec.row_bytes % ROW_ALIGNMENT_BYTES == 0
+    block = np.zeros((3, spec.words), np.int64)
+    image, label = torch.arange(size).to(torch.uint8).repeat(2, 1), torch.tensor([7, 8])
+    for name, values in (("image", image), ("label", label)):
+        spec.pack(name, values, np.arange(2), block, np.array([2, 0]))
+    views = spec.views(block[[2, 0]])
+    assert torch.equal(views["image"], image)
+    assert torch.equal(views["label"], label)
 
 
 def test_fields_need_not_lie_in_memory_in_order():

@@ -14,6 +14,7 @@ from drb import Rehearsal
 from drb.admission import ADMISSIONS
 from drb.proportions import PROPORTIONS
 from drb.record import Field
+from drb.saved import FORMAT
 
 SPEC = {"image": (torch.uint8, (1, 5, 5)), "label": (torch.int64, ()), "logits": Field(torch.float32, (3,), late=True)}
 BOTH = pytest.mark.parametrize("asynchronous", [False, True], ids=["inline", "async"])
@@ -284,7 +285,7 @@ def test_a_state_that_does_not_fit_is_refused(settings, message):
 
 def test_a_state_of_another_format_or_too_late_is_refused():
     with open_rehearsal() as rehearsal:
-        with pytest.raises(ValueError, match="state of format 9, this version reads format 1"):
+        with pytest.raises(ValueError, match=f"state of format 9, this version reads format {FORMAT}"):
             rehearsal.load_state_dict({"format": 9})
         rehearsal.extend(minibatch_of(range(8)))
         with pytest.raises(ValueError, match="must come before the first minibatch"):

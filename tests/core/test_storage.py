@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from drb.storage import HeapStorage, SharedSegment
+from drb.types import ROW_ALIGNMENT_BYTES
 from drb.storage import heap as heap_module
 from drb.storage.heap import available_memory_bytes, require_memory
 
@@ -33,6 +34,12 @@ def test_heap_rows_have_the_asked_shape():
     assert rows.shape == (5, 3)
     assert rows.dtype == np.int64
     assert rows.flags.c_contiguous
+
+
+@pytest.mark.parametrize("num_rows", [1, 5, 3000])
+def test_heap_rows_are_aligned(num_rows):
+    storages = [HeapStorage(num_rows, 260, pin=False) for _ in range(3)]
+    assert [storage.rows.ctypes.data % ROW_ALIGNMENT_BYTES for storage in storages] == [0, 0, 0]
 
 
 def test_a_buffer_larger_than_memory_is_refused_before_it_is_allocated(monkeypatch):

@@ -14,6 +14,7 @@ from drb import Rehearsal
 from drb.admission import ADMISSIONS, Columns, Offer
 from drb.erasure import deny_in_state, forget_in_run, forget_in_state, ids_in_state
 from drb.record import SAMPLE_ID, Field
+from drb.saved import FORMAT
 
 
 def make(**options):
@@ -98,7 +99,7 @@ def test_a_minibatch_without_its_late_fields_is_dropped():
 
 
 def test_states_without_exemplars():
-    empty = {"format": 1, "round": -1}
+    empty = {"format": FORMAT, "round": -1}
     assert forget_in_state(empty, np.array([4]))["denied"].tolist() == [4]
     assert deny_in_state({**empty, "denied": np.array([2])}, np.array([4]))["denied"].tolist() == [2, 4]
     assert ids_in_state(empty).tolist() == []
