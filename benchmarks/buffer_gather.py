@@ -26,19 +26,19 @@ def measure(kind: str, count: int, repeats: int) -> dict[str, float]:
     exchange = LoopbackExchange(CAPACITY, words)
     exchange.rows[:] = np.arange(CAPACITY)[:, None]
     rng = np.random.default_rng(0)
-    exchange.publish(rng.permutation(CAPACITY), True)
+    table = rng.permutation(CAPACITY)
+    exchange.publish(table, True)
     out, owners = np.empty((count, words), np.int64), np.zeros(count, np.int64)
     rows, tensor_rows, tensor_out = exchange.rows, torch.from_numpy(exchange.rows), torch.from_numpy(out)
 
-    def chosen() -> np.ndarray:
-        return np.sort(rng.choice(CAPACITY, count, replace=False))
-
-    draws = [chosen() for _ in range(64)]
-    turn = {"take": 0, "index_select": 0, "fetch": 0}
+    positions = [np.sort(rng.choice(CAPACITY, count, replace=False)) for _ in range(64)]
+    places = {"fetch": positions}
+    places["take"] = places["index_select"] = [table[drawn] for drawn in positions]  # the same rows in the same order
+    turn = dict.fromkeys(places, 0)
 
     def next_of(name: str) -> np.ndarray:
         turn[name] += 1
-        return draws[turn[name] % len(draws)]
+        return places[name][turn[name] % len(positions)]
 
     result = medians_us(
         {
