@@ -83,13 +83,13 @@ class Buffer:
         where = self._spares.take(num_admitted)
         self._staged = _Staged(decision, where, len(offer), self.spec.late)
         if num_admitted:
-            self._before_writing(where)
-            for name, values in minibatch.items():
-                self.spec.pack(name, values, decision.rows, self.rows, where)
-            self._write_headers(offer, decision, where)
-            self._columns.put(decision.slots, offer, decision.rows)
+            self._columns.put(decision.slots, offer, decision.rows)  # while caches have what the policy looked at
             if self._expiry is not None:
                 self._expiry.stamp(self._columns, decision.slots)
+            self._before_writing(where)
+            self._write_headers(offer, decision, where)
+            for name, values in minibatch.items():
+                self.spec.pack(name, values, decision.rows, self.rows, where)
         return num_admitted
 
     def attach(self, late_fields: Mapping[str, Tensor]) -> None:

@@ -40,7 +40,7 @@ class Columns:
         new = np.ones(len(ids), np.bool_)
         if not self._barred.isdisjoint(ids):
             new = ~np.fromiter(map(self._barred.__contains__, ids), np.bool_, len(ids))
-        if len(set(ids)) != len(ids):
+        if _has_repeats(sample_ids, ids):
             first = np.zeros(len(ids), np.bool_)
             first[np.unique(sample_ids, return_index=True)[1]] = True
             new &= first
@@ -48,7 +48,7 @@ class Columns:
 
     def put(self, slots: Int64Array, offer: Offer, rows: Int64Array) -> None:
         """Record that rows `rows` of the offer now take `slots`, whoever was there before."""
-        replaced = slots[slots < self.size]
+        replaced = slots if self.size == self.capacity else slots[slots < self.size]
         if replaced.size:
             gone = self.sample_id[replaced]
             self._barred.difference_update((gone[~np.isin(gone, self.denied)] if len(self.denied) else gone).tolist())
@@ -88,6 +88,14 @@ class Columns:
         self._barred = {*self.sample_id[: self.size].tolist(), *self.denied.tolist()}
 
 
+def _has_repeats(values: Int64Array, as_list: list[int]) -> bool:
+    if len(as_list) < _MANY:
+        return len(set(as_list)) < len(as_list)
+    ordered = np.sort(values)
+    return bool((ordered[1:] == ordered[:-1]).any())
+
+
+_MANY = 64  # from here on sorting takes less time than a set
 _COLUMNS = ("key", "sample_id", "stratum", "admitted_round")
 
 
@@ -186,6 +194,8 @@ class Admission(Protocol):
 
 def slots_for(columns: Columns, num_admitted: int, evicted: Int64Array) -> Int64Array:
     """Evicted slots first, then free ones: int64 [num_admitted]."""
+    if len(evicted) == num_admitted:
+        return evicted
     free = np.arange(columns.size, columns.size + num_admitted - len(evicted), dtype=np.int64)
     return np.concatenate((evicted, free)) if len(evicted) else free
 
