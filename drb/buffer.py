@@ -283,8 +283,7 @@ class _Staged:
         offered: int = 0,
         lacking: list[str] | None = None,
     ) -> None:
-        nothing = np.empty(0, np.int64)
-        self.decision = decision or Decision(nothing, nothing)
-        self.where = nothing if where is None else where
+        self.decision = decision or NOTHING
+        self.where = NOTHING.rows if where is None else where
         self.offered = offered
         self.lacking = set(lacking or ())

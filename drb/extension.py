@@ -22,7 +22,7 @@ class _Views:
     """Where one shape of step reads and writes: made once, since slicing costs more than copying small rows."""
 
     output: Minibatch  # [B + R, …]
-    exemplars: Minibatch  # [R, …]
+    parts: dict[str, tuple[Tensor, Tensor, Tensor]]  # by field: the output's first B rows, its last R, the exemplars
 
 
 class Extension:
@@ -62,8 +62,9 @@ class Extension:
         self._turn ^= 1
         self._fence.wait(self._turn)
         views = self._views_of(exemplars, num_rows)
-        for name, output in views.output.items():
-            torch.cat((minibatch[name], views.exemplars[name]), out=output)
+        for name, (own, rehearsed, stored) in views.parts.items():
+            own.copy_(minibatch[name])
+            rehearsed.copy_(stored)
         return {**views.output, "rehearsed": self._mask(num_rows, len(exemplars))}
 
     def erase(self) -> None:
@@ -77,10 +78,13 @@ class Extension:
         first, count = exemplars.first, len(exemplars)
         key = (self._turn, exemplars.block, first, num_rows, count)
         if key not in self._views:
-            self._views[key] = _Views(
-                {name: output[: num_rows + count] for name, output in self._outputs[self._turn].items()},
-                {name: values[first : first + count] for name, values in self._exemplars[exemplars.block].items()},
-            )
+            outputs = {name: output[: num_rows + count] for name, output in self._outputs[self._turn].items()}
+            stored = self._exemplars[exemplars.block]
+            parts = {
+                name: (output[:num_rows], output[num_rows:], stored[name][first : first + count])
+                for name, output in outputs.items()
+            }
+            self._views[key] = _Views(outputs, parts)
         return self._views[key]
 
     def _mask(self, num_rows: int, num_exemplars: int) -> Tensor:

@@ -51,16 +51,15 @@ class Sampler:
         """This rank's draw; counts_WS int64 [W, S] exemplars per rank and stratum, strata ascending by value."""
         world_size = len(counts_WS)
         cells_GC, weights_G = self._proportions(counts_WS, offered_W)
-        sizes_G = cells_GC.sum(axis=1)
-        union = int(sizes_G.sum())
+        union = int(cells_GC.sum())
         count = min(self.exemplars, union) if union >= self._min_fill else 0
         if count == 0:
             nothing = np.empty(0, np.int64)
             return Draw(nothing, nothing, np.empty(0))
         rng = self._rng.at(round_)
-        flat, weight = draw_from_groups(sizes_G, weights_G, count, rng)
         if cells_GC.size == 1:  # one rank, one group: nothing to look up
-            return Draw(np.zeros(count, np.int64), flat, weight)
+            return Draw(np.zeros(count, np.int64), *_draw_from_one(union, count, rng))
+        flat, weight = draw_from_groups(cells_GC.sum(axis=1), weights_G, count, rng)
         cells = cells_GC.reshape(-1)
         ends = np.cumsum(cells)
         cell = np.searchsorted(ends, flat, side="right")
@@ -81,10 +80,7 @@ def draw_from_groups(
 ) -> tuple[Int64Array, Float64Array]:
     """Distinct positions in the concatenation of the groups: int64 [count] ascending; their weights, float64."""
     if len(sizes_G) == 1:
-        size = int(sizes_G[0])
-        flat = rng.choice(size, count, replace=False, shuffle=False)
-        flat.sort()
-        return flat, np.full(count, size / count)
+        return _draw_from_one(int(sizes_G[0]), count, rng)
     q_G = expected_shares(sizes_G, weights_G, count)
     counts_G = systematic_counts(q_G, count, rng)
     starts_G = np.cumsum(sizes_G) - sizes_G
@@ -94,6 +90,12 @@ def draw_from_groups(
         flat[group == g] = starts_G[g] + rng.choice(sizes_G[g], counts_G[g], replace=False, shuffle=False)
     flat.sort()
     return flat, (sizes_G[group] / q_G[group])
+
+
+def _draw_from_one(size: int, count: int, rng: np.random.Generator) -> tuple[Int64Array, Float64Array]:
+    flat = rng.choice(size, count, replace=False, shuffle=False)
+    flat.sort()
+    return flat, np.full(count, size / count)
 
 
 def expected_shares(sizes_G: Int64Array, weights_G: Float64Array, count: int) -> Float64Array:

@@ -66,4 +66,5 @@ class Exemplars:
     def __len__(self) -> int:
         return len(self.sample_id)
 
+
 ROW_ALIGNMENT_BYTES = 32  # where blocks of rows start, and what large rows are a multiple of
