@@ -98,11 +98,19 @@ def sample_ids_of(keys: UInt64Array, seed: int) -> Int64Array:
 
 def _unmix64(values: UInt64Array) -> UInt64Array:
     """The inverse of `mix64`."""
-    z: UInt64Array = values ^ (values >> _LAST_SHIFT) ^ (values >> (_LAST_SHIFT + _LAST_SHIFT))
+    z = _unshifted(values, _LAST_SHIFT)
     for shift, factor in reversed(_ROUNDS):
-        z = z * np.uint64(pow(int(factor), -1, 1 << 64))
-        z = z ^ (z >> shift) ^ (z >> (shift + shift))  # three times a shift is more than there are bits
+        z *= np.uint64(pow(int(factor), -1, 1 << 64))
+        z = _unshifted(z, shift)
     z -= _GAMMA
+    return z
+
+
+def _unshifted(values: UInt64Array, shift: UInt64Array) -> UInt64Array:
+    """The inverse of `z ^= z >> shift`, for shifts of which three are more than there are bits."""
+    z = values.copy()
+    z ^= values >> shift
+    z ^= values >> (shift + shift)
     return z
 
 

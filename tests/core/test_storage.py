@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from drb.storage import HeapStorage, SharedSegment
-from drb.types import ROW_ALIGNMENT_BYTES
 from drb.storage import heap as heap_module
 from drb.storage.heap import available_memory_bytes, require_memory
+from drb.types import ROW_ALIGNMENT_BYTES
 
 GIB = 1 << 30
 
