@@ -79,6 +79,7 @@ class RecordSpec:
         self.words = words if words < _LARGE_WORDS else -(-words // _ALIGNED_WORDS) * _ALIGNED_WORDS
         self._late = {name: field for name, field in self.fields.items() if field.late}
         self._prompt = {name: field for name, field in self.fields.items() if not field.late}
+        self.late = list(self._late)
 
     @classmethod
     def of(cls, minibatch: Minibatch, exclude: str | None) -> RecordSpec:
@@ -88,10 +89,6 @@ class RecordSpec:
     @property
     def row_bytes(self) -> int:
         return self.words * 8
-
-    @property
-    def late(self) -> list[str]:
-        return [name for name, field in self.fields.items() if field.late]
 
     def check(self, minibatch: Mapping[str, Tensor], rows: int, *, late: bool = False) -> None:
         """Raise ValueError unless the fields are exactly this schema's (late or other) ones, `rows` rows each."""
