@@ -26,8 +26,8 @@ from drb.intake import Intake
 from drb.record import HEADER_WORDS, Field, RecordSpec
 from drb.seeding import sample_keys
 from drb.settings import RehearsalSettings
-from drb.storage import HeapStorage
 from drb.spares import spare_rows
+from drb.storage import HeapStorage
 
 CAPACITY, SEED = 2000, 0
 FIXED_US, PER_RECORD_US = 80.0, 0.2
