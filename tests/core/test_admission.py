@@ -86,6 +86,35 @@ def test_a_large_reservoir_keeps_its_law_when_its_pool_of_largest_keys_runs_out(
     assert stored_ids(columns) == set(by_key(flat(minibatches))[:1500])
 
 
+@pytest.mark.parametrize("size", [3, 70, 256])
+def test_minibatches_that_replace_only_stored_exemplars_keep_the_law(size):
+    falling = by_key(range(2000))[::-1]
+    minibatches = [falling[i : i + size] for i in range(0, 2000, size)]
+    policy, columns = KeyedReservoir(), Columns(500)
+    for count in range(1, len(minibatches) + 1):
+        admit_all(policy, columns, minibatches[count - 1 : count])
+        offered = flat(minibatches[:count])
+        assert stored_ids(columns) == set(offered[-500:])
+        assert policy.threshold == (
+            int(sample_keys(np.array(offered[-501:-500]), 0)[0]) if len(offered) > 500 else NO_THRESHOLD
+        )
+
+
+@pytest.mark.parametrize("size", [2, 63, 64, 300])
+@pytest.mark.parametrize("repeats", [False, True])
+def test_new_ids_are_those_not_stored_not_denied_and_not_offered_before(size, repeats):
+    rng = np.random.default_rng(size)
+    columns, stored = Columns(400), np.arange(0, 1200, 3)
+    for known in (False, True):
+        ids = rng.integers(0, size, size) if repeats else rng.choice(1200, size, replace=False)
+        seen = set(stored.tolist()) | {1, 4} if known else set()
+        expected = [not (sample_id in seen or seen.add(sample_id)) for sample_id in ids.tolist()]
+        assert columns.is_new(ids).tolist() == expected
+        offer = offer_of(stored)
+        columns.put(np.arange(400), offer, np.arange(400))
+        columns.deny(np.array([1, 4]))
+
+
 def test_every_sample_is_equally_likely_in_the_reservoir_however_often_and_when_it_was_offered():
     num_samples, capacity, trials = 60, 15, 1500
     once = np.arange(num_samples)
