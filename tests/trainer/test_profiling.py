@@ -9,9 +9,9 @@ from trainer.parts import Recording, small_dataset, small_trainer
 
 from drb import Rehearsal
 from drb.config.schema import ProfilingConfig
+from drb.pipeline import Pipeline
 from drb.profiling import Profiler
 from drb.ranges import RANGES, named_ranges
-from drb.pipeline import Pipeline
 from drb.turns import Turns
 
 
