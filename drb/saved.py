@@ -10,13 +10,14 @@ from drb.assembly import own_capacity
 from drb.record import RecordSpec
 from drb.reshard import reshard
 from drb.settings import RehearsalSettings
-from drb.state_check import check_state
-from drb.types import OwnerOf
+from drb.snapshot import LazyRows
+from drb.state_check import check_state, naming_damage
+from drb.types import Int64Array, OwnerOf
 
 State: TypeAlias = Mapping[str, Any]
 SavedState: TypeAlias = State | Sequence[State]  # one rank's, or those of all ranks there were, by rank
 
-FORMAT = 2  # 1: large rows were not aligned
+FORMAT = 2  # 1: large rows ended where their fields do
 
 
 def kind_of_state(settings: RehearsalSettings, world_size: int) -> dict[str, Any]:
@@ -39,7 +40,7 @@ def own_state(
     Raises:
         ValueError: states of another format, other settings, another schema, or not of all ranks.
     """
-    states = _as_list(saved)
+    states = [_upgraded(state) for state in _as_list(saved)]
     for state in states:
         _check(state, settings, spec)
     if not isinstance(saved, Mapping) and len(states) != world_size:
@@ -62,6 +63,33 @@ def _as_list(saved: SavedState) -> list[State]:
     if isinstance(saved, (list, tuple)) and saved:
         return list(saved)
     raise ValueError(f"a rehearsal state is what state_dict() gave, or a list of them by rank; got {saved!r:.60}")
+
+
+def _upgraded(state: State) -> State:
+    """A state of format 1 as one of this format: rows get the words that align them."""
+    if not isinstance(state, Mapping) or state.get("format") != 1:
+        return state
+    state = {**state, "format": FORMAT}
+    if "spec" in state:
+        with naming_damage():
+            words, buffer, fetched = spec_of(state).words, state["buffer"], state["fetched"]
+            state["buffer"] = {**buffer, "rows": _WiderRows(buffer["rows"], words)}
+            if fetched is not None:
+                state["fetched"] = {**fetched, "rows": _WiderRows(fetched["rows"], words)[:]}
+    return state
+
+
+class _WiderRows(LazyRows):
+    """Rows of format 1, int64 [n, up to K], with words of zero behind them."""
+
+    def __init__(self, rows: Any, words: int) -> None:
+        super().__init__(len(rows), max(words, int(rows.shape[1])))
+        self._rows = rows
+
+    def read(self, index: Int64Array, out: Int64Array) -> None:
+        width = int(self._rows.shape[1])
+        out[:, :width] = self._rows[index]
+        out[:, width:] = 0
 
 
 def spec_of(state: State) -> RecordSpec:

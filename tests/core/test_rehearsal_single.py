@@ -283,6 +283,29 @@ def test_a_state_that_does_not_fit_is_refused(settings, message):
     rehearsal.close()
 
 
+def test_a_state_of_the_first_format_whose_rows_were_not_aligned_goes_on():
+    def minibatches(start, end):
+        return [
+            {"vector": torch.arange(8 * 321).reshape(8, 321) + t, "sample_id": torch.arange(8 * t, 8 * t + 8)}
+            for t in range(start, end)
+        ]
+
+    def run(rehearsal, start, end):
+        return [{k: v.clone() for k, v in rehearsal.extend(m).items()} for m in minibatches(start, end)]
+
+    with open_rehearsal(stratum=None) as rehearsal:
+        run(rehearsal, 0, 6)
+        state = copy.deepcopy(rehearsal.state_dict())
+        expected = run(rehearsal, 6, 9)
+    words = 4 + 321
+    assert state["buffer"]["rows"].shape[1] > words
+    state = {**state, "format": 1, "buffer": {**state["buffer"], "rows": state["buffer"]["rows"][:, :words]}}
+    state["fetched"] = {**state["fetched"], "rows": state["fetched"]["rows"][:, :words]}
+    with open_rehearsal(stratum=None) as rehearsal:
+        rehearsal.load_state_dict(state)
+        assert_same(run(rehearsal, 6, 9), expected)
+
+
 def test_a_state_of_another_format_or_too_late_is_refused():
     with open_rehearsal() as rehearsal:
         with pytest.raises(ValueError, match=f"state of format 9, this version reads format {FORMAT}"):
