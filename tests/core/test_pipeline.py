@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from core.test_rehearsal_single import SPEC, assert_same, extend_all, open_rehearsal, rehearsed_ids, stream
+from core.rehearsing import SPEC, assert_same, extend_all, open_rehearsal, rehearsed_ids, stream
 from samples import image_of, logits_of, minibatch_of, offer_of
 from scipy import stats
 
