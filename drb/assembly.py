@@ -311,8 +311,8 @@ def _build_exchange(
     if kind == "hierarchical":
         return HierarchicalExchange(peers, nodes, rows_per_rank, capacities, words, exemplars)
     if kind == "rma":
-        return RmaExchange(peers, rows_per_rank, capacities, words)
-    return CollectiveExchange(peers, int(rows_per_rank[peers.rank]), words, exemplars)
+        return RmaExchange(peers, nodes, rows_per_rank, capacities, words)
+    return CollectiveExchange(peers, nodes, int(rows_per_rank[peers.rank]), words, exemplars)
 
 
 def _ahead(depth: int, interval: int) -> str:

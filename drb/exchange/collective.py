@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from drb.exchange.meeting import Meeting
 from drb.exchange.peers import Peers
 from drb.exchange.requests import RowRequests
 from drb.storage import HeapStorage
@@ -11,22 +14,23 @@ from drb.types import Int64Array
 
 
 class CollectiveExchange:
-    """max_exemplars: the most rows that one rank fetches at once (r)."""
+    """nodes: names every rank's node. max_exemplars: the most rows that one rank fetches at once (r)."""
 
     name = "collective"
 
-    def __init__(self, peers: Peers, num_rows: int, words: int, max_exemplars: int) -> None:
+    def __init__(self, peers: Peers, nodes: Sequence[object], num_rows: int, words: int, max_exemplars: int) -> None:
         self._peers = peers
         self._storage = HeapStorage(num_rows, words)
         self.rows = self._storage.rows
         self._table: Int64Array = np.empty(0, np.int64)
+        self._meeting = Meeting(peers, nodes, needs_memory=False)
         self._requests = RowRequests(peers, max_exemplars, words)
 
     def publish(self, table: Int64Array, changed: bool) -> None:
         self._table = table
 
     def announce(self, message: Int64Array) -> Int64Array:
-        return self._peers.announce(message)
+        return self._meeting.announce(message)
 
     def share(self, values: Int64Array, lengths: Int64Array) -> list[Int64Array]:
         return self._peers.share(values, lengths)
@@ -50,4 +54,5 @@ class CollectiveExchange:
         return self._requests.staging_bytes
 
     def close(self, together: bool = False) -> None:
-        pass
+        if together:
+            self._meeting.close()

@@ -5,7 +5,7 @@ that whole node: the one with the same number on its node. The partners of all n
 messages along its rail alone, to N ranks instead of N·L. Where nodes have different numbers of ranks, partners are
 dealt round robin, and the rail is the whole world.
 
-Letters: W ranks, N nodes, L ranks of a node, P ranks of the rail, H integers of an announcement, R exemplars, K words.
+Letters: W ranks, N nodes, L ranks of a node, R exemplars, K words.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from drb.exchange.meeting import Meeting
 from drb.exchange.peers import Peers
-from drb.exchange.places import Places
 from drb.exchange.requests import RowRequests
 from drb.exchange.shared import SharedExchange
 from drb.types import Int64Array
@@ -42,34 +42,21 @@ class HierarchicalExchange:
         max_exemplars: int,
     ) -> None:
         self._peers = peers
-        self._places = places = Places(nodes, peers.rank)
-        neighbours = places.neighbours
-        self._node_peers = peers.subset(neighbours)
-        self._rail_peers = peers.subset(places.rail) if places.has_rails else peers
+        self._meeting = Meeting(peers, nodes, needs_memory=True)
+        self._places = self._meeting.places
+        near = self._places.neighbours
         self._node = SharedExchange(
-            self._node_peers,
-            rows_per_rank[neighbours],
-            capacities[neighbours],
-            words,
-            announced_words=8 * (len(nodes) // len(neighbours)),
+            self._meeting.node_peers, rows_per_rank[near], capacities[near], words, self._meeting
         )
         self.rows = self._node.rows
-        self._requests = RowRequests(self._rail_peers, max_exemplars, words)
+        self._requests = RowRequests(self._meeting.rail_peers, max_exemplars, words)
 
     def publish(self, table: Int64Array, changed: bool) -> None:
         self._node.publish(table, changed)
 
     def announce(self, message: Int64Array) -> Int64Array:
-        """Along the rail, then all that came that way inside the node: nobody returns before everybody has called."""
-        places, message = self._places, np.append(message, self._node.version)
-        if places.has_rails:
-            along_rail = self._rail_peers.announce(message)
-            of_neighbours = self._node.board.announce(along_rail.reshape(-1))
-            messages = np.empty((self._peers.world_size, len(message)), np.int64)
-            messages[np.array(places.rails)] = of_neighbours.reshape(len(places.rails), -1, len(message))
-        else:
-            messages = self._peers.announce(message)
-        self._node.see_versions(messages[places.neighbours, -1])
+        messages = self._meeting.announce(np.append(message, self._node.version))
+        self._node.see_versions(messages[self._places.neighbours, -1])
         return messages[:, :-1]
 
     def share(self, values: Int64Array, lengths: Int64Array) -> list[Int64Array]:
@@ -96,8 +83,5 @@ class HierarchicalExchange:
         return self._requests.staging_bytes
 
     def close(self, together: bool = False) -> None:
-        self._node.close(together)
         if together:
-            self._node_peers.close()
-            if self._rail_peers is not self._peers:
-                self._rail_peers.close()
+            self._meeting.close()

@@ -1,9 +1,9 @@
 """Rows by one-sided MPI reads: straight from the owner's memory, which its process has no part in.
 
 Each rank's window holds its rows and two position tables, written in turn. A round reads the owners' tables, then the
-rows they point at. The sizes exchange is the barrier, over Gloo: it has timeouts and names who failed, where an MPI
-collective would wait for a dead peer for ever. That neither a table nor a row changes while it is read follows from
-it as in `shared`; `Win.Sync` on both sides of it orders each rank's own stores and loads.
+rows they point at. The barrier is the meeting, in shared memory or by Gloo: it has timeouts and names who failed, where
+an MPI collective would wait for a dead peer for ever. That neither a table nor a row changes while it is read follows
+from it as in `shared`; `Win.Sync` on both sides of it orders each rank's own stores and loads.
 
 A window, in 64-bit words: the rank's rows; table A; table B.
 """
@@ -11,9 +11,11 @@ A window, in 64-bit words: the rank's rows; table A; table B.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
+from drb.exchange.meeting import Meeting
 from drb.exchange.peers import Peers
 from drb.exchange.window import Window
 from drb.failure import PeerError
@@ -21,16 +23,22 @@ from drb.types import Int64Array
 
 
 class RmaExchange:
-    """rows_per_rank, capacities: int64 [W], known to all ranks. All ranks must be in one MPI world."""
+    """nodes: names every rank's node. rows_per_rank, capacities: int64 [W], known to all ranks.
+
+    All ranks must be in one MPI world.
+    """
 
     name = "rma"
 
-    def __init__(self, peers: Peers, rows_per_rank: Int64Array, capacities: Int64Array, words: int) -> None:
+    def __init__(
+        self, peers: Peers, nodes: Sequence[object], rows_per_rank: Int64Array, capacities: Int64Array, words: int
+    ) -> None:
         self.index_seconds = 0.0
         self._peers = peers
         self._words = words
         num_rows, capacity = int(rows_per_rank[peers.rank]), int(capacities[peers.rank])
         self._window = Window(peers, num_rows * words + 2 * capacity)
+        self._meeting = Meeting(peers, nodes, needs_memory=False)
         memory = self._window.words
         self.rows = memory[: num_rows * words].reshape(num_rows, words)
         self._tables = memory[num_rows * words :].reshape(2, capacity)
@@ -47,7 +55,7 @@ class RmaExchange:
 
     def announce(self, message: Int64Array) -> Int64Array:
         self._window.sync()
-        messages = self._peers.announce(np.append(message, self._version))
+        messages = self._meeting.announce(np.append(message, self._version))
         self._window.sync()
         self._peer_tables = self._first_tables + messages[:, -1] * self._capacities
         return messages[:, :-1]
@@ -80,3 +88,4 @@ class RmaExchange:
             return
         self.rows = self._tables = np.empty((0, 0), np.int64)
         self._window.free()
+        self._meeting.close()

@@ -1,8 +1,9 @@
 """How long a round takes on W ranks: what it sends, counted as the exchanges send it, at given costs.
 
-A round is a few collectives, each a message to every rank of a group (Gloo sends empty ones, too), one gather of rows
-and, where ranks of a node share memory, the ceil(log2 L) stages of a barrier in it, which sends nothing (`NodeBoard`).
-Ranks draw uniformly from equally full buffers, so that of r rows a share (W - L) / W lies on other nodes.
+A round is a meeting (`Meeting`: ceil(log2 L) stages of a barrier in the node's memory, which send nothing, and between
+nodes a collective along the rail), a few more collectives, each a message to every rank of a group (Gloo sends empty
+ones, too), and one gather of rows. Ranks draw uniformly from equally full buffers, so that of r rows a share of
+(W - L) / W lies on other nodes.
 
     seconds = round_s + Σ collectives (collective_s + messages · message_s + bytes / speed + latency)
               + stages · stage_s + gather
@@ -27,7 +28,7 @@ _WORD = 8
 
 @dataclass(frozen=True)
 class Place:
-    """W ranks, L on each node."""
+    """W ranks, L on each node but perhaps the last."""
 
     world_size: int
     per_node: int
@@ -35,6 +36,17 @@ class Place:
     @property
     def nodes(self) -> int:
         return -(-self.world_size // self.per_node)
+
+    @property
+    def own_share(self) -> float:
+        """Of a uniform draw, what lies on the node of the rank that draws; on average over ranks."""
+        full, rest = divmod(self.world_size, self.per_node)
+        return (full * self.per_node**2 + rest**2) / self.world_size**2
+
+    @property
+    def is_even(self) -> bool:
+        """Whether all nodes have as many ranks."""
+        return self.world_size % min(self.per_node, self.world_size) == 0
 
     @property
     def names(self) -> list[int]:
@@ -117,21 +129,22 @@ def traffic(kind: str, place: Place, exemplars: int, row_bytes: int) -> Traffic:
     rows = float(exemplars * row_bytes)
     if place.world_size == 1:
         return Traffic((), rows)
+    sizes, stages = _meeting(place, _ANNOUNCED if kind == "collective" else _ANNOUNCED + 1)
     if kind == "collective":
-        return Traffic((_to_all("sizes", place, _ANNOUNCED), *_requests(place, exemplars, row_bytes)), rows)
+        return Traffic((*sizes, *_requests(place, exemplars, row_bytes, _shares(place))), rows, stages)
     if kind == "hierarchical":
-        rail = Place(place.nodes, 1)
-        collectives = (_to_all("sizes", rail, _ANNOUNCED + 1), *_requests(rail, exemplars, row_bytes))
         # rows of the own node take the same way without leaving the process: one more copy
-        return Traffic(collectives, rows * (1 + 1 / place.nodes), num_stages(place.per_node))
+        own = place.own_share
+        collectives = (*sizes, *_requests(_rail(place), exemplars, row_bytes, (0.0, 1 - own)))
+        return Traffic(collectives, rows * (1 + own), stages)
     if kind == "shared":
-        return Traffic((), rows, num_stages(place.world_size))
+        return Traffic(sizes, rows, stages)
     assert kind == "rma", kind
-    sizes = _to_all("sizes", place, _ANNOUNCED + 1)
     in_node, outside = _shares(place)
     reads = round(exemplars * in_node), round(exemplars * outside)
     tables = Collective("indices", *reads, exemplars * _WORD * in_node, exemplars * _WORD * outside)
-    return Traffic((sizes, tables, Collective("rows", *reads, rows * in_node, rows * outside)), rows / place.world_size)
+    collectives = (*sizes, tables, Collective("rows", *reads, rows * in_node, rows * outside))
+    return Traffic(collectives, rows / place.world_size, stages)
 
 
 def seconds(sent: Traffic, costs: Costs, per_node: int) -> float:
@@ -158,8 +171,8 @@ def exchange_bytes(kind: str, place: Place, exemplars: int, words: int, capacity
     """Memory that the exchange holds for rows on their way, at most (`Exchange.staging_bytes`)."""
     if kind == "collective":
         return staging_bytes(place.world_size, exemplars, words)
-    if kind == "hierarchical":  # ranks in the order of their nodes need no second copy
-        return staging_bytes(place.nodes, exemplars, words)
+    if kind == "hierarchical":
+        return staging_bytes(_rail(place).world_size, exemplars, words)
     return 2 * capacity * _WORD if kind == "rma" else 0
 
 
@@ -172,29 +185,38 @@ def fit_line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return max(0.0, mean_y - slope * mean_x), slope
 
 
+def _rail(place: Place) -> Place:
+    """The ranks that one rank sends messages to with `hierarchical`: one per node, or all where nodes are uneven."""
+    return Place(place.nodes, 1) if place.is_even else place
+
+
+def _meeting(place: Place, words: int) -> tuple[tuple[Collective, ...], int]:
+    """Collectives and stages of the meeting at which every rank announces so many words."""
+    stages = num_stages(min(place.per_node, place.world_size)) if place.is_even else 0
+    return () if place.nodes == 1 else (_to_all("sizes", _rail(place), words),), stages
+
+
 def _to_all(name: str, place: Place, words: int) -> Collective:
-    """So many words to every other rank."""
+    """So many words to every other rank; of a rank on a node that is full."""
     near, far = min(place.per_node, place.world_size) - 1, place.world_size - min(place.per_node, place.world_size)
     return Collective(name, near, far, near * words * _WORD, far * words * _WORD)
 
 
-def _requests(place: Place, exemplars: int, row_bytes: int) -> tuple[Collective, ...]:
-    """Asking for r rows and getting them, as `RowRequests` does."""
-    if fits_fixed_places(place.world_size, exemplars):
-        asked: tuple[Collective, ...] = (_to_all("indices", place, exemplars + 1),)
+def _requests(group: Place, exemplars: int, row_bytes: int, shares: tuple[float, float]) -> tuple[Collective, ...]:
+    """Asking a group for r rows and getting them, as `RowRequests` does. shares: as `_shares` has them."""
+    if fits_fixed_places(group.world_size, exemplars):
+        asked: tuple[Collective, ...] = (_to_all("indices", group, exemplars + 1),)
     else:
-        asked = (_to_all("counts", place, 1), _spread("values", place, exemplars * _WORD))
-    return (*asked, _spread("rows", place, exemplars * row_bytes))
+        asked = (_to_all("counts", group, 1), _spread("values", group, exemplars * _WORD, shares))
+    return (*asked, _spread("rows", group, exemplars * row_bytes, shares))
 
 
-def _spread(name: str, place: Place, num_bytes: int) -> Collective:
-    """So many bytes, to all ranks together."""
-    in_node, outside = _shares(place)
-    to_all = _to_all(name, place, 0)
-    return replace(to_all, node_bytes=num_bytes * in_node, network_bytes=num_bytes * outside)
+def _spread(name: str, group: Place, num_bytes: int, shares: tuple[float, float]) -> Collective:
+    """So many bytes, to all ranks of the group together."""
+    in_node, outside = shares
+    return replace(_to_all(name, group, 0), node_bytes=num_bytes * in_node, network_bytes=num_bytes * outside)
 
 
 def _shares(place: Place) -> tuple[float, float]:
-    """The share of a uniform draw that lies with other ranks of the node, and with other nodes."""
-    near = min(place.per_node, place.world_size)
-    return (near - 1) / place.world_size, (place.world_size - near) / place.world_size
+    """The share of a uniform draw that comes from other ranks of the node, and from other nodes."""
+    return place.own_share - 1 / place.world_size, 1 - place.own_share

@@ -14,11 +14,12 @@ from drb.exchange import (
     SharedExchange,
     open_peers,
     requests,
+    segment,
 )
 
 WORDS = 5
 CAPACITIES = [6, 0, 3, 9]  # a rank may hold nothing
-NODES = {
+NODES = {  # of the ranks, for `hierarchical`; and for the others where the name begins with theirs
     "in a row": "aabb",  # as launchers number ranks
     "interleaved": "abab",
     "crossed": "abba",
@@ -31,18 +32,22 @@ NODES = {
 
 def build(name, world_size):
     capacities = np.array(CAPACITIES[:world_size])
+    name, _, where = name.partition(", ")
+    nodes = NODES[where or "one"][:world_size]
     if world_size == 1:
         return LoopbackExchange(2 * int(capacities[0]), WORDS)
     peers = open_peers(None, 30.0)
     if name == "shared":
         return SharedExchange(peers, 2 * capacities, capacities, WORDS)
     if name == "rma":  # tests/mpi runs it
-        return RmaExchange(peers, 2 * capacities, capacities, WORDS)
+        return RmaExchange(peers, nodes, 2 * capacities, capacities, WORDS)
     if name in NODES:
         return HierarchicalExchange(peers, NODES[name][:world_size], 2 * capacities, capacities, WORDS, 8)
     if name == "counts first":  # what many ranks need
         requests.FIXED_REQUEST_BYTES = 0
-    return CollectiveExchange(peers, 2 * int(capacities[peers.rank]), WORDS, max_exemplars=8)
+    if name == "no shared memory":
+        segment._free_bytes = lambda: 100
+    return CollectiveExchange(peers, nodes, 2 * int(capacities[peers.rank]), WORDS, max_exemplars=8)
 
 
 def use(rank, world_size, name):
@@ -85,7 +90,8 @@ def use(rank, world_size, name):
 
 
 CASES = [("loopback", 1), *[(n, w) for n in ("collective", "counts first", "shared") for w in (2, 3, 4)]]
-CASES += [("in a row", 3), *[(nodes, 4) for nodes in NODES]]
+CASES += [("in a row", 3), *[(nodes, 4) for nodes in NODES], ("no shared memory", 3)]
+CASES += [(f"collective, {nodes}", 4) for nodes in ("crossed", "uneven", "each its own")]
 
 
 @pytest.mark.parametrize(("name", "world_size"), CASES, ids=[f"{n}-{w}" for n, w in CASES])
@@ -94,9 +100,7 @@ def test_contract(name, world_size):
 
 
 def try_shared_without_room(rank, world_size):
-    import drb.exchange.shared as shared
-
-    shared._free_bytes = lambda: 100
+    segment._free_bytes = lambda: 100
     try:
         SharedExchange(open_peers(None, 30.0), np.array([9, 9]), np.array([5, 5]), WORDS)
     except ValueError as error:

@@ -82,7 +82,7 @@ def test_a_round_sends_what_the_model_says(kind, exemplars, sent, posts):
     world = peers.open_peers(None, 60.0)
     rows = np.full(512, CAPACITY)
     if kind == "collective":
-        exchange = CollectiveExchange(world, CAPACITY, SPEC.words, exemplars)
+        exchange = CollectiveExchange(world, place.names, CAPACITY, SPEC.words, exemplars)
     elif kind == "hierarchical":
         exchange = HierarchicalExchange(world, place.names, rows, rows, SPEC.words, exemplars)
     else:
@@ -100,7 +100,7 @@ def test_a_round_sends_what_the_model_says(kind, exemplars, sent, posts):
 
     told = traffic(kind, place, exemplars, SPEC.row_bytes)
     expected = told.collectives
-    assert len(posts) == told.stages == (0 if kind == "collective" else 3)
+    assert len(posts) == told.stages == 3
     assert len(sent) == len(expected)
     for (ranks, num_bytes), collective in zip(sent, expected, strict=True):
         assert collective.messages == ranks - 1
@@ -113,12 +113,14 @@ def test_a_round_sends_what_the_model_says(kind, exemplars, sent, posts):
 def test_seconds_are_the_sum_of_what_is_sent():
     sent = traffic("collective", Place(8, 4), exemplars=10, row_bytes=1000)
     sizes, indices, rows = sent.collectives
-    assert (sizes.node_messages, sizes.network_messages) == (3, 4)
-    assert (sizes.node_bytes, sizes.network_bytes) == (120, 160)
+    assert sent.stages == 2
+    assert (sizes.node_messages, sizes.network_messages) == (0, 1)  # along the rail
+    assert (indices.node_messages, indices.network_messages) == (3, 4)
+    assert (sizes.node_bytes, sizes.network_bytes) == (0, 40)
     assert (indices.node_bytes, indices.network_bytes) == (3 * 88, 4 * 88)
     assert (rows.node_bytes, rows.network_bytes) == (3750, 5000)
-    node, network = 120 + 264 + 3750, 160 + 352 + 5000
-    expected = 1e-4 + 10_000 / 1e9 + 3 * 1e-5 + 21 * 1e-6 + node / 1e9 + 4 * network / 1e8
+    node, network = 264 + 3750, 40 + 352 + 5000
+    expected = 1e-4 + 2 * 2e-6 + 10_000 / 1e9 + 3 * 1e-5 + 15 * 1e-6 + node / 1e9 + 4 * network / 1e8
     assert seconds(sent, COSTS, per_node=4) == pytest.approx(expected)
     assert seconds(sent, MACHINE.clock, per_node=4) == pytest.approx(expected + 3 * 1e-3)
 

@@ -71,9 +71,9 @@ def build(kind: str, exemplars: int) -> Exchange:
     assert isinstance(world, Peers)
     capacities = np.full(WORLD_SIZE, CAPACITY)
     rows = capacities + spare_rows(CAPACITY, 16)
-    if kind == "collective":
-        return CollectiveExchange(world, int(rows[RANK]), SPEC.words, exemplars)
     nodes = [rank // PER_NODE for rank in range(WORLD_SIZE)]
+    if kind == "collective":
+        return CollectiveExchange(world, nodes, int(rows[RANK]), SPEC.words, exemplars)
     return HierarchicalExchange(world, nodes, rows, capacities, SPEC.words, exemplars)
 
 
@@ -119,11 +119,11 @@ def test_a_round_of_one_rank_of_4096(kind: str, exemplars: int, calls: list[Call
 
     rows_bytes = exemplars * SPEC.row_bytes
     for *small, rows in per_round:  # integers, then the rows
+        rail = WORLD_SIZE // PER_NODE  # sizes go along it, and inside the node without a message
         if kind == "collective":
-            assert [c.ranks for c in small] == [WORLD_SIZE] * 3
-            assert sum(c.messages for c in small) <= 2 * WORLD_SIZE + exemplars
-        else:  # along the rail (inside the node without a message), then with a partner on each other node
-            rail = WORLD_SIZE // PER_NODE
+            assert [c.ranks for c in small] == [rail, WORLD_SIZE, WORLD_SIZE]
+            assert sum(c.messages for c in small) <= rail + WORLD_SIZE + exemplars
+        else:  # requests go to a partner on each other node
             assert [c.ranks for c in small] == [rail] * len(small)
             assert sum(c.messages for c in small) <= 2 * rail + exemplars
         assert rows.messages <= exemplars

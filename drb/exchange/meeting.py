@@ -1,0 +1,82 @@
+"""Where ranks meet in every round and learn each other's few integers: in shared memory inside a node, by Gloo between.
+
+Messages leave a node along the rails alone (see `Places`): N of them per rank instead of W; what came that way is then
+put on the node's board. Where nodes have different numbers of ranks, everything goes by Gloo.
+
+Letters: W ranks, N nodes, L ranks of a node, H integers of a message.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+
+from drb.exchange.board import NodeBoard, board_words
+from drb.exchange.peers import Peers
+from drb.exchange.places import Places
+from drb.exchange.segment import open_segment
+from drb.types import Int64Array
+
+MOST_WORDS = 8  # of a message
+
+_log = logging.getLogger("drb")
+
+
+class Meeting:
+    """nodes: names every rank's node. Collective over peers, as is everything here.
+
+    needs_memory: a node without room in shared memory is an error (ValueError, on all ranks); otherwise the ranks meet
+    by Gloo then, all of them, and rank 0 says so.
+
+    node_peers, rail_peers: the ranks of this rank's node, and of its rail; `peers` itself where that is everyone.
+    """
+
+    def __init__(self, peers: Peers, nodes: Sequence[object], *, needs_memory: bool) -> None:
+        self._peers = peers
+        self.places = places = Places(nodes, peers.rank)
+        self.node_peers = self._those(places.neighbours)
+        self.rail_peers = self._those(places.rail)
+        self._rails = np.array(places.rails)
+        self._num_nodes = len(places.rail)
+        self._board: NodeBoard | None = None
+        if places.has_rails and len(places.neighbours) > 1:
+            self._board = self._open_board(MOST_WORDS * self._num_nodes, needs_memory)
+
+    def announce(self, message: Int64Array) -> Int64Array:
+        """Every rank's message, int64 [W, H], valid until the next call; nobody returns before everybody has called."""
+        if self._board is None:
+            return self._peers.announce(message)
+        if self._num_nodes == 1:
+            return self._board.announce(message)
+        along_rail = self.rail_peers.announce(message)
+        of_rails = self._board.announce(along_rail.reshape(-1))
+        messages = np.empty((self._peers.world_size, len(message)), np.int64)
+        messages[self._rails] = of_rails.reshape(*self._rails.shape, len(message))
+        return messages
+
+    def close(self) -> None:
+        """Only where every operation has ended well."""
+        for group in (self.node_peers, self.rail_peers):
+            if group is not self._peers:
+                group.close()
+
+    def _those(self, ranks: list[int]) -> Peers:
+        return self._peers if len(ranks) == self._peers.world_size else self._peers.subset(ranks)
+
+    def _open_board(self, most_words: int, needs_memory: bool) -> NodeBoard | None:
+        num_words, board, problem = board_words(self.node_peers.world_size, most_words), None, ""
+        try:
+            segment = open_segment(self.node_peers, num_words, [(0, num_words)])
+            board = NodeBoard(self.node_peers, segment.words[:num_words], most_words)
+        except ValueError as error:
+            problem = str(error)
+        problems = [p for p in self._peers.gather_json(problem, "board") if p]
+        if not problems:
+            return board
+        if needs_memory:
+            raise ValueError(problems[0])
+        if self._peers.rank == 0:
+            _log.warning("ranks of a node meet by Gloo, which takes longer, for want of shared memory: %s", problems[0])
+        return None

@@ -1,0 +1,70 @@
+"""A segment of memory that the ranks of a node share: opened together, and if one rank cannot, refused on all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from drb.exchange.peers import Peers
+from drb.storage import SharedSegment
+from drb.storage.heap import require_memory
+from drb.storage.shared import SHM_DIRECTORY
+
+
+def open_segment(peers: Peers, num_words: int, own: Sequence[tuple[int, int]]) -> SharedSegment:
+    """Of so many 64-bit words, zeroed; its name is gone. Collective over peers, which must share one node.
+
+    own: (start, length) in words of the parts that this rank backs with memory, which then lie on its NUMA node.
+
+    Raises:
+        ValueError: on every rank, what the first that has a complaint says.
+    """
+    size_bytes = max(num_words, 1) * 8  # an empty file cannot be mapped
+    segment = _map(peers, size_bytes)
+    problem = ""
+    try:
+        for start, length in own:
+            segment.reserve(start * 8, length * 8)
+    except ValueError as error:
+        problem = f"rank {peers.rank}: {error}"
+    try:
+        _raise_any(peers, problem, segment)
+    finally:
+        segment.unlink()
+    return segment
+
+
+def _map(peers: Peers, size_bytes: int) -> SharedSegment:
+    """Created by the group's first rank, attached by the others."""
+    segment, problem = None, ""
+    if peers.rank == 0:
+        try:
+            require_memory(size_bytes, _free_bytes(), f"shared memory ({SHM_DIRECTORY})")
+            segment = SharedSegment.create(size_bytes)
+        except (OSError, ValueError) as error:
+            problem = str(error)
+    path, problem = peers.gather_json([segment.path if segment else "", problem], "segment name")[0]
+    if problem:
+        raise ValueError(f"{problem}; or set exchange=collective")
+    if segment is None:
+        try:
+            segment = SharedSegment.attach(path, size_bytes)
+        except OSError as error:
+            problem = f"rank {peers.rank} cannot open {path}: {error.strerror}"
+    _raise_any(peers, problem, segment)
+    assert segment is not None
+    return segment
+
+
+def _raise_any(peers: Peers, problem: str, segment: SharedSegment | None) -> None:
+    """Raise on every rank what any rank has to complain about."""
+    problems = [p for p in peers.gather_json(problem, "segment") if p]
+    if problems:
+        if segment is not None:
+            segment.unlink()
+        raise ValueError(problems[0])
+
+
+def _free_bytes() -> int:
+    stat = os.statvfs(SHM_DIRECTORY)
+    return stat.f_bavail * stat.f_frsize
