@@ -56,7 +56,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Collective:
-    """What one rank sends in one collective (or reads, with rma), inside its node and to other nodes."""
+    """What one rank sends in one collective, inside its node and to other nodes."""
 
     name: str
     node_messages: int
@@ -71,11 +71,15 @@ class Collective:
 
 @dataclass(frozen=True)
 class Traffic:
-    """A round of one rank: its collectives, bytes of rows that it copies in memory, stages of the node's barrier."""
+    """A round of one rank: its collectives, bytes of rows that it copies in memory, stages of the node's barrier.
+
+    read_bytes: from other nodes' memory, one-sided: positions, then rows.
+    """
 
     collectives: tuple[Collective, ...]
     gathered_bytes: float
     stages: int = 0
+    read_bytes: float = 0.0
 
     @property
     def messages(self) -> int:
@@ -83,7 +87,8 @@ class Traffic:
 
     @property
     def sent_bytes(self) -> float:
-        return sum(collective.node_bytes + collective.network_bytes for collective in self.collectives)
+        """With rma, others read as many."""
+        return sum(c.node_bytes + c.network_bytes for c in self.collectives) + self.read_bytes
 
 
 @dataclass(frozen=True)
@@ -140,11 +145,8 @@ def traffic(kind: str, place: Place, exemplars: int, row_bytes: int) -> Traffic:
     if kind == "shared":
         return Traffic(sizes, rows, stages)
     assert kind == "rma", kind
-    in_node, outside = _shares(place)
-    reads = round(exemplars * in_node), round(exemplars * outside)
-    tables = Collective("indices", *reads, exemplars * _WORD * in_node, exemplars * _WORD * outside)
-    collectives = (*sizes, tables, Collective("rows", *reads, rows * in_node, rows * outside))
-    return Traffic(collectives, rows / place.world_size, stages)
+    own = place.own_share  # MPI copies what is on the same node
+    return Traffic(sizes, rows * own, stages, read_bytes=(rows + exemplars * _WORD) * (1 - own))
 
 
 def seconds(sent: Traffic, costs: Costs, per_node: int) -> float:
@@ -154,6 +156,8 @@ def seconds(sent: Traffic, costs: Costs, per_node: int) -> float:
         total += costs.collective_s + collective.messages * costs.message_s
         total += collective.node_bytes / costs.node_speed + collective.network_bytes * per_node / costs.network_speed
         total += costs.latency_s if collective.network_messages else 0.0
+    if sent.read_bytes:
+        total += 2 * 2 * costs.latency_s + sent.read_bytes * per_node / costs.network_speed  # there and back, twice
     return total
 
 

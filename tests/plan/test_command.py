@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import select
+import subprocess
+import sys
 
 import pytest
-from programs import TORCHRUN, Running
+from programs import ROOT, TORCHRUN, Running
 
 from drb.plan.command import main
 from drb.plan.options import bytes_of, seconds_of
@@ -44,6 +49,27 @@ def test_a_slow_network_is_not_hidden(tmp_path):
     assert not slow["hidden"]
     assert slow["most_hidden"] < 7
     assert slow["slowdown"] > fast["slowdown"]
+
+
+def test_who_sits_at_a_terminal_is_asked_for_the_step(tmp_path):
+    file, (user, terminal) = tmp_path / "plan.json", pty.openpty()
+    command = [sys.executable, "-m", "drb.plan", *SIMULATE, "--ranks", "2", "--json", str(file)]
+    running = subprocess.Popen(command, stdin=terminal, stdout=subprocess.DEVNULL, stderr=terminal, cwd=ROOT)
+    try:
+        os.close(terminal)
+        asked = b""
+        while not asked.endswith(b": "):
+            assert select.select([user], [], [], 60)[0], f"asked nothing: {asked!r}"
+            asked += os.read(user, 1000)
+        assert b"time of a training step on 56 rows, without rehearsal (such as 85ms): " in asked
+        os.write(user, b"80 ms\n")
+        assert running.wait(60) == 0
+    finally:
+        running.kill()
+        running.wait()
+        os.close(user)
+    (told,) = json.loads(file.read_text())["forecasts"]
+    assert told["step_s"] == pytest.approx(0.08 * (56 + 7) / 56)
 
 
 @pytest.mark.parametrize(
