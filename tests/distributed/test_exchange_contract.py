@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import pytest
 from ranks import run_ranks
@@ -16,6 +18,7 @@ from drb.exchange import (
     requests,
     segment,
 )
+from drb.exchange.meeting import Meeting
 
 WORDS = 5
 CAPACITIES = [6, 0, 3, 9]  # a rank may hold nothing
@@ -45,7 +48,7 @@ def build(name, world_size):
         return HierarchicalExchange(peers, NODES[name][:world_size], 2 * capacities, capacities, WORDS, 8)
     if name == "counts first":  # what many ranks need
         requests.FIXED_REQUEST_BYTES = 0
-    if name == "no shared memory":
+    if name == "no shared memory" and peers.rank > 1:  # on the second node; the first has some
         segment._free_bytes = lambda: 100
     return CollectiveExchange(peers, nodes, 2 * int(capacities[peers.rank]), WORDS, max_exemplars=8)
 
@@ -90,13 +93,33 @@ def use(rank, world_size, name):
 
 
 CASES = [("loopback", 1), *[(n, w) for n in ("collective", "counts first", "shared") for w in (2, 3, 4)]]
-CASES += [("in a row", 3), *[(nodes, 4) for nodes in NODES], ("no shared memory", 3)]
+CASES += [("in a row", 3), *[(nodes, 4) for nodes in NODES], ("no shared memory, in a row", 4)]
 CASES += [(f"collective, {nodes}", 4) for nodes in ("crossed", "uneven", "each its own")]
 
 
 @pytest.mark.parametrize(("name", "world_size"), CASES, ids=[f"{n}-{w}" for n, w in CASES])
 def test_contract(name, world_size):
     assert run_ranks(use, world_size, name) == [[]] * world_size
+
+
+def meet_without_room(rank, world_size):
+    segment._free_bytes = lambda: 100
+    said = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    logging.getLogger("drb").addHandler(handler)
+    Meeting(open_peers(None, 30.0), "aab", needs_memory=False)  # uneven: nobody needs any
+    assert not said
+    meeting = Meeting(open_peers(None, 30.0), "aaa", needs_memory=False)
+    return said, meeting.announce(np.array([rank, 7])).tolist()
+
+
+def test_without_shared_memory_ranks_meet_by_gloo_and_the_first_says_so():
+    said, messages = zip(*run_ranks(meet_without_room, 3), strict=True)
+    assert messages == ([[0, 7], [1, 7], [2, 7]],) * 3
+    assert [len(s) for s in said] == [1, 0, 0]
+    assert "meet by Gloo, which takes longer, for want of shared memory" in said[0][0]
+    assert "/dev/shm" in said[0][0]
 
 
 def try_shared_without_room(rank, world_size):
