@@ -2,7 +2,8 @@
 
 W = 1 … 16 ranks on this machine, many more than its cores: so no wall time, but per rank and round the CPU of the
 worker's thread, the messages (all_to_all counts one per peer that gets any) and the bytes that leave the rank, rows
-and integers apart. r = 7 records of 150 KB.
+and integers apart. r = 7 records of 150 KB out of 1,024 that all ranks together hold: with as many per rank the
+caches of one machine, which hold what few ranks have and not what many have, would be what is measured.
 
     python benchmarks/scaling.py [--quick]
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import shutil
 import statistics
@@ -28,7 +30,7 @@ import torch.multiprocessing as mp
 
 from drb import Rehearsal, assembly
 
-EXEMPLARS, BATCH, ROUNDS = 7, 8, 60
+EXEMPLARS, BATCH, ROUNDS, UNION = 7, 8, 60, 1024
 
 
 class Counter:
@@ -60,10 +62,11 @@ def run_rank(rank: int, world_size: int, rendezvous: str, exchange: str, results
     counter = Counter()
     images = torch.zeros((BATCH, 150_528), dtype=torch.uint8)
     with Rehearsal(
-        capacity=64, exemplars=EXEMPLARS, seed=0, exchange=exchange, asynchronous=True, verbose=False
+        capacity=UNION // world_size, exemplars=EXEMPLARS, seed=0, exchange=exchange, asynchronous=True, verbose=False
     ) as rehearsal:
-        for step in range(ROUNDS + 20):
-            if step == 20:  # buffers are full
+        warm_up = UNION // world_size // BATCH + 12
+        for step in range(warm_up + ROUNDS):
+            if step == warm_up:  # buffers are full
                 before = rehearsal.stats()
                 counter.messages = counter.integer_bytes = counter.row_bytes = 0
             ids = (torch.arange(BATCH) + step * BATCH) * world_size + rank
@@ -88,7 +91,7 @@ def with_ranks(exchange: str, world_size: int) -> dict[str, float]:
             command = [str(mpiexec), "-n", str(world_size), sys.executable, __file__, "--rank-of", *arguments[1:]]
             subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])})
         else:
-            mp.spawn(run_rank, arguments, nprocs=world_size)
+            mp.start_processes(run_rank, arguments, nprocs=world_size, start_method="forkserver")
         found: dict[str, float] = json.loads(Path(arguments[-1]).read_text())
     return found
 
@@ -101,6 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     quick = parser.parse_args().quick
+    multiprocessing.set_forkserver_preload(["torch", "torch.distributed", "drb"])  # W ranks start in a second
     figures: dict[str, Any] = {"W=1": with_ranks("auto", 1)}
     for exchange in ("shared", "collective", "hierarchical", "rma"):
         for world_size in (2, 4) if quick else (2, 4, 8, 16):
@@ -108,6 +112,7 @@ def main() -> None:
                 continue
             runs = [with_ranks(exchange, world_size) for _ in range(1 if quick else 3)]
             figures[f"{exchange}, W={world_size}"] = {k: statistics.median(run[k] for run in runs) for k in runs[0]}
+            print(exchange, world_size, figures[f"{exchange}, W={world_size}"], file=sys.stderr, flush=True)
     record.save("scaling", figures)
 
 

@@ -35,17 +35,21 @@ class Semaphore:
         self._words = words
         self._address = ctypes.c_void_p(words.ctypes.data)
 
-    def init(self) -> None:
-        """At zero."""
-        if _C.sem_init(self._address, 1, 0) != 0:
+    def init(self, value: int = 0) -> None:
+        if _C.sem_init(self._address, 1, value) != 0:
             raise OSError(ctypes.get_errno(), f"sem_init: {os.strerror(ctypes.get_errno())}")
 
     def post(self) -> None:
         _C_KEEPING_LOCK.sem_post(self._address)
 
+    def take(self) -> bool:
+        """Take one if there is one now."""
+        taken: bool = _C_KEEPING_LOCK.sem_trywait(self._address) == 0
+        return taken
+
     def wait(self, timeout_s: float) -> bool:
         """Take one; False if there was none in time."""
-        if _C_KEEPING_LOCK.sem_trywait(self._address) == 0:
+        if self.take():
             return True
         until = (time.monotonic if _HAS_CLOCKWAIT else time.time)() + timeout_s
         deadline = _Timespec(int(until), int(until % 1 * 1e9))

@@ -1,9 +1,9 @@
 """How long a round takes on W ranks: what it sends, counted as the exchanges send it, at given costs.
 
-A round is a meeting (`Meeting`: ceil(log2 L) stages of a barrier in the node's memory, which send nothing, and between
-nodes a collective along the rail), a few more collectives, each a message to every rank of a group (Gloo sends empty
-ones, too), and one gather of rows. Ranks draw uniformly from equally full buffers, so that of r rows a share of
-(W - L) / W lies on other nodes.
+A round is a meeting (`Meeting`: one stage, a barrier in the node's memory, which sends nothing, and between nodes a
+collective along the rail), a few more collectives, each a message to every rank of a group (Gloo sends empty ones,
+too), and one gather of rows. Ranks draw uniformly from equally full buffers, so that of r rows a share of (W - L) / W
+lies on other nodes.
 
     seconds = round_s + Σ collectives (collective_s + messages · message_s + bytes / speed + latency)
               + stages · stage_s + gather
@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from drb.exchange.board import num_stages
 from drb.exchange.requests import fits_fixed_places, staging_bytes
 
 _ANNOUNCED = 5  # integers of an announcement; exchanges that read from memory add the table's version
@@ -71,9 +70,9 @@ class Collective:
 
 @dataclass(frozen=True)
 class Traffic:
-    """A round of one rank: its collectives, bytes of rows that it copies in memory, stages of the node's barrier.
+    """A round of one rank: its collectives, bytes of rows that it copies in memory.
 
-    read_bytes: from other nodes' memory, one-sided: positions, then rows.
+    stages: 1 where ranks of a node meet in memory. read_bytes: from other nodes, one-sided: positions, then rows.
     """
 
     collectives: tuple[Collective, ...]
@@ -196,7 +195,7 @@ def _rail(place: Place) -> Place:
 
 def _meeting(place: Place, words: int) -> tuple[tuple[Collective, ...], int]:
     """Collectives and stages of the meeting at which every rank announces so many words."""
-    stages = num_stages(min(place.per_node, place.world_size)) if place.is_even else 0
+    stages = int(place.is_even and place.per_node > 1)
     return () if place.nodes == 1 else (_to_all("sizes", _rail(place), words),), stages
 
 
