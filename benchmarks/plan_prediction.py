@@ -125,4 +125,4 @@ def _count_messages() -> list[tuple[int, int]]:
 if __name__ == "__main__":
     quick = "--quick" in sys.argv
     with tempfile.TemporaryDirectory() as scratch:
-        mp.spawn(run, (f"{scratch}/rendezvous", 2 if quick else 7, 0.3 if quick else 1.5), nprocs=RANKS)
+        mp.spawn(run, (f"{scratch}/rendezvous", 2 if quick else 5, 0.3 if quick else 0.7), nprocs=RANKS)

@@ -3,7 +3,8 @@
 W = 1 … 16 ranks on this machine, many more than its cores: so no wall time, but per rank and round the CPU of the
 worker's thread, the messages (all_to_all counts one per peer that gets any) and the bytes that leave the rank, rows
 and integers apart. r = 7 records of 150 KB out of 1,024 that all ranks together hold: with as many per rank the
-caches of one machine, which hold what few ranks have and not what many have, would be what is measured.
+caches of one machine, which hold what few ranks have and not what many have, would be what is measured. `apart`: as
+many ranks that know nothing of one another, each with a buffer of its own: what sharing two cores costs by itself.
 
     python benchmarks/scaling.py [--quick]
 """
@@ -59,10 +60,16 @@ def run_rank(rank: int, world_size: int, rendezvous: str, exchange: str, results
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world_size)
     if exchange == "hierarchical":
         assembly.node_name = lambda: f"node {2 * rank // world_size}"
+    alone = dist.new_subgroups(group_size=1)[0] if exchange == "apart" else None
     counter = Counter()
     images = torch.zeros((BATCH, 150_528), dtype=torch.uint8)
     with Rehearsal(
-        capacity=UNION // world_size, exemplars=EXEMPLARS, seed=0, exchange=exchange, asynchronous=True, verbose=False
+        capacity=UNION // world_size,
+        exemplars=EXEMPLARS,
+        seed=0,
+        exchange="auto" if alone else exchange,
+        verbose=False,
+        process_group=alone,
     ) as rehearsal:
         warm_up = UNION // world_size // BATCH + 12
         for step in range(warm_up + ROUNDS):
@@ -106,7 +113,7 @@ def main() -> None:
     quick = parser.parse_args().quick
     multiprocessing.set_forkserver_preload(["torch", "torch.distributed", "drb"])  # W ranks start in a second
     figures: dict[str, Any] = {"W=1": with_ranks("auto", 1)}
-    for exchange in ("shared", "collective", "hierarchical", "rma"):
+    for exchange in ("apart", "shared", "collective", "hierarchical", "rma"):
         for world_size in (2, 4) if quick else (2, 4, 8, 16):
             if exchange == "hierarchical" and world_size < 4:
                 continue
