@@ -16,6 +16,7 @@ from drb.admission import Expiry, MaxAge, build_admission
 from drb.auto_exemplars import AutoExemplars, MeasuringEngine
 from drb.buffer import COLUMN_BYTES, Buffer
 from drb.capacity import capacity_of_rank
+from drb.cuda import Device, DeviceRing, NcclExchange, RowLauncher
 from drb.engine import AsyncEngine, Engine, InlineEngine
 from drb.exchange import (
     CollectiveExchange,
@@ -46,7 +47,8 @@ INLINE_BYTES = 1 << 20  # a local gather of less is shorter than handing it to a
 class Parts:
     """A rehearsal's parts. capacities int64 [W]; max_rows: of a minibatch, on this rank; why: the choices made.
 
-    exemplars: the most of a step. depth: rounds in flight. interval: steps per round.
+    exemplars: the most of a step. depth: rounds in flight. interval: steps per round. outlet: to a device, if
+    exemplars are wanted there.
     """
 
     spec: RecordSpec
@@ -60,6 +62,7 @@ class Parts:
     depth: int
     interval: int
     why: str
+    outlet: DeviceRing | RowLauncher | None = None
     auto: AutoExemplars | None = None  # chooses how many exemplars are drawn, if the settings do not say
 
     def run_round(self, step: int) -> RoundResult:
@@ -135,19 +138,23 @@ def own_capacity(settings: RehearsalSettings, spec: RecordSpec, rank: int, world
     )
 
 
-def assemble(settings: RehearsalSettings, spec: RecordSpec, max_rows: int, peers: Peers | None) -> Parts | None:
+def assemble(
+    settings: RehearsalSettings, spec: RecordSpec, max_rows: int, peers: Peers | None, device: Device | None = None
+) -> Parts | None:
     """Build the parts; collective over `peers` (None: one rank).
 
+    device: where exemplars are wanted; None: on the host.
     max_rows: of this rank's minibatches; 0 if it does not know yet and takes the others' largest. None if nobody knows.
     """
     rank, world_size = (peers.rank, peers.world_size) if peers else (0, 1)
     capacity = own_capacity(settings, spec, rank, world_size)
-    greetings = _greet(peers, settings, spec, capacity, max_rows)
+    greetings = _greet(peers, settings, spec, capacity, max_rows, device)
     max_rows = max_rows or max(g["max_rows"] for g in greetings)
     if not max_rows:
         return None
     nodes = [g["node"] for g in greetings]
     kind, why = choose_exchange(settings.exchange, nodes)
+    _require_devices(kind, greetings)
     exemplars = settings.exemplars if isinstance(settings.exemplars, int) else _most_for_all(settings, greetings)
     depth, interval = settings.depth, settings.interval
     rows_of_ranks = _require_room(greetings, kind, spec, exemplars, depth, interval)
@@ -157,7 +164,8 @@ def assemble(settings: RehearsalSettings, spec: RecordSpec, max_rows: int, peers
             f"min_fill={settings.min_fill} is more than all buffers hold: {capacities.sum()} exemplars; nothing would "
             "ever be rehearsed"
         )
-    exchange = _build_exchange(kind, peers, nodes, rows_per_rank, capacities, spec.words, interval * exemplars)
+    at_once, num_blocks = interval * exemplars, depth + 1
+    exchange = _build_exchange(kind, peers, nodes, rows_per_rank, capacities, spec.words, at_once, num_blocks)
     admission = build_admission(
         settings.admission, candidates=settings.candidates, seed=settings.seed, rank=rank, refill=settings.refill
     )
@@ -175,6 +183,7 @@ def assemble(settings: RehearsalSettings, spec: RecordSpec, max_rows: int, peers
         depth=depth,
         interval=interval,
     )
+    outlet = None if device is None else _open_outlet(device, exchange, peers, runner)
     engine, engine_why = _choose_engine(settings, kind, exemplars * spec.row_bytes)
     ahead = _ahead(depth, interval)
     auto = None
@@ -192,7 +201,8 @@ def assemble(settings: RehearsalSettings, spec: RecordSpec, max_rows: int, peers
         exemplars,
         depth,
         interval,
-        f"{why}; {engine_why}{ahead}",
+        f"{why}; {engine_why}{ahead}{'' if device is None else f'; exemplars go to {device.device}'}",
+        outlet,
         auto,
     )
 
@@ -214,7 +224,12 @@ def greet_finished(peers: Peers) -> None:
 
 
 def _greet(
-    peers: Peers | None, settings: RehearsalSettings, spec: RecordSpec, capacity: int, max_rows: int
+    peers: Peers | None,
+    settings: RehearsalSettings,
+    spec: RecordSpec,
+    capacity: int,
+    max_rows: int,
+    device: Device | None,
 ) -> list[dict[str, Any]]:
     mine = {
         "finished": False,
@@ -223,6 +238,7 @@ def _greet(
         "node": node_name(),
         "capacity": capacity,
         "max_rows": max_rows,
+        "device": device is not None,
         "free": free_memory(),
     }
     if peers is None:
@@ -273,6 +289,15 @@ def _require_started(greetings: list[dict[str, Any]]) -> None:
         )
 
 
+def _require_devices(kind: str, greetings: list[dict[str, Any]]) -> None:
+    without = [rank for rank, greeting in enumerate(greetings) if not greeting["device"]]
+    if kind == "nccl" and without:
+        raise ValueError(
+            f"exchange=nccl takes rows from GPU to GPU, but ranks [{first_few(without)}] have their exemplars on the "
+            "host: give minibatches on a GPU or device=, or set exchange=auto"
+        )
+
+
 def choose_exchange(exchange: str, nodes: Sequence[object]) -> tuple[str, str]:
     """The exchange and the reason, alike on all ranks."""
     num_nodes = len(set(nodes))
@@ -303,6 +328,7 @@ def _build_exchange(
     capacities: Int64Array,
     words: int,
     exemplars: int,
+    num_blocks: int,
 ) -> Exchange:
     if peers is None:
         return LoopbackExchange(int(rows_per_rank[0]), words)
@@ -312,7 +338,21 @@ def _build_exchange(
         return HierarchicalExchange(peers, nodes, rows_per_rank, capacities, words, exemplars)
     if kind == "rma":
         return RmaExchange(peers, nodes, rows_per_rank, capacities, words)
+    if kind == "nccl":
+        return NcclExchange(peers, nodes, int(rows_per_rank[peers.rank]), words, exemplars, num_blocks)
     return CollectiveExchange(peers, nodes, int(rows_per_rank[peers.rank]), words, exemplars)
+
+
+def _open_outlet(
+    device: Device, exchange: Exchange, peers: Peers | None, runner: RoundRunner
+) -> DeviceRing | RowLauncher:
+    outlet: DeviceRing | RowLauncher
+    if isinstance(exchange, NcclExchange) and peers is not None:
+        outlet = RowLauncher(device, exchange, device.open_rows(peers), runner.blocks)
+    else:
+        outlet = DeviceRing(device, exchange, runner.blocks)
+    runner.deliver_by(outlet)
+    return outlet
 
 
 def _ahead(depth: int, interval: int) -> str:

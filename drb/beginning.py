@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from drb.assembly import assemble
+from drb.cuda import Device, DeviceExtension
 from drb.erasure import Forgotten, SampleIds, Where, forget_saved
 from drb.erasure.states import forget_in_state
 from drb.exchange import Peers
@@ -72,8 +73,12 @@ class Beginning:
     def deny(self, sample_ids: Int64Array) -> None:
         self._denied = np.union1d(self._denied, sample_ids)
 
-    def start(self, minibatch: Minibatch, intake: Intake) -> tuple[Turns, Extension] | None:
+    def start(
+        self, minibatch: Minibatch, intake: Intake, device: Device | None = None
+    ) -> tuple[Turns, Extension | DeviceExtension] | None:
         """Build everything, now that a minibatch shows what a record is. Collective.
+
+        device: where extended minibatches and exemplars are wanted; None: on the host.
 
         None if no rank's minibatch has rows and nothing else tells how many there will be: that turn does not count.
         """
@@ -84,7 +89,7 @@ class Beginning:
         intake.check(minibatch, spec, num_rows)  # before the other ranks are told
         warn_about_float_images(minibatch)
         max_rows = max(settings.batch_size or 0, num_rows, int(saved.get("max_rows", 0)))
-        parts = assemble(settings, spec, max_rows, self._peers)
+        parts = assemble(settings, spec, max_rows, self._peers, device)
         if parts is None:
             return None
         if saved.get("fetched") is not None and not is_for(saved["fetched"], parts.depth, parts.interval):
@@ -97,4 +102,6 @@ class Beginning:
                 intake.load_state_dict(saved["intake"])
                 turns.load_state_dict(saved)
             self.saved = None
+        if parts.outlet is not None:
+            return turns, DeviceExtension(parts.outlet, spec, parts.max_rows, parts.exemplars, settings.id_field)
         return turns, Extension(spec, parts.max_rows, parts.exemplars, parts.runner.blocks, settings.id_field)

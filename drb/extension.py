@@ -14,7 +14,7 @@ from torch import Tensor
 from drb.fence import ReuseFence
 from drb.record import SAMPLE_ID, RecordSpec
 from drb.round import StepExemplars
-from drb.types import Int64Array, Minibatch
+from drb.types import Exemplars, Int64Array, Minibatch
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Extension:
         fields = {name: (field.shape, field.dtype) for name, field in spec.fields.items() if not field.late}
         if sample_id is not None:
             fields[sample_id] = ((), torch.int64)
+        self._spec = spec
         self._outputs = [{name: _empty((rows, *s), d) for name, (s, d) in fields.items()} for _ in range(2)]
         self._exemplars = []
         for block in blocks:
@@ -66,6 +67,10 @@ class Extension:
             own.copy_(minibatch[name])
             rehearsed.copy_(stored)
         return {**views.output, "rehearsed": self._mask(num_rows, len(exemplars))}
+
+    def named(self, exemplars: StepExemplars) -> Exemplars:
+        """For strategies that treat them apart from the minibatch."""
+        return exemplars.named(self._spec)
 
     def erase(self) -> None:
         """Zero what was returned last and before; its readers must have been queued."""

@@ -53,9 +53,9 @@ class Intake:
                 f"{settings.stratum!r}, which the minibatch lacks (it has {_names(minibatch)}); set stratum="
             )
 
-    def check(self, minibatch: Minibatch, spec: RecordSpec, num_rows: int) -> None:
-        """Raise ValueError unless a minibatch of so many rows fits the schema; on the CPU."""
-        self._read(minibatch, spec, num_rows)
+    def check(self, minibatch: Minibatch, spec: RecordSpec, max_rows: int) -> None:
+        """Raise ValueError unless a minibatch fits the schema and has at most max_rows; wherever its values lie."""
+        self._checked(minibatch, spec, max_rows)
 
     def take(self, minibatch: Minibatch, spec: RecordSpec, max_rows: int, round_: int) -> tuple[Offer, Minibatch]:
         """The offer of round `round_`, and the record's fields; minibatch on the CPU.
@@ -63,38 +63,43 @@ class Intake:
         Raises:
             ValueError: fields that differ from the schema, or more rows than max_rows.
         """
-        num_rows = next(iter(minibatch.values())).shape[0]  # len() of a tensor takes ten times as long
-        if num_rows > max_rows:
-            raise ValueError(
-                f"a minibatch of {num_rows} rows after one of {max_rows}: memory was allocated for the first; give the "
-                "largest minibatch's size as batch_size="
-            )
-        sample_id, stratum, fields = self._read(minibatch, spec, num_rows)
+        ids, strata, fields = self._checked(minibatch, spec, max_rows)
+        num_rows = next(iter(minibatch.values())).shape[0]
+        if ids is not None:
+            sample_id = _numpy(ids)
+        else:
+            arrival = self._arrivals + np.arange(num_rows, dtype=np.int64)
+            sample_id = arrival * self._world_size + self._rank
+        stratum = _numpy(strata) if strata is not None else np.full(num_rows, -1, np.int64)
         self._arrivals += num_rows
         keys = sample_keys(sample_id, self._settings.seed)
         if self._distinct is not None:
             self._distinct.add(keys)
         return Offer(sample_id, stratum, keys, round_), fields
 
-    def _read(self, minibatch: Minibatch, spec: RecordSpec, num_rows: int) -> tuple[Int64Array, Int64Array, Minibatch]:
-        """Sample ids, strata, int64 [B] each, and the record's fields."""
-        settings, fields = self._settings, dict(minibatch)
+    def _checked(
+        self, minibatch: Minibatch, spec: RecordSpec, max_rows: int
+    ) -> tuple[Tensor | None, Tensor | None, Minibatch]:
+        """Sample ids and strata, integers [B] each, where there are such fields, and the record's fields."""
+        num_rows = next(iter(minibatch.values())).shape[0]  # len() of a tensor takes ten times as long
+        if num_rows > max_rows:
+            raise ValueError(
+                f"a minibatch of {num_rows} rows after one of {max_rows}: memory was allocated for the first; give the "
+                "largest minibatch's size as batch_size="
+            )
+        settings, fields, strata = self._settings, dict(minibatch), None
         ids = fields.pop(settings.id_field, None) if settings.id_field is not None else None
         if ids is not None:
             if ids.dtype not in _ID_DTYPES:
                 raise ValueError(f"the sample id field {settings.sample_id!r} must hold integers, got {ids.dtype}")
-            sample_id = _integers(ids, "sample id", settings.sample_id, num_rows)
+            _require_integers(ids, "sample id", settings.sample_id, num_rows)
         elif settings.id_field is not None:
             raise ValueError(f"the minibatch has no field {settings.id_field!r}; it has {_names(minibatch)}")
-        else:
-            arrival = self._arrivals + np.arange(num_rows, dtype=np.int64)
-            sample_id = arrival * self._world_size + self._rank
         spec.check(fields, num_rows)
         if settings.stratum in fields and (settings.needs_strata or _is_one_integer(fields[settings.stratum])):
-            stratum = _integers(fields[settings.stratum], "stratum", settings.stratum, num_rows)
-        else:
-            stratum = np.full(num_rows, -1, np.int64)
-        return sample_id, stratum, fields
+            strata = fields[settings.stratum]
+            _require_integers(strata, "stratum", settings.stratum, num_rows)
+        return ids, strata, fields
 
     def state_dict(self) -> dict[str, Any]:
         state: dict[str, Any] = {"arrivals": self._arrivals}
@@ -130,17 +135,26 @@ def _is_one_integer(values: Tensor) -> bool:
     return values.dim() == 1 and not values.is_floating_point()
 
 
-def _integers(values: Tensor, what: str, field: str, num_rows: int) -> Int64Array:
+def _require_integers(values: Tensor, what: str, field: str, num_rows: int) -> None:
     if not _is_one_integer(values) or values.shape[0] != num_rows:
         raise ValueError(
             f"the {what} field {field!r} must be one integer per row, got {values.dtype} {list(values.shape)} "
             f"for {num_rows} rows"
         )
-    return np.ascontiguousarray(values.numpy(), dtype=np.int64)
+
+
+def _numpy(integers: Tensor) -> Int64Array:
+    return np.ascontiguousarray(integers.numpy(), dtype=np.int64)
 
 
 def on_cpu(minibatch: Minibatch) -> Minibatch:
-    """The fields in host memory, without their gradients' history.
+    """The fields in host memory, without their gradients' history. Raises ValueError as `require_fields`."""
+    is_plain = require_fields(minibatch)
+    return minibatch if is_plain else {name: value.detach().cpu() for name, value in minibatch.items()}
+
+
+def require_fields(minibatch: Minibatch) -> bool:
+    """Whether all values are in host memory, without gradients' history.
 
     Raises:
         ValueError: no fields; one that is no batch of values, or has a name that is taken.
@@ -162,7 +176,7 @@ def on_cpu(minibatch: Minibatch) -> Minibatch:
         if value.layout is not torch.strided or value.is_meta:
             raise ValueError(f"field {name!r} must be a dense tensor with values, got {_described(value)}")
         is_plain = False
-    return minibatch if is_plain else {name: value.detach().cpu() for name, value in minibatch.items()}
+    return is_plain
 
 
 def _names(minibatch: Minibatch) -> list[str]:

@@ -50,16 +50,21 @@ class Pipeline:
         self._statuses: EarlyNews[Int64Array] | None = EarlyNews() if settings.uneven == "stop" else None
         self._failure: BaseException | None = None  # of a round; with the next, the engine's thread's
         self._last: RoundResult | None = None
+        delivery = parts.runner.delivery
+        self._launcher = delivery if delivery is not None and delivery.launches else None
 
     # -- a step
 
     def take(self, step: int) -> StepExemplars | None:
         """This step's exemplars; None in the first steps. Waits for their round; raises what it raised."""
-        if step // self._interval < self._depth or self._is_ended:
-            return None
-        if not self._ready and self._in_flight:
-            self._receive()
-        return self._ready.popleft() if self._ready else None
+        exemplars = None
+        if step // self._interval >= self._depth and not self._is_ended:
+            if not self._ready and self._in_flight:
+                self._receive()
+            exemplars = self._ready.popleft() if self._ready else None
+        if self._launcher is not None and step % self._interval == 0 and self._in_flight >= self._depth - 1:
+            self._receive()  # the next round's rows set off now, to be there by the time its exemplars are used
+        return exemplars
 
     def hand_in(self, step: int, offered: int, status: int = ACTIVE) -> None:
         """The round of this step, if it is one with a round. offered: distinct samples, of this rank so far."""
@@ -119,18 +124,26 @@ class Pipeline:
     def release(self, together: bool) -> None:
         """Let go of threads and memory. together: all ranks ended well, so they may wait for one another."""
         self.parts.engine.close(wait=not self._is_stuck and (together or not self._in_flight))
+        if self.parts.runner.delivery is not None:
+            self.parts.runner.delivery.close(together)
         self.parts.exchange.close(together)
 
     # -- state
 
     def state(self) -> dict[str, Any] | None:
         """After `drain`: what is ready; None if nothing is."""
+        if self.parts.runner.delivery is not None:
+            for block in {exemplars.block for exemplars in self._ready}:
+                self.parts.runner.delivery.to_host(block)
         return fetched_state(self._ready, self._depth, self._interval)
 
     def load(self, fetched: Mapping[str, Any] | None, last_step: int, offered: int) -> None:
         """Go on after step `last_step`. Collective where nothing is fetched, which must then be so on every rank."""
         if fetched is not None:
             self._ready.extend(restore_fetched(fetched, last_step, self.parts.runner))
+            if self.parts.runner.delivery is not None:
+                for block in {exemplars.block for exemplars in self._ready}:
+                    self.parts.runner.delivery.restore(block)
         elif last_step >= 0:
             if not self.parts.buffer.has_staged:
                 self.parts.buffer.expire(last_step)  # time has passed
@@ -178,6 +191,8 @@ class Pipeline:
         if self._is_ended and self._is_error_if_uneven:
             raise result.uneven()
         self._ready.extend(result.per_step)
+        if self._launcher is not None and result.exemplars:
+            self._launcher.launch()
 
     def _result(self, timeout_s: float) -> RoundResult:
         self._in_flight -= 1

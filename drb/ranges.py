@@ -16,6 +16,7 @@ from torch.profiler import record_function
 
 from drb.augment import Preprocess
 from drb.buffer import Buffer
+from drb.cuda import DeferredIntake, DeviceExtension, RowLauncher
 from drb.exchange import Peers
 from drb.exchange.collective import CollectiveExchange
 from drb.exchange.hierarchical import HierarchicalExchange
@@ -41,6 +42,9 @@ RANGES: tuple[tuple[type, str, str], ...] = (
     (Buffer, "commit", "drb/extend: admission (commit)"),
     (Buffer, "stage", "drb/extend: admission (stage)"),
     (Extension, "extend", "drb/extend: copy"),
+    (DeviceExtension, "extend", "drb/extend: copy"),
+    (DeferredIntake, "settle", "drb/extend: admission (from the device)"),
+    (RowLauncher, "launch", "drb/extend: launch"),
     (Trainer, "_to_device", "drb/to device"),
     (Preprocess, "train", "drb/train: augment"),
     (Learner, "backward", "drb/train: forward and backward"),

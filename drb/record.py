@@ -118,10 +118,10 @@ class RecordSpec:
         view = _columns_like(source, rows_RK, self.offsets[name])
         view[where] = source if len(selected) == len(source) else source[selected]
 
-    def views(self, rows_RK: Int64Array) -> Minibatch:
-        """Every field of a block of rows as a tensor [R, *shape] that shares the rows' memory."""
+    def views(self, rows_RK: Int64Array | Tensor) -> Minibatch:
+        """Every field of a block of rows as a tensor [R, *shape] that shares the rows' memory, wherever that is."""
         num_rows = len(rows_RK)
-        flat = torch.from_numpy(rows_RK.view(np.uint8))
+        flat = rows_RK.view(torch.uint8) if isinstance(rows_RK, Tensor) else torch.from_numpy(rows_RK.view(np.uint8))
         return {
             name: flat[:, self.offsets[name] : self.offsets[name] + field.size_bytes]
             .view(field.dtype)

@@ -21,10 +21,11 @@ from typing_extensions import Self
 
 from drb.assembly import greet_finished
 from drb.beginning import Beginning
+from drb.cuda import Device, DeviceExtension, find_device
 from drb.erasure import ForgetObserver, SampleIds, Where, forget_live
 from drb.exchange import count_distinct, open_peers
 from drb.extension import Extension
-from drb.intake import REHEARSED, Intake, on_cpu
+from drb.intake import REHEARSED, Intake, on_cpu, require_fields
 from drb.record import Field, RecordSpec
 from drb.round import StepExemplars
 from drb.saved import kind_of_state
@@ -59,7 +60,8 @@ class Rehearsal:
         refill: what may take slots that `forget` and max_age freed. none: what would have been stored anyhow, so
             draws stay unbiased; recent: whatever is offered next.
         proportions: uniform, stream or balanced; see `drb.proportions`.
-        exchange: auto, loopback, collective, shared, hierarchical or rma (one-sided MPI); see `drb.exchange`.
+        exchange: auto, loopback, collective, shared, hierarchical, rma (one-sided MPI; see `drb.exchange`) or nccl
+            (GPU to GPU; see docs/gpu.md).
         stratum: the integer field by which exemplars are counted, if there is one.
         sample_id: the int64 field that identifies samples in the whole stream; "arrival": every offer is new.
         asynchronous: True: rounds on a worker thread; False: inline; "auto": whichever is cheaper. The result is
@@ -75,6 +77,8 @@ class Rehearsal:
             milliseconds. The first depth · interval steps have no exemplars.
         batch_size: the largest minibatch's rows, if the first is not the largest.
         num_samples: of the whole stream; for a capacity given as a share.
+        device: where extend and step return, as "cuda" or "cuda:1"; None: where the first minibatch lies. See
+            docs/gpu.md.
         verbose: print what was chosen and what memory it takes, on rank 0.
     """
 
@@ -103,6 +107,7 @@ class Rehearsal:
         interval: int = 1,
         batch_size: int | None = None,
         num_samples: int | None = None,
+        device: str | torch.device | Device | None = None,
         verbose: bool = True,
     ) -> None:
         self.settings = RehearsalSettings(
@@ -134,7 +139,9 @@ class Rehearsal:
         self._beginning = Beginning(self.settings, spec, self._peers)
         self._intake = Intake(self.settings, self._rank, self._world_size)
         self._turns: Turns | None = None  # from the first minibatch on
-        self._extension: Extension | None = None
+        self._extension: Extension | DeviceExtension | None = None
+        self._wanted_device = device
+        self._device: Device | None = None  # from the first minibatch on
         self._closed = False
         self._extend_seconds = self._setup_seconds = 0.0
         self._stored_and_distinct: tuple[int, int] | None = None
@@ -147,8 +154,8 @@ class Rehearsal:
 
         b rows until exemplars exist. The memory is reused two calls later, `rehearsed` is shared between calls: clone
         what you keep or write to. With uneven="stop" None (and end your loop) once any rank has no more minibatches.
-        A minibatch on a GPU comes back there, at the price of waiting for its copy to the host: better give host
-        tensors, and move what is returned (it is page-locked).
+        With a GPU as `device`, or a first minibatch there, all is queued on the current stream and the host waits for
+        no copy. On the host, what is returned is page-locked where CUDA is present.
 
         A minibatch of no rows offers nothing and gets its exemplars all the same. What a field holds is stored as it
         is, a NaN too; of a sample id that comes twice in a minibatch the first row counts.
@@ -159,14 +166,14 @@ class Rehearsal:
             UnevenError: another rank stopped. PeerError: a rank died or stalled.
         """
         start = time.perf_counter()
-        on_host = on_cpu(minibatch)
-        exemplars = self._take_turn(on_host)
+        accepted = self._accept(minibatch)
+        exemplars = self._take_turn(accepted)
         extended: Minibatch | None = None
         if self._extension is None:
             extended = {**minibatch, REHEARSED: torch.zeros(0, dtype=torch.bool)}
         elif not self.stopped:
-            extended = self._extension.extend(on_host, exemplars)
-            if on_host is not minibatch:
+            extended = self._extension.extend(accepted, exemplars)
+            if accepted is not minibatch and self._device is None and self._wanted_device is None:
                 device = next(iter(minibatch.values())).device
                 extended = {name: value.to(device, non_blocking=True) for name, value in extended.items()}
         self._extend_seconds += time.perf_counter() - start
@@ -178,10 +185,10 @@ class Rehearsal:
         None until exemplars exist, and with uneven="stop" once a rank has ended (see `stopped`).
         """
         start = time.perf_counter()
-        exemplars = self._take_turn(on_cpu(minibatch))
+        exemplars = self._take_turn(self._accept(minibatch))
         named = None
-        if exemplars and not self.stopped:
-            named = exemplars.named(self._require_turns("step").parts.spec)
+        if exemplars and self._extension is not None and not self.stopped:
+            named = self._extension.named(exemplars)
         self._extend_seconds += time.perf_counter() - start
         return named
 
@@ -194,10 +201,7 @@ class Rehearsal:
         start = time.perf_counter()
         if self._closed:
             raise ValueError("this rehearsal has ended and its memory is gone; attach before close()")
-        parts = self._require_turns("attach").parts
-        values = on_cpu(late_fields)
-        parts.spec.check(values, parts.buffer.num_staged_rows, late=True)
-        parts.buffer.attach(values)
+        self._require_turns("attach").attach(late_fields)
         self._extend_seconds += time.perf_counter() - start
 
     @property
@@ -233,10 +237,12 @@ class Rehearsal:
 
     def counts(self) -> dict[int, int]:
         """Exemplars in this rank's buffer per stratum, the last minibatch's included."""
+        self._settle()
         return self._turns.parts.buffer.counts() if self._turns else self._beginning.counts()
 
     def sample_ids(self) -> Int64Array:
         """Ids of the samples in this rank's buffer, the last minibatch's included: int64 [n], a copy."""
+        self._settle()
         return self._turns.parts.buffer.sample_ids() if self._turns else self._beginning.column("sample_id")
 
     def duplicate_share(self) -> float:
@@ -282,7 +288,9 @@ class Rehearsal:
     # -- state
 
     def state_dict(self, *, lazy: bool = False) -> dict[str, Any]:
-        """Everything that the next steps depend on, as arrays, numbers and strings. Waits for the round in flight.
+        """Everything that the next steps depend on, as arrays, numbers and strings. Waits for the rounds in flight.
+
+        Collective with exchange=nccl, whose rows are launched for it.
 
         lazy: the buffer's rows are not copied but read when they are asked for (`drb.snapshot.LazyRows`), by another
         thread while this one goes on; at most one such state at a time, whose rows must be closed.
@@ -291,6 +299,7 @@ class Rehearsal:
             raise ValueError("this rehearsal has ended and its memory is gone; take its state before close()")
         if self._turns is None:
             return self._beginning.state_dict(lazy)
+        self._settle()
         return {
             **kind_of_state(self.settings, self._world_size),
             "denied": self._turns.parts.buffer.denied,
@@ -363,6 +372,21 @@ class Rehearsal:
 
     # -- behind the scenes
 
+    def _accept(self, minibatch: Minibatch) -> Minibatch:
+        """Checked for being fields at all; on the host, unless it lies on the device for which this rehearsal works."""
+        if self._turns is None:
+            require_fields(minibatch)
+            self._device = find_device(self._wanted_device, minibatch)
+        device = self._device
+        if device is None or not any(map(device.owns, minibatch.values())):
+            return on_cpu(minibatch)
+        require_fields(minibatch)
+        return minibatch
+
+    def _settle(self) -> None:
+        if self._turns is not None:
+            self._turns.settle()
+
     def _take_turn(self, minibatch: Minibatch) -> StepExemplars | None:
         if self._closed or self.stopped:
             raise ValueError("this rehearsal has ended; make a new one")
@@ -372,7 +396,7 @@ class Rehearsal:
     def _set_up(self, minibatch: Minibatch) -> Turns | None:
         """See `Beginning.start`. Collective."""
         start = time.perf_counter()
-        started = self._beginning.start(minibatch, self._intake)
+        started = self._beginning.start(minibatch, self._intake, self._device)
         if started is None:
             return None
         turns, self._extension = started

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -111,6 +112,47 @@ class RoundTimes:
     exemplars: int = 0
 
 
+class Delivery(Protocol):
+    """Takes what rounds fetch to a device, by block: see `drb.cuda`. In place of a `ReuseFence`."""
+
+    @property
+    def launches(self) -> bool:
+        """Whether rows travel only when the training thread says `launch`."""
+        ...
+
+    # on the engine's thread
+
+    def wait(self, slot: int) -> None: ...
+
+    def fetch(self, owners: Int64Array, positions: Int64Array, block: int) -> None:
+        """As `Exchange.fetch`, into a block."""
+        ...
+
+    # on the training thread
+
+    def launch(self) -> None:
+        """Of the oldest round that has fetched; every rank at the same points of its steps."""
+        ...
+
+    def mark(self, slot: int) -> None: ...
+
+    def settle(self) -> None: ...
+
+    def to_host(self, block: int) -> None:
+        """Return once the host's block has the rows."""
+        ...
+
+    def restore(self, block: int) -> None:
+        """The host's block was written."""
+        ...
+
+    def erase(self) -> None:
+        """Zero all rows but the host's blocks."""
+        ...
+
+    def close(self, together: bool) -> None: ...
+
+
 class RoundRunner:
     """Owns the blocks that rounds fetch into: one for each round in flight, and one whose exemplars are being used.
 
@@ -139,7 +181,8 @@ class RoundRunner:
         self._union = UnionCounts(world_size) if count_strata else None
         storage = HeapStorage((depth + 1) * interval * exemplars, exchange.rows.shape[1])
         self.blocks = storage.rows.reshape(depth + 1, interval * exemplars, -1)
-        self.fence = ReuseFence(depth + 1)
+        self.fence: ReuseFence | Delivery = ReuseFence(depth + 1)
+        self.delivery: Delivery | None = None  # None: exemplars stay on the host
         self.times = RoundTimes()
         self.union_size = 0
         self.exemplars_of: Callable[[int], int] | None = None  # of a round, by the union's size: `auto_exemplars`
@@ -179,18 +222,25 @@ class RoundRunner:
         drawn = time.perf_counter()
         block = self.block_of(step)
         self.fence.wait(block)
-        self._fetch(draws, self.blocks[block])
+        self._fetch(draws, block)
         self._time(start, announced, drawn, cpu, sum(map(len, draws)))
         return RoundResult(statuses, steps, self._per_step(step, draws))
 
-    def _fetch(self, draws: list[Draw], block: Int64Array) -> None:
+    def deliver_by(self, delivery: Delivery) -> None:
+        """From now on, before the first round."""
+        self.fence = self.delivery = delivery
+
+    def _fetch(self, draws: list[Draw], block: int) -> None:
         count = sum(map(len, draws))
         if not count:  # alike on all ranks: every rank draws min(r, N)
             return
         owners, positions = draws[0].owner, draws[0].position
         if len(draws) > 1:
             owners, positions = (np.concatenate([getattr(draw, name) for draw in draws]) for name in _WHERE)
-        self._exchange.fetch(owners, positions, block[:count])
+        if self.delivery is not None:
+            self.delivery.fetch(owners, positions, block)
+        else:
+            self._exchange.fetch(owners, positions, self.blocks[block, :count])
 
     def _per_step(self, step: int, draws: list[Draw]) -> list[StepExemplars]:
         firsts = np.cumsum([0, *map(len, draws)]).tolist()
@@ -210,6 +260,8 @@ class RoundRunner:
         """Zero the fetched rows. No round may be in flight."""
         self.fence.settle()
         self.blocks.fill(0)
+        if self.delivery is not None:
+            self.delivery.erase()
         self._exchange.erase()
 
     def _publish(self, step: int, status: int, offered: int, change: TableChange) -> Int64Array:

@@ -254,6 +254,7 @@ def _build_rehearsal(config: TrainConfig, world: World, dataset: Dataset) -> Reh
         seed=config.seed,
         batch_size=config.training.rows_per_rank(world.world_size) + 1,  # a loader's last minibatch may have one more
         num_samples=len(dataset.train),
+        device=world.device if config.rehearsal.exchange == "nccl" else None,  # the trainer moves what it gets
         **options_of(config.rehearsal, "exemplars", "exemplars_scope", "allow_duplicates"),
     )
 

@@ -61,7 +61,7 @@ class RehearsalSettings:
             value = getattr(self, name)
             if not isinstance(value, kind) or isinstance(value, bool):
                 raise ValueError(f"{name} must be {what}, got {value!r}")
-        check_ahead(self.depth, self.interval, exemplars=self.exemplars, uneven=self.uneven)
+        check_ahead(self.depth, self.interval, exemplars=self.exemplars, uneven=self.uneven, exchange=self.exchange)
         if not self.timeout_s > 0:
             raise ValueError(f"timeout_s must be above 0 seconds, got {self.timeout_s}")
         if self.max_age is not None:
@@ -158,11 +158,18 @@ def check_auto(exemplars: str, asynchronous: bool | str) -> None:
         )
 
 
-def check_ahead(depth: int, interval: int, *, exemplars: int | str, uneven: str = "error") -> None:
+def check_ahead(
+    depth: int, interval: int, *, exemplars: int | str, uneven: str = "error", exchange: str = "auto"
+) -> None:
     """Raise ValueError unless rounds can be so many steps ahead, and serve so many steps each."""
     for name, value in (("depth", depth), ("interval", interval)):
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _MOST_AHEAD:
             raise ValueError(f"{name} must be an integer from 1 to {_MOST_AHEAD}, got {value!r}")
+        if exchange == "nccl" and name == "depth" and value < 2:
+            raise ValueError(
+                "exchange=nccl launches a round's rows one round before its exemplars are used: depth must be at least "
+                f"2, got {value}"
+            )
         if value > 1 and uneven == "stop":
             raise ValueError(
                 f'uneven="stop" asks in every step whether a rank has ended: {name} must be 1, got {value}'

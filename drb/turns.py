@@ -9,12 +9,13 @@ are known, for every strategy and engine alike. `drb.pipeline` has the rounds.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from drb.assembly import Parts
+from drb.cuda import DeferredIntake, Device, find_device
 from drb.exchange import Peers
-from drb.intake import Intake
+from drb.intake import Intake, on_cpu, require_fields
 from drb.pipeline import Pipeline
 from drb.round import StepExemplars
 from drb.settings import RehearsalSettings
@@ -30,6 +31,7 @@ class Turns:
         self.admission_seconds = 0.0
         self._intake = intake
         self._rounds = Pipeline(parts, peers, settings)
+        self._deferred = self._defer_to(parts.outlet.device if parts.outlet is not None else None)
         self._step = -1  # the last one taken
 
     @property
@@ -44,9 +46,10 @@ class Turns:
             ValueError: late fields are missing, or a minibatch is broken; nothing has changed.
         """
         buffer, rounds, step, start = self.parts.buffer, self._rounds, self._step + 1, time.perf_counter()
+        self.settle()
         buffer.require_late_fields()
         offered = self._intake.num_distinct  # of the minibatches that the round can draw
-        offer, fields = self._intake.take(minibatch, self.parts.spec, self.parts.max_rows, step)
+        stage = self._prepare(minibatch, step)
         taken = time.perf_counter()
         exemplars = rounds.take(step)
         waited = time.perf_counter()
@@ -56,15 +59,41 @@ class Turns:
         rounds.hand_in(step, offered)
         self._step = step
         handed_in = time.perf_counter()
-        buffer.stage(fields, offer)
+        stage()
         staged = time.perf_counter()
         rounds.hear_statuses()
         self.wait_seconds += waited - taken + time.perf_counter() - staged
         self.admission_seconds += taken - start + committed - waited + staged - handed_in
         return exemplars
 
+    def attach(self, late_fields: Minibatch) -> None:
+        """The late fields of the last minibatch, [b, …] each. See `Rehearsal.attach`."""
+        is_plain, deferred, buffer = require_fields(late_fields), self._deferred, self.parts.buffer
+        if deferred is None and not is_plain:
+            device = find_device(None, late_fields)
+            deferred = self._deferred = self._defer_to(device)
+        if deferred is not None:
+            if deferred.takes(late_fields):
+                deferred.attach(late_fields)
+                return
+            deferred.settle()
+        values = late_fields if is_plain else on_cpu(late_fields)
+        self.parts.spec.check(values, buffer.num_staged_rows, late=True)
+        buffer.attach(values)
+
+    def settle(self) -> None:
+        """Decide on what was given on a device and has arrived by now, before anything else is done to the buffer."""
+        if self._deferred is not None:
+            self._deferred.settle()
+
+    def erase(self) -> None:
+        """Zero what minibatches on a device passed through. After `settle`."""
+        if self._deferred is not None:
+            self._deferred.erase()
+
     def drain(self) -> None:
         """Wait for the rounds in flight and keep what they fetched for the next turns."""
+        self.settle()
         self._rounds.drain()
 
     def run_again(self) -> None:
@@ -108,3 +137,17 @@ class Turns:
         if self.parts.auto is not None and "auto" in state:
             self.parts.auto.load_state_dict(state["auto"])
         self._rounds.load(state["fetched"], self._step, self._intake.num_distinct)
+
+    def _prepare(self, minibatch: Minibatch, step: int) -> Callable[[], object]:
+        """Check a minibatch; what stages it, on the host, or sends for it, from a device."""
+        deferred, parts = self._deferred, self.parts
+        if deferred is not None and deferred.takes(minibatch):
+            deferred.check(minibatch)
+            return lambda: deferred.begin(minibatch, step)
+        offer, fields = self._intake.take(minibatch, parts.spec, parts.max_rows, step)
+        return lambda: parts.buffer.stage(fields, offer)
+
+    def _defer_to(self, device: Device | None) -> DeferredIntake | None:
+        if device is None:
+            return None
+        return DeferredIntake(device, self._intake, self.parts.buffer, self.parts.max_rows)

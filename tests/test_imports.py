@@ -59,7 +59,7 @@ LAYERS = [
         "round",
         "fetched",
     }
-    | {"settings", "memory", "state_check", "auto_exemplars"},
+    | {"settings", "memory", "state_check", "auto_exemplars", "cuda"},
     {"assembly", "beginning", "pipeline", "turns", "reshard", "saved", "erasure", "rehearsal", "statistics"}
     | {"evaluation", "checkpoint", "tracking", "report"},
     {"trainer"},

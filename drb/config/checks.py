@@ -47,10 +47,13 @@ def check_config(config: TrainConfig, world_size: int) -> None:
 def _check_device(config: TrainConfig) -> None:
     if config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available()):
         return
-    for name, needs_cuda in (("precision", config.training.precision == "fp16"), ("sync_bn", config.training.sync_bn)):
+    for name, value, needs_cuda in (
+        ("training.precision", config.training.precision, config.training.precision == "fp16"),
+        ("training.sync_bn", "true", config.training.sync_bn),
+        ("rehearsal.exchange", config.rehearsal.exchange, config.rehearsal.exchange == "nccl"),
+    ):
         if needs_cuda:
-            value = str(getattr(config.training, name)).lower()
-            raise ValueError(f"training.{name}={value} needs CUDA, and this run is on the CPU; leave it at its default")
+            raise ValueError(f"{name}={value} needs CUDA, and this run is on the CPU; leave it at its default")
 
 
 def _check_choices(config: TrainConfig) -> None:
@@ -86,7 +89,7 @@ def _check_rehearsal(config: TrainConfig, world_size: int) -> None:
         exemplars = exemplars_per_rank(config, world_size)
         if isinstance(exemplars, str):
             check_auto(exemplars, rehearsal.asynchronous)
-        check_ahead(rehearsal.depth, rehearsal.interval, exemplars=exemplars)
+        check_ahead(rehearsal.depth, rehearsal.interval, exemplars=exemplars, exchange=rehearsal.exchange)
         check_capacity(rehearsal.capacity)
         if rehearsal.max_age is not None:
             MaxAge.parse(rehearsal.max_age)
@@ -107,5 +110,5 @@ def _check_rehearsal(config: TrainConfig, world_size: int) -> None:
     if rehearsal.exchange == "loopback" and world_size > 1:
         raise ValueError(
             f"rehearsal.exchange=loopback is for one rank, but this run has {world_size}; "
-            "choose auto, collective, shared, hierarchical or rma"
+            "choose auto, collective, shared, hierarchical, rma or nccl"
         )

@@ -142,7 +142,7 @@ class RehearsalConfig:
     max_age: int | str | None = None
     refill: str = setting("none", one_of=("none", "recent"))
     proportions: str = setting("uniform", one_of=("uniform", "stream", "balanced"))
-    exchange: str = setting("auto", one_of=("auto", "loopback", "collective", "shared", "hierarchical", "rma"))
+    exchange: str = setting("auto", one_of=("auto", "loopback", "collective", "shared", "hierarchical", "rma", "nccl"))
     stratum: str | None = "label"
     asynchronous: bool | str = setting("auto", one_of=("auto", True, False))
     min_fill: int = setting(1, at_least=0)

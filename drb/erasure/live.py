@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from drb.cuda import DeviceExtension
 from drb.erasure.selection import SampleIds, Where, as_ids, matching_ids
 from drb.erasure.states import forget_in_state, ids_in_state
 from drb.exchange import Peers
@@ -42,7 +43,11 @@ class Forgotten(NamedTuple):
 
 
 def forget_live(
-    turns: Turns, extension: Extension, peers: Peers | None, sample_ids: SampleIds | None, where: Where | None
+    turns: Turns,
+    extension: Extension | DeviceExtension,
+    peers: Peers | None,
+    sample_ids: SampleIds | None,
+    where: Where | None,
 ) -> Forgotten:
     """Collective; the caller denies the ids.
 
@@ -68,6 +73,7 @@ def forget_live(
     buffer.erase_free_rows()
     parts.runner.erase()
     extension.erase()
+    turns.erase()
     removed = _total(peers, len(slots))
     turns.run_again()
     return Forgotten(ids, removed)

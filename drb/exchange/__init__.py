@@ -10,7 +10,7 @@ from drb.exchange.peers import Peers, count_distinct, open_peers
 from drb.exchange.rma import RmaExchange
 from drb.exchange.shared import SharedExchange
 
-EXCHANGES = ("auto", "loopback", "collective", "shared", "hierarchical", "rma")
+EXCHANGES = ("auto", "loopback", "collective", "shared", "hierarchical", "rma", "nccl")
 
 __all__ = [
     "EXCHANGES",

@@ -76,6 +76,14 @@ class Peers:
         assert isinstance(group, dist.ProcessGroup)
         return Peers(group, self.timeout_s, parent=self)
 
+    def new_group(self, backend: str) -> dist.ProcessGroup:
+        """Another group of these ranks, for something that this one does not carry. Collective over them."""
+        group = dist.new_group(
+            self._ranks, timeout=timedelta(seconds=self.timeout_s), backend=backend, use_local_synchronization=True
+        )
+        assert isinstance(group, dist.ProcessGroup)
+        return group
+
     def announce(self, message: Int64Array) -> Int64Array:
         """Every rank's message, int64 [W, H]; returns only after every rank has called it."""
         if len(self._announcement) != self.world_size * len(message):

@@ -70,12 +70,12 @@ class RowRequests:
 
     def _fetch_in_order(self, peers: Int64Array, values: Int64Array, gather: Gather, out: Int64Array) -> None:
         per_peer = np.bincount(peers, minlength=self._peers.world_size)
-        counts, asked = self._ask(per_peer, values)
+        counts, asked = self.ask(per_peer, values)
         outgoing = self._room_for(len(asked))
         gather(asked, outgoing)
         self._all_to_all("rows", out, outgoing, per_peer, counts)
 
-    def _ask(self, per_peer: Int64Array, values: Int64Array) -> tuple[Int64Array, Int64Array]:
+    def ask(self, per_peer: Int64Array, values: Int64Array) -> tuple[Int64Array, Int64Array]:
         """Send values int64 [R], ordered by peer, per_peer int64 [P] to each.
 
         Returns what the others sent here: how many each, int64 [P], and their values, int64 [A].

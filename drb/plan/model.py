@@ -143,6 +143,8 @@ def traffic(kind: str, place: Place, exemplars: int, row_bytes: int) -> Traffic:
         return Traffic(collectives, rows * (1 + own), stages)
     if kind == "shared":
         return Traffic(sizes, rows, stages)
+    if kind == "nccl":
+        raise ValueError("drb plan knows nothing of exchange=nccl, which nobody has measured; plan with collective")
     assert kind == "rma", kind
     own = place.own_share  # MPI copies what is on the same node
     return Traffic(sizes, rows * own, stages, read_bytes=(rows + exemplars * _WORD) * (1 - own))

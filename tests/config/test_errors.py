@@ -32,7 +32,7 @@ BAD = [
     (["optimizer.name=lbfgs"], "optimizer.name must be sgd, adam or adamw, got 'lbfgs'"),
     (
         ["rehearsal.exchange=mpi"],
-        "rehearsal.exchange must be auto, loopback, collective, shared, hierarchical or rma, got 'mpi'",
+        "rehearsal.exchange must be auto, loopback, collective, shared, hierarchical, rma or nccl, got 'mpi'",
     ),
     (["device=tpu"], "device must be auto, cpu or cuda, got 'tpu'"),
     # wrong types

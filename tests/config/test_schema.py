@@ -45,7 +45,7 @@ def test_options_are_the_parameters_of_what_is_configured(group, choice):
 
 def test_the_rehearsals_settings_are_its_parameters():
     own = {"exemplars_scope", "allow_duplicates"}
-    passed = {"seed", "spec", "process_group", "sample_id", "uneven", "batch_size", "num_samples", "verbose"}
+    passed = {"seed", "spec", "process_group", "sample_id", "uneven", "batch_size", "num_samples", "device", "verbose"}
     assert {f.name for f in fields(RehearsalConfig)} - own == set(signature(Rehearsal).parameters) - passed
 
 
@@ -54,7 +54,7 @@ def test_the_rehearsals_defaults_and_choices_are_its_own():
         limits = next(f for f in fields(RehearsalConfig) if f.name == name).metadata["limits"]
         for choice in limits.one_of:
             options = {name: choice, "candidates": 2 if choice == "random_replacement" else None}
-            RehearsalSettings(capacity=10, exemplars=2, **options)
+            RehearsalSettings(capacity=10, exemplars=2, depth=2 if choice == "nccl" else 1, **options)
 
 
 @pytest.mark.parametrize("experiment", sorted(names("experiment")))

@@ -1,0 +1,331 @@
+"""A GPU on the CPU, as unkind as a real one may be, and a judge of who touches which memory when.
+
+Work on a stream runs when somebody waits for it on the host and not before ("late"), or as soon as it is queued
+("early"): both are what a GPU may do. Whatever runs between is judged by the clocks of streams and threads: two
+accesses to the same memory, one of them a write, that no event puts in order are a `RaceError`, however they happened
+to run.
+
+Memory is told by address. What the host does to tensors is told by `host_reads` and `host_writes`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from drb.exchange import Peers
+
+HOST = "host"
+
+
+class RaceError(AssertionError):
+    """Two accesses to the same memory that nothing puts in order."""
+
+
+@dataclass
+class SimulatedEvent:
+    gpu: SimulatedGpu
+    stream: SimulatedStream | None = None
+    position: int = 0
+    clock: Counter[str] = field(default_factory=Counter)
+
+    def record(self, stream: SimulatedStream) -> None:
+        with self.gpu.lock:
+            self.gpu.count("record")
+            self.stream, self.position, self.clock = stream, len(stream.work), Counter(stream.clock_now())
+
+    def synchronize(self) -> None:
+        if self.gpu.is_left_out("synchronize"):
+            return
+        with self.gpu.lock:
+            self.gpu.waited_on.add(self.gpu.name_of_host())
+            if self.stream is not None:
+                self.stream.run_to(self.position)
+                self.gpu.host_learns(self.clock)
+
+
+class SimulatedStream:
+    def __init__(self, gpu: SimulatedGpu, name: str) -> None:
+        self.gpu, self.name = gpu, name
+        self.work: list[Callable[[], None]] = []
+        self.done = 0
+        self.clock: Counter[str] = Counter()
+
+    def wait_event(self, event: SimulatedEvent) -> None:
+        if self.gpu.is_left_out("wait_event"):
+            return
+        with self.gpu.lock:
+            stream, position = event.stream, event.position
+            if stream is not None:
+                self.clock = self.gpu.later(self.clock, event.clock)
+                self.queue(lambda: stream.run_to(position))
+
+    def clock_now(self) -> Counter[str]:
+        """What comes before the next thing that is queued."""
+        return self.gpu.later(self.clock, self.gpu.clock_of_host())
+
+    def queue(self, call: Callable[[], None]) -> None:
+        self.work.append(call)
+        if self.gpu.is_early:
+            self.run_to(len(self.work))
+
+    def run_to(self, position: int) -> None:
+        while self.done < position:
+            call = self.work[self.done]
+            self.done += 1
+            call()
+
+
+@dataclass(frozen=True)
+class Access:
+    start: int
+    end: int
+    agent: str
+    time: int
+    is_write: bool
+    what: str
+
+
+class SimulatedGpu:
+    """leave_out: ("synchronize" | "wait_event", n): the nth call of this kind does nothing, a bug put in on purpose."""
+
+    def __init__(self, *, is_early: bool = False, leave_out: tuple[str, int] | None = None) -> None:
+        self.device = torch.device("cpu")
+        self.is_early = is_early
+        self.lock = threading.RLock()
+        self.calls: Counter[str] = Counter()
+        self.waited_on: set[str] = set()  # the threads that waited for an event
+        self._leave_out = leave_out
+        self._names = threading.local()
+        self._clocks: dict[str, Counter[str]] = {}
+        self._accesses: list[Access] = []
+        self._here: set[int] = set()  # addresses of memory on the device
+        self._kept: list[Tensor] = []  # so that no address is used twice
+        self._streams = [SimulatedStream(self, "current")]
+
+    # -- what drb asks of a device
+
+    def enter(self) -> None:
+        self.count("enter")
+
+    def owns(self, value: Tensor) -> bool:
+        return value.untyped_storage().data_ptr() in self._here
+
+    def current(self) -> SimulatedStream:
+        return self._streams[0]
+
+    def side_stream(self) -> SimulatedStream:
+        self._streams.append(SimulatedStream(self, f"side {len(self._streams)}"))
+        return self._streams[-1]
+
+    def event(self) -> SimulatedEvent:
+        return SimulatedEvent(self)
+
+    def empty(self, shape: Sequence[int], dtype: torch.dtype, used_on: Sequence[Any] = ()) -> Tensor:
+        with self.lock:
+            memory = self._garbage(shape, dtype)
+            self._here.add(memory.untyped_storage().data_ptr())
+            return memory
+
+    def empty_pinned(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        with self.lock:
+            return self._garbage(shape, dtype)
+
+    def fill(self, pinned: Tensor, value: Tensor) -> None:
+        assert not self.owns(pinned)
+        assert not self.owns(value)
+        self.host_writes(pinned)
+        pinned.copy_(value)
+
+    def copy(self, target: Tensor, source: Tensor, stream: SimulatedStream) -> None:
+        assert self.owns(target) or self.owns(source), "a copy within the host"
+        assert (target.shape, target.dtype) == (source.shape, source.dtype)
+        self.run(stream, "copy", [source], [target], lambda: target.copy_(source))
+
+    def concatenate(self, parts: Sequence[Tensor], out: Tensor) -> None:
+        assert all(self.owns(part) for part in (*parts, out)), "host memory in a device's operation"
+        self.run(self.current(), "concatenate", parts, [out], lambda: torch.cat(tuple(parts), out=out))
+
+    def zero(self, target: Tensor) -> None:
+        assert self.owns(target)
+        self.run(self.current(), "zero", [], [target], target.zero_)
+
+    def scatter(self, target: Tensor, source: Tensor, where: Tensor) -> None:
+        assert all(map(self.owns, (target, source, where)))
+        self.run(self.current(), "scatter", [source, where], [target], lambda: target.index_copy_(0, where, source))
+
+    def open_rows(self, peers: Peers) -> GlooRows:
+        return GlooRows(self, peers.new_group("gloo"))
+
+    # -- what tests ask of it
+
+    def put(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Fields on the device, as a user's loader would bring them there."""
+        moved = {}
+        for name, value in values.items():
+            moved[name] = self.empty(value.shape, value.dtype)
+            pinned = self.empty_pinned(value.shape, value.dtype).copy_(value)
+            self.copy(moved[name], pinned, self.current())
+        return moved
+
+    def get(self, value: Tensor) -> Tensor:
+        """What the current stream would see of a device's tensor."""
+        pinned = self.empty_pinned(value.shape, value.dtype)
+        self.copy(pinned, value, self.current())
+        done = SimulatedEvent(self)
+        done.record(self.current())
+        with self.lock:
+            self.current().run_to(done.position)
+        return pinned.clone()
+
+    def run(
+        self,
+        stream: SimulatedStream,
+        what: str,
+        reads: Sequence[Tensor],
+        writes: Sequence[Tensor],
+        call: Callable[[], Any],
+    ) -> None:
+        """Queue an operation that reads and writes these."""
+        with self.lock:
+            stream.clock = stream.clock_now()
+            stream.clock[stream.name] += 1
+            self._judge(stream.name, stream.clock, what, reads, writes)
+            stream.queue(lambda: self._run(call))
+
+    def host_reads(self, *values: Tensor) -> None:
+        self._host_accesses("read by the host", values, ())
+
+    def host_writes(self, *values: Tensor) -> None:
+        self._host_accesses("written by the host", (), values)
+
+    @contextlib.contextmanager
+    def thread(self, name: str) -> Iterator[None]:
+        """What happens here happens on a thread of this name, which knows nothing of the others' waits."""
+        before, self._names.value = self.name_of_host(), name
+        try:
+            yield
+        finally:
+            self._names.value = before
+
+    def hand_over(self, giver: str, taker: str) -> None:
+        """By a queue between threads: the taker knows what the giver knew."""
+        clocks = self._clocks
+        clocks[taker] = self.later(clocks.get(taker, Counter()), clocks.get(giver, Counter()))
+
+    def clock_of_host(self) -> Counter[str]:
+        return self._clocks.setdefault(self.name_of_host(), Counter())
+
+    def host_learns(self, clock: Counter[str]) -> None:
+        self._clocks[self.name_of_host()] = self.later(self.clock_of_host(), clock)
+
+    def name_of_host(self) -> str:
+        return getattr(self._names, "value", HOST)
+
+    @staticmethod
+    def later(a: Counter[str], b: Counter[str]) -> Counter[str]:
+        return a | b  # the larger of each
+
+    def count(self, kind: str) -> int:
+        self.calls[kind] += 1
+        return self.calls[kind]
+
+    def is_left_out(self, kind: str) -> bool:
+        with self.lock:
+            return self._leave_out == (kind, self.count(kind) - 1)
+
+    def _garbage(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        count = math.prod(shape)
+        memory = torch.empty(count + 1, dtype=dtype)  # so that what is empty has an address, too
+        memory.view(torch.uint8).fill_(0xA5)
+        self._kept.append(memory)
+        return memory[:count].view(*shape)
+
+    def _run(self, call: Callable[[], Any]) -> None:
+        with torch.no_grad():
+            call()
+
+    def _host_accesses(self, what: str, reads: Sequence[Tensor], writes: Sequence[Tensor]) -> None:
+        with self.lock:
+            name, clock = self.name_of_host(), self.clock_of_host()
+            clock[name] += 1
+            self._judge(name, clock, what, reads, writes)
+
+    def _judge(
+        self, agent: str, clock: Counter[str], what: str, reads: Sequence[Tensor], writes: Sequence[Tensor]
+    ) -> None:
+        for values, is_write in ((reads, False), (writes, True)):
+            for value in values:
+                if not value.numel():
+                    continue
+                access = Access(*_extent(value), agent, clock[agent], is_write, what)
+                for other in self._accesses:
+                    if _conflict(access, other) and other.time > clock[other.agent]:
+                        raise RaceError(f"{access} and {other} are in no order")
+                # what lies entirely under a later write that comes after it is judged by that write
+                self._accesses = [a for a in self._accesses if not (is_write and _covers(access, a))]
+                self._accesses.append(access)
+
+
+class GlooRows:
+    """A second Gloo group in the place of NCCL's. log: what was launched, on which thread."""
+
+    def __init__(self, gpu: SimulatedGpu, group: dist.ProcessGroup) -> None:
+        self.gpu, self.group = gpu, group
+        self.log: list[tuple[str, list[int], list[int]]] = []
+
+    def all_to_all(self, received: Tensor, sent: Tensor, received_rows: list[int], sent_rows: list[int]) -> None:
+        assert self.gpu.owns(received)
+        assert self.gpu.owns(sent)
+        self.log.append((threading.current_thread().name, received_rows, sent_rows))
+        self.gpu.run(
+            self.gpu.current(),
+            "all_to_all",
+            [sent],
+            [received],
+            lambda: dist.all_to_all_single(received, sent, received_rows, sent_rows, group=self.group),
+        )
+
+    def close(self) -> None:
+        self.gpu.current().run_to(len(self.gpu.current().work))
+        dist.destroy_process_group(self.group)
+
+
+def needed_waits(run: Callable[[SimulatedGpu], Any], *, is_early: bool) -> dict[str, int]:
+    """How many of each kind of wait are missed by the judge when they alone are left out."""
+    whole = SimulatedGpu(is_early=is_early)
+    run(whole)
+    return {
+        kind: sum(_is_race(run, SimulatedGpu(is_early=is_early, leave_out=(kind, n))) for n in range(whole.calls[kind]))
+        for kind in ("synchronize", "wait_event")
+    }
+
+
+def _is_race(run: Callable[[SimulatedGpu], Any], gpu: SimulatedGpu) -> bool:
+    try:
+        run(gpu)
+    except RaceError:
+        return True
+    return False
+
+
+def _extent(value: Tensor) -> tuple[int, int]:
+    last = sum((size - 1) * stride for size, stride in zip(value.shape, value.stride(), strict=True))
+    return value.data_ptr(), value.data_ptr() + (last + 1) * value.itemsize
+
+
+def _conflict(a: Access, b: Access) -> bool:
+    return a.start < b.end and b.start < a.end and (a.is_write or b.is_write)
+
+
+def _covers(a: Access, b: Access) -> bool:
+    return a.start <= b.start and b.end <= a.end

@@ -1,0 +1,189 @@
+"""Minibatches and exemplars on a real GPU: equal to the host path while the GPU is busy, in every dtype.
+
+python -m pytest -m gpu tests/gpu
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+
+import numpy as np
+import pytest
+import torch
+from distributed.streams import num_wrong, records
+
+from drb import Rehearsal
+from drb.cuda import CudaDevice, DeviceRing, Incoming
+from drb.record import Field
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+WORDS = 1 << 14  # copies that take a while
+
+
+def keep_busy() -> None:
+    """Some milliseconds of work on the current stream, which the host does not wait for."""
+    torch.cuda._sleep(20_000_000)
+
+
+def to_gpu(values):
+    return {name: value.cuda() for name, value in values.items()}
+
+
+def test_copies_to_the_host_wait_for_the_work_before_them_and_for_no_other():
+    device = CudaDevice(torch.device("cuda"))
+    incoming, memory = Incoming(device, max_rows=16), to_gpu(records(range(16), WORDS))
+    for step in range(20):
+        keep_busy()
+        for name, value in to_gpu(records(range(step * 16, step * 16 + 16), WORDS)).items():
+            memory[name].copy_(value)
+        incoming.begin(memory)
+        for value in memory.values():
+            value.zero_()  # the caller's again
+        arrived = incoming.finish()
+        assert all(value.is_pinned() for value in arrived.values())
+        assert num_wrong(arrived, WORDS) == 0
+        assert arrived["sample_id"][0] == step * 16
+
+
+def test_begin_returns_while_the_device_is_busy():
+    device = CudaDevice(torch.device("cuda"))
+    incoming, memory = Incoming(device, max_rows=16), to_gpu(records(range(16), WORDS))
+    incoming.begin(memory)
+    incoming.finish()  # memory is allocated by now
+    torch.cuda._sleep(2_000_000_000)
+    incoming.begin(memory)
+    busy = not torch.cuda.current_stream().query()
+    incoming.finish()
+    assert busy, "begin() waited for the device"
+
+
+def test_blocks_are_read_as_they_were_fetched():
+    """A worker two rounds ahead, a training stream that is always behind."""
+    device, depth, rows, words, read = CudaDevice(torch.device("cuda")), 2, 64, 4096, []
+    blocks = torch.zeros((depth + 1, rows, words), dtype=torch.int64, pin_memory=True).numpy()
+
+    class Rows:
+        def fetch(self, owners, positions, out):
+            out[:] = positions[:, None]
+
+    ring = DeviceRing(device, Rows(), blocks)
+
+    def fetch(number):
+        ring.wait(number % (depth + 1))
+        ring.fetch(np.zeros(rows, np.int64), np.full(rows, number), number % (depth + 1))
+
+    for step in range(40):
+        ring.mark(step % (depth + 1))
+        worker = threading.Thread(target=fetch, args=(step,))
+        worker.start()
+        worker.join()
+        if step >= depth:
+            block = (step - depth) % (depth + 1)
+            ring.receive(block)
+            keep_busy()
+            read.append(ring.blocks[block].clone())
+    assert [value.unique().tolist() for value in read] == [[number] for number in range(40 - depth)]
+    ring.settle()
+
+
+def run_loop(on_gpu, *, use_step, steps=40, **settings):
+    """A hash of what a loop with late and bfloat16 fields saw, how many exemplars, and what is stored."""
+    sample = records([0], WORDS)
+    spec = {name: Field(value.dtype, tuple(value.shape[1:])) for name, value in sample.items() if name != "sample_id"}
+    spec |= {"scale": Field(torch.bfloat16, (3,)), "logits": Field(torch.float32, (5,), late=True)}
+    seen, count = hashlib.sha256(), 0
+    with Rehearsal(64, 8, seed=1, spec=spec, batch_size=16, verbose=False, **settings) as rehearsal:
+        for t in range(steps):
+            minibatch = records(range(t * 12, t * 12 + (12 if t % 5 else 7)), WORDS)
+            ids = minibatch["sample_id"]
+            minibatch["scale"] = ids[:, None].to(torch.bfloat16).expand(-1, 3).contiguous()
+            logits = ids[:, None] * torch.arange(5.0)
+            if on_gpu:
+                minibatch, logits = to_gpu(minibatch), logits.cuda()
+                keep_busy()
+            if use_step:
+                exemplars = rehearsal.step(minibatch)
+                got = {} if exemplars is None else {**exemplars.fields, "sample_id": exemplars.sample_id}
+                if exemplars is not None:
+                    got |= {"age": exemplars.age, "weight": exemplars.weight, "stratum": exemplars.stratum}
+                    got["slot"] = torch.from_numpy(np.ascontiguousarray(exemplars.handle.slot))
+                    count += len(exemplars)
+            else:
+                got = rehearsal.extend(minibatch)
+                count += len(got["rehearsed"]) - len(ids)
+            assert all(value.is_cuda == on_gpu for name, value in got.items() if name != "slot")
+            copies = {name: got[name].clone() for name in sorted(got)}  # queued behind the busy work
+            rehearsal.attach(logits=logits)
+            if on_gpu:
+                for value in (*minibatch.values(), logits):
+                    value.zero_()
+            for value in copies.values():
+                value = value.cpu()
+                seen.update((value.view(torch.int16) if value.dtype == torch.bfloat16 else value).numpy().tobytes())
+        return seen.hexdigest(), count, sorted(rehearsal.sample_ids().tolist())
+
+
+@pytest.mark.parametrize("use_step", [False, True], ids=["extend", "step"])
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["inline", "async"])
+@pytest.mark.parametrize(("depth", "interval"), [(1, 1), (2, 1), (1, 3)])
+def test_host_and_device_agree_bit_for_bit(use_step, asynchronous, depth, interval):
+    settings = {"use_step": use_step, "asynchronous": asynchronous, "depth": depth, "interval": interval}
+    expected = run_loop(False, **settings)
+    assert expected[1] > 100
+    assert run_loop(True, **settings) == expected
+
+
+def test_a_host_minibatch_is_extended_on_the_device():
+    with Rehearsal(64, 8, seed=1, device="cuda", verbose=False) as rehearsal:
+        memory = records(range(12), WORDS)  # reused at once, as a loader may
+        for t in range(30):
+            for name, value in records(range(t * 12, t * 12 + 12), WORDS).items():
+                memory[name].copy_(value)
+            keep_busy()
+            extended = rehearsal.extend(memory)
+            for value in memory.values():
+                value.zero_()
+            assert all(value.is_cuda for value in extended.values())
+            assert num_wrong({name: value.cpu() for name, value in extended.items()}, WORDS) == 0
+
+
+def test_on_a_stream_of_the_callers():
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream), Rehearsal(64, 8, seed=1, verbose=False) as rehearsal:
+        for t in range(30):
+            minibatch = to_gpu(records(range(t * 12, t * 12 + 12), WORDS))
+            keep_busy()
+            extended = rehearsal.extend(minibatch)
+            assert num_wrong({name: value.cpu() for name, value in extended.items()}, WORDS) == 0
+
+
+def test_a_state_goes_on_from_the_device_to_the_host():
+    def run(rehearsal, first, last, on_gpu):
+        for t in range(first, last):
+            minibatch = records(range(t * 12, t * 12 + 12))
+            extended = rehearsal.extend(to_gpu(minibatch) if on_gpu else minibatch)
+        return extended["sample_id"].cpu().tolist()
+
+    with Rehearsal(64, 8, seed=1, depth=2, verbose=False) as whole:
+        expected = run(whole, 0, 30, False)
+    with Rehearsal(64, 8, seed=1, depth=2, verbose=False) as first:
+        run(first, 0, 15, True)
+        state = first.state_dict()
+    with Rehearsal(64, 8, seed=1, depth=2, verbose=False) as second:
+        second.load_state_dict(state)
+        assert run(second, 15, 30, False) == expected
+
+
+def test_memory_does_not_grow():
+    with Rehearsal(64, 8, seed=1, verbose=False) as rehearsal:
+        sizes = []
+        for t in range(60):
+            rehearsal.extend(to_gpu(records(range(t * 12, t * 12 + 12), WORDS)))
+            torch.cuda.synchronize()
+            sizes.append(torch.cuda.memory_allocated())
+        assert sizes[-1] == sizes[10]
