@@ -11,6 +11,7 @@ import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from types import TracebackType
 from typing import Any, Literal
 
@@ -110,28 +111,8 @@ class Rehearsal:
         device: str | torch.device | Device | None = None,
         verbose: bool = True,
     ) -> None:
-        self.settings = RehearsalSettings(
-            capacity=capacity,
-            exemplars=exemplars,
-            seed=seed,
-            capacity_scope=capacity_scope,
-            candidates=candidates,
-            admission=admission,
-            max_age=max_age,
-            refill=refill,
-            proportions=proportions,
-            exchange=exchange,
-            stratum=stratum,
-            sample_id=sample_id,
-            asynchronous=asynchronous,
-            min_fill=min_fill,
-            uneven=uneven,
-            timeout_s=timeout_s,
-            depth=depth,
-            interval=interval,
-            batch_size=batch_size,
-            num_samples=num_samples,
-        )
+        arguments = locals()
+        self.settings = RehearsalSettings(**{field.name: arguments[field.name] for field in fields(RehearsalSettings)})
         self._verbose = verbose
         self._peers = open_peers(process_group, timeout_s)
         self._rank, self._world_size = (self._peers.rank, self._peers.world_size) if self._peers else (0, 1)
@@ -167,8 +148,7 @@ class Rehearsal:
         """
         start = time.perf_counter()
         accepted = self._accept(minibatch)
-        exemplars = self._take_turn(accepted)
-        extended: Minibatch | None = None
+        exemplars, extended = self._take_turn(accepted), None
         if self._extension is None:
             extended = {**minibatch, REHEARSED: torch.zeros(0, dtype=torch.bool)}
         elif not self.stopped:
@@ -199,8 +179,7 @@ class Rehearsal:
             ValueError: fields that are not the schema's late ones, or have other rows; nothing was attached.
         """
         start = time.perf_counter()
-        if self._closed:
-            raise ValueError("this rehearsal has ended and its memory is gone; attach before close()")
+        self._require_open("attach")
         self._require_turns("attach").attach(late_fields)
         self._extend_seconds += time.perf_counter() - start
 
@@ -237,13 +216,11 @@ class Rehearsal:
 
     def counts(self) -> dict[int, int]:
         """Exemplars in this rank's buffer per stratum, the last minibatch's included."""
-        self._settle()
-        return self._turns.parts.buffer.counts() if self._turns else self._beginning.counts()
+        return self._turns.settled_buffer().counts() if self._turns else self._beginning.counts()
 
     def sample_ids(self) -> Int64Array:
         """Ids of the samples in this rank's buffer, the last minibatch's included: int64 [n], a copy."""
-        self._settle()
-        return self._turns.parts.buffer.sample_ids() if self._turns else self._beginning.column("sample_id")
+        return self._turns.settled_buffer().sample_ids() if self._turns else self._beginning.column("sample_id")
 
     def duplicate_share(self) -> float:
         """Share of the union's exemplars that are stored more than once. Collective.
@@ -251,8 +228,7 @@ class Rehearsal:
         Ids are compared by hash bucket: each rank receives about as many as it stores. 0 with `OwnerSampler`;
         with reshuffled shards every rank sooner or later holds the same samples.
         """
-        if self._closed:
-            raise ValueError("this rehearsal has ended and its memory is gone; ask before close()")
+        self._require_open("ask")
         if self._turns is not None:
             self._turns.drain()
         stored, distinct = self._stored_and_distinct = count_distinct(self.sample_ids(), self._peers)
@@ -272,8 +248,7 @@ class Rehearsal:
         Raises:
             ValueError: late fields are missing, or no proper selection; on all ranks, and nothing was removed.
         """
-        if self._closed:
-            raise ValueError("this rehearsal has ended and its memory is gone; forget before close()")
+        self._require_open("forget")
         for observer in self.forget_observers:
             observer.settle()
         if self._turns is not None and self._extension is not None:
@@ -295,14 +270,12 @@ class Rehearsal:
         lazy: the buffer's rows are not copied but read when they are asked for (`drb.snapshot.LazyRows`), by another
         thread while this one goes on; at most one such state at a time, whose rows must be closed.
         """
-        if self._closed:
-            raise ValueError("this rehearsal has ended and its memory is gone; take its state before close()")
+        self._require_open("take its state")
         if self._turns is None:
             return self._beginning.state_dict(lazy)
-        self._settle()
         return {
             **kind_of_state(self.settings, self._world_size),
-            "denied": self._turns.parts.buffer.denied,
+            "denied": self._turns.settled_buffer().denied,
             "max_rows": self._turns.parts.max_rows,
             "spec": json.dumps(self._turns.parts.spec.to_json()),
             "intake": self._intake.state_dict(),
@@ -329,8 +302,7 @@ class Rehearsal:
     @property
     def resharded(self) -> Mapping[str, int] | None:
         """From states of another number of ranks: `from` how many, exemplars `stored` there, `dropped` here."""
-        saved = self._beginning.saved
-        return None if saved is None else saved.get("resharded")
+        return (self._beginning.saved or {}).get("resharded")
 
     # -- the end
 
@@ -342,10 +314,12 @@ class Rehearsal:
         """
         if self._closed:
             return
-        self._closed = True
-        together = False
+        self._closed, together = True, False
         try:
-            self._say_farewell()
+            if self._turns is not None:
+                self._turns.finish()
+            elif self._peers is not None:
+                greet_finished(self._peers)
             together = True
         finally:
             if self._turns is not None:
@@ -383,10 +357,6 @@ class Rehearsal:
         require_fields(minibatch)
         return minibatch
 
-    def _settle(self) -> None:
-        if self._turns is not None:
-            self._turns.settle()
-
     def _take_turn(self, minibatch: Minibatch) -> StepExemplars | None:
         if self._closed or self.stopped:
             raise ValueError("this rehearsal has ended; make a new one")
@@ -420,11 +390,9 @@ class Rehearsal:
         if self._verbose:
             print(f"drb: {line}", file=sys.stderr, flush=True)
 
-    def _say_farewell(self) -> None:
-        if self._turns is not None:
-            self._turns.finish()
-        elif self._peers is not None:
-            greet_finished(self._peers)
+    def _require_open(self, what: str) -> None:
+        if self._closed:
+            raise ValueError(f"this rehearsal has ended and its memory is gone; {what} before close()")
 
     def _require_turns(self, operation: str) -> Turns:
         if self._turns is None:

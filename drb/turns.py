@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from drb.assembly import Parts
+from drb.buffer import Buffer
 from drb.cuda import DeferredIntake, Device, find_device
 from drb.exchange import Peers
 from drb.intake import Intake, on_cpu, require_fields
@@ -85,6 +86,11 @@ class Turns:
         """Decide on what was given on a device and has arrived by now, before anything else is done to the buffer."""
         if self._deferred is not None:
             self._deferred.settle()
+
+    def settled_buffer(self) -> Buffer:
+        """The buffer, with all that was given."""
+        self.settle()
+        return self.parts.buffer
 
     def erase(self) -> None:
         """Zero what minibatches on a device passed through. After `settle`."""

@@ -8,7 +8,8 @@ import drb
 
 SETTINGS = (
     "capacity exemplars seed spec capacity_scope candidates admission max_age refill proportions exchange stratum "
-    "sample_id asynchronous process_group min_fill uneven timeout_s batch_size num_samples verbose"
+    "sample_id asynchronous process_group min_fill uneven timeout_s depth interval batch_size "
+    "num_samples device verbose"
 )
 MEMBERS = (
     "attach close counts describe duplicate_share extend forget forget_observers load_state_dict resharded sample_ids "
