@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from drb.assembly import Parts
@@ -43,6 +43,7 @@ class Pipeline:
         self._peers = peers
         self._is_error_if_uneven = settings.uneven == "error"
         self._longest_round_s = MOST_COLLECTIVES * settings.timeout_s
+        self._handed_in: Callable[[], RoundResult] | None = None
         self._in_flight = 0
         self._ready: deque[StepExemplars] = deque()
         self._is_ended = False  # by a rank that has finished, which a round has told
@@ -67,18 +68,28 @@ class Pipeline:
         return exemplars
 
     def hand_in(self, step: int, offered: int, status: int = ACTIVE) -> None:
-        """The round of this step, if it is one with a round. offered: distinct samples, of this rank so far."""
+        """Fix what the round of this step will read, if it is one with a round; `start` lets it begin.
+
+        offered: distinct samples, of this rank so far.
+        """
         parts = self.parts
         if status == ACTIVE and step % self._interval:
             return
         # whoever reads the exemplars of the round before those that are now being used has been queued
         parts.runner.fence.mark(parts.runner.block_of(step))
         change = parts.buffer.hand_in()
-        parts.engine.submit(lambda: self._run(step, status, offered, change))
-        self._in_flight += 1
+        self._handed_in = lambda: self._run(step, status, offered, change)
 
-    def hear_statuses(self) -> None:
-        """With uneven="stop": whether some rank has ended, as soon as all ranks have handed in this round."""
+    def start(self) -> None:
+        """The round that was handed in begins, if there is one.
+
+        With uneven="stop": hear whether some rank has ended, as soon as all ranks have started theirs.
+        """
+        if self._handed_in is None:
+            return
+        call, self._handed_in = self._handed_in, None
+        self.parts.engine.submit(call)
+        self._in_flight += 1
         if self._statuses is not None:
             statuses = self._statuses.get()
             self.stopped = statuses is not None and bool((statuses == FINISHED).any())
@@ -102,6 +113,8 @@ class Pipeline:
     def finish(self, step: int, offered: int) -> None:
         """Tell the other ranks that this one ends after so many steps. Raises UnevenError if others go on."""
         self.hand_in(step, offered, FINISHED)
+        self._statuses = None  # nobody asks any more
+        self.start()
         result = self._result(self._longest_round_s)
         if self._is_error_if_uneven and not result.is_even:
             raise result.uneven()
@@ -157,7 +170,7 @@ class Pipeline:
         current = next_step // interval - self._depth  # the round whose exemplars the next step uses
         for number in range(max(current, 0), last_step // interval + 1):
             self.hand_in(number * interval, offered)
-            self.hear_statuses()
+            self.start()
             self._receive()
         if current >= 0:
             for _ in range(next_step % interval):

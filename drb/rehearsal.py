@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -36,6 +36,7 @@ from drb.turns import Turns
 from drb.types import Exemplars, Int64Array, Minibatch, OwnerOf
 
 log = logging.getLogger("drb")
+T = TypeVar("T")
 
 
 class Rehearsal:
@@ -151,11 +152,12 @@ class Rehearsal:
         exemplars, extended = self._take_turn(accepted), None
         if self._extension is None:
             extended = {**minibatch, REHEARSED: torch.zeros(0, dtype=torch.bool)}
-        elif not self.stopped:
+        else:
             extended = self._extension.extend(accepted, exemplars)
             if accepted is not minibatch and self._device is None and self._wanted_device is None:
                 device = next(iter(minibatch.values())).device
                 extended = {name: value.to(device, non_blocking=True) for name, value in extended.items()}
+            extended = self._start_round(extended)
         self._extend_seconds += time.perf_counter() - start
         return extended  # type: ignore[return-value]  # None only with uneven="stop", as documented
 
@@ -166,9 +168,8 @@ class Rehearsal:
         """
         start = time.perf_counter()
         exemplars = self._take_turn(self._accept(minibatch))
-        named = None
-        if exemplars and self._extension is not None and not self.stopped:
-            named = self._extension.named(exemplars)
+        named = self._extension.named(exemplars) if exemplars and self._extension is not None else None
+        named = self._start_round(named)
         self._extend_seconds += time.perf_counter() - start
         return named
 
@@ -362,6 +363,12 @@ class Rehearsal:
             raise ValueError("this rehearsal has ended; make a new one")
         turns = self._turns or self._set_up(minibatch)
         return None if turns is None else turns.take(minibatch)
+
+    def _start_round(self, result: T) -> T | None:
+        """The round goes on behind the step. None instead of the result if a rank has ended."""
+        if self._turns is not None:
+            self._turns.start_round()
+        return None if self.stopped else result
 
     def _set_up(self, minibatch: Minibatch) -> Turns | None:
         """See `Beginning.start`. Collective."""

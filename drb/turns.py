@@ -1,6 +1,9 @@
 """The order of things in a step, on the training thread.
 
-    wait for this step's exemplars  →  commit minibatch t-1  →  hand in the round of step t  →  stage minibatch t
+    wait for this step's exemplars → commit minibatch t-1 → hand in the round of step t → stage minibatch t → start it
+
+The round starts when all else is done: here this thread does many small things, between which the round's would take
+the interpreter from it; in the forward and backward pass it does large ones.
 
 The round of step t publishes what was committed, so minibatch t can be drawn from step t+1's on, when its late fields
 are known, for every strategy and engine alike. `drb.pipeline` has the rounds.
@@ -33,6 +36,7 @@ class Turns:
         self._intake = intake
         self._rounds = Pipeline(parts, peers, settings)
         self._deferred = self._defer_to(parts.outlet.device if parts.outlet is not None else None)
+        self._may_stop = settings.uneven == "stop"  # so that every step waits for all ranks
         self._step = -1  # the last one taken
 
     @property
@@ -41,7 +45,7 @@ class Turns:
         return self._rounds.stopped
 
     def take(self, minibatch: Minibatch) -> StepExemplars | None:
-        """This step's exemplars in, the next round on its way, this minibatch staged. None in the first steps.
+        """This step's exemplars in, the next round handed in, this minibatch staged. None in the first steps.
 
         Raises:
             ValueError: late fields are missing, or a minibatch is broken; nothing has changed.
@@ -61,11 +65,16 @@ class Turns:
         self._step = step
         handed_in = time.perf_counter()
         stage()
-        staged = time.perf_counter()
-        rounds.hear_statuses()
-        self.wait_seconds += waited - taken + time.perf_counter() - staged
-        self.admission_seconds += taken - start + committed - waited + staged - handed_in
+        self.wait_seconds += waited - taken
+        self.admission_seconds += taken - start + committed - waited + time.perf_counter() - handed_in
         return exemplars
+
+    def start_round(self) -> None:
+        """After `take` and whatever else there is to do in this turn. `stopped` is known afterwards."""
+        start = time.perf_counter()
+        self._rounds.start()
+        if self._may_stop:
+            self.wait_seconds += time.perf_counter() - start
 
     def attach(self, late_fields: Minibatch) -> None:
         """The late fields of the last minibatch, [b, …] each. See `Rehearsal.attach`."""
