@@ -15,6 +15,7 @@ from __future__ import annotations
 import statistics
 import sys
 import tempfile
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -25,7 +26,7 @@ import torch.multiprocessing as mp
 
 from drb.exchange import Peers
 from drb.plan.model import Machine, Place, cpu_seconds, round_seconds, traffic
-from drb.plan.probe import measure_machine, measure_rounds
+from drb.plan.probe import measure_alone, measure_machine, measure_rounds
 from drb.record import Field, RecordSpec
 from drb.settings import RehearsalSettings
 
@@ -57,7 +58,10 @@ def run(rank: int, where: str, repeats: int, seconds: float) -> None:
                     measured[world].append(rounds[0][1:])
                     if world == 2:
                         place = Place(2, 2)
-                        machines.append(measure_machine(parts, rounds, place, peers[2], ["here"] * 2))
+                        alone = measure_alone(settings, spec, B, R, seconds / 2)
+                        machines.append(
+                            measure_machine(parts, rounds[0], alone, place, peers[2], ["here"] * 2, 2 * seconds)
+                        )
                     sent.clear()
                     for round_ in range(10):
                         parts.run_round(1 << 40 | round_)
@@ -72,13 +76,17 @@ def run(rank: int, where: str, repeats: int, seconds: float) -> None:
     dist.barrier()
 
 
-def _costs(machines: list[Machine]) -> dict[str, dict[str, float]]:
+def _costs(machines: list[Machine]) -> dict[str, Any]:
     """Medians of what each repetition was fitted to."""
-    found = {}
+    found: dict[str, Any] = {"shared_core_s": _median(machine.shared_core_s for machine in machines)}
     for part in ("clock", "cpu"):
         fitted = [asdict(getattr(machine, part)) for machine in machines]
-        found[part] = {name: float(f"{statistics.median(f[name] for f in fitted):.3g}") for name in fitted[0]}
+        found[part] = {name: _median(f[name] for f in fitted) for name in fitted[0]}
     return found
+
+
+def _median(values: Iterable[float]) -> float:
+    return float(f"{statistics.median(values):.3g}")
 
 
 def _compare(exchange: str, spec: RecordSpec, measured: Any, counted: Any, machines: list[Any]) -> dict[str, Any]:
@@ -89,7 +97,7 @@ def _compare(exchange: str, spec: RecordSpec, measured: Any, counted: Any, machi
         expected = traffic(exchange, place, R, spec.row_bytes)
         pairs = {
             "cpu_us": (
-                1e6 * statistics.median(cpu_seconds(expected, machine) for machine in machines),
+                1e6 * statistics.median(cpu_seconds(expected, machine, world) for machine in machines),
                 1e6 * statistics.median(cpu for _, cpu in measured[world]),
             ),
             "round_us": (

@@ -23,7 +23,7 @@ from drb.hiding import Line
 from drb.plan.forecast import Forecast, Job, forecast, table, verdict
 from drb.plan.model import Costs, Machine, Place
 from drb.plan.options import HELP, Options, ask_for_step, parse_options
-from drb.plan.probe import MOST_BYTES, Measured, measure_machine, measure_rounds
+from drb.plan.probe import MOST_BYTES, Measured, measure_alone, measure_machine, measure_rounds
 from drb.plan.steps import measure_step
 from drb.record import Field, RecordSpec
 from drb.run import dataset_of
@@ -39,7 +39,7 @@ TYPICAL = Machine(
         round_s=60e-6,
         collective_s=100e-6,
         message_s=60e-6,
-        stage_s=8e-6,
+        wait_s=100e-6,
         gather_speed=8e9,
         node_speed=1e9,
         network_speed=12.5e9,
@@ -49,7 +49,7 @@ TYPICAL = Machine(
         round_s=60e-6,
         collective_s=60e-6,
         message_s=45e-6,
-        stage_s=4e-6,
+        wait_s=100e-6,
         gather_speed=8e9,
         node_speed=1.5e9,
         network_speed=1.5e9,
@@ -93,8 +93,9 @@ def _simulate(options: Options) -> list[Forecast]:
     step = Line(step_s, step_s / rows)
     job = _job(config, dataset, spec, 1)
     network = machine.clock
+    ahead = "" if job.depth == job.interval == 1 else f"a round every {job.interval} steps, {job.depth} in flight, "
     print(
-        f"b={job.batch_size} r={job.exemplars} M={job.capacity} per rank, records of {job.row_bytes} bytes, "
+        f"b={job.batch_size} r={job.exemplars} M={job.capacity} per rank, records of {job.row_bytes} bytes, {ahead}"
         f"{options.per_node} ranks per node; a step on b rows takes {step_s:g} s, network {network.latency_s:g} s and "
         f"{network.network_speed / 1e9:g} GB/s per node"
     )
@@ -134,7 +135,7 @@ def _measure(
     peers = open_peers(None, config.rehearsal.timeout_s)
     nodes: list[Any] = [node_name()] if peers is None else peers.gather_json(node_name(), "nodes")
     place = Place(len(nodes), max(nodes.count(node) for node in nodes))
-    share = 0.3 if options.step_s is None else 0.8  # of the time, for rounds; messages take a second or two
+    share = 0.3 if options.step_s is None else 0.7  # of the time, for rounds; messages take a second or two
     step = None
     if options.step_s is None:
         assert dataset is not None
@@ -146,15 +147,19 @@ def _measure(
         proportions=config.rehearsal.proportions,
         exchange=config.rehearsal.exchange,
         timeout_s=config.rehearsal.timeout_s,
+        interval=config.rehearsal.interval,
     )
     parts, rounds = measure_rounds(settings, spec, job.batch_size, peers, share * options.seconds)
-    machine = measure_machine(parts, rounds, place, peers, nodes)
+    alone, more = rounds[0], 0.1 * options.seconds
+    if peers is not None:
+        alone = measure_alone(settings, spec, job.batch_size, alone[0], more / 4)
+    machine = measure_machine(parts, rounds[0], alone, place, peers, nodes, more)
     kind = parts.exchange.name
     parts.engine.close()
     parts.exchange.close(together=True)
     if peers is not None:
         peers.close()
-    return Measured(place.world_size, place.per_node, kind, spec.row_bytes, step, rounds, machine)
+    return Measured(place.world_size, place.per_node, kind, spec.row_bytes, step, rounds, machine, job.interval)
 
 
 def _configured(options: Options, world_size: int) -> tuple[TrainConfig, Dataset | None, RecordSpec]:
@@ -190,6 +195,8 @@ def _job(config: TrainConfig, dataset: Dataset | None, spec: RecordSpec, world_s
         capacity=capacity,
         row_bytes=spec.row_bytes,
         exchange=rehearsal.exchange,
+        depth=rehearsal.depth,
+        interval=rehearsal.interval,
     )
 
 

@@ -13,7 +13,10 @@ from drb.plan.model import Machine, Place, cpu_seconds, exchange_bytes, round_se
 
 @dataclass(frozen=True)
 class Job:
-    """b = batch_size and r = exemplars per rank and step; candidates: rows stored per step; capacity per rank."""
+    """b = batch_size and r = exemplars per rank and step; candidates: rows stored per step; capacity per rank.
+
+    depth: rounds in flight; interval: steps that a round serves.
+    """
 
     batch_size: int
     exemplars: int
@@ -21,6 +24,11 @@ class Job:
     capacity: int
     row_bytes: int
     exchange: str = "auto"
+    depth: int = 1
+    interval: int = 1
+
+    def rows_of_round(self, exemplars: int) -> int:
+        return self.interval * exemplars
 
 
 @dataclass(frozen=True)
@@ -28,12 +36,14 @@ class Forecast:
     """Of one rank. Seconds and bytes; most_hidden: the largest r up to b that stays hidden, 0 if none.
 
     slowdown: of a step on b + r rows, by what of the round is not hidden and by copies on the training thread.
-    cpu_s: of the round, which runs beside the training.
+    round_s, messages, sent_bytes: of a round, which serves `interval` steps; it is hidden if it ends within them.
+    cpu_s: of the rounds, per step, beside the training.
     """
 
     ranks: int
     nodes: int
     exchange: str
+    interval: int
     step_s: float
     round_s: float
     cpu_s: float
@@ -50,39 +60,45 @@ class Forecast:
 
 
 def forecast(job: Job, place: Place, machine: Machine, step: Line, measured_round: Line | None = None) -> Forecast:
-    """measured_round: of r, where it was measured on these very ranks; otherwise the model's."""
+    """measured_round: by r, where it was measured on these very ranks; otherwise the model's."""
     kind, _ = choose_exchange(job.exchange, place.names)
-    sent = traffic(kind, place, job.exemplars, job.row_bytes)
+    rows = job.rows_of_round(job.exemplars)
+    sent = traffic(kind, place, rows, job.row_bytes)
     most = max(job.batch_size, job.exemplars)
     line = measured_round or _line(job, kind, place, machine, most)
     round_s, step_s = line.at(job.exemplars), step.at(job.exemplars)
+    steps = Line(job.interval * step.start, job.interval * step.slope)
     copied_rows = job.candidates + job.batch_size + job.exemplars  # admitted, and those of the extended minibatch
     copy_s = copied_rows * job.row_bytes / machine.clock.gather_speed
     words = job.row_bytes // 8
-    staging = exchange_bytes(kind, place, job.exemplars, words, job.capacity)
+    staging = exchange_bytes(kind, place, rows, words, job.capacity)
     return Forecast(
         ranks=place.world_size,
         nodes=place.nodes,
         exchange=kind,
+        interval=job.interval,
         step_s=step_s,
         round_s=round_s,
-        cpu_s=cpu_seconds(sent, machine),
+        cpu_s=cpu_seconds(sent, machine, place.of_node) / job.interval,
         copy_s=copy_s,
-        hidden=is_hidden(job.exemplars, line, step),
-        slowdown=(max(0.0, round_s - step_s) + copy_s) / step_s,
-        most_hidden=largest_hidden(line, step, most),
+        hidden=is_hidden(job.exemplars, line, steps),
+        slowdown=(max(0.0, round_s / job.interval - step_s) + copy_s) / step_s,
+        most_hidden=largest_hidden(line, steps, most),
         messages=sent.messages,
         sent_bytes=sent.sent_bytes,
-        memory=memory_bytes(job.row_bytes, job.capacity, job.batch_size, job.exemplars, staging),
+        memory=memory_bytes(
+            job.row_bytes, job.capacity, job.batch_size, job.exemplars, staging, job.depth, job.interval
+        ),
     )
 
 
 def verdict(job: Job, told: Forecast) -> str:
     """A few plain sentences about one forecast."""
-    share = told.round_s / told.step_s
+    share = told.round_s / told.step_s / told.interval
+    served = "a step" if told.interval == 1 else f"{told.interval} steps"
     ranks = "1 rank" if told.ranks == 1 else f"{told.ranks} ranks on {_count(told.nodes, 'node')}"
     state = (
-        "stay hidden" if told.hidden else "are NOT hidden" if share > 1 else f"are too close to the step ({SHARE:.0%})"
+        "stay hidden" if told.hidden else "are NOT hidden" if share > 1 else f"are too close to {served} ({SHARE:.0%})"
     )
     memory = ", ".join(f"{name} {readable(amount)}" for name, amount in told.memory.items())
     sent = f"{told.messages} messages, {readable(told.sent_bytes)} sent" if told.messages else "nothing is sent"
@@ -92,11 +108,11 @@ def verdict(job: Job, told: Forecast) -> str:
         limit = " (more than a minibatch was not looked at)" if told.most_hidden >= job.batch_size else ""
         largest = f"largest r that stays hidden: {told.most_hidden}{limit}"
     return (
-        f"{ranks}, exchange {told.exchange}: rounds of {job.exemplars} exemplars {state}\n"
-        f"  round    {_time(told.round_s)}, {share:.0%} of a step of {_time(told.step_s)} on {job.batch_size} + "
+        f"{ranks}, exchange {told.exchange}: rounds of {job.rows_of_round(job.exemplars)} exemplars {state}\n"
+        f"  round    {_time(told.round_s)}, {share:.0%} of {served} of {_time(told.step_s)} on {job.batch_size} + "
         f"{job.exemplars} rows; {sent}\n"
         f"  cost     steps {told.slowdown:.1%} longer ({_time(told.copy_s)} of copies on the training thread); "
-        f"{_time(told.cpu_s)} of CPU per round beside it\n"
+        f"{_time(told.cpu_s)} of CPU per step beside it\n"
         f"  r        {largest}\n"
         f"  memory   {readable(sum(told.memory.values()))} per rank at most ({memory})"
     )
@@ -147,7 +163,7 @@ def _line(job: Job, kind: str, place: Place, machine: Machine, most: int) -> Lin
     other = most if most > job.exemplars else 1
     low, high = sorted((job.exemplars, other))
     points = [
-        (r, round_seconds(traffic(kind, place, r, job.row_bytes), machine, min(place.per_node, place.world_size)))
+        (r, round_seconds(traffic(kind, place, job.rows_of_round(r), job.row_bytes), machine, place.of_node))
         for r in (low, high)
     ]
     return Line.through(points[0], points[1])

@@ -1,7 +1,4 @@
-"""What messages cost: small ones by their number, large ones by their bytes, inside a node and between nodes.
-
-And what a stage of the barrier costs by which ranks of a node meet in shared memory: see `NodeBoard`.
-"""
+"""What messages cost: small ones by their number, large ones by their bytes, inside a node and between nodes."""
 
 from __future__ import annotations
 
@@ -18,37 +15,32 @@ import torch.distributed as dist
 from torch.distributed import PrefixStore  # type: ignore[attr-defined]  # not in its stubs
 
 from drb.exchange import Peers
-from drb.exchange.semaphores import WORDS, Semaphore
 from drb.heartbeat import own_connection
 from drb.plan.model import fit_line
-from drb.storage import SharedSegment
 from drb.types import Int64Array
 
 PEERS = (1, 2, 4)
 SMALL_WORDS, LARGE_WORDS = 6, 1 << 17
-BLOCKS, BLOCK, STAGES = 25, 10, 100
+BLOCKS, BLOCK = 25, 10
 _TIMEOUT = timedelta(seconds=60)
 
 
 @dataclass(frozen=True)
 class MessageCosts:
-    """clock, cpu: seconds of a collective, of each message in it, and of a stage of the barrier inside a node.
+    """clock, cpu: seconds of a collective, and of each message in it.
 
     Speeds in bytes per second; latency one way.
     """
 
-    clock: tuple[float, float, float]
-    cpu: tuple[float, float, float]
+    clock: tuple[float, float]
+    cpu: tuple[float, float]
     node_speed: float
     network_speed: float
     latency_s: float
 
 
 def measure_messages(peers: Peers | None, nodes: Sequence[Any]) -> MessageCosts | None:
-    """Rank 0 and a rank of its node measure, the others wait; then rank 0 and one of another node. Collective.
-
-    Where rank 0 is alone on its node, a stage counts as a message from another node, which takes longer.
-    """
+    """Rank 0 and a rank of its node measure, the others wait; then rank 0 and one of another node. Collective."""
     if peers is None:
         return None
     near = next((r for r in range(1, len(nodes)) if nodes[r] == nodes[0]), None)
@@ -65,8 +57,7 @@ def measure_messages(peers: Peers | None, nodes: Sequence[Any]) -> MessageCosts 
         far_small, far_large = _pair(peers, far, 1, SMALL_WORDS)[0], _pair(peers, far, 1, LARGE_WORDS)[0]
         latency_s = max(0.0, far_small - small[0][0])
         network_speed = LARGE_WORDS * 8 / max(far_large - far_small, 1e-9)
-    stage_s, stage_cpu_s = small[0] if near is None else _stage(peers, near)
-    return MessageCosts((*clock, stage_s), (*cpu, stage_cpu_s), speed, network_speed, latency_s)
+    return MessageCosts(clock, cpu, speed, network_speed, latency_s)
 
 
 def _pair(peers: Peers, partner: int, number: int, words: int) -> tuple[float, float]:
@@ -77,37 +68,6 @@ def _pair(peers: Peers, partner: int, number: int, words: int) -> tuple[float, f
         tag = f"drb/plan/{peers.group.group_name}/{moment}"
         found = _exchange_with(tag, peers.rank, number, words)
     return _told_by_rank_0(peers, found)
-
-
-def _stage(peers: Peers, partner: int) -> tuple[float, float]:
-    """The clock's and the CPU's seconds of a post and a wait, between rank 0 and `partner`. Collective."""
-    num_bytes, segment = 2 * WORDS * 8, None
-    if peers.rank == 0:
-        segment = SharedSegment.create(num_bytes)
-        segment.reserve(0, num_bytes)
-        _semaphore(segment, 0).init()
-        _semaphore(segment, 1).init()
-    path = peers.gather_json(segment.path if segment else "", "stages")[0]
-    if peers.rank == partner:
-        segment = SharedSegment.attach(path, num_bytes)
-    peers.barrier("stages")  # the partner has it
-    found = np.zeros(2)
-    if segment is not None:
-        segment.unlink()
-        own = peers.rank == partner
-        mine, theirs = _semaphore(segment, own), _semaphore(segment, not own)
-        found = peers.run("stages", lambda: _medians(lambda: _meet(mine, theirs, peers.timeout_s), STAGES))
-    return _told_by_rank_0(peers, found)
-
-
-def _semaphore(segment: SharedSegment, place: int) -> Semaphore:
-    return Semaphore(segment.words[place * WORDS : (place + 1) * WORDS])
-
-
-def _meet(mine: Semaphore, theirs: Semaphore, timeout_s: float) -> None:
-    theirs.post()
-    if not mine.wait(timeout_s):
-        raise RuntimeError("timed out waiting for the rank that measures, too")
 
 
 def _medians(call: Callable[[], None], block: int) -> Any:

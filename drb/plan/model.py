@@ -1,15 +1,17 @@
 """How long a round takes on W ranks: what it sends, counted as the exchanges send it, at given costs.
 
-A round is a meeting (`Meeting`: one stage, a barrier in the node's memory, which sends nothing, and between nodes a
-collective along the rail), a few more collectives, each a message to every rank of a group (Gloo sends empty ones,
-too), and one gather of rows. Ranks draw uniformly from equally full buffers, so that of r rows a share of (W - L) / W
-lies on other nodes.
+A round is a meeting (`Meeting`: a barrier in the node's memory, which sends nothing, and between nodes a collective
+along the rail), a few more collectives, each a message to every rank of a group (Gloo sends empty ones, too), and one
+gather of rows. Ranks draw uniformly from equally full buffers, so that of r rows a share of (W - L) / W lies on other
+nodes. At the barrier all ranks of a node but the last to come sleep, whoever that is: (L - 1) / L waits per rank.
 
     seconds = round_s + Σ collectives (collective_s + messages · message_s + bytes / speed + latency)
-              + stages · stage_s + gather
+              + waits · wait_s + gather
 
-The same sum with the CPU's costs gives CPU seconds. Where a node's ranks together need more CPU seconds than its cores
-have, the round takes that long. Not in it: ranks that reach the round late, and networks that slow down under load.
+The same sum with the CPU's costs gives CPU seconds, with `shared_core_s` more for each wait where a node has more ranks
+than cores: who is woken finds the caches full of another rank's data, whether of one or of several. Where a node's
+ranks together need more CPU seconds than its cores have, the round takes that long. Not in it: ranks that reach the
+round late, and networks that slow down under load.
 
 Letters: W ranks, N nodes, L ranks of a node, r exemplars of a round.
 """
@@ -37,6 +39,11 @@ class Place:
         return -(-self.world_size // self.per_node)
 
     @property
+    def of_node(self) -> int:
+        """Ranks of a full node."""
+        return min(self.per_node, self.world_size)
+
+    @property
     def own_share(self) -> float:
         """Of a uniform draw, what lies on the node of the rank that draws; on average over ranks."""
         full, rest = divmod(self.world_size, self.per_node)
@@ -45,7 +52,7 @@ class Place:
     @property
     def is_even(self) -> bool:
         """Whether all nodes have as many ranks."""
-        return self.world_size % min(self.per_node, self.world_size) == 0
+        return self.world_size % self.of_node == 0
 
     @property
     def names(self) -> list[int]:
@@ -72,12 +79,12 @@ class Collective:
 class Traffic:
     """A round of one rank: its collectives, bytes of rows that it copies in memory.
 
-    stages: 1 where ranks of a node meet in memory. read_bytes: from other nodes, one-sided: positions, then rows.
+    waits: for ranks of the node, on average over ranks. read_bytes: from other nodes, one-sided: positions, then rows.
     """
 
     collectives: tuple[Collective, ...]
     gathered_bytes: float
-    stages: int = 0
+    waits: float = 0.0
     read_bytes: float = 0.0
 
     @property
@@ -94,16 +101,16 @@ class Traffic:
 class Costs:
     """Seconds, of the clock or of a CPU; speeds in bytes per second.
 
-    round_s: a round without messages, stages and rows. collective_s, message_s: a collective, and each message of it.
-    stage_s: of the barrier inside a node: a post, and a wait for another rank's. gather_speed: rows from memory to
-    memory. node_speed: sockets between ranks of a node. network_speed: of a whole node, which its ranks share.
+    round_s: a round without messages, waits and rows. collective_s, message_s: a collective, and each message of it.
+    wait_s: to sleep at the barrier of a node until all its ranks have come, and to go on. gather_speed: rows from
+    memory to memory. node_speed: sockets between ranks of a node. network_speed: of a whole node, which its ranks share.
     latency_s: of the network, one way.
     """
 
     round_s: float
     collective_s: float
     message_s: float
-    stage_s: float
+    wait_s: float
     gather_speed: float
     node_speed: float
     network_speed: float
@@ -112,11 +119,12 @@ class Costs:
 
 @dataclass(frozen=True)
 class Machine:
-    """cores: of a node."""
+    """cores: of a node. shared_core_s: CPU seconds that a wait costs more where ranks share a core."""
 
     clock: Costs
     cpu: Costs
     cores: int
+    shared_core_s: float = 0.0
 
     def with_network(self, latency_s: float | None, bytes_per_s: float | None) -> Machine:
         """The same nodes with another network."""
@@ -133,26 +141,26 @@ def traffic(kind: str, place: Place, exemplars: int, row_bytes: int) -> Traffic:
     rows = float(exemplars * row_bytes)
     if place.world_size == 1:
         return Traffic((), rows)
-    sizes, stages = _meeting(place, _ANNOUNCED if kind == "collective" else _ANNOUNCED + 1)
+    sizes, waits = _meeting(place, _ANNOUNCED if kind == "collective" else _ANNOUNCED + 1)
     if kind == "collective":
-        return Traffic((*sizes, *_requests(place, exemplars, row_bytes, _shares(place))), rows, stages)
+        return Traffic((*sizes, *_requests(place, exemplars, row_bytes, _shares(place))), rows, waits)
     if kind == "hierarchical":
         # rows of the own node take the same way without leaving the process: one more copy
         own = place.own_share
         collectives = (*sizes, *_requests(_rail(place), exemplars, row_bytes, (0.0, 1 - own)))
-        return Traffic(collectives, rows * (1 + own), stages)
+        return Traffic(collectives, rows * (1 + own), waits)
     if kind == "shared":
-        return Traffic(sizes, rows, stages)
+        return Traffic(sizes, rows, waits)
     if kind == "nccl":
         raise ValueError("drb plan knows nothing of exchange=nccl, which nobody has measured; plan with collective")
     assert kind == "rma", kind
     own = place.own_share  # MPI copies what is on the same node
-    return Traffic(sizes, rows * own, stages, read_bytes=(rows + exemplars * _WORD) * (1 - own))
+    return Traffic(sizes, rows * own, waits, read_bytes=(rows + exemplars * _WORD) * (1 - own))
 
 
 def seconds(sent: Traffic, costs: Costs, per_node: int) -> float:
     """Of one rank's round. All ranks of a node send at once."""
-    total = costs.round_s + sent.stages * costs.stage_s + sent.gathered_bytes / costs.gather_speed
+    total = costs.round_s + sent.waits * costs.wait_s + sent.gathered_bytes / costs.gather_speed
     for collective in sent.collectives:
         total += costs.collective_s + collective.messages * costs.message_s
         total += collective.node_bytes / costs.node_speed + collective.network_bytes * per_node / costs.network_speed
@@ -162,14 +170,16 @@ def seconds(sent: Traffic, costs: Costs, per_node: int) -> float:
     return total
 
 
-def cpu_seconds(sent: Traffic, machine: Machine) -> float:
-    """CPU time of one rank's round, all threads of its process."""
-    return seconds(sent, machine.cpu, per_node=1)
+def cpu_seconds(sent: Traffic, machine: Machine, per_node: int) -> float:
+    """CPU time of one rank's round, all threads of its process, where L ranks share a node's cores."""
+    crowded_s = machine.shared_core_s if per_node > machine.cores else 0.0
+    return seconds(sent, machine.cpu, per_node=1) + sent.waits * crowded_s
 
 
 def round_seconds(sent: Traffic, machine: Machine, per_node: int) -> float:
     """How long a round takes, where L ranks share a node's cores with nothing else."""
-    return max(seconds(sent, machine.clock, per_node), cpu_seconds(sent, machine) * per_node / machine.cores)
+    of_all = cpu_seconds(sent, machine, per_node) * per_node
+    return max(seconds(sent, machine.clock, per_node), of_all / machine.cores)
 
 
 def exchange_bytes(kind: str, place: Place, exemplars: int, words: int, capacity: int) -> int:
@@ -195,15 +205,15 @@ def _rail(place: Place) -> Place:
     return Place(place.nodes, 1) if place.is_even else place
 
 
-def _meeting(place: Place, words: int) -> tuple[tuple[Collective, ...], int]:
-    """Collectives and stages of the meeting at which every rank announces so many words."""
-    stages = int(place.is_even and place.per_node > 1)
-    return () if place.nodes == 1 else (_to_all("sizes", _rail(place), words),), stages
+def _meeting(place: Place, words: int) -> tuple[tuple[Collective, ...], float]:
+    """Collectives and waits of the meeting at which every rank announces so many words."""
+    waits = 1 - 1 / place.of_node if place.is_even else 0.0
+    return () if place.nodes == 1 else (_to_all("sizes", _rail(place), words),), waits
 
 
 def _to_all(name: str, place: Place, words: int) -> Collective:
     """So many words to every other rank; of a rank on a node that is full."""
-    near, far = min(place.per_node, place.world_size) - 1, place.world_size - min(place.per_node, place.world_size)
+    near, far = place.of_node - 1, place.world_size - place.of_node
     return Collective(name, near, far, near * words * _WORD, far * words * _WORD)
 
 

@@ -8,7 +8,8 @@ from drb.config import TrainConfig
 from drb.datasets import Dataset
 from drb.exchange import Peers
 from drb.hiding import Line
-from drb.plan.probe import random_minibatch, timed
+from drb.plan.probe import random_minibatch
+from drb.plan.timing import timed
 from drb.record import RecordSpec
 from drb.run import build_network, build_preprocess
 from drb.strategies import build_strategy

@@ -118,12 +118,21 @@ def test_two_ranks_are_measured(tmp_path):
     assert measured.step is not None
     assert measured.step.at(8) > 0
     assert measured.machine.cpu.message_s > 0
-    assert measured.machine.clock.stage_s > 0
-    assert measured.machine.cpu.stage_s > 0
+    assert measured.machine.cpu.round_s > 0
+    assert measured.machine.cpu.wait_s > 0
     (told,) = written["forecasts"]
     assert told["memory"]["rows"] == 100 * measured.row_bytes
     file = tmp_path / "plan.json"
     assert main([*SIMULATE, "--step", "1s", "--measured", str(file), "--ranks", "2", "--json", str(file)]) == 0
+
+
+def test_a_file_of_another_version_is_refused(tmp_path, capsys):
+    file = tmp_path / "plan.json"
+    file.write_text(json.dumps({"measured": {"ranks": 2, "machine": {"cores": 2}}}))
+    assert main([*SIMULATE, "--step", "1s", "--measured", str(file)]) == 1
+    assert (
+        "it was written by another version of drb, whose model had other costs: probe again" in capsys.readouterr().err
+    )
 
 
 def test_one_rank_is_measured_with_a_given_step(tmp_path, capsys):

@@ -26,6 +26,7 @@ from drb.plan.model import (
     seconds,
     traffic,
 )
+from drb.plan.probe import with_surplus
 from drb.proportions import build_proportions
 from drb.record import Field, RecordSpec
 from drb.sampler import Sampler
@@ -36,7 +37,7 @@ COSTS = Costs(
     round_s=1e-4,
     collective_s=1e-5,
     message_s=1e-6,
-    stage_s=2e-6,
+    wait_s=2e-6,
     gather_speed=1e9,
     node_speed=1e9,
     network_speed=1e8,
@@ -101,7 +102,8 @@ def test_a_round_sends_what_the_model_says(kind, exemplars, sent, posts):
 
     told = traffic(kind, place, exemplars, SPEC.row_bytes)
     expected = told.collectives
-    assert len(posts) == told.stages == (1 if place.is_even else 0)
+    assert len(posts) == (1 if place.is_even else 0)
+    assert told.waits == (1 - 1 / 8 if place.is_even else 0)  # of the 8 of a node, the last to come does not wait
     assert len(sent) == len(expected)
     for (ranks, num_bytes), collective in zip(sent, expected, strict=True):
         assert collective.messages == ranks - 1
@@ -116,40 +118,63 @@ def test_a_round_sends_what_the_model_says(kind, exemplars, sent, posts):
 def test_seconds_are_the_sum_of_what_is_sent():
     sent = traffic("collective", Place(8, 4), exemplars=10, row_bytes=1000)
     sizes, indices, rows = sent.collectives
-    assert sent.stages == 1
+    assert sent.waits == 3 / 4
     assert (sizes.node_messages, sizes.network_messages) == (0, 1)  # along the rail
     assert (indices.node_messages, indices.network_messages) == (3, 4)
     assert (sizes.node_bytes, sizes.network_bytes) == (0, 40)
     assert (indices.node_bytes, indices.network_bytes) == (3 * 88, 4 * 88)
     assert (rows.node_bytes, rows.network_bytes) == (3750, 5000)
     node, network = 264 + 3750, 40 + 352 + 5000
-    expected = 1e-4 + 2e-6 + 10_000 / 1e9 + 3 * 1e-5 + 15 * 1e-6 + node / 1e9 + 4 * network / 1e8
+    expected = 1e-4 + 3 / 4 * 2e-6 + 10_000 / 1e9 + 3 * 1e-5 + 15 * 1e-6 + node / 1e9 + 4 * network / 1e8
     assert seconds(sent, COSTS, per_node=4) == pytest.approx(expected)
     assert seconds(sent, MACHINE.clock, per_node=4) == pytest.approx(expected + 3 * 1e-3)
 
 
 def test_ranks_that_share_memory_send_nothing():
     sent = traffic("shared", Place(6, 6), exemplars=10, row_bytes=1000)
-    assert (sent.messages, sent.sent_bytes, sent.stages) == (0, 0, 1)
-    assert seconds(sent, MACHINE.clock, per_node=6) == pytest.approx(1e-4 + 2e-6 + 10_000 / 1e9)
+    assert (sent.messages, sent.sent_bytes, sent.waits) == (0, 0, 5 / 6)
+    assert seconds(sent, MACHINE.clock, per_node=6) == pytest.approx(1e-4 + 5 / 6 * 2e-6 + 10_000 / 1e9)
     of_nodes = traffic("hierarchical", Place(64, 8), 10, 1000)
     along_rails = traffic("collective", Place(8, 1), 10, 1000)
-    assert of_nodes.messages == along_rails.messages  # inside the nodes there are only stages
-    assert of_nodes.stages == 1
+    assert of_nodes.messages == along_rails.messages  # inside the nodes ranks only wait
+    assert of_nodes.waits == 7 / 8
 
 
 def test_ranks_that_share_cores_wait_for_one_another():
     sent = traffic("shared", Place(64, 64), 7, 1000)
-    assert round_seconds(sent, MACHINE, per_node=64) == pytest.approx(cpu_seconds(sent, MACHINE) * 16)
+    assert round_seconds(sent, MACHINE, per_node=64) == pytest.approx(cpu_seconds(sent, MACHINE, 64) * 16)
     assert round_seconds(sent, MACHINE, per_node=1) == seconds(sent, MACHINE.clock, 1)
+
+
+def test_waits_cost_more_where_a_node_has_more_ranks_than_cores():
+    crowded = dataclasses.replace(MACHINE, shared_core_s=1e-5)
+
+    def more(per_node):
+        sent = traffic("shared", Place(per_node, per_node), 7, 1000)
+        return cpu_seconds(sent, crowded, per_node) - cpu_seconds(sent, MACHINE, per_node)
+
+    assert [more(ranks) for ranks in (1, 2, 4)] == [0, 0, 0]
+    assert [more(ranks) for ranks in (5, 8, 16)] == pytest.approx([4 / 5 * 1e-5, 7 / 8 * 1e-5, 15 / 16 * 1e-5])
+
+
+def test_what_two_ranks_take_longer_than_one_is_waiting_or_constant():
+    shared, sent = traffic("shared", Place(2, 2), 7, 1000), traffic("collective", Place(2, 2), 7, 1000)
+    start = dataclasses.replace(COSTS, wait_s=0.0)
+    alone, over = seconds(shared, start, 2), 6e-5
+    fitted = with_surplus(start, shared, alone + over, 2)
+    assert (fitted.round_s, fitted.wait_s) == pytest.approx((start.round_s, over / 0.5))
+    assert seconds(traffic("shared", Place(8, 8), 7, 1000), fitted, 8) == pytest.approx(alone + over / 0.5 * 7 / 8)
+    fitted = with_surplus(start, sent, seconds(sent, start, 2) + over, 2)
+    assert (fitted.round_s, fitted.wait_s) == pytest.approx((start.round_s + over, 0))
+    assert with_surplus(start, shared, 0.0, 2) == start
 
 
 def test_rma_reads_from_other_nodes_and_copies_on_its_own():
     inside = traffic("rma", Place(8, 8), exemplars=10, row_bytes=1000)
-    assert (inside.messages, inside.sent_bytes, inside.gathered_bytes, inside.stages) == (0, 0, 10_000, 1)
+    assert (inside.messages, inside.sent_bytes, inside.gathered_bytes, inside.waits) == (0, 0, 10_000, 7 / 8)
     between = traffic("rma", Place(8, 4), exemplars=10, row_bytes=1000)
     assert (between.messages, between.gathered_bytes, between.read_bytes) == (1, 5000, 5040)
-    expected = 1e-4 + 2e-6 + 5e-6 + 1e-5 + 1e-6 + 4 * (48 + 5040) / 1e8
+    expected = 1e-4 + 3 / 4 * 2e-6 + 5e-6 + 1e-5 + 1e-6 + 4 * (48 + 5040) / 1e8
     assert seconds(between, COSTS, per_node=4) == pytest.approx(expected)
     assert seconds(between, MACHINE.clock, per_node=4) == pytest.approx(expected + 5e-3)
 
@@ -168,6 +193,21 @@ def test_memory_is_what_a_rehearsal_would_say():
     parts = assemble(RehearsalSettings(CAPACITY, 7), SPEC, 12, None)
     told = forecast(Job(12, 7, 12, CAPACITY, SPEC.row_bytes), Place(1, 1), MACHINE, Line(0.1))
     assert told.memory == parts.memory_bytes()
+
+
+def test_a_round_for_several_steps_has_their_time_and_their_rows():
+    job = Job(batch_size=12, exemplars=7, candidates=12, capacity=CAPACITY, row_bytes=SPEC.row_bytes)
+    ahead = dataclasses.replace(job, depth=2, interval=4)
+    place, step = Place(2, 1), Line(4e-3)
+    each, every_4 = forecast(job, place, MACHINE, step), forecast(ahead, place, MACHINE, step)
+    of_28 = traffic("collective", place, 28, SPEC.row_bytes)
+    assert (every_4.messages, every_4.sent_bytes) == (of_28.messages, of_28.sent_bytes)
+    assert every_4.round_s == pytest.approx(round_seconds(of_28, MACHINE, 1))
+    assert every_4.cpu_s == pytest.approx(cpu_seconds(of_28, MACHINE, 1) / 4)
+    assert (each.hidden, every_4.hidden) == (False, True)  # 6 ms in 4, and 6 ms in 16
+    assert every_4.slowdown == pytest.approx(each.copy_s / 4e-3)
+    parts = assemble(RehearsalSettings(CAPACITY, 7, depth=2, interval=4), SPEC, 12, None)
+    assert forecast(ahead, Place(1, 1), MACHINE, step).memory == parts.memory_bytes()
 
 
 def test_a_forecast_says_what_is_hidden_and_what_it_costs():
