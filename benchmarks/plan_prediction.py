@@ -3,9 +3,9 @@
     python benchmarks/plan_prediction.py [--quick]
 
 Eight ranks of this machine; groups of 2, 4 and 8 of them run rounds in turn, interleaved, while the others wait. The
-model is fitted on the group of 2 alone (its rounds, messages between these two processes, of which one also plays 2 or
-4 peers, and stages of their barrier in shared memory). Compared are CPU seconds, messages and bytes of a rank's round,
-which do not depend on how many ranks share a core; and the round's time, for which the model says: the CPU seconds of
+model is fitted on the group of 2 alone: its rounds, those of a rank by itself, those of two ranks with a core each and
+with one core, messages between these two processes, of which one also plays 2 or 4 peers. Compared are CPU seconds,
+messages and bytes of a rank's round; and the round's time, for which the model says: the CPU seconds of
 all ranks over the cores. `costs` are what was fitted, in medians: `drb plan --simulate` goes by such (`TYPICAL` in
 drb/plan/command.py).
 """

@@ -31,30 +31,31 @@ from drb.settings import RehearsalSettings, auto_limit
 from drb.summary import write_atomically
 from drb.world import World, detect_world, node_name, open_world
 
-# Where nothing was measured. Costs of rounds, messages (over Gloo), stages and copies: round figures of the size that
-# benchmarks/plan_prediction.py fits (its `costs`) on two cores of a cloud machine, not those of one run of it. Assumed,
-# not measured: the number of cores, and a network of 100 Gbit/s.
+# Where nothing was measured. As `python benchmarks/plan_prediction.py` fitted it to two ranks on two cores of a cloud
+# machine (`costs`, "shared, small"), but for the clock's costs of messages, which are the CPU's here: there, the rank
+# that plays several peers does so on one core. Assumed, not measured: 16 cores, and a network of 100 Gbit/s.
 TYPICAL = Machine(
     clock=Costs(
-        round_s=60e-6,
-        collective_s=100e-6,
-        message_s=60e-6,
-        wait_s=100e-6,
-        gather_speed=8e9,
-        node_speed=1e9,
+        round_s=4.2e-5,
+        collective_s=2.4e-5,
+        message_s=9.3e-5,
+        wait_s=1.9e-4,
+        gather_speed=1.4e10,
+        node_speed=1.5e9,
         network_speed=12.5e9,
         latency_s=2e-6,
     ),
     cpu=Costs(
-        round_s=60e-6,
-        collective_s=60e-6,
-        message_s=45e-6,
-        wait_s=100e-6,
-        gather_speed=8e9,
+        round_s=4.1e-5,
+        collective_s=2.4e-5,
+        message_s=9.3e-5,
+        wait_s=1.2e-4,
+        gather_speed=1.4e10,
         node_speed=1.5e9,
         network_speed=1.5e9,
     ),
     cores=16,
+    shared_core_s=6.3e-5,
 )
 _GRACE_S = 5.0
 

@@ -103,8 +103,8 @@ class Costs:
 
     round_s: a round without messages, waits and rows. collective_s, message_s: a collective, and each message of it.
     wait_s: to sleep at the barrier of a node until all its ranks have come, and to go on. gather_speed: rows from
-    memory to memory. node_speed: sockets between ranks of a node. network_speed: of a whole node, which its ranks share.
-    latency_s: of the network, one way.
+    memory to memory. node_speed: sockets between ranks of a node. network_speed: of a whole node, which its ranks
+    share. latency_s: of the network, one way.
     """
 
     round_s: float
