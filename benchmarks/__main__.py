@@ -25,9 +25,20 @@ NAMES = (
     "scaling",
     "overlap",
     "incremental",
+    "rounds_ahead",
+    "hidden_delay",
     "online_small",
+    "loader",
+    "checkpoint_pause",
+    "plan_prediction",
 )
-SLOW = {"online_small": ["--seeds", "0"], "incremental": ["--jobs", "mlp"], "overlap": ["--jobs", "mlp", "cnn"]}
+SLOW = {
+    "online_small": ["--seeds", "0"],
+    "incremental": ["--jobs", "mlp"],
+    "overlap": ["--jobs", "mlp", "cnn"],
+    "rounds_ahead": ["--jobs", "mlp"],
+}
+NOT_QUICK = ("checkpoint_pause", "plan_prediction")  # minutes, whatever is left out
 
 
 def verdicts(figures: Any, path: str = "") -> Iterator[tuple[str, bool]]:
@@ -59,7 +70,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few repeats: shows that all of them run, not much more")
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
     arguments = parser.parse_args()
-    for name in arguments.names or NAMES:
+    names = [name for name in NAMES if not (arguments.quick and name in NOT_QUICK)]
+    for name in arguments.names or names:
         run(name, arguments.quick)
 
 

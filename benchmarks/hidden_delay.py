@@ -10,7 +10,9 @@ one step in four waits for one step more, 1.25; with depth=2 there is time for i
 
 from __future__ import annotations
 
+import argparse
 import statistics
+import tempfile
 import time
 
 import record
@@ -121,7 +123,8 @@ def _delay_fetches(rehearsal: Rehearsal) -> Pause:
 
 
 if __name__ == "__main__":
-    import tempfile
-
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="as it is: half a minute")
+    parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         mp.spawn(train, (2, f"{scratch}/rendezvous"), nprocs=2)

@@ -184,7 +184,7 @@ def assemble(
         interval=interval,
     )
     outlet = None if device is None else _open_outlet(device, exchange, peers, runner)
-    engine, engine_why = _choose_engine(settings, kind, exemplars * spec.row_bytes)
+    engine, engine_why = _choose_engine(settings, kind, interval * exemplars * spec.row_bytes)
     ahead = _ahead(depth, interval)
     auto = None
     if isinstance(engine, MeasuringEngine):

@@ -34,6 +34,8 @@ class Pipeline:
     """On the training thread; collective: every rank takes the same steps in the same order.
 
     Steps are numbered from 0. stopped: a rank has ended and, with uneven="stop", all are to.
+
+    After an error in the middle of a step, or of a round, nobody knows which rows are whose: then it can only be ended.
     """
 
     def __init__(self, parts: Parts, peers: Peers | None, settings: RehearsalSettings) -> None:
@@ -49,12 +51,30 @@ class Pipeline:
         self._is_ended = False  # by a rank that has finished, which a round has told
         self._is_stuck = False  # a round has not ended in any time that it may take
         self._statuses: EarlyNews[Int64Array] | None = EarlyNews() if settings.uneven == "stop" else None
+        self._broken_by: BaseException | None = None
         self._failure: BaseException | None = None  # of a round; with the next, the engine's thread's
         self._last: RoundResult | None = None
         delivery = parts.runner.delivery
         self._launcher = delivery if delivery is not None and delivery.launches else None
 
     # -- a step
+
+    def require_sound(self) -> None:
+        """Raise RuntimeError if there was an error after which this cannot go on."""
+        if self._broken_by is not None:
+            error = self._broken_by
+            raise RuntimeError(
+                f"this rehearsal failed before and cannot go on ({type(error).__name__}: {error}); close it, make a "
+                "new one and load a saved state"
+            )
+
+    @property
+    def is_broken(self) -> bool:
+        return self._broken_by is not None
+
+    def break_off(self, error: BaseException) -> None:
+        """In the middle of a step something failed."""
+        self._broken_by = self._broken_by or error
 
     def take(self, step: int) -> StepExemplars | None:
         """This step's exemplars; None in the first steps. Waits for their round; raises what it raised."""
@@ -77,6 +97,7 @@ class Pipeline:
             return
         # whoever reads the exemplars of the round before those that are now being used has been queued
         parts.runner.fence.mark(parts.runner.block_of(step))
+        assert self._handed_in is None, "a round that was handed in was never started"
         change = parts.buffer.hand_in()
         self._handed_in = lambda: self._run(step, status, offered, change)
 
@@ -98,6 +119,7 @@ class Pipeline:
 
     def drain(self) -> None:
         """Wait for the rounds in flight and keep what they fetched."""
+        self.require_sound()
         while self._in_flight:
             self._receive()
 
@@ -118,6 +140,15 @@ class Pipeline:
         result = self._result(self._longest_round_s)
         if self._is_error_if_uneven and not result.is_even:
             raise result.uneven()
+
+    def discard(self) -> None:
+        """After `break_off`: nothing is in flight any more, so that the others can be told of this rank's end."""
+        self._handed_in = None
+        while self._in_flight and not self._is_stuck:
+            self._in_flight -= 1
+            with contextlib.suppress(Exception):
+                self.parts.engine.result(self._longest_round_s)
+        self._failure = None
 
     def cause_of(self, error: BaseException) -> BaseException | None:
         """Another rank's end shows first as a broken gradient all-reduce; a round in flight knows the reason."""
@@ -208,20 +239,13 @@ class Pipeline:
             self._launcher.launch()
 
     def _result(self, timeout_s: float) -> RoundResult:
-        self._in_flight -= 1
         try:
-            return self.parts.engine.result(timeout_s)
-        except TimeoutError:
-            self._is_stuck = True
+            result = self.parts.engine.result(timeout_s)
+        except BaseException as error:
+            self._is_stuck = isinstance(error, TimeoutError)
+            if error is self._failure:
+                self._in_flight -= 1  # or else it was the wait that failed, and the round goes on
+            self.break_off(error)
             raise
-        except BaseException:
-            self._discard()
-            raise
-
-    def _discard(self) -> None:
-        """The rounds behind one that failed were not run."""
-        while self._in_flight:
-            self._in_flight -= 1
-            with contextlib.suppress(BaseException):
-                self.parts.engine.result()
-        self._failure = None
+        self._in_flight -= 1
+        return result

@@ -10,10 +10,10 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from types import TracebackType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -37,6 +37,7 @@ from drb.types import Exemplars, Int64Array, Minibatch, OwnerOf
 
 log = logging.getLogger("drb")
 T = TypeVar("T")
+Outlet: TypeAlias = Extension | DeviceExtension
 
 
 class Rehearsal:
@@ -109,7 +110,7 @@ class Rehearsal:
         interval: int = 1,
         batch_size: int | None = None,
         num_samples: int | None = None,
-        device: str | torch.device | Device | None = None,
+        device: str | int | torch.device | Device | None = None,
         verbose: bool = True,
     ) -> None:
         arguments = locals()
@@ -121,9 +122,9 @@ class Rehearsal:
         self._beginning = Beginning(self.settings, spec, self._peers)
         self._intake = Intake(self.settings, self._rank, self._world_size)
         self._turns: Turns | None = None  # from the first minibatch on
-        self._extension: Extension | DeviceExtension | None = None
-        self._wanted_device = device
-        self._device: Device | None = None  # from the first minibatch on
+        self._extension: Outlet | None = None
+        self._has_device = device is not None
+        self._device = find_device(device, {})  # without one, that of the first minibatch
         self._closed = False
         self._extend_seconds = self._setup_seconds = 0.0
         self._stored_and_distinct: tuple[int, int] | None = None
@@ -149,27 +150,24 @@ class Rehearsal:
         """
         start = time.perf_counter()
         accepted = self._accept(minibatch)
-        exemplars, extended = self._take_turn(accepted), None
+        extended = self._take_turn(accepted, lambda outlet, exemplars: outlet.extend(accepted, exemplars))
         if self._extension is None:
             extended = {**minibatch, REHEARSED: torch.zeros(0, dtype=torch.bool)}
-        else:
-            extended = self._extension.extend(accepted, exemplars)
-            if accepted is not minibatch and self._device is None and self._wanted_device is None:
-                device = next(iter(minibatch.values())).device
-                extended = {name: value.to(device, non_blocking=True) for name, value in extended.items()}
-            extended = self._start_round(extended)
+        elif extended is not None and accepted is not minibatch and not self._has_device:
+            device = next(iter(minibatch.values())).device
+            extended = {name: value.to(device, non_blocking=True) for name, value in extended.items()}
         self._extend_seconds += time.perf_counter() - start
         return extended  # type: ignore[return-value]  # None only with uneven="stop", as documented
 
     def step(self, minibatch: Minibatch) -> Exemplars | None:
         """Offer a minibatch and get this step's exemplars, for strategies that treat them apart from it.
 
-        None until exemplars exist, and with uneven="stop" once a rank has ended (see `stopped`).
+        None until exemplars exist, and with uneven="stop" once a rank has ended (see `stopped`). Their memory is
+        overwritten in the next call.
         """
         start = time.perf_counter()
-        exemplars = self._take_turn(self._accept(minibatch))
-        named = self._extension.named(exemplars) if exemplars and self._extension is not None else None
-        named = self._start_round(named)
+        accepted = self._accept(minibatch)
+        named = self._take_turn(accepted, lambda outlet, exemplars: outlet.named(exemplars) if exemplars else None)
         self._extend_seconds += time.perf_counter() - start
         return named
 
@@ -349,25 +347,29 @@ class Rehearsal:
 
     def _accept(self, minibatch: Minibatch) -> Minibatch:
         """Checked for being fields at all; on the host, unless it lies on the device for which this rehearsal works."""
-        if self._turns is None:
+        if self._turns is None and not self._has_device:
             require_fields(minibatch)
-            self._device = find_device(self._wanted_device, minibatch)
+            self._device = find_device(None, minibatch)
         device = self._device
         if device is None or not any(map(device.owns, minibatch.values())):
             return on_cpu(minibatch)
         require_fields(minibatch)
         return minibatch
 
-    def _take_turn(self, minibatch: Minibatch) -> StepExemplars | None:
+    def _take_turn(self, minibatch: Minibatch, use: Callable[[Outlet, StepExemplars | None], T]) -> T | None:
+        """What `use` makes of this step's exemplars; None before there can be any, and once a rank has ended."""
         if self._closed or self.stopped:
             raise ValueError("this rehearsal has ended; make a new one")
         turns = self._turns or self._set_up(minibatch)
-        return None if turns is None else turns.take(minibatch)
-
-    def _start_round(self, result: T) -> T | None:
-        """The round goes on behind the step. None instead of the result if a rank has ended."""
-        if self._turns is not None:
-            self._turns.start_round()
+        if turns is None or self._extension is None:
+            return None
+        exemplars = turns.take(minibatch)
+        try:
+            result = use(self._extension, exemplars)
+            turns.start_round()  # it goes on behind the step
+        except BaseException as error:
+            turns.break_off(error)
+            raise
         return None if self.stopped else result
 
     def _set_up(self, minibatch: Minibatch) -> Turns | None:

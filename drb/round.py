@@ -179,7 +179,7 @@ class RoundRunner:
         self._rank = rank
         self.interval = interval
         self._union = UnionCounts(world_size) if count_strata else None
-        storage = HeapStorage((depth + 1) * interval * exemplars, exchange.rows.shape[1])
+        storage = HeapStorage((depth + 1) * interval * exemplars, exchange.rows.shape[1], pin=torch.cuda.is_available())
         self.blocks = storage.rows.reshape(depth + 1, interval * exemplars, -1)
         self.fence: ReuseFence | Delivery = ReuseFence(depth + 1)
         self.delivery: Delivery | None = None  # None: exemplars stay on the host

@@ -36,7 +36,7 @@ class Turns:
         self._intake = intake
         self._rounds = Pipeline(parts, peers, settings)
         self._deferred = self._defer_to(parts.outlet.device if parts.outlet is not None else None)
-        self._may_stop = settings.uneven == "stop"  # so that every step waits for all ranks
+        self._waits_for_all = settings.uneven == "stop" and parts.is_async  # in every step
         self._step = -1  # the last one taken
 
     @property
@@ -51,6 +51,7 @@ class Turns:
             ValueError: late fields are missing, or a minibatch is broken; nothing has changed.
         """
         buffer, rounds, step, start = self.parts.buffer, self._rounds, self._step + 1, time.perf_counter()
+        rounds.require_sound()
         self.settle()
         buffer.require_late_fields()
         offered = self._intake.num_distinct  # of the minibatches that the round can draw
@@ -58,11 +59,11 @@ class Turns:
         taken = time.perf_counter()
         exemplars = rounds.take(step)
         waited = time.perf_counter()
+        self._step = step
         buffer.commit()
         buffer.expire(step)
         committed = time.perf_counter()
         rounds.hand_in(step, offered)
-        self._step = step
         handed_in = time.perf_counter()
         stage()
         self.wait_seconds += waited - taken
@@ -73,8 +74,12 @@ class Turns:
         """After `take` and whatever else there is to do in this turn. `stopped` is known afterwards."""
         start = time.perf_counter()
         self._rounds.start()
-        if self._may_stop:
+        if self._waits_for_all:
             self.wait_seconds += time.perf_counter() - start
+
+    def break_off(self, error: BaseException) -> None:
+        """Between `take` and `start_round` something failed: this cannot go on."""
+        self._rounds.break_off(error)
 
     def attach(self, late_fields: Minibatch) -> None:
         """The late fields of the last minibatch, [b, …] each. See `Rehearsal.attach`."""
@@ -119,9 +124,12 @@ class Turns:
         """The last turn: tell the other ranks that this one ends. Raises UnevenError if others go on."""
         if self.stopped:
             return
-        self.drain()
-        if not self.parts.buffer.lacks_late_fields:
-            self.parts.buffer.commit()
+        if self._rounds.is_broken:
+            self._rounds.discard()
+        else:
+            self.drain()
+            if not self.parts.buffer.lacks_late_fields:
+                self.parts.buffer.commit()
         self._rounds.finish(self._step + 1, self._intake.num_distinct)
 
     def cause_of(self, error: BaseException) -> BaseException | None:

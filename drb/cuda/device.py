@@ -176,7 +176,7 @@ class NcclRows:
         dist.destroy_process_group(self._group)
 
 
-def find_device(wanted: str | torch.device | Device | None, values: Mapping[str, Tensor]) -> Device | None:
+def find_device(wanted: str | int | torch.device | Device | None, values: Mapping[str, Tensor]) -> Device | None:
     """Where a rehearsal returns what it is given: there, or where the values lie if None is wanted. None: the host.
 
     Raises:
@@ -184,10 +184,10 @@ def find_device(wanted: str | torch.device | Device | None, values: Mapping[str,
     """
     if wanted is None:
         wanted = next((value.device for value in values.values() if value.is_cuda), torch.device("cpu"))
-    elif not isinstance(wanted, str | torch.device):
+    elif not isinstance(wanted, str | int | torch.device):
         return wanted
     try:
-        device = torch.device(wanted)
+        device = torch.device("cuda", wanted) if isinstance(wanted, int) else torch.device(wanted)
     except RuntimeError:
         raise ValueError(f'device must be None, "cpu", "cuda" or "cuda:N", got {wanted!r}') from None
     if device.type == "cpu":

@@ -45,11 +45,11 @@ class Incoming:
         """
         assert self._pending is None, "begin() before finish()"
         device, current = self._device, self._device.current()
-        self._pending, on_device = {}, []
+        pending, on_device = {}, []
         for name, value in fields.items():
             value = value.detach()
             pinned, snapshot = (home[: len(value)] for home in self._home(name, value))
-            self._pending[name] = pinned
+            pending[name] = pinned
             if device.owns(value):
                 device.copy(snapshot, value, current)
                 on_device.append((pinned, snapshot))
@@ -60,6 +60,7 @@ class Incoming:
         for pinned, snapshot in on_device:
             device.copy(pinned, snapshot, self._stream)
         self._copied.record(self._stream)
+        self._pending = pending
 
     def finish(self) -> Minibatch:
         """The fields in host memory, valid until the next `begin`. Waits for their copies."""

@@ -70,7 +70,7 @@ class Meeting:
         try:
             segment = open_segment(self.node_peers, num_words, [(0, num_words)])
             board = NodeBoard(self.node_peers, segment.words[:num_words], most_words)
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             problem = str(error)
         problems = [p for p in self._peers.gather_json(problem, "board") if p]
         if not problems:

@@ -25,7 +25,7 @@ def open_segment(peers: Peers, num_words: int, own: Sequence[tuple[int, int]]) -
     try:
         for start, length in own:
             segment.reserve(start * 8, length * 8)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         problem = f"rank {peers.rank}: {error}"
     try:
         _raise_any(peers, problem, segment)

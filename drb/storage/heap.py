@@ -1,4 +1,4 @@
-"""Rows in this process's own memory, page-locked where CUDA is present so that copies to the GPU are asynchronous."""
+"""Rows in this process's own memory."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from drb.types import ROW_ALIGNMENT_BYTES, Int64Array
 
 
 class HeapStorage:
-    """rows: int64 [num_rows, words], aligned, allocated once and freed with this object."""
+    """rows: int64 [num_rows, words], aligned, allocated once and freed with this object.
 
-    def __init__(self, num_rows: int, words: int, *, pin: bool | None = None) -> None:
+    pin: page-locked, so that copies to a GPU are asynchronous. Only for small memory: torch rounds it up to a power of
+    two (pytorch#150517), and rows of a buffer are gathered before anything is copied.
+    """
+
+    def __init__(self, num_rows: int, words: int, *, pin: bool = False) -> None:
         require_memory(num_rows * words * 8, available_memory_bytes(), "memory")
-        pin = torch.cuda.is_available() if pin is None else pin
         if pin:
             self.rows: Int64Array = torch.zeros((num_rows, words), dtype=torch.int64, pin_memory=True).numpy()
         else:

@@ -226,3 +226,10 @@ def test_late_fields_come_back_at_any_depth_and_interval():
                 if exemplars is not None:
                     assert torch.equal(exemplars.fields["logits"], logits_of(exemplars.sample_id.tolist()))
                 rehearsal.attach(logits=logits_of(ids))
+
+
+@pytest.mark.parametrize(("interval", "is_async"), [(1, False), (8, True)])
+def test_rounds_that_fetch_much_at_once_run_beside_the_step(interval, is_async):
+    with open_rehearsal(100, 7, interval=interval, stratum=None) as rehearsal:
+        rehearsal.extend({"vector": torch.zeros(4, 4096, dtype=torch.int64), "sample_id": torch.arange(4)})
+        assert rehearsal.stats()["asynchronous"] is is_async

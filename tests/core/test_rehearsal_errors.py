@@ -186,3 +186,13 @@ def test_after_the_end_nothing_can_be_asked_for_that_needs_its_memory():
     for call in (rehearsal.duplicate_share, rehearsal.state_dict, lambda: rehearsal.attach(y=torch.zeros(3))):
         with pytest.raises(ValueError, match="has ended"):
             call()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [(0, "device=cuda:0 is not there: 0 CUDA devices"), ("cuda", "is not there"), ("gpu", "device must be None")],
+)
+def test_a_device_that_is_not_there_is_named_at_once(device, message):
+    with pytest.raises(ValueError, match=message):
+        open_rehearsal(device=device)

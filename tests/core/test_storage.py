@@ -30,7 +30,7 @@ def small_tmpfs(tmp_path):
 
 
 def test_heap_rows_have_the_asked_shape():
-    rows = HeapStorage(5, 3, pin=False).rows
+    rows = HeapStorage(5, 3).rows
     assert rows.shape == (5, 3)
     assert rows.dtype == np.int64
     assert rows.flags.c_contiguous
@@ -38,14 +38,14 @@ def test_heap_rows_have_the_asked_shape():
 
 @pytest.mark.parametrize("num_rows", [1, 5, 3000])
 def test_heap_rows_are_aligned(num_rows):
-    storages = [HeapStorage(num_rows, 260, pin=False) for _ in range(3)]
+    storages = [HeapStorage(num_rows, 260) for _ in range(3)]
     assert [storage.rows.ctypes.data % ROW_ALIGNMENT_BYTES for storage in storages] == [0, 0, 0]
 
 
 def test_a_buffer_larger_than_memory_is_refused_before_it_is_allocated(monkeypatch):
     monkeypatch.setattr(heap_module, "available_memory_bytes", lambda: 2 * GIB)
     with pytest.raises(ValueError, match=r"needs 3\.00 GiB of memory, 2\.00 GiB are free; lower rehearsal capacity"):
-        HeapStorage(3 * GIB // 80, 10, pin=False)
+        HeapStorage(3 * GIB // 80, 10)
     require_memory(2 * GIB, 2 * GIB, "memory")
 
 
