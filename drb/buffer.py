@@ -28,8 +28,8 @@ from drb.spares import SpareRows
 from drb.table import TableChange
 from drb.types import Int64Array, Minibatch
 
-# At most, whatever is configured: key, id, stratum, round, time and row of a slot; its row, stratum and order in the table
-# of rounds; two tables for peers; its entry in the set of ids, a third full once that has grown, and the integer.
+# At most, whatever is configured: key, id, stratum, round, time and row of a slot; its row, stratum and order in the
+# table of rounds; two tables for peers; its entry in the set of ids, a third full once grown, and the integer.
 COLUMN_BYTES = 8 * (6 + 3 + 2) + 107 + 32
 
 _ROWS_AT_A_TIME = 1024

@@ -56,7 +56,8 @@ class SharedExchange:
         self._first_entry = first_entry[:-1]
         self.rows = self._all_rows[first_row[rank] : first_row[rank + 1]]
         self.version = 0  # which of this rank's tables was published last
-        self._peer_version: Int64Array = np.zeros(peers.world_size, np.int64)
+        self._peer_tables: Int64Array = np.arange(peers.world_size)
+        self._first_entry_of = np.concatenate((self._first_entry, self._first_entry + num_entries))
 
     def publish(self, table: Int64Array, changed: bool) -> None:
         """Write the table peers are not reading; they learn which one by the announcement."""
@@ -72,14 +73,15 @@ class SharedExchange:
 
     def see_versions(self, versions: Int64Array) -> None:
         """Which tables the ranks of this node published in this round, int64 [W]."""
-        self._peer_version = versions
+        self._peer_tables = np.arange(len(versions)) + versions * len(versions)  # numbered version by version
 
     def share(self, values: Int64Array, lengths: Int64Array) -> list[Int64Array]:
         return self._peers.share(values, lengths)
 
     def fetch(self, owners: Int64Array, positions: Int64Array, out: Int64Array) -> None:
-        first = (self._first_entry + self._peer_version * self._num_entries)[owners]
-        np.take(self._all_rows, self._tables[first + positions], axis=0, out=out, mode="clip")
+        entries = self._first_entry_of.take(self._peer_tables.take(owners))
+        entries += positions
+        np.take(self._all_rows, self._tables.take(entries), axis=0, out=out, mode="clip")
 
     def erase(self) -> None:
         pass  # rows go straight from buffer to block
