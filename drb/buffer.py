@@ -142,7 +142,9 @@ class Buffer:
     def hand_in(self) -> TableChange:
         """What the round that now begins is to publish: what was committed."""
         self._spares.hand_in()
-        slots = self._changed[0] if len(self._changed) == 1 else np.concatenate((_NOWHERE, *self._changed))
+        if not self._changed:
+            return TableChange(_NOWHERE, _NOWHERE, _NOWHERE, self.size)
+        slots = self._changed[0] if len(self._changed) == 1 else np.concatenate(self._changed)
         slots = slots[slots < self.size] if self._has_shrunk else slots
         self._changed, self._has_shrunk = [], False
         rows = self._slot_row[slots]

@@ -72,15 +72,12 @@ class RoundResult:
     statuses: Int64Array
     steps: Int64Array
     per_step: list[StepExemplars]
+    someone_finished: bool = False
 
     @property
     def exemplars(self) -> int:
         """Of each step."""
         return len(self.per_step[0]) if self.per_step else 0
-
-    @property
-    def someone_finished(self) -> bool:
-        return bool((self.statuses == FINISHED).any())
 
     @property
     def is_even(self) -> bool:
@@ -207,15 +204,15 @@ class RoundRunner:
         statuses, steps = messages_WH[:, _STATUS].copy(), messages_WH[:, _STEP].copy()
         if on_announced is not None:
             on_announced(statuses)
-        someone_finished = (statuses == FINISHED).any()
-        if (steps != steps[0]).any() and not someone_finished:
+        someone_finished = bool(statuses.any())  # ACTIVE is 0
+        if len(steps) > 1 and (steps != steps[0]).any() and not someone_finished:
             raise UnevenError(f"the ranks are at different steps: {steps.tolist()}; resume all from one checkpoint")
         counts_WS = self._counts(messages_WH, changes)
         self.union_size = int(counts_WS.sum())
         announced = time.perf_counter()
 
         if someone_finished:
-            return RoundResult(statuses, steps, [])
+            return RoundResult(statuses, steps, [], someone_finished)
         if self.exemplars_of is not None:
             self._sampler.exemplars = self.exemplars_of(self.union_size)
         draws = [self._sampler.draw(step + i, counts_WS, messages_WH[:, _OFFERED]) for i in range(self.interval)]
@@ -243,8 +240,8 @@ class RoundRunner:
             self._exchange.fetch(owners, positions, self.blocks[block, :count])
 
     def _per_step(self, step: int, draws: list[Draw]) -> list[StepExemplars]:
-        firsts = np.cumsum([0, *map(len, draws)]).tolist()
-        return [self.exemplars_at(step + i, draw, firsts[i]) for i, draw in enumerate(draws)]
+        count = len(draws[0])  # of each: all are from one union
+        return [self.exemplars_at(step + i, draw, i * count) for i, draw in enumerate(draws)]
 
     def exemplars_at(self, step: int, draw: Draw, first: int) -> StepExemplars:
         """What this draw's round fetched, or is to be restored, from row `first` of its block on."""
