@@ -15,7 +15,7 @@ help:
 	@echo "make demo     install, then train three runs side by side on two ranks (under two minutes)"
 	@echo "make test     install, then lint and run every test"
 	@echo "make faults   break 64 runs on purpose and check how they end (10 to 20 minutes; Linux)"
-	@echo "make bench    every benchmark, results in benchmarks/results (an hour, on a machine with nothing else to do)"
+	@echo "make bench    every benchmark, results in benchmarks/results (two hours, on a machine with nothing else to do)"
 	@echo "make bench-quick   the same with few repeats (about five minutes), results in benchmarks/results/quick"
 	@echo "make lint     ruff and mypy"
 	@echo "make format   rewrite the sources as ruff wants them"

@@ -4,7 +4,7 @@ Two ranks, b = 56, r = 7: ResNet-18 on 64x64, a CNN on 32x32, an MLP on 28x28; s
 step are interleaved. Bars are on the upper 95 % bound of the median ratio; the pair of two equal runs shows the
 noise.
 
-    python benchmarks/overlap.py [--quick] [--jobs mlp cnn resnet18]
+    python benchmarks/overlap.py [--quick] [--blocks N] [--jobs mlp cnn resnet18]
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--jobs", nargs="+", choices=list(JOBS), default=list(JOBS))
+    parser.add_argument("--blocks", type=int, help="by default 40, quick 8; of each of four kinds of step")
     arguments = parser.parse_args()
-    blocks = 8 if arguments.quick else 40
+    blocks = arguments.blocks or (8 if arguments.quick else 40)
     record.save("overlap", {"b": B, "r": R, **{name: measure(name, blocks) for name in arguments.jobs}})
 
 
