@@ -50,13 +50,22 @@ class Turns:
         Raises:
             ValueError: late fields are missing, or a minibatch is broken; nothing has changed.
         """
-        buffer, rounds, step, start = self.parts.buffer, self._rounds, self._step + 1, time.perf_counter()
-        rounds.require_sound()
+        start = time.perf_counter()
+        self._rounds.require_sound()
         self.settle()
-        buffer.require_late_fields()
+        self.parts.buffer.require_late_fields()
         offered = self._intake.num_distinct  # of the minibatches that the round can draw
-        stage = self._prepare(minibatch, step)
-        taken = time.perf_counter()
+        stage = self._prepare(minibatch, self._step + 1)
+        self.admission_seconds += time.perf_counter() - start
+        try:
+            return self._advance(offered, stage)
+        except BaseException as error:
+            self.break_off(error)
+            raise
+
+    def _advance(self, offered: int, stage: Callable[[], object]) -> StepExemplars | None:
+        """The part of a turn that cannot be repeated. offered, stage: of a minibatch that was found good."""
+        buffer, rounds, step, taken = self.parts.buffer, self._rounds, self._step + 1, time.perf_counter()
         exemplars = rounds.take(step)
         waited = time.perf_counter()
         self._step = step
@@ -67,7 +76,7 @@ class Turns:
         handed_in = time.perf_counter()
         stage()
         self.wait_seconds += waited - taken
-        self.admission_seconds += taken - start + committed - waited + time.perf_counter() - handed_in
+        self.admission_seconds += committed - waited + time.perf_counter() - handed_in
         return exemplars
 
     def start_round(self) -> None:
@@ -78,7 +87,7 @@ class Turns:
             self.wait_seconds += time.perf_counter() - start
 
     def break_off(self, error: BaseException) -> None:
-        """Between `take` and `start_round` something failed: this cannot go on."""
+        """Something failed after which rounds and buffer may not fit together: this cannot go on."""
         self._rounds.break_off(error)
 
     def attach(self, late_fields: Minibatch) -> None:

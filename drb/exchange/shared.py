@@ -51,19 +51,17 @@ class SharedExchange:
             raise ValueError(f"exchange=shared: {error}") from None
         self._all_rows = memory[: num_rows * words].reshape(num_rows, words)
         self._tables = memory[num_rows * words :]  # both versions, flat
-        self._num_entries = num_entries
         self._first_row = first_row
-        self._first_entry = first_entry[:-1]
         self.rows = self._all_rows[first_row[rank] : first_row[rank + 1]]
         self.version = 0  # which of this rank's tables was published last
         self._peer_tables: Int64Array = np.arange(peers.world_size)
-        self._first_entry_of = np.concatenate((self._first_entry, self._first_entry + num_entries))
+        self._first_entry_of = np.concatenate((first_entry[:-1], first_entry[:-1] + num_entries))
 
     def publish(self, table: Int64Array, changed: bool) -> None:
         """Write the table peers are not reading; they learn which one by the announcement."""
         if changed:
             self.version ^= 1
-            start = self.version * self._num_entries + int(self._first_entry[self._peers.rank])
+            start = int(self._first_entry_of[self.version * self._peers.world_size + self._peers.rank])
             np.add(table, self._first_row[self._peers.rank], out=self._tables[start : start + len(table)])
 
     def announce(self, message: Int64Array) -> Int64Array:

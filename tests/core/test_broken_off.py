@@ -52,6 +52,21 @@ def test_a_minibatch_that_could_not_be_extended(asynchronous, monkeypatch):
 
 
 @BOTH
+def test_a_minibatch_that_could_not_be_stored(asynchronous, monkeypatch):
+    rehearsal = open_rehearsal(asynchronous=asynchronous)
+    extend_all(rehearsal, [range(8 * t, 8 * t + 8) for t in range(6)])
+
+    def out_of_memory(*_):
+        monkeypatch.undo()
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(rehearsal._turns.parts.buffer, "stage", out_of_memory)
+    with pytest.raises(MemoryError):
+        rehearsal.extend(minibatch_of(range(48, 56)))
+    require_broken(rehearsal, "MemoryError: no room")
+
+
+@BOTH
 def test_a_round_that_failed(asynchronous, monkeypatch):
     rehearsal = open_rehearsal(asynchronous=asynchronous, admission="fifo")
     extend_all(rehearsal, [range(8 * t, 8 * t + 8) for t in range(6)])
