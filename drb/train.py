@@ -26,6 +26,7 @@ import torch.distributed as dist
 
 from drb.config import TrainConfig, check_config, compose_config, to_yaml
 from drb.failure import FAREWELL_S, OwnError, PeerError
+from drb.heartbeat import stop_heartbeat
 from drb.mpi import finalize_mpi
 from drb.run import run
 from drb.world import World, detect_world
@@ -100,6 +101,7 @@ def _say(message: str, rank: int, *, all_know: bool = False, hurry: bool = False
     Rank 0 stays a moment if there is something to hear from it.
     """
     line = " ".join(message.split())
+    stop_heartbeat()  # torch prints pages if the store's host, which may be rank 0, leaves in the middle of a beat
     if rank != 0 and not hurry:
         time.sleep(_GRACE_S)
     if rank == 0 or not all_know:

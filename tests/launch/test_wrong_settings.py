@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
-from programs import TINY, TORCHRUN, TRAIN, Running, free_port, two_ranks
+from programs import TINY, TORCHRUN, Running, free_port, two_ranks
 
 # as many CUDA devices as the first argument says, but no driver: everything before a device is used runs as with them
 FAKE_DEVICES = """
@@ -13,6 +15,15 @@ num_devices = int(sys.argv.pop(1))
 torch.cuda.is_available = lambda: num_devices > 0
 torch.cuda.device_count = lambda: num_devices
 torch.cuda.set_device = lambda device: None
+from drb.train import main
+sys.exit(main())
+"""
+
+# signs of life without a pause: a rank that left while another talks to the store that it keeps would be seen
+BEATING = """
+import sys
+import drb.heartbeat
+drb.heartbeat.BEAT_S = 0.0
 from drb.train import main
 sys.exit(main())
 """
@@ -35,9 +46,12 @@ def test_more_ranks_than_devices(tmp_path, num_devices):
 
 
 def test_ranks_started_with_different_arguments(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(BEATING)
     port = free_port()
     arguments = [TINY, [*TINY, "seed=1", "training.batch_size=32"]]
-    ranks = [Running([*TRAIN, *arguments[rank]], tmp_path, **two_ranks(port, rank)) for rank in (0, 1)]
+    command = [sys.executable, str(program)]
+    ranks = [Running([*command, *arguments[rank]], tmp_path, **two_ranks(port, rank)) for rank in (0, 1)]
     main, other = [rank.wait() for rank in ranks]
     message = "rank 1 was started with seed=1 (rank 0: 0), training.batch_size=32 (rank 0: 16); start all ranks with "
     assert (main.code, other.code) == (1, 1)
