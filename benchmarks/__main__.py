@@ -24,7 +24,6 @@ NAMES = (
     "exchange_fetch",
     "scaling",
     "overlap",
-    "incremental",
     "rounds_ahead",
     "hidden_delay",
     "online_small",
@@ -34,7 +33,6 @@ NAMES = (
 )
 SLOW = {
     "online_small": ["--seeds", "0"],
-    "incremental": ["--jobs", "mlp"],
     "overlap": ["--jobs", "mlp", "cnn"],
     "rounds_ahead": ["--jobs", "mlp"],
 }

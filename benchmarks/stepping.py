@@ -4,8 +4,8 @@ Kinds of step, each with a network, a DDP and an optimizer of its own, on the sa
 
     plain      DDP on minibatches of b + r
     plain (A)  the same once more: what two equal things differ by here
-    rehearsal  DDP on minibatches of b, extended by r exemplars (asynchronous, whatever exchange `auto` takes); there
-               may be several, with other options
+    rehearsal  DDP on minibatches of b, extended by r exemplars, with drb's defaults; there may be several, with other
+               options
     lower      DDP on minibatches of b: plain incremental training
 
 They take turns in blocks of a few steps, in another order each time. A ratio is that of a block's time per step to
@@ -16,6 +16,7 @@ both.
 from __future__ import annotations
 
 import json
+import os
 import random
 import statistics
 import tempfile
@@ -97,9 +98,9 @@ def _run_rank(
         "plain (A)": Kind(job, images, labels, B + R, None),
         "lower": Kind(job, images, labels, B, None),
     }
-    common = {"capacity": CAPACITY, "exemplars": R, "seed": 0, "asynchronous": True, "verbose": False}
+    common = {"capacity": CAPACITY, "exemplars": R, "seed": 0, "verbose": False}
     with ExitStack() as stack:
-        opened = {name: stack.enter_context(Rehearsal(**common, **options)) for name, options in rehearsals.items()}
+        opened = {name: stack.enter_context(Rehearsal(**(common | options))) for name, options in rehearsals.items()}
         kinds |= {name: Kind(job, images, labels, B, rehearsal) for name, rehearsal in opened.items()}
         times = _take_turns(kinds, job.steps, blocks)
         stats = {name: rehearsal.stats() for name, rehearsal in opened.items()}
@@ -108,6 +109,7 @@ def _run_rank(
     if rank == 0:
         Path(scratch, "result").write_text(json.dumps({"times": everyone, "stats": stats}))
     dist.destroy_process_group()
+    os._exit(0)  # Gloo's threads may abort a process that has done its work and takes its time to end
 
 
 def _take_turns(kinds: dict[str, Kind], steps: int, blocks: int) -> dict[str, list[tuple[float, float]]]:
@@ -118,7 +120,8 @@ def _take_turns(kinds: dict[str, Kind], steps: int, blocks: int) -> dict[str, li
     for block in range(-1, blocks):
         shuffle(order)
         for name in order:
-            kinds[name].step()  # what the block before left behind is not this one's
+            if steps > 1:  # one that takes seconds leaves nothing behind that could be seen in the next
+                kinds[name].step()
             dist.barrier()
             wall, cpu = time.perf_counter(), time.process_time()
             for _ in range(steps):

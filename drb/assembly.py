@@ -40,7 +40,7 @@ from drb.table import PositionTable
 from drb.types import Int64Array
 from drb.world import node_name
 
-INLINE_BYTES = 1 << 20  # a local gather of less is shorter than handing it to a thread
+INLINE_BYTES = 1 << 20  # gathering less, from memory of this node, takes less time than handing it to a thread
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,9 @@ def assemble(
         interval=interval,
     )
     outlet = None if device is None else _open_outlet(device, exchange, peers, runner)
-    engine, engine_why = _choose_engine(settings, kind, interval * exemplars * spec.row_bytes)
+    round_bytes = at_once * spec.row_bytes
+    is_inline = runs_inline(settings.asynchronous, kind, round_bytes, depth, device is not None)
+    engine, engine_why = _choose_engine(settings, is_inline)
     ahead = _ahead(depth, interval)
     auto = None
     if isinstance(engine, MeasuringEngine):
@@ -361,11 +363,22 @@ def _ahead(depth: int, interval: int) -> str:
     return every + (f", {depth} in flight" if depth > 1 else "")
 
 
-def _choose_engine(settings: RehearsalSettings, kind: str, round_bytes: int) -> tuple[Engine[RoundResult], str]:
+def runs_inline(asynchronous: bool | str, kind: str, round_bytes: int, depth: int = 1, on_device: bool = False) -> bool:
+    """Whether rounds run on the training thread, alike on all ranks; kind: of the exchange.
+
+    By asynchronous="auto" if they are shorter than a hand-off and wait for no network. Where they wait for the ranks of
+    a node, not if more are to be in flight, nor with exemplars for a device: the training thread has work to queue there.
+    """
+    if asynchronous != "auto":
+        return not asynchronous
+    waits_little = kind == "loopback" or (kind == "shared" and depth == 1 and not on_device)
+    return waits_little and round_bytes <= INLINE_BYTES
+
+
+def _choose_engine(settings: RehearsalSettings, is_inline: bool) -> tuple[Engine[RoundResult], str]:
     if settings.is_auto:
         return MeasuringEngine(), "rounds asynchronous"
-    if settings.asynchronous == "auto":
-        is_short = kind == "loopback" and round_bytes <= INLINE_BYTES
-        reason = "auto: shorter than a hand-off to a thread" if is_short else "auto"
-        return (InlineEngine(), f"rounds inline ({reason})") if is_short else (AsyncEngine(), "rounds asynchronous")
-    return (AsyncEngine(), "rounds asynchronous") if settings.asynchronous else (InlineEngine(), "rounds inline")
+    is_chosen = settings.asynchronous == "auto"
+    if is_inline:
+        return InlineEngine(), f"rounds inline{' (auto: shorter than a hand-off to a thread)' if is_chosen else ''}"
+    return AsyncEngine(), f"rounds asynchronous{' (auto)' if is_chosen else ''}"

@@ -46,33 +46,60 @@ class Sampler:
         self._proportions = proportions
         self._min_fill = max(min_fill, 1)
         self._rng = RoundGenerator(seed, "draw", rank)
+        self._union: _Union | None = None  # of the last draw: most of the time no count has changed since
 
     def draw(self, round_: int, counts_WS: Int64Array, offered_W: Int64Array) -> Draw:
         """This rank's draw; counts_WS int64 [W, S] exemplars per rank and stratum, strata ascending by value."""
-        world_size = len(counts_WS)
-        cells_GC, weights_G = self._proportions(counts_WS, offered_W)
-        union = int(cells_GC.sum())
-        count = min(self.exemplars, union) if union >= self._min_fill else 0
+        known_by = (counts_WS.tobytes(), counts_WS.shape, offered_W.tobytes())
+        union = self._union
+        if union is None or union.known_by != known_by:
+            union = self._union = _Union.of(counts_WS, *self._proportions(counts_WS, offered_W), known_by)
+        count = min(self.exemplars, union.size) if union.size >= self._min_fill else 0
         if count == 0:
             nothing = np.empty(0, np.int64)
             return Draw(nothing, nothing, np.empty(0))
         rng = self._rng.at(round_)
-        if cells_GC.size == 1:  # one rank, one group: nothing to look up
-            return Draw(np.zeros(count, np.int64), *_draw_from_one(union, count, rng))
-        flat, weight = draw_from_groups(cells_GC.sum(axis=1), weights_G, count, rng)
-        cells = cells_GC.reshape(-1)
+        if len(union.cells) == 1:  # one rank, one group: nothing to look up
+            return Draw(np.zeros(count, np.int64), *_draw_from_one(union.size, count, rng))
+        flat, weight = draw_from_groups(union.group_sizes, union.group_weights, count, rng)
+        cell = union.ends.searchsorted(flat, side="right")
+        position = flat - union.starts[cell]
+        if union.owner is None:  # cells are ranks, already in order
+            return Draw(cell, position, weight)
+        owner = union.owner[cell]
+        order = np.argsort(owner, kind="stable")
+        return Draw(owner[order], position[order], weight[order])
+
+
+@dataclass(frozen=True)
+class _Union:
+    """What a draw needs to know of the counts. cells int64 [G·C], group by group, and where they end.
+
+    starts: what to take off a place in the concatenation of the cells to have a position in the owner's table.
+    owner: of each cell; None: cells are ranks, in order. group_sizes int64 [G], group_weights float64 [G].
+    """
+
+    known_by: tuple[object, ...]
+    size: int
+    cells: Int64Array
+    ends: Int64Array
+    starts: Int64Array
+    owner: Int64Array | None
+    group_sizes: Int64Array
+    group_weights: Float64Array
+
+    @classmethod
+    def of(
+        cls, counts_WS: Int64Array, cells_GC: Int64Array, weights_G: Float64Array, known_by: tuple[object, ...]
+    ) -> _Union:
+        """cells_GC: int64 [G, C], stratum by stratum or rank by rank."""
+        world_size, cells = len(counts_WS), np.ascontiguousarray(cells_GC).reshape(-1)
         ends = np.cumsum(cells)
-        cell = np.searchsorted(ends, flat, side="right")
-        position = flat - (ends[cell] - cells[cell])
+        starts, owner = ends - cells, None
         if cells_GC.shape[1] == world_size and len(cells_GC) > 1:  # groups are strata
-            stratum, owner = np.divmod(cell, world_size)
-            starts_WS = np.cumsum(counts_WS, axis=1) - counts_WS
-            position += starts_WS[owner, stratum]
-            order = np.argsort(owner, kind="stable")
-            owner, position, weight = owner[order], position[order], weight[order]
-        else:  # cells are ranks, already in order
-            owner = cell
-        return Draw(owner, position, weight)
+            stratum, owner = np.divmod(np.arange(len(cells)), world_size)
+            starts -= (np.cumsum(counts_WS, axis=1) - counts_WS)[owner, stratum]
+        return cls(known_by, int(cells.sum()), cells, ends, starts, owner, cells_GC.sum(axis=1), weights_G)
 
 
 def draw_from_groups(

@@ -37,6 +37,8 @@ class Columns:
     def is_new(self, sample_ids: Int64Array) -> BoolArray:
         """Which of the offered ids are neither stored nor denied; of an id offered twice only the first. bool [B]."""
         ids = sample_ids.tolist()
+        if self._barred.issuperset(ids):  # as in every epoch but the first
+            return np.zeros(len(ids), np.bool_)
         new = np.ones(len(ids), np.bool_)
         if not self._barred.isdisjoint(ids):
             new = ~np.fromiter(map(self._barred.__contains__, ids), np.bool_, len(ids))

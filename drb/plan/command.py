@@ -198,6 +198,7 @@ def _job(config: TrainConfig, dataset: Dataset | None, spec: RecordSpec, world_s
         exchange=rehearsal.exchange,
         depth=rehearsal.depth,
         interval=rehearsal.interval,
+        asynchronous=rehearsal.asynchronous if isinstance(exemplars, int) else True,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from drb.assembly import choose_exchange, memory_bytes, readable
+from drb.assembly import choose_exchange, memory_bytes, readable, runs_inline
 from drb.hiding import SHARE, Line, is_hidden, largest_hidden
 from drb.plan.model import Machine, Place, cpu_seconds, exchange_bytes, round_seconds, traffic
 
@@ -15,7 +15,7 @@ from drb.plan.model import Machine, Place, cpu_seconds, exchange_bytes, round_se
 class Job:
     """b = batch_size and r = exemplars per rank and step; candidates: rows stored per step; capacity per rank.
 
-    depth: rounds in flight; interval: steps that a round serves.
+    depth: rounds in flight; interval: steps that a round serves; asynchronous: whether beside the training thread.
     """
 
     batch_size: int
@@ -26,6 +26,7 @@ class Job:
     exchange: str = "auto"
     depth: int = 1
     interval: int = 1
+    asynchronous: bool | str = "auto"
 
     def rows_of_round(self, exemplars: int) -> int:
         return self.interval * exemplars
@@ -35,6 +36,7 @@ class Job:
 class Forecast:
     """Of one rank. Seconds and bytes; most_hidden: the largest r up to b that stays hidden, 0 if none.
 
+    inline: rounds run on the training thread, as they are short; hidden: or would be, beside it.
     slowdown: of a step on b + r rows, by what of the round is not hidden and by copies on the training thread.
     round_s, messages, sent_bytes: of a round, which serves `interval` steps; it is hidden if it ends within them.
     cpu_s: of the rounds, per step, beside the training.
@@ -48,6 +50,7 @@ class Forecast:
     round_s: float
     cpu_s: float
     copy_s: float
+    inline: bool
     hidden: bool
     slowdown: float
     most_hidden: int
@@ -71,6 +74,8 @@ def forecast(job: Job, place: Place, machine: Machine, step: Line, measured_roun
     copied_rows = job.candidates + job.batch_size + job.exemplars  # admitted, and those of the extended minibatch
     copy_s = copied_rows * job.row_bytes / machine.clock.gather_speed
     words = job.row_bytes // 8
+    inline = runs_inline(job.asynchronous, kind, rows * job.row_bytes, job.depth)
+    exposed_s = round_s / job.interval if inline else max(0.0, round_s / job.interval - step_s)
     staging = exchange_bytes(kind, place, rows, words, job.capacity)
     return Forecast(
         ranks=place.world_size,
@@ -81,8 +86,9 @@ def forecast(job: Job, place: Place, machine: Machine, step: Line, measured_roun
         round_s=round_s,
         cpu_s=cpu_seconds(sent, machine, place.of_node) / job.interval,
         copy_s=copy_s,
+        inline=inline,
         hidden=is_hidden(job.exemplars, line, steps),
-        slowdown=(max(0.0, round_s / job.interval - step_s) + copy_s) / step_s,
+        slowdown=(exposed_s + copy_s) / step_s,
         most_hidden=largest_hidden(line, steps, most),
         messages=sent.messages,
         sent_bytes=sent.sent_bytes,
@@ -97,16 +103,16 @@ def verdict(job: Job, told: Forecast) -> str:
     share = told.round_s / told.step_s / told.interval
     served = "a step" if told.interval == 1 else f"{told.interval} steps"
     ranks = "1 rank" if told.ranks == 1 else f"{told.ranks} ranks on {_count(told.nodes, 'node')}"
-    state = (
-        "stay hidden" if told.hidden else "are NOT hidden" if share > 1 else f"are too close to {served} ({SHARE:.0%})"
-    )
+    state = _state(told, share, served)
     memory = ", ".join(f"{name} {readable(amount)}" for name, amount in told.memory.items())
     sent = f"{told.messages} messages, {readable(told.sent_bytes)} sent" if told.messages else "nothing is sent"
     if told.most_hidden == 0:
         largest = "not even 1 exemplar would stay hidden"
     else:
         limit = " (more than a minibatch was not looked at)" if told.most_hidden >= job.batch_size else ""
-        largest = f"largest r that stays hidden: {told.most_hidden}{limit}"
+        largest = (
+            f"largest r that stays hidden{' (asynchronous=true)' if told.inline else ''}: {told.most_hidden}{limit}"
+        )
     return (
         f"{ranks}, exchange {told.exchange}: rounds of {job.rows_of_round(job.exemplars)} exemplars {state}\n"
         f"  round    {_time(told.round_s)}, {share:.0%} of {served} of {_time(told.step_s)} on {job.batch_size} + "
@@ -116,6 +122,14 @@ def verdict(job: Job, told: Forecast) -> str:
         f"  r        {largest}\n"
         f"  memory   {readable(sum(told.memory.values()))} per rank at most ({memory})"
     )
+
+
+def _state(told: Forecast, share: float, served: str) -> str:
+    if told.inline:
+        return "run on the training thread"
+    if told.hidden:
+        return "stay hidden"
+    return "are NOT hidden" if share > 1 else f"are too close to {served} ({SHARE:.0%})"
 
 
 _HEAD = (
@@ -149,7 +163,7 @@ def _row(told: Forecast) -> tuple[str, ...]:
         _time(told.step_s),
         _time(told.round_s),
         _time(told.cpu_s),
-        "yes" if told.hidden else "no",
+        "inline" if told.inline else "yes" if told.hidden else "no",
         f"{told.slowdown:.1%}",
         str(told.most_hidden),
         str(told.messages),

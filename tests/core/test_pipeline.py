@@ -12,6 +12,7 @@ from scipy import stats
 
 from drb import Rehearsal
 from drb.admission import build_admission
+from drb.assembly import runs_inline
 from drb.buffer import Buffer
 from drb.record import RecordSpec
 from drb.spares import spare_rows
@@ -233,3 +234,20 @@ def test_rounds_that_fetch_much_at_once_run_beside_the_step(interval, is_async):
     with open_rehearsal(100, 7, interval=interval, stratum=None) as rehearsal:
         rehearsal.extend({"vector": torch.zeros(4, 4096, dtype=torch.int64), "sample_id": torch.arange(4)})
         assert rehearsal.stats()["asynchronous"] is is_async
+
+
+@pytest.mark.parametrize(
+    ("asynchronous", "kind", "depth", "on_device", "inline"),
+    [
+        ("auto", "loopback", 1, False, True),
+        ("auto", "shared", 1, False, True),
+        ("auto", "collective", 1, False, False),  # waits for sockets
+        ("auto", "loopback", 2, True, True),
+        ("auto", "shared", 2, False, False),
+        ("auto", "shared", 1, True, False),
+        (True, "loopback", 1, False, False),
+        (False, "collective", 2, True, True),
+    ],
+)
+def test_where_short_rounds_run(asynchronous, kind, depth, on_device, inline):
+    assert runs_inline(asynchronous, kind, 10_000, depth, on_device) is inline

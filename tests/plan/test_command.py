@@ -142,4 +142,4 @@ def test_one_rank_is_measured_with_a_given_step(tmp_path, capsys):
     assert main([*SIMULATE, "--step", "1s", "--measured", str(file), "--ranks", "1,8"]) == 1
     out, err = capsys.readouterr()
     assert "is of one rank, which sent nothing, so it does not tell what 8 ranks would take: probe on two" in err
-    assert "1 rank, exchange loopback: rounds of 16 exemplars stay hidden" in out
+    assert "1 rank, exchange loopback: rounds of 16 exemplars run on the training thread" in out

@@ -221,6 +221,11 @@ def test_a_forecast_says_what_is_hidden_and_what_it_costs():
     assert not late.hidden
     assert late.most_hidden == 4
     assert late.slowdown == pytest.approx((0.14 - 0.1 + 77 * 150_568 / 1e9) / 0.1)
-    lines = table([hidden, late]).splitlines()
-    assert len(lines) == 3
+    few = dataclasses.replace(job, exemplars=1, row_bytes=4096)
+    short = forecast(few, Place(2, 2), MACHINE, Line(1.0), Line(0.0, 0.02))
+    assert short.exchange == "shared"
+    assert short.inline
+    assert short.slowdown == pytest.approx(0.02 + 71 * 4096 / 1e9)
+    lines = table([hidden, late, short]).splitlines()
+    assert len(lines) == 4
     assert len({len(line) for line in lines}) == 1

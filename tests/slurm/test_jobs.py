@@ -74,7 +74,7 @@ def test_two_nodes_are_one_world_and_learn_what_torchrun_learns(cluster: Cluster
 
 def test_a_failing_rank_ends_the_job_within_seconds(cluster: Cluster):
     job = cluster.submit("train_srun.sbatch", *RUN, "training.epochs=1000")
-    job.wait_for(lambda: "rounds asynchronous" in job.output, 60)
+    job.wait_for(lambda: "; rounds " in job.output, 60)
     killed = time.monotonic()
     os.kill(rank_process(job, 1), signal.SIGKILL)
     state = job.wait(30)
@@ -86,7 +86,7 @@ def test_a_failing_rank_ends_the_job_within_seconds(cluster: Cluster):
 
 def test_a_preempted_job_checkpoints_and_restarts_are_capped(cluster: Cluster):
     job = cluster.submit("train.sbatch", *RUN, "training.epochs=1000", DRB_MAX_RESTARTS="0")
-    job.wait_for(lambda: "rounds asynchronous" in job.output, 60)
+    job.wait_for(lambda: "; rounds " in job.output, 60)
     job.signal("TERM")  # to the steps but not to the batch script, as a preemption with grace time does
     assert job.wait(30)["JobState"] == "FAILED", job.output
     assert job.output.splitlines()[-1] == (
