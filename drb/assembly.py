@@ -367,7 +367,7 @@ def runs_inline(asynchronous: bool | str, kind: str, round_bytes: int, depth: in
     """Whether rounds run on the training thread, alike on all ranks; kind: of the exchange.
 
     By asynchronous="auto" if they are shorter than a hand-off and wait for no network. Where they wait for the ranks of
-    a node, not if more are to be in flight, nor with exemplars for a device: the training thread has work to queue there.
+    a node, not if more are to be in flight, nor with exemplars for a device: that thread has work to queue there.
     """
     if asynchronous != "auto":
         return not asynchronous
