@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from drb.admission import Expiry, MaxAge, build_admission
 from drb.auto_exemplars import AutoExemplars, MeasuringEngine
 from drb.buffer import COLUMN_BYTES, Buffer
 from drb.capacity import capacity_of_rank
 from drb.cuda import Device, DeviceRing, NcclExchange, RowLauncher
+from drb.distinct import MOST_BYTES
 from drb.engine import AsyncEngine, Engine, InlineEngine
 from drb.exchange import (
     CollectiveExchange,
@@ -47,8 +49,8 @@ INLINE_BYTES = 1 << 20  # gathering less, from memory of this node, takes less t
 class Parts:
     """A rehearsal's parts. capacities int64 [W]; max_rows: of a minibatch, on this rank; why: the choices made.
 
-    exemplars: the most of a step. depth: rounds in flight. interval: steps per round. outlet: to a device, if
-    exemplars are wanted there.
+    exemplars: the most of a step. depth: rounds in flight. interval: steps per round. counts_offers: distinct ones.
+    outlet: to a device, if exemplars are wanted there.
     """
 
     spec: RecordSpec
@@ -62,6 +64,7 @@ class Parts:
     depth: int
     interval: int
     why: str
+    counts_offers: bool = False
     outlet: DeviceRing | RowLauncher | None = None
     auto: AutoExemplars | None = None  # chooses how many exemplars are drawn, if the settings do not say
 
@@ -84,6 +87,7 @@ class Parts:
             f"rehearsal: {self._amount(settings)} exemplars per rank and step from buffers of {self.buffer.capacity} "
             f"per rank, {int(self.capacities.sum())} in total ({settings.admission}, {settings.proportions}); "
             f"{retention}{self.why}; memory per rank at most {readable(sum(memory.values()))} ({amounts})"
+            + ("" if self.outlet is None else f", of {self.outlet.device.device} {readable(self.device_bytes())}")
         )
 
     def _amount(self, settings: RehearsalSettings) -> str:
@@ -101,7 +105,15 @@ class Parts:
             self.exchange.staging_bytes,
             self.depth,
             self.interval,
+            counts_offers=self.counts_offers,
         )
+
+    def device_bytes(self) -> int:
+        """What this rank takes of its device at most."""
+        if self.outlet is None:
+            return 0
+        passing = 3 * self.max_rows + 2 * self.exemplars  # rows: a snapshot, and two minibatches that are returned
+        return self.outlet.device_bytes + passing * self.spec.row_bytes
 
 
 def memory_bytes(
@@ -112,9 +124,14 @@ def memory_bytes(
     exchange_staging_bytes: int,
     depth: int = 1,
     interval: int = 1,
+    *,
+    counts_offers: bool = False,
 ) -> dict[str, int]:
-    """What a rank holds at most, by purpose; max_rows: of a minibatch, exemplars: the most of a step."""
-    return memory_needed(
+    """What a rank holds at most, by purpose; max_rows: of a minibatch, exemplars: the most of a step.
+
+    counts_offers: distinct ones, as proportions=stream needs.
+    """
+    needed = memory_needed(
         capacity=capacity,
         num_rows=capacity + spare_rows(capacity, max_rows, depth, interval),
         max_rows=max_rows,
@@ -124,6 +141,7 @@ def memory_bytes(
         column_bytes=COLUMN_BYTES,
         staging=exchange_staging_bytes,
     )
+    return needed | {"metadata": needed["metadata"] + counts_offers * MOST_BYTES}
 
 
 def own_capacity(settings: RehearsalSettings, spec: RecordSpec, rank: int, world_size: int) -> int:
@@ -185,8 +203,7 @@ def assemble(
     )
     outlet = None if device is None else _open_outlet(device, exchange, peers, runner)
     round_bytes = at_once * spec.row_bytes
-    is_inline = runs_inline(settings.asynchronous, kind, round_bytes, depth, device is not None)
-    engine, engine_why = _choose_engine(settings, is_inline)
+    engine, engine_why = _choose_engine(settings, runs_inline(settings.asynchronous, kind, round_bytes, depth))
     ahead = _ahead(depth, interval)
     auto = None
     if isinstance(engine, MeasuringEngine):
@@ -204,6 +221,7 @@ def assemble(
         depth,
         interval,
         f"{why}; {engine_why}{ahead}{'' if device is None else f'; exemplars go to {device.device}'}",
+        proportions.needs_offered,
         outlet,
         auto,
     )
@@ -363,15 +381,15 @@ def _ahead(depth: int, interval: int) -> str:
     return every + (f", {depth} in flight" if depth > 1 else "")
 
 
-def runs_inline(asynchronous: bool | str, kind: str, round_bytes: int, depth: int = 1, on_device: bool = False) -> bool:
+def runs_inline(asynchronous: bool | str, kind: str, round_bytes: int, depth: int = 1) -> bool:
     """Whether rounds run on the training thread, alike on all ranks; kind: of the exchange.
 
     By asynchronous="auto" if they are shorter than a hand-off and wait for no network. Where they wait for the ranks of
-    a node, not if more are to be in flight, nor with exemplars for a device: that thread has work to queue there.
+    a node, not if more are to be in flight, nor where there is a GPU, for which that thread has work to queue.
     """
     if asynchronous != "auto":
         return not asynchronous
-    waits_little = kind == "loopback" or (kind == "shared" and depth == 1 and not on_device)
+    waits_little = kind == "loopback" or (kind == "shared" and depth == 1 and not torch.cuda.is_available())
     return waits_little and round_bytes <= INLINE_BYTES
 
 

@@ -1,8 +1,9 @@
 """Engines: where rounds run. Results are asked for at the same steps, so training sees the same exemplars.
 
 `InlineEngine` runs a round when it is handed in, on the caller's thread: the reference, and the cheaper one for
-rounds shorter than a hand-off between threads. `AsyncEngine` runs it on one worker thread, which spends its time
-blocked in vectorised calls and collectives; a worker that polled in Python would slow training 5 to 70 times.
+rounds shorter than a hand-off between threads (`assembly.runs_inline`). `AsyncEngine` runs it on one worker thread,
+which spends its time blocked in vectorised calls and collectives; a worker that polled in Python would slow training 5
+to 70 times.
 """
 
 from __future__ import annotations

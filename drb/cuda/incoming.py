@@ -76,11 +76,6 @@ class Incoming:
             pinned.zero_()
             self._device.zero(snapshot)
 
-    @property
-    def memory_bytes(self) -> int:
-        """Of the host; as much is taken of the device."""
-        return sum(pinned.nbytes for pinned, _ in self._homes.values())
-
     def _home(self, name: str, value: Tensor) -> tuple[Tensor, Tensor]:
         """Pinned memory and the snapshot's of one field, [max_rows, …] each."""
         key = (name, value.dtype, value.shape[1:])

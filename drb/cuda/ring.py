@@ -34,6 +34,10 @@ class DeviceRing:
         self._ready = [device.event() for _ in blocks]
         self._consumed = [device.event() for _ in blocks]
 
+    @property
+    def device_bytes(self) -> int:
+        return self.blocks.nbytes
+
     # -- on the worker, or whoever fetches
 
     def wait(self, block: int) -> None:

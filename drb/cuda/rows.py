@@ -58,6 +58,10 @@ class NcclExchange(CollectiveExchange):
         return per_owner, counts.copy(), self._table[asked]
 
     @property
+    def world_size(self) -> int:
+        return self._peers.world_size
+
+    @property
     def staging_bytes(self) -> int:
         return super().staging_bytes + self._sent_bytes
 
@@ -102,6 +106,12 @@ class RowLauncher:
         self._loaded, self._sent, self._headed = ([device.event() for _ in blocks] for _ in range(3))
         self._prepared: deque[Transfer] = deque()
         self._unread: set[int] = set()  # blocks with rows that have been launched, until they are marked
+
+    @property
+    def device_bytes(self) -> int:
+        """At most: with what comes in another order, and if all ranks ask this one for all of their rows."""
+        num_blocks, world_size = len(self.blocks), self._exchange.world_size
+        return (num_blocks * (1 + world_size) + 1) * self.blocks[0].nbytes + self._orders_there.nbytes
 
     # -- on the worker
 

@@ -25,6 +25,7 @@ from drb.plan.model import Costs, Machine, Place
 from drb.plan.options import HELP, Options, ask_for_step, parse_options
 from drb.plan.probe import MOST_BYTES, Measured, measure_alone, measure_machine, measure_rounds
 from drb.plan.steps import measure_step
+from drb.proportions import build_proportions
 from drb.record import Field, RecordSpec
 from drb.run import dataset_of
 from drb.settings import RehearsalSettings, auto_limit
@@ -199,6 +200,7 @@ def _job(config: TrainConfig, dataset: Dataset | None, spec: RecordSpec, world_s
         depth=rehearsal.depth,
         interval=rehearsal.interval,
         asynchronous=rehearsal.asynchronous if isinstance(exemplars, int) else True,
+        counts_offers=build_proportions(rehearsal.proportions).needs_offered,
     )
 
 

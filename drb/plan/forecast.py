@@ -16,6 +16,7 @@ class Job:
     """b = batch_size and r = exemplars per rank and step; candidates: rows stored per step; capacity per rank.
 
     depth: rounds in flight; interval: steps that a round serves; asynchronous: whether beside the training thread.
+    counts_offers: distinct ones, as proportions=stream needs.
     """
 
     batch_size: int
@@ -27,6 +28,7 @@ class Job:
     depth: int = 1
     interval: int = 1
     asynchronous: bool | str = "auto"
+    counts_offers: bool = False
 
     def rows_of_round(self, exemplars: int) -> int:
         return self.interval * exemplars
@@ -93,7 +95,14 @@ def forecast(job: Job, place: Place, machine: Machine, step: Line, measured_roun
         messages=sent.messages,
         sent_bytes=sent.sent_bytes,
         memory=memory_bytes(
-            job.row_bytes, job.capacity, job.batch_size, job.exemplars, staging, job.depth, job.interval
+            job.row_bytes,
+            job.capacity,
+            job.batch_size,
+            job.exemplars,
+            staging,
+            job.depth,
+            job.interval,
+            counts_offers=job.counts_offers,
         ),
     )
 

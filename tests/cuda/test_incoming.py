@@ -75,7 +75,6 @@ def test_memory_is_allocated_once(is_early):
         incoming.begin(gpu.put(minibatch(step)))
         addresses.add(incoming.finish()["image"].data_ptr())
     assert len(addresses) == 1
-    assert incoming.memory_bytes == 5 * (6 + 2 + 8)
 
 
 def test_erase_leaves_no_value(is_early):

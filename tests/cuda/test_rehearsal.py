@@ -36,6 +36,31 @@ def test_fields_may_lie_anywhere(is_early, on_gpu):
     assert run_loop(SimulatedGpu(is_early=is_early), on_gpu=on_gpu) == run_loop(None)
 
 
+@pytest.mark.parametrize(("depth", "interval"), [(1, 1), (2, 3)])
+def test_no_more_memory_of_the_device_is_taken_than_is_told(depth, interval, monkeypatch):
+    gpu, taken, given = SimulatedGpu(is_early=True), [], []
+    allocate, put = gpu.empty, gpu.put
+
+    def empty(*args, **kwargs):
+        memory = allocate(*args, **kwargs)
+        taken.append(memory.nbytes)
+        return memory
+
+    def put_for_the_loop(values):
+        there = put(values)
+        given.extend(value.nbytes for value in there.values())
+        return there
+
+    monkeypatch.setattr(gpu, "empty", empty)
+    monkeypatch.setattr(gpu, "put", put_for_the_loop)
+    loop = Loop(gpu, depth=depth, interval=interval)
+    loop.run(0, 12)
+    told, by_drb = loop.rehearsal._turns.parts.device_bytes(), sum(taken) - sum(given)
+    assert by_drb <= told < 2 * by_drb
+    assert f", of {gpu.device} " in loop.rehearsal.describe()
+    loop.rehearsal.close()
+
+
 def judged_loop(gpu, **settings):
     loop = Loop(gpu, asynchronous=False, **settings)
     loop.run(0, 1)

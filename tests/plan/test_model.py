@@ -193,6 +193,10 @@ def test_memory_is_what_a_rehearsal_would_say():
     parts = assemble(RehearsalSettings(CAPACITY, 7), SPEC, 12, None)
     told = forecast(Job(12, 7, 12, CAPACITY, SPEC.row_bytes), Place(1, 1), MACHINE, Line(0.1))
     assert told.memory == parts.memory_bytes()
+    counting = assemble(RehearsalSettings(CAPACITY, 7, proportions="stream"), SPEC, 12, None)
+    job = Job(12, 7, 12, CAPACITY, SPEC.row_bytes, counts_offers=True)
+    assert forecast(job, Place(1, 1), MACHINE, Line(0.1)).memory == counting.memory_bytes()
+    assert counting.memory_bytes()["metadata"] > told.memory["metadata"] + 3_000_000
 
 
 def test_a_round_for_several_steps_has_their_time_and_their_rows():
