@@ -6,7 +6,6 @@ named before anything is allocated, and all ranks choose the same exchange and e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +16,10 @@ from drb.admission import Expiry, MaxAge, build_admission
 from drb.auto_exemplars import AutoExemplars, MeasuringEngine
 from drb.buffer import COLUMN_BYTES, Buffer
 from drb.capacity import capacity_of_rank
+from drb.choices import choose_engine, choose_exchange, has_core
 from drb.cuda import Device, DeviceRing, NcclExchange, RowLauncher
 from drb.distinct import MOST_BYTES
-from drb.engine import AsyncEngine, Engine, InlineEngine
+from drb.engine import AsyncEngine, Engine
 from drb.exchange import (
     CollectiveExchange,
     Exchange,
@@ -31,7 +31,6 @@ from drb.exchange import (
 )
 from drb.failure import first_few
 from drb.memory import SHARED, free_memory, memory_needed, require_room
-from drb.mpi import load_mpi
 from drb.proportions import build_proportions
 from drb.record import RecordSpec
 from drb.round import ACTIVE, RoundResult, RoundRunner, UnevenError
@@ -40,9 +39,7 @@ from drb.settings import RehearsalSettings, require_agreement
 from drb.spares import spare_rows
 from drb.table import PositionTable
 from drb.types import Int64Array
-from drb.world import node_name
-
-INLINE_BYTES = 1 << 20  # gathering less, from memory of this node, takes less time than handing it to a thread
+from drb.world import node_name, usable_cores
 
 
 @dataclass(frozen=True)
@@ -202,8 +199,9 @@ def assemble(
         interval=interval,
     )
     outlet = None if device is None else _open_outlet(device, exchange, peers, runner)
-    round_bytes = at_once * spec.row_bytes
-    engine, engine_why = _choose_engine(settings, runs_inline(settings.asynchronous, kind, round_bytes, depth))
+    engine, engine_why = choose_engine(
+        settings, kind, at_once * spec.row_bytes, proportions.needs_strata, has_core(greetings, rank)
+    )
     ahead = _ahead(depth, interval)
     auto = None
     if isinstance(engine, MeasuringEngine):
@@ -260,6 +258,8 @@ def _greet(
         "max_rows": max_rows,
         "device": device is not None,
         "free": free_memory(),
+        "cores": format(sum(1 << core for core in usable_cores()), "x"),
+        "threads": torch.get_num_threads(),
     }
     if peers is None:
         return [mine]
@@ -318,28 +318,6 @@ def _require_devices(kind: str, greetings: list[dict[str, Any]]) -> None:
         )
 
 
-def choose_exchange(exchange: str, nodes: Sequence[object]) -> tuple[str, str]:
-    """The exchange and the reason, alike on all ranks."""
-    num_nodes = len(set(nodes))
-    if len(nodes) == 1:
-        if exchange == "rma":
-            load_mpi("exchange=rma")  # what one rank does not need, more will
-        return "loopback", "exchange loopback (one rank)"
-    if exchange == "loopback":
-        raise ValueError(f"exchange=loopback serves one rank, there are {len(nodes)}; use exchange=auto")
-    if exchange == "shared" and num_nodes > 1:
-        raise ValueError(
-            f"exchange=shared needs all ranks on one node, they are on {num_nodes}; use exchange=auto or hierarchical"
-        )
-    if exchange != "auto":
-        return exchange, f"exchange {exchange}"
-    if num_nodes == 1:
-        return "shared", "exchange shared (auto: all ranks are on one node)"
-    if len(nodes) > num_nodes:
-        return "hierarchical", f"exchange hierarchical (auto: {len(nodes)} ranks on {num_nodes} nodes)"
-    return "collective", f"exchange collective (auto: the ranks are on {num_nodes} nodes)"
-
-
 def _build_exchange(
     kind: str,
     peers: Peers | None,
@@ -379,24 +357,3 @@ def _ahead(depth: int, interval: int) -> str:
     """What describe() says of rounds that are not one per step, one at a time."""
     every = f", every {interval} steps" if interval > 1 else ""
     return every + (f", {depth} in flight" if depth > 1 else "")
-
-
-def runs_inline(asynchronous: bool | str, kind: str, round_bytes: int, depth: int = 1) -> bool:
-    """Whether rounds run on the training thread, alike on all ranks; kind: of the exchange.
-
-    By asynchronous="auto" if they are shorter than a hand-off and wait for no network. Where they wait for the ranks of
-    a node, not if more are to be in flight, nor where there is a GPU, for which that thread has work to queue.
-    """
-    if asynchronous != "auto":
-        return not asynchronous
-    waits_little = kind == "loopback" or (kind == "shared" and depth == 1 and not torch.cuda.is_available())
-    return waits_little and round_bytes <= INLINE_BYTES
-
-
-def _choose_engine(settings: RehearsalSettings, is_inline: bool) -> tuple[Engine[RoundResult], str]:
-    if settings.is_auto:
-        return MeasuringEngine(), "rounds asynchronous"
-    is_chosen = settings.asynchronous == "auto"
-    if is_inline:
-        return InlineEngine(), f"rounds inline{' (auto: shorter than a hand-off to a thread)' if is_chosen else ''}"
-    return AsyncEngine(), f"rounds asynchronous{' (auto)' if is_chosen else ''}"

@@ -1,7 +1,7 @@
 """Engines: where rounds run. Results are asked for at the same steps, so training sees the same exemplars.
 
 `InlineEngine` runs a round when it is handed in, on the caller's thread: the reference, and the cheaper one for
-rounds shorter than a hand-off between threads (`assembly.runs_inline`). `AsyncEngine` runs it on one worker thread,
+rounds shorter than a hand-off between threads (`choices.runs_inline`). `AsyncEngine` runs it on one worker thread,
 which spends its time blocked in vectorised calls and collectives; a worker that polled in Python would slow training 5
 to 70 times.
 """
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, Protocol, TypeVar
 
-from drb.failure import GRACE_S, PeerError
+from drb.failure import GRACE_S
 
 T = TypeVar("T")
 
@@ -25,7 +25,8 @@ class Engine(Protocol[T]):
     def submit(self, call: Callable[[], T]) -> None: ...
 
     def result(self, timeout_s: float | None = None) -> T:
-        """Of the oldest round not asked for yet; raises what it raised. TimeoutError if it takes longer."""
+        """Of the oldest round not asked for yet; raises what it raised, unless `submit` has. TimeoutError if it takes
+        longer."""
         ...
 
     def close(self, wait: bool = True) -> None:
@@ -37,22 +38,20 @@ class InlineEngine(Generic[T]):
     is_async = False
 
     def __init__(self) -> None:
-        self._outcomes: deque[tuple[Any, BaseException | None]] = deque()
+        self._values: deque[T] = deque()
 
     def submit(self, call: Callable[[], T]) -> None:
-        """A lost peer is not kept for later: the training thread would first wait for it in vain elsewhere."""
-        outcome = _outcome(call)
-        if isinstance(outcome[1], PeerError):
-            raise outcome[1]
-        self._outcomes.append(outcome)
+        """An error is raised here, not kept for later: this thread would go on to where the others never come, since
+        they wait for it in the round. Nor is a signal's, which is no error of the round.
+        """
+        self._values.append(call())
 
     def result(self, timeout_s: float | None = None) -> T:
-        assert self._outcomes, "result() without submit()"
-        value: T = _value(self._outcomes.popleft())
-        return value
+        assert self._values, "result() without submit()"
+        return self._values.popleft()
 
     def close(self, wait: bool = True) -> None:
-        self._outcomes.clear()
+        self._values.clear()
 
 
 class AsyncEngine(Generic[T]):

@@ -152,6 +152,11 @@ def heartbeat() -> Heartbeat | None:
     return _current[1]
 
 
+def running_heartbeat() -> Heartbeat | None:
+    """This process's, if it has one: what looks while a process may be ending must not start another."""
+    return _current[1] if _current is not None else None
+
+
 def stop_heartbeat() -> None:
     """Idempotent. Before the processes of a run leave, as one of them holds the store."""
     global _current

@@ -37,6 +37,7 @@ _EXCHANGES = (LoopbackExchange, SharedExchange, CollectiveExchange, Hierarchical
 RANGES: tuple[tuple[type, str, str], ...] = (
     (TimedLoader, "__next__", "drb/load"),
     (Rehearsal, "extend", "drb/extend"),
+    (Rehearsal, "step", "drb/step"),
     (Intake, "take", "drb/extend: admission (keys)"),
     (Pipeline, "take", "drb/extend: wait"),
     (Buffer, "commit", "drb/extend: admission (commit)"),

@@ -68,8 +68,8 @@ class Rehearsal:
         stratum: the integer field by which exemplars are counted, if there is one.
         sample_id: the int64 field that identifies samples in the whole stream; "arrival": every offer is new.
         asynchronous: True: rounds on a worker thread, behind the step; False: inline, in extend or step. "auto": inline
-            where they are shorter than a hand-off to a thread: of at most 1 MiB, on one node, with depth 1, without
-            a GPU. The result is the same, bit for bit.
+            for rounds of at most 1 MiB, without a GPU, of one rank or (with depth 1, and no strata counted) of a node
+            that has no core to spare for a thread. The result is the same, bit for bit.
         process_group: the ranks that share their buffers; by default all. drb opens a Gloo group of its own.
         min_fill: no exemplars before the union holds so many; then always r, for fixed batch shapes.
         uneven: what happens when ranks stop at different steps. `error`: all are told. `stop`: all stop at the

@@ -61,7 +61,7 @@ def statistics(
         "draw_seconds": times.draw,
         "fetch_seconds": times.fetch,
         "index_seconds": times.index,
-        "inline_seconds": 0.0 if parts.is_async else times.total,  # of rounds that ran on the training thread
+        "inline_seconds": turns.inline_seconds,  # of rounds that ran in extend or step, on the training thread
         "worker_cpu_seconds": times.cpu if parts.is_async else 0.0,
         "exchange": parts.exchange.name,
         "asynchronous": parts.is_async,

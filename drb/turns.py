@@ -32,11 +32,12 @@ class Turns:
     def __init__(self, parts: Parts, intake: Intake, peers: Peers | None, settings: RehearsalSettings) -> None:
         self.parts = parts
         self.wait_seconds = 0.0  # in `take`
+        self.inline_seconds = 0.0  # in `start_round`, for rounds that run here
         self.admission_seconds = 0.0
         self._intake = intake
         self._rounds = Pipeline(parts, peers, settings)
         self._deferred = self._defer_to(parts.outlet.device if parts.outlet is not None else None)
-        self._waits_for_all = settings.uneven == "stop" and parts.is_async  # in every step
+        self._waits_for_all = settings.uneven == "stop"  # in every step
         self._step = -1  # the last one taken
 
     @property
@@ -83,8 +84,11 @@ class Turns:
         """After `take` and whatever else there is to do in this turn. `stopped` is known afterwards."""
         start = time.perf_counter()
         self._rounds.start()
-        if self._waits_for_all:
-            self.wait_seconds += time.perf_counter() - start
+        seconds = time.perf_counter() - start
+        if not self.parts.is_async:
+            self.inline_seconds += seconds
+        elif self._waits_for_all:
+            self.wait_seconds += seconds
 
     def break_off(self, error: BaseException) -> None:
         """Something failed after which rounds and buffer may not fit together: this cannot go on."""
@@ -100,15 +104,20 @@ class Turns:
             if deferred.takes(late_fields):
                 deferred.attach(late_fields)
                 return
-            deferred.settle()
+            self.settle()
         values = late_fields if is_plain else on_cpu(late_fields)
         self.parts.spec.check(values, buffer.num_staged_rows, late=True)
         buffer.attach(values)
 
     def settle(self) -> None:
         """Decide on what was given on a device and has arrived by now, before anything else is done to the buffer."""
-        if self._deferred is not None:
+        if self._deferred is None:
+            return
+        try:
             self._deferred.settle()
+        except BaseException as error:  # some of a row may have been written
+            self.break_off(error)
+            raise
 
     def settled_buffer(self) -> Buffer:
         """The buffer, with all that was given."""

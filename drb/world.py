@@ -43,6 +43,11 @@ def node_name() -> str:
     return f"{socket.gethostname()}/{boot_id}"
 
 
+def usable_cores() -> list[int]:
+    """Numbers of the cores that this process may run on: launchers bind ranks to some of the machine's."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
 def detect_world(device: str = "auto", env: Mapping[str, str] | None = None) -> World:
     """Read the launcher's variables; opens nothing.
 

@@ -60,7 +60,7 @@ LAYERS = [
         "fetched",
     }
     | {"settings", "memory", "state_check", "auto_exemplars", "cuda"},
-    {"assembly", "beginning", "pipeline", "turns", "reshard", "saved", "erasure", "rehearsal", "statistics"}
+    {"assembly", "choices", "beginning", "pipeline", "turns", "reshard", "saved", "erasure", "rehearsal", "statistics"}
     | {"evaluation", "checkpoint", "tracking", "report"},
     {"trainer"},
     {"config", "ranges", "profiling", "summary", "tracked", "loading", "run", "train", "cli", "demo", "plan"},

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import queue
 import subprocess
 import sys
@@ -147,11 +146,6 @@ class _Decoder:
 
 def describe_broken_image(path: str, error: str) -> str:
     return f"the image file {path} cannot be decoded ({error}); replace or remove it"
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on: launchers bind ranks to some of the machine's."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _close(idle: queue.LifoQueue[_Decoder | None]) -> None:

@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from drb.datasets.decoders import DecoderPool, usable_cores
+from drb.datasets.decoders import DecoderPool
 from drb.datasets.source import Dataset
 from drb.types import Int64Array, Minibatch
+from drb.world import usable_cores
 
 # every user of pretrained weights normalises with these, the statistics of ImageNet
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -110,7 +111,7 @@ def image_folder(root: Path, *, image_size: int = 224, resize: int | None = None
     if _class_names(test) != classes:
         differing = sorted(set(classes) ^ set(_class_names(test)))
         raise ValueError(f"{train} and {test} must have the same class folders; only one has {differing[:5]}")
-    decoders = DecoderPool(min(workers, usable_cores()), resize=resize, image_size=image_size)
+    decoders = DecoderPool(min(workers, len(usable_cores())), resize=resize, image_size=image_size)
     return Dataset(
         train=_scan(train, classes, image_size, decoders),
         test=_scan(test, classes, image_size, decoders),

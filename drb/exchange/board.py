@@ -17,7 +17,7 @@ from pathlib import Path
 
 from drb.exchange.peers import Peers
 from drb.exchange.semaphores import WORDS, Semaphore
-from drb.heartbeat import heartbeat
+from drb.heartbeat import running_heartbeat
 from drb.types import Int64Array
 
 _SEMAPHORES = 4
@@ -77,7 +77,7 @@ class NodeBoard:
 
     def _require_life(self) -> None:
         """No socket closes here when a peer ends. Raises RuntimeError if one has, or has announced that it fails."""
-        beat = heartbeat()
+        beat = running_heartbeat()
         if (beat is not None and beat.news) or not all(map(_is_running, self._pids)):
             raise RuntimeError("a rank of this node has failed or ended")
 

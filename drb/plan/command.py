@@ -93,7 +93,7 @@ def _simulate(options: Options) -> list[Forecast]:
     machine = TYPICAL if options.measured is None else _read_measured(options.measured, max(options.ranks)).machine
     machine = machine.with_network(options.latency_s, options.bandwidth)
     step = Line(step_s, step_s / rows)
-    job = _job(config, dataset, spec, 1)
+    job = _job(config, dataset, spec, 1, config.threads or 1)
     network = machine.clock
     ahead = "" if job.depth == job.interval == 1 else f"a round every {job.interval} steps, {job.depth} in flight, "
     print(
@@ -117,7 +117,7 @@ def _probe(options: Options) -> tuple[list[Forecast], Measured]:
     with open_world(world, config.timeout_s, config.start_timeout_s):
         check_same_settings({"arguments": list(options.settings), "step": options.step_s}, world)
         measured = _measure(options, config, dataset, spec, world)
-        job = _job(config, dataset, spec, world.world_size)
+        job = _job(config, dataset, spec, world.world_size, torch.get_num_threads())
         step = measured.step
         if step is None:
             assert options.step_s is not None
@@ -132,7 +132,7 @@ def _probe(options: Options) -> tuple[list[Forecast], Measured]:
 def _measure(
     options: Options, config: TrainConfig, dataset: Dataset | None, spec: RecordSpec, world: World
 ) -> Measured:
-    job = _job(config, dataset, spec, world.world_size)
+    job = _job(config, dataset, spec, world.world_size, torch.get_num_threads())
     most = max(job.batch_size, job.exemplars)
     peers = open_peers(None, config.rehearsal.timeout_s)
     nodes: list[Any] = [node_name()] if peers is None else peers.gather_json(node_name(), "nodes")
@@ -177,11 +177,11 @@ def _configured(options: Options, world_size: int) -> tuple[TrainConfig, Dataset
     return config, dataset, RecordSpec({"image": Field(torch.uint8, shape), "label": Field(torch.int64)})
 
 
-def _job(config: TrainConfig, dataset: Dataset | None, spec: RecordSpec, world_size: int) -> Job:
-    """What the settings say of one rank; exemplars=auto is taken for its limit."""
+def _job(config: TrainConfig, dataset: Dataset | None, spec: RecordSpec, world_size: int, threads: int) -> Job:
+    """What the settings say of one rank; exemplars=auto is taken for its limit. threads: that train."""
     rows = config.training.rows_per_rank(world_size)
     exemplars = exemplars_per_rank(config, world_size)
-    rehearsal = config.rehearsal
+    rehearsal, proportions = config.rehearsal, build_proportions(config.rehearsal.proportions)
     capacity = capacity_of_rank(
         rehearsal.capacity,
         rehearsal.capacity_scope,
@@ -200,7 +200,10 @@ def _job(config: TrainConfig, dataset: Dataset | None, spec: RecordSpec, world_s
         depth=rehearsal.depth,
         interval=rehearsal.interval,
         asynchronous=rehearsal.asynchronous if isinstance(exemplars, int) else True,
-        counts_offers=build_proportions(rehearsal.proportions).needs_offered,
+        counts_strata=proportions.needs_strata,
+        counts_offers=proportions.needs_offered,
+        threads=threads,
+        has_gpu=config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available()),
     )
 
 

@@ -15,13 +15,14 @@ import numpy as np
 
 from drb.exchange import Peers
 from drb.plan.timing import timed
+from drb.world import usable_cores
 
 TURNS = 5  # of either, in turn: a machine that slows down slows both
 
 
 def node_cores(peers: Peers | None, nodes: Sequence[Any]) -> list[int]:
     """Numbers of the cores that the ranks of this rank's node may use, together. nodes: every rank's. Collective."""
-    own = sorted(os.sched_getaffinity(0))
+    own = usable_cores()
     if peers is None:
         return own
     of_ranks = zip(nodes, peers.gather_json(own, "cores"), strict=True)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from drb.assembly import choose_exchange, memory_bytes, readable, runs_inline
+from drb.assembly import memory_bytes, readable
+from drb.choices import choose_exchange, runs_inline
 from drb.hiding import SHARE, Line, is_hidden, largest_hidden
 from drb.plan.model import Machine, Place, cpu_seconds, exchange_bytes, round_seconds, traffic
 
@@ -16,7 +17,7 @@ class Job:
     """b = batch_size and r = exemplars per rank and step; candidates: rows stored per step; capacity per rank.
 
     depth: rounds in flight; interval: steps that a round serves; asynchronous: whether beside the training thread.
-    counts_offers: distinct ones, as proportions=stream needs.
+    counts_strata, counts_offers: as proportions=balanced and stream need. threads: that train, of a rank.
     """
 
     batch_size: int
@@ -28,7 +29,10 @@ class Job:
     depth: int = 1
     interval: int = 1
     asynchronous: bool | str = "auto"
+    counts_strata: bool = False
     counts_offers: bool = False
+    threads: int = 1
+    has_gpu: bool = False
 
     def rows_of_round(self, exemplars: int) -> int:
         return self.interval * exemplars
@@ -38,7 +42,7 @@ class Job:
 class Forecast:
     """Of one rank. Seconds and bytes; most_hidden: the largest r up to b that stays hidden, 0 if none.
 
-    inline: rounds run on the training thread, as they are short; hidden: or would be, beside it.
+    inline: rounds run on the training thread (see `drb.choices`), where none is hidden.
     slowdown: of a step on b + r rows, by what of the round is not hidden and by copies on the training thread.
     round_s, messages, sent_bytes: of a round, which serves `interval` steps; it is hidden if it ends within them.
     cpu_s: of the rounds, per step, beside the training.
@@ -76,7 +80,7 @@ def forecast(job: Job, place: Place, machine: Machine, step: Line, measured_roun
     copied_rows = job.candidates + job.batch_size + job.exemplars  # admitted, and those of the extended minibatch
     copy_s = copied_rows * job.row_bytes / machine.clock.gather_speed
     words = job.row_bytes // 8
-    inline = runs_inline(job.asynchronous, kind, rows * job.row_bytes, job.depth)
+    inline = _is_inline(job, kind, place, machine)
     exposed_s = round_s / job.interval if inline else max(0.0, round_s / job.interval - step_s)
     staging = exchange_bytes(kind, place, rows, words, job.capacity)
     return Forecast(
@@ -89,7 +93,7 @@ def forecast(job: Job, place: Place, machine: Machine, step: Line, measured_roun
         cpu_s=cpu_seconds(sent, machine, place.of_node) / job.interval,
         copy_s=copy_s,
         inline=inline,
-        hidden=is_hidden(job.exemplars, line, steps),
+        hidden=not inline and is_hidden(job.exemplars, line, steps),
         slowdown=(exposed_s + copy_s) / step_s,
         most_hidden=largest_hidden(line, steps, most),
         messages=sent.messages,
@@ -104,6 +108,19 @@ def forecast(job: Job, place: Place, machine: Machine, step: Line, measured_roun
             job.interval,
             counts_offers=job.counts_offers,
         ),
+    )
+
+
+def _is_inline(job: Job, kind: str, place: Place, machine: Machine) -> bool:
+    if job.asynchronous != "auto":
+        return not job.asynchronous
+    return runs_inline(
+        kind,
+        job.rows_of_round(job.exemplars) * job.row_bytes,
+        has_core=machine.cores >= place.of_node * (1 + job.threads),
+        has_gpu=job.has_gpu,
+        counts_strata=job.counts_strata,
+        depth=job.depth,
     )
 
 
@@ -126,11 +143,17 @@ def verdict(job: Job, told: Forecast) -> str:
         f"{ranks}, exchange {told.exchange}: rounds of {job.rows_of_round(job.exemplars)} exemplars {state}\n"
         f"  round    {_time(told.round_s)}, {share:.0%} of {served} of {_time(told.step_s)} on {job.batch_size} + "
         f"{job.exemplars} rows; {sent}\n"
-        f"  cost     steps {told.slowdown:.1%} longer ({_time(told.copy_s)} of copies on the training thread); "
-        f"{_time(told.cpu_s)} of CPU per step beside it\n"
+        f"  cost     {_cost(told)}\n"
         f"  r        {largest}\n"
         f"  memory   {readable(sum(told.memory.values()))} per rank at most ({memory})"
     )
+
+
+def _cost(told: Forecast) -> str:
+    longer, copies = f"steps {told.slowdown:.1%} longer", f"{_time(told.copy_s)} of copies"
+    if told.inline:
+        return f"{longer} ({_time(told.round_s / told.interval)} of rounds and {copies})"
+    return f"{longer} ({copies} on the training thread); {_time(told.cpu_s)} of CPU per step beside it"
 
 
 def _state(told: Forecast, share: float, served: str) -> str:

@@ -28,9 +28,12 @@ def test_an_error_comes_with_the_traceback_of_where_it_happened(engine):
     def a_round_that_fails():
         raise KeyError("stratum 7")
 
-    engine.submit(a_round_that_fails)
-    with pytest.raises(KeyError, match="stratum 7") as raised:
+    def submit_and_wait():
+        engine.submit(a_round_that_fails)
         engine.result(10)
+
+    with pytest.raises(KeyError, match="stratum 7") as raised:
+        submit_and_wait()
     assert "a_round_that_fails" in "".join(traceback.format_tb(raised.value.__traceback__))
     engine.submit(lambda: 1)  # the engine itself is unharmed
     assert engine.result(10) == 1
@@ -93,8 +96,8 @@ def test_early_news_arrive_before_the_result():
     engine.close()
 
 
-def test_a_round_that_fails_before_its_news_does_not_leave_the_reader_waiting(engine):
-    news = EarlyNews()
+def test_a_round_that_fails_before_its_news_does_not_leave_the_reader_waiting():
+    engine, news = AsyncEngine(), EarlyNews()
     engine.submit(lambda: news.watch(lambda: 1 / 0))
     assert news.get() is None
     with pytest.raises(ZeroDivisionError):
@@ -102,3 +105,4 @@ def test_a_round_that_fails_before_its_news_does_not_leave_the_reader_waiting(en
     engine.submit(lambda: news.watch(lambda: news.put("again")))  # the next round's news are its own
     assert news.get() == "again"
     engine.result(10)
+    engine.close()

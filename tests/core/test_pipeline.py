@@ -12,8 +12,8 @@ from scipy import stats
 
 from drb import Rehearsal
 from drb.admission import build_admission
-from drb.assembly import runs_inline
 from drb.buffer import Buffer
+from drb.choices import has_core, runs_inline
 from drb.record import RecordSpec
 from drb.spares import spare_rows
 from drb.table import PositionTable
@@ -236,19 +236,42 @@ def test_rounds_that_fetch_much_at_once_run_beside_the_step(interval, is_async):
         assert rehearsal.stats()["asynchronous"] is is_async
 
 
+SHORT = {"kind": "shared", "round_bytes": 10_000, "has_core": False, "has_gpu": False}
+
+
 @pytest.mark.parametrize(
-    ("asynchronous", "kind", "depth", "has_gpu", "inline"),
+    ("differs", "inline"),
     [
-        ("auto", "loopback", 1, False, True),
-        ("auto", "shared", 1, False, True),
-        ("auto", "collective", 1, False, False),  # waits for sockets
-        ("auto", "loopback", 2, True, True),
-        ("auto", "shared", 2, False, False),
-        ("auto", "shared", 1, True, False),
-        (True, "loopback", 1, False, False),
-        (False, "collective", 2, True, True),
+        ({}, True),
+        ({"kind": "loopback", "has_core": True, "depth": 2, "counts_strata": True}, True),  # waits for nobody
+        ({"kind": "loopback", "has_gpu": True}, False),
+        ({"kind": "collective"}, False),  # waits for sockets
+        ({"counts_strata": True}, False),
+        ({"has_core": True}, False),
+        ({"has_gpu": True}, False),
+        ({"depth": 2}, False),
+        ({"round_bytes": 2 << 20}, False),
     ],
 )
-def test_where_short_rounds_run(asynchronous, kind, depth, has_gpu, inline, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
-    assert runs_inline(asynchronous, kind, 10_000, depth) is inline
+def test_where_rounds_run(differs, inline):
+    assert runs_inline(**{**SHORT, **differs}) is inline
+
+
+def of_node(node, cores, threads=1):
+    return {"node": node, "cores": format(sum(1 << core for core in cores), "x"), "threads": threads}
+
+
+@pytest.mark.parametrize(
+    ("greetings", "spare"),
+    [
+        ([of_node("a", range(2))], True),
+        ([of_node("a", range(2), threads=2)], False),
+        ([of_node("a", range(4))] * 2, True),
+        ([of_node("a", range(3))] * 2, False),  # shared by both
+        ([of_node("a", [0]), of_node("a", [64])], False),  # bound to one each
+        ([of_node("a", [0, 1]), of_node("a", [64, 65])], True),
+        ([of_node("a", range(2)), of_node("b", range(64))], True),
+    ],
+)
+def test_whether_a_worker_has_a_core(greetings, spare):
+    assert has_core(greetings, 0) is spare

@@ -90,17 +90,15 @@ def test_an_error_in_a_round_reaches_the_training_thread_with_its_traceback(asyn
     extend_all(rehearsal, stream(4))
     rehearsal.state_dict()  # the round in flight is to end well
     monkeypatch.setattr(rehearsal._turns.parts.exchange, "fetch", broken_fetch)
-    rehearsal.extend(minibatch_of(range(8)))
     with pytest.raises(OSError, match="the disk is full") as raised:
-        rehearsal.extend(minibatch_of(range(8)))
+        extend_all(rehearsal, [range(8), range(8)])
     assert "broken_fetch" in "".join(traceback.format_tb(raised.value.__traceback__))
     rehearsal.close()
 
 
-@BOTH
-def test_an_error_in_the_last_round_is_raised_by_close(asynchronous, monkeypatch):
+def test_an_error_in_the_last_round_is_raised_by_close(monkeypatch):
     before = threading.active_count()
-    rehearsal = open_rehearsal(asynchronous=asynchronous)
+    rehearsal = open_rehearsal(asynchronous=True)
     extend_all(rehearsal, stream(4))
     rehearsal.state_dict()  # the round in flight is to end well
     monkeypatch.setattr(rehearsal._turns.parts.exchange, "fetch", broken_fetch)
@@ -109,6 +107,23 @@ def test_an_error_in_the_last_round_is_raised_by_close(asynchronous, monkeypatch
         rehearsal.close()
     rehearsal.close()  # idempotent, also after an error
     wait_for_threads(before)
+
+
+def test_an_error_or_a_signal_in_an_inline_round_is_raised_where_it_ran(monkeypatch):
+    for error in (OSError("the disk is full"), SystemExit(143), KeyboardInterrupt()):
+        rehearsal = open_rehearsal(asynchronous=False)
+        extend_all(rehearsal, stream(4))
+
+        def fails(*_, error=error):
+            raise error
+
+        monkeypatch.setattr(rehearsal._turns.parts.exchange, "fetch", fails)
+        with pytest.raises(type(error)):
+            rehearsal.extend(minibatch_of(range(8)))
+        with pytest.raises(RuntimeError, match="this rehearsal failed before and cannot go on"):
+            rehearsal.extend(minibatch_of(range(8)))
+        monkeypatch.undo()
+        rehearsal.close()
 
 
 # -- the end

@@ -61,6 +61,26 @@ def test_no_more_memory_of_the_device_is_taken_than_is_told(depth, interval, mon
     loop.rehearsal.close()
 
 
+@pytest.mark.parametrize("late", [False, True], ids=["minibatch", "late fields"])
+def test_a_minibatch_that_could_not_be_stored_when_it_had_arrived(late, monkeypatch):
+    loop = Loop(SimulatedGpu(is_early=True))
+    loop.run(0, 3)
+    pack = loop.rehearsal._turns.parts.spec.pack
+
+    def out_of_memory(name, *rest):
+        if late is (name == "logits"):
+            raise MemoryError("no room")
+        pack(name, *rest)
+
+    monkeypatch.setattr(loop.rehearsal._turns.parts.spec, "pack", out_of_memory)
+    with pytest.raises(MemoryError):
+        loop.run(3, 6)
+    monkeypatch.undo()
+    with pytest.raises(RuntimeError, match="cannot go on .*MemoryError: no room"):
+        loop.run(6, 7)
+    loop.rehearsal.close()
+
+
 def judged_loop(gpu, **settings):
     loop = Loop(gpu, asynchronous=False, **settings)
     loop.run(0, 1)

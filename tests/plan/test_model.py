@@ -226,9 +226,10 @@ def test_a_forecast_says_what_is_hidden_and_what_it_costs():
     assert late.most_hidden == 4
     assert late.slowdown == pytest.approx((0.14 - 0.1 + 77 * 150_568 / 1e9) / 0.1)
     few = dataclasses.replace(job, exemplars=1, row_bytes=4096)
-    short = forecast(few, Place(2, 2), MACHINE, Line(1.0), Line(0.0, 0.02))
+    short = forecast(few, Place(2, 2), dataclasses.replace(MACHINE, cores=3), Line(1.0), Line(0.0, 0.02))
     assert short.exchange == "shared"
-    assert short.inline
+    assert (short.inline, short.hidden) == (True, False)
+    assert not forecast(few, Place(2, 2), dataclasses.replace(MACHINE, cores=4), Line(1.0)).inline
     assert short.slowdown == pytest.approx(0.02 + 71 * 4096 / 1e9)
     lines = table([hidden, late, short]).splitlines()
     assert len(lines) == 4

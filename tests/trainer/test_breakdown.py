@@ -27,7 +27,7 @@ def test_the_parts_add_up_to_the_training_time(asynchronous):
     assert sum(told["training"].values()) + told["setup"] == pytest.approx(trainer.clock.seconds)
     assert sum(told["round"].values()) == pytest.approx(stats["round_seconds"])
     inline = told["training"]["round"]
-    assert inline == (0 if asynchronous else stats["round_seconds"])
+    assert inline == 0 if asynchronous else inline >= stats["round_seconds"]
     extend = sum(told["training"][name] for name in ("wait", "round", "admission", "copy"))
     assert extend == pytest.approx(stats["extend_seconds"])
 
@@ -46,7 +46,19 @@ def test_a_run_that_goes_on_with_another_engine_keeps_what_was_measured_apart():
         seen(after, 20)
         stats = after.stats()
     assert state["stats"]["inline_seconds"] == 0
-    assert stats["inline_seconds"] == pytest.approx(stats["round_seconds"] - state["stats"]["round_seconds"])
+    assert 0 < stats["round_seconds"] - state["stats"]["round_seconds"] <= stats["inline_seconds"]
+
+
+def test_rounds_between_steps_are_no_part_of_extend():
+    with Rehearsal(8, 4, asynchronous=False, verbose=False) as rehearsal:
+        trainer = small_trainer(small_dataset(80), Recording("er"), rehearsal=rehearsal, batch_size=10)
+        trainer.run()
+        before = trainer.breakdown.totals()
+        for sample in range(5):
+            rehearsal.forget([sample])  # and fetch anew
+        after = trainer.breakdown.totals()
+    assert all(after[name] == before[name] for name in ("round", "copy"))
+    assert after["rows"] > before["rows"]
 
 
 def test_without_rehearsal_there_is_no_round():
