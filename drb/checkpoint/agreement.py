@@ -93,11 +93,13 @@ class Agreement:
     def restart(self, step: int) -> None:
         """Another pace may begin here: ask at the next step."""
         self._steps = 1
+        self._where = f"after step {step}"
         self._since = (time.perf_counter(), step)
         self.next_step = step + 1
 
     def visit(self, step: int) -> Wish:
         """At `next_step` or later: what all ranks together want; nothing yet when the exchange only starts."""
+        self._where = f"step {step}"
         if self._work is None:
             self._start(self._steps_until_next(step))
             if self._group is not None:
@@ -123,11 +125,14 @@ class Agreement:
 
     def _finish(self) -> Wish:
         if self._work is not None:
-            with naming_peers(dist.get_process_group_ranks(self._group), lambda: "agreement to save or to stop"):
+            with naming_peers(dist.get_process_group_ranks(self._group), self._place):
                 self._work.wait()
             self._work = None
         number, save, failed, _ = self._message.tolist()
         return Wish(number, bool(save), bool(failed))
+
+    def _place(self) -> str:
+        return f"{self._where}, agreement to save or to stop"
 
     def _steps_until_next(self, step: int) -> int:
         """By this rank's pace, growing eightfold at most: the first steps may be unlike the others."""
