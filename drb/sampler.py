@@ -71,7 +71,7 @@ class Sampler:
         return Draw(owner[order], position[order], weight[order])
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Union:
     """What a draw needs to know of the counts. cells int64 [G·C], group by group, and where they end.
 
@@ -93,13 +93,14 @@ class _Union:
         cls, counts_WS: Int64Array, cells_GC: Int64Array, weights_G: Float64Array, known_by: tuple[object, ...]
     ) -> _Union:
         """cells_GC: int64 [G, C], stratum by stratum or rank by rank."""
-        world_size, cells = len(counts_WS), np.ascontiguousarray(cells_GC).reshape(-1)
-        ends = np.cumsum(cells)
+        world_size, cells = len(counts_WS), cells_GC.reshape(-1)
+        ends = cells.cumsum()
         starts, owner = ends - cells, None
         if cells_GC.shape[1] == world_size and len(cells_GC) > 1:  # groups are strata
             stratum, owner = np.divmod(np.arange(len(cells)), world_size)
             starts -= (np.cumsum(counts_WS, axis=1) - counts_WS)[owner, stratum]
-        return cls(known_by, int(cells.sum()), cells, ends, starts, owner, cells_GC.sum(axis=1), weights_G)
+        sizes_G = cells_GC.sum(axis=1) if len(cells_GC) > 1 else ends[-1:]
+        return cls(known_by, int(ends[-1]) if len(ends) else 0, cells, ends, starts, owner, sizes_G, weights_G)
 
 
 def draw_from_groups(
