@@ -197,8 +197,9 @@ class Rehearsal:
     def stats(self) -> dict[str, Any]:
         """Counts, bytes and seconds so far, of this rank unless it says total. Not collective.
 
-        extend_seconds: on the training thread, in rehearsal calls; of those, wait_seconds: waiting for a round, and
-        admission_seconds: deciding who is stored and copying those. setup_seconds: of the first call, not in extend's.
+        extend_seconds: on the training thread, in rehearsal calls; of those, wait_seconds: waiting for a round,
+        inline_seconds: in rounds that run there, and admission_seconds: deciding who is stored and copying those.
+        setup_seconds: of the first call, not in extend's.
         round_seconds: of all rounds, with announce (waiting for the slowest rank), draw and fetch; index_seconds: of
         fetch, saying which rows are wanted.
         stored_total: as of the last round or `duplicate_share`; distinct_total: as of the latter, else None.

@@ -26,6 +26,7 @@ _REHEARSAL_KEYS = (
     "bytes_per_rank",
     "extend_seconds",
     "wait_seconds",
+    "inline_seconds",
     "round_seconds",
     "worker_cpu_seconds",
     "rounds",

@@ -81,7 +81,7 @@ def _row(summary: Summary, tasks: Sequence[int]) -> list[str]:
         _percent(summary["bwt"], signed=True),
         _percent(summary["forgetting"]),
         _seconds(summary["train_seconds"]),
-        _seconds(rehearsal["wait_seconds"] if rehearsal else None),
+        _seconds(rehearsal["wait_seconds"] + rehearsal.get("inline_seconds", 0.0) if rehearsal else None),
     ]
 
 
@@ -92,7 +92,7 @@ def _num_tasks(summaries: Sequence[Summary]) -> int:
 def _caption(summaries: Sequence[Summary]) -> str:
     return (
         f"Accuracies in %: the mean over the tasks seen, after each of {_num_tasks(summaries)} tasks.\n"
-        "runtime: training alone; waited: the part of it spent waiting for rehearsal."
+        "runtime: training alone; waited: the part of it spent in rounds of rehearsal or waiting for them."
     )
 
 

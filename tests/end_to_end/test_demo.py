@@ -19,7 +19,7 @@ KEYS = {
 }  # fmt: skip
 REHEARSAL_KEYS = {
     "exemplars", "capacity_total", "stored_total", "distinct_total", "bytes_per_rank", "extend_seconds",
-    "wait_seconds", "round_seconds", "worker_cpu_seconds",
+    "wait_seconds", "inline_seconds", "round_seconds", "worker_cpu_seconds",
 }  # fmt: skip
 
 

@@ -39,7 +39,7 @@ def three_runs() -> list[dict[str, Any]]:
     lower = [[0.99 if i == j else (0.01 if j < i else 0.0) for j in range(5)] for i in range(5)]
     kept = [[0.99 - 0.045 * (i - j) if j <= i else 0.0 for j in range(5)] for i in range(5)]
     upper = [[0.985 - 0.004 * i if j <= i else 0.0 for j in range(5)] for i in range(5)]
-    rehearsal = {"wait_seconds": 0.0213, "capacity_total": 200, "stored_total": 200}
+    rehearsal = {"wait_seconds": 0.0213, "inline_seconds": 0.01, "capacity_total": 200, "stored_total": 200}
     runs = [
         summary("incremental", "finetune", lower, [1.1, 2.2, 3.3, 4.4, 5.5]),
         summary("rehearsal", "er", kept, [1.2, 2.5, 3.8, 5.1, 6.4], rehearsal=rehearsal),
