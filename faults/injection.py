@@ -27,15 +27,22 @@ class InjectedError(Exception):
 
 def inject(fault: Fault, struck: Path) -> None:
     """Let the fault strike this process. struck: a file that is made when it does, with the time in it."""
-    module_name, _, path = fault.place.partition(":")
+    owner, name, original = find_place(fault.place)
+    wrap = _each_item if inspect.isgeneratorfunction(original) or fault.target == "loader" else _each_call
+    setattr(owner, name, wrap(original, _Counter(fault, struck)))
+
+
+def find_place(place: str) -> tuple[Any, str, Callable[..., Any]]:
+    """Of "module:attribute": the module or class, the name in it, and what has this name.
+
+    Raises ImportError or AttributeError if drb has no such thing.
+    """
+    module_name, _, path = place.partition(":")
     owner: Any = importlib.import_module(module_name)
     *owners, name = path.split(".")
     for part in owners:
         owner = getattr(owner, part)
-    counter = _Counter(fault, struck)
-    original = getattr(owner, name)
-    wrap = _each_item if inspect.isgeneratorfunction(original) or fault.target == "loader" else _each_call
-    setattr(owner, name, wrap(original, counter))
+    return owner, name, getattr(owner, name)
 
 
 class _Counter:

@@ -19,7 +19,7 @@ TARGETS: dict[str, dict[str, str]] = {
         "shared": "drb.exchange.shared:SharedExchange.announce",
     },
     "row_exchange": {
-        "collective": "drb.exchange.requests:RowRequests.answer",
+        "collective": "drb.exchange.collective:CollectiveExchange._gather",
         "shared": "drb.exchange.shared:SharedExchange.fetch",
     },
     "admission": {"any": "drb.buffer:Buffer.stage"},

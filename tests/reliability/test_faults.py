@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from faults.plan import PROCESS_TARGETS, SHORT, draw_faults
+from faults.injection import find_place
+from faults.plan import PROCESS_TARGETS, SHORT, TARGETS, draw_faults
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,6 +34,13 @@ def test_every_rank_names_the_fault_and_nothing_is_lost(outcomes, fault):
     assert outcome["problems"] == []
     assert outcome["message"]
     assert (outcome["lost"], outcome["orphans"], outcome["leaks"]) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("place", sorted({place for places in TARGETS.values() for place in places.values()}))
+def test_every_place_that_can_be_struck_is_there(place):
+    owner, name, original = find_place(place)
+    assert callable(original)
+    assert vars(owner)[name] is original  # what is replaced there is replaced for all who call it
 
 
 def test_the_campaign_hits_every_target_often_enough():
