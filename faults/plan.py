@@ -114,8 +114,10 @@ def _draw(number: int, kind: str, target: str, launcher: str, generator: random.
     )
 
 
-def _chosen(kind: str, target: str, world_size: int, rank: int, call: int, exchange: str, after: bool = False) -> Fault:
-    return Fault(0, kind, target, world_size, rank, call, after, exchange, asynchronous=True)
+def _chosen(
+    kind: str, target: str, world_size: int, rank: int, call: int, exchange: str, asynchronous: bool = True
+) -> Fault:
+    return Fault(0, kind, target, world_size, rank, call, False, exchange, asynchronous)
 
 
 # the most telling ones, for `make test`
@@ -127,6 +129,7 @@ SHORT = [
             _chosen("kill", "row_exchange", 3, 1, 33, "shared"),
             _chosen("stop", "shard_write", 2, 0, 24, "shared"),  # rank 0 also holds the store that the ranks meet at
             _chosen("exception", "index_exchange", 2, 1, 50, "collective"),
+            _chosen("exception", "row_exchange", 2, 1, 50, "shared", asynchronous=False),
             _chosen("memory", "backward", 2, 1, 30, "shared"),
             _chosen("kill", "rename", 2, 0, 4, "collective"),
             _chosen("disk_full", "rename", 2, 0, 5, "collective"),

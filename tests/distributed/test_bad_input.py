@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from distributed.streams import ids_of_rank, nothing, num_wrong, records
+from distributed.test_ends import IN_PLACES
 from ranks import run_ranks
 
 from drb import Rehearsal
@@ -12,11 +13,11 @@ from drb import memory as memory_module
 from drb.memory import require_room
 
 
-def steps_with_refusals(rank, world_size, exchange, bad_steps):
+def steps_with_refusals(rank, world_size, exchange, asynchronous, bad_steps):
     """What each rank saw, when rank 1's minibatches of some steps are refused and given again."""
     seen = []
     ids = ids_of_rank(rank, world_size, 80)
-    with Rehearsal(20, 4, exchange=exchange, verbose=False) as rehearsal:
+    with Rehearsal(20, 4, exchange=exchange, asynchronous=asynchronous, verbose=False) as rehearsal:
         for t in range(10):
             if rank == 1 and t in bad_steps:
                 for bad in (records(ids[:8]) | {"label": torch.zeros(3)}, records(ids[:9]) if t else {}):
@@ -28,17 +29,17 @@ def steps_with_refusals(rank, world_size, exchange, bad_steps):
     return seen
 
 
-@pytest.mark.parametrize("exchange", ["collective", "shared"])
-def test_a_refused_call_can_be_repeated_while_the_others_wait(exchange):
-    undisturbed = run_ranks(steps_with_refusals, 2, exchange, ())
-    assert run_ranks(steps_with_refusals, 2, exchange, (0, 1, 5)) == undisturbed
+@IN_PLACES
+def test_a_refused_call_can_be_repeated_while_the_others_wait(exchange, asynchronous):
+    undisturbed = run_ranks(steps_with_refusals, 2, exchange, asynchronous, ())
+    assert run_ranks(steps_with_refusals, 2, exchange, asynchronous, (0, 1, 5)) == undisturbed
 
 
 def steps_with_empty_ranks(rank, world_size, empty_steps):
     """Rows of the stream and exemplars per step."""
     sizes = []
     ids = ids_of_rank(rank, world_size, 80)
-    with Rehearsal(20, 4, verbose=False) as rehearsal:
+    with Rehearsal(20, 4, asynchronous=True, verbose=False) as rehearsal:
         for t in range(8):
             empty = t < empty_steps[rank]
             batch = rehearsal.extend(nothing() if empty else records(ids[t * 8 : t * 8 + 8]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 
 import numpy as np
@@ -18,6 +19,10 @@ from drb.failure import PeerError, naming_peers
 from drb.round import UnevenError
 
 EXCHANGES = ["collective", "shared"]
+# on the worker thread, and on the training thread: there rounds of one node may run
+PLACES = [("collective", True), ("shared", True), ("shared", False)]
+IN_PLACES = pytest.mark.parametrize(("exchange", "asynchronous"), PLACES, ids=["collective", "shared", "inline"])
+BOTH = pytest.mark.parametrize("asynchronous", [False, True], ids=["inline", "async"])
 
 
 def train_steps(rehearsal, rank, world_size, steps, *, gradients=True):
@@ -31,28 +36,29 @@ def train_steps(rehearsal, rank, world_size, steps, *, gradients=True):
     return steps
 
 
-def uneven(rank, world_size, mode, exchange):
+def uneven(rank, world_size, mode, exchange, asynchronous):
+    options = {"uneven": mode, "exchange": exchange, "asynchronous": asynchronous, "verbose": False}
     try:
-        with Rehearsal(capacity=20, exemplars=3, uneven=mode, exchange=exchange, verbose=False) as rehearsal:
+        with Rehearsal(capacity=20, exemplars=3, **options) as rehearsal:
             return train_steps(rehearsal, rank, world_size, [9, 6, 8][rank])
     except UnevenError as error:
         return str(error)
 
 
-@pytest.mark.parametrize("exchange", EXCHANGES)
-def test_uneven_stop_ends_all_ranks_at_the_first_end(exchange):
-    assert run_ranks(uneven, 3, "stop", exchange) == [6, 6, 6]
+@IN_PLACES
+def test_uneven_stop_ends_all_ranks_at_the_first_end(exchange, asynchronous):
+    assert run_ranks(uneven, 3, "stop", exchange, asynchronous) == [6, 6, 6]
 
 
-@pytest.mark.parametrize("exchange", EXCHANGES)
-def test_uneven_error_tells_every_rank_who_stopped(exchange):
-    for message in run_ranks(uneven, 3, "error", exchange):
+@IN_PLACES
+def test_uneven_error_tells_every_rank_who_stopped(exchange, asynchronous):
+    for message in run_ranks(uneven, 3, "error", exchange, asynchronous):
         assert "ranks [1] stopped after 6 steps while ranks [0, 2] go on" in message
         assert 'uneven="stop"' in message
 
 
-def uneven_between_rounds(rank, world_size, depth, interval, steps):
-    options = {"depth": depth, "interval": interval, "verbose": False}
+def uneven_between_rounds(rank, world_size, depth, interval, steps, asynchronous):
+    options = {"depth": depth, "interval": interval, "asynchronous": asynchronous, "verbose": False}
     try:
         with Rehearsal(capacity=20, exemplars=3, **options) as rehearsal:
             return train_steps(rehearsal, rank, world_size, steps[rank], gradients=False)
@@ -62,8 +68,9 @@ def uneven_between_rounds(rank, world_size, depth, interval, steps):
 
 @pytest.mark.parametrize(("depth", "interval"), [(3, 1), (1, 4), (2, 3)])
 @pytest.mark.parametrize("steps", [(5, 7), (9, 5), (6, 6)])
-def test_ranks_that_end_between_rounds_are_told_too(depth, interval, steps):
-    for message in run_ranks(uneven_between_rounds, 2, depth, interval, steps):
+@BOTH
+def test_ranks_that_end_between_rounds_are_told_too(depth, interval, steps, asynchronous):
+    for message in run_ranks(uneven_between_rounds, 2, depth, interval, steps, asynchronous):
         if steps[0] == steps[1]:
             assert message == steps[0]
             continue
@@ -109,11 +116,12 @@ def test_ranks_that_differ_are_told_in_what(settings, fields, names):
         assert all(name in message for name in names), message
 
 
-def lose_a_peer(rank, world_size, exchange, how, timeout_s):
+def lose_a_peer(rank, world_size, exchange, asynchronous, how, timeout_s):
     """Rank 1 dies or stops in the middle; what the others say, and after how long."""
+    options = {"exchange": exchange, "asynchronous": asynchronous, "timeout_s": timeout_s, "verbose": False}
     start = time.monotonic()
     try:
-        with Rehearsal(capacity=20, exemplars=3, exchange=exchange, timeout_s=timeout_s, verbose=False) as rehearsal:
+        with Rehearsal(capacity=20, exemplars=3, **options) as rehearsal:
             train_steps(rehearsal, rank, world_size, 5, gradients=False)
             if rank == 1:
                 os.kill(os.getpid(), how)
@@ -125,9 +133,9 @@ def lose_a_peer(rank, world_size, exchange, how, timeout_s):
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
-@pytest.mark.parametrize("exchange", EXCHANGES)
-def test_a_dead_or_stalled_peer_is_named_within_the_timeout(exchange, how):
-    results, _ = collect_ranks(lose_a_peer, 3, exchange, how, 3.0, patience=12, abandon=[1])
+@IN_PLACES
+def test_a_dead_or_stalled_peer_is_named_within_the_timeout(exchange, asynchronous, how):
+    results, _ = collect_ranks(lose_a_peer, 3, exchange, asynchronous, how, 3.0, patience=12, abandon=[1])
     assert set(results) == {0, 2}
     for rank, (message, seconds) in results.items():
         assert f"rank {rank}, round " in message
@@ -161,39 +169,51 @@ def test_other_errors_are_left_alone():
         raise RuntimeError("size mismatch")
 
 
-def fail_in_the_worker(rank, world_size):
+def fail_in_a_round(rank, world_size, asynchronous):
+    """Rank 0's round 3 fails; how each rank ended, after how many steps, and on which thread the round was."""
     import drb.assembly
     from drb.sampler import Sampler
 
     class Broken(Sampler):
         def draw(self, round_, counts_WS, offered_W):
             if round_ == 3 and rank == 0:
-                raise OverflowError("the worker failed on purpose")
+                raise OverflowError(f"failed on purpose in {threading.current_thread().name}")
             return super().draw(round_, counts_WS, offered_W)
 
-    drb.assembly.Sampler = Broken
+    drb.assembly.Sampler, steps = Broken, 0
     try:
-        with Rehearsal(capacity=20, exemplars=3, timeout_s=4.0, verbose=False) as rehearsal:
-            train_steps(rehearsal, rank, world_size, 8, gradients=False)
+        with Rehearsal(capacity=20, exemplars=3, asynchronous=asynchronous, timeout_s=3.0, verbose=False) as rehearsal:
+            for t in range(8):
+                rehearsal.extend(records(ids_of_rank(rank, world_size, 80)[10 * t : 10 * t + 10]))
+                assert rehearsal.stats()["asynchronous"] is asynchronous
+                steps += 1
     except Exception as error:
         import traceback
 
-        return type(error).__name__, "".join(traceback.format_exception(error))
-    return None
+        return type(error).__name__, "".join(traceback.format_exception(error)), steps
+    return "nothing", "", steps
 
 
-def test_an_exception_in_the_worker_reaches_the_training_thread_with_its_traceback():
-    first, second = run_ranks(fail_in_the_worker, 2)
-    assert first[0] == "OverflowError"
-    assert "in draw" in first[1]  # where the worker was
-    assert second[0] == "PeerError"  # the other rank hears of it, at the latest by its timeout
+@pytest.mark.parametrize(
+    ("asynchronous", "thread", "steps"),
+    [(False, "MainThread", 3), (True, "drb-rehearsal", 4)],  # at once; or by the step that waits for the round
+    ids=["inline", "in the worker"],
+)
+def test_an_exception_in_a_round_reaches_the_training_thread_with_its_traceback(asynchronous, thread, steps):
+    first, second = run_ranks(fail_in_a_round, 2, asynchronous)
+    assert first[0] == "OverflowError", first[1]
+    assert "in draw" in first[1]  # where the round was
+    assert f"failed on purpose in {thread}" in first[1]
+    assert first[2] == steps
+    assert second[0] == "PeerError", second[1]  # the other rank hears of it, at the latest by its timeout
 
 
 def many_rounds(rank, world_size, exchange):
     """Private bytes that 400 more rounds took, and segments left in /dev/shm."""
     import psutil
 
-    with Rehearsal(capacity=200, exemplars=8, exchange=exchange, seed=1, verbose=False) as rehearsal:
+    options = {"exchange": exchange, "asynchronous": True, "verbose": False}
+    with Rehearsal(capacity=200, exemplars=8, seed=1, **options) as rehearsal:
         rng = np.random.default_rng(rank)
 
         def go(rounds):

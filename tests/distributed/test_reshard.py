@@ -22,7 +22,7 @@ def train(rank, world_size, saved, settings):
     for seed in SEEDS:
         sampler = OwnerSampler(range(SAMPLES), seed=9, drop_last=True)
         order = np.array(list(sampler))
-        with Rehearsal(exemplars=R, seed=seed, batch_size=8, verbose=False, **settings) as rehearsal:
+        with Rehearsal(exemplars=R, seed=seed, batch_size=8, asynchronous=True, verbose=False, **settings) as rehearsal:
             if saved is not None:
                 owner_of = None if settings.get("sample_id") == "arrival" else sampler.owner_of
                 rehearsal.load_state_dict([states[SEEDS.index(seed)] for states in saved], owner_of)

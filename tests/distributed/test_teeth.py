@@ -109,7 +109,8 @@ def count_wrong_rows(rank, world_size, barrier, board_path, rounds):
     drb.assembly.Buffer = SlowWriter
     drb.assembly.SharedExchange = SlowReader if barrier else NoBarrier
     wrong, batch_size = 0, 8
-    rehearsal = Rehearsal(capacity=8, exemplars=7, admission="fifo", exchange="shared", seed=1, verbose=False)
+    options = {"admission": "fifo", "exchange": "shared", "asynchronous": True, "verbose": False}
+    rehearsal = Rehearsal(capacity=8, exemplars=7, seed=1, **options)
     for t in range(rounds):
         ids = (np.arange(batch_size) + t * batch_size) * world_size + rank
         wrong += num_wrong(rehearsal.extend(records(ids, WORDS)), WORDS)

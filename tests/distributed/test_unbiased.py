@@ -30,7 +30,8 @@ OCCUPANCIES = {
 def draw_rounds(rank, world_size, occupancy, rounds, settings):
     """This rank's draws (lists of ids), after offering it what it is to hold; and rows that were wrong."""
     ids, wrong, draws = occupancy[rank], 0, []
-    with Rehearsal(capacity=100, exemplars=R, seed=11, batch_size=100, verbose=False, **settings) as rehearsal:
+    options = {"seed": 11, "batch_size": 100, "asynchronous": True, "verbose": False} | settings
+    with Rehearsal(capacity=100, exemplars=R, **options) as rehearsal:
         for t in range(rounds + 2):
             batch = rehearsal.extend(records(ids) if t == 0 else nothing())
             wrong += num_wrong(batch)
@@ -88,9 +89,8 @@ def draw_stream(rank, world_size, exchange):
     """Rank 0 sees four times the samples of rank 1 through buffers of one size; how often its exemplars are drawn."""
     rng, share, drawn = np.random.default_rng(rank), 0, 0
     ids = np.arange(800 if rank == 0 else 200) * 2 + rank
-    with Rehearsal(
-        capacity=50, exemplars=R, seed=5, proportions="stream", exchange=exchange, batch_size=8, verbose=False
-    ) as rehearsal:
+    options = {"proportions": "stream", "exchange": exchange, "asynchronous": True, "batch_size": 8, "verbose": False}
+    with Rehearsal(capacity=50, exemplars=R, seed=5, **options) as rehearsal:
         for epoch in range(2):  # a second epoch offers nothing new
             order = rng.permutation(ids)
             for t in range(100):

@@ -19,8 +19,8 @@ def minibatch(rank, world_size, step, size=6):
 
 
 def make(**options):
-    given = {"capacity": 30, "exemplars": 7, "seed": 1, "batch_size": 6, "verbose": False} | options
-    return Rehearsal(**given)
+    given = {"capacity": 30, "exemplars": 7, "seed": 1, "batch_size": 6, "asynchronous": True, "verbose": False}
+    return Rehearsal(**(given | options))
 
 
 def gather(value, world_size):

@@ -27,7 +27,8 @@ def train(exchange: str, steps: int) -> dict[str, object]:
         model = DistributedDataParallel(network.to(world.device), device_ids=[world.device], bucket_cap_mb=1)
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
         seen, wrong, exemplars, ids = hashlib.sha256(), 0, 0, ids_of_rank(world.rank, 2, 4000)
-        with Rehearsal(64, 8, seed=1, depth=2, exchange=exchange, verbose=False) as rehearsal:
+        options = {"exchange": exchange, "asynchronous": True, "verbose": False}
+        with Rehearsal(64, 8, seed=1, depth=2, **options) as rehearsal:
             for t in range(steps):
                 minibatch = records(torch.from_numpy(ids[t * 12 : t * 12 + 12]))
                 batch = rehearsal.extend({name: value.to(world.device) for name, value in minibatch.items()})

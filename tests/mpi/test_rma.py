@@ -65,7 +65,7 @@ def refusal(rank, world_size, size_words=1000, free_bytes=None):
 
 
 def test_windows(tmp_path):
-    calls = [(windows, ()), (refusal, (1 << 50,)), (refusal, (1000, 1 << 20)), (uneven, ("error", "rma"))]
+    calls = [(windows, ()), (refusal, (1 << 50,)), (refusal, (1000, 1 << 20)), (uneven, ("error", "rma", True))]
     wrong, *refused, told = run_mpi(3, *calls, tmp_path=tmp_path)
     assert wrong == [0, 0, 0]
     assert all("ranks [1] stopped after 6 steps while ranks [0, 2] go on" in message for message in told)
@@ -76,7 +76,7 @@ def test_windows(tmp_path):
 
 
 def lose_and_say(rank, world_size, how):
-    message, seconds = lose_a_peer(rank, world_size, "rma", how, 3.0)
+    message, seconds = lose_a_peer(rank, world_size, "rma", True, how, 3.0)
     print(f"rank {rank} after {seconds:.0f} s: {message}", flush=True)
     os._exit(3)  # as the program does: MPI_Finalize would wait for the dead
 
