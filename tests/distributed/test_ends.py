@@ -208,6 +208,30 @@ def test_an_exception_in_a_round_reaches_the_training_thread_with_its_traceback(
     assert second[0] == "PeerError", second[1]  # the other rank hears of it, at the latest by its timeout
 
 
+def fail_before_the_barrier(rank, world_size, asynchronous):
+    """As a rank that goes on into the gradients' exchange, where the others, in the barrier, never come."""
+
+    def out_of_memory(*_):
+        raise MemoryError("no room")
+
+    try:
+        with Rehearsal(20, 3, asynchronous=asynchronous, timeout_s=60.0, verbose=False) as rehearsal:
+            train_steps(rehearsal, rank, world_size, 3)
+            if rank == 0:
+                rehearsal._turns.parts.exchange.publish = out_of_memory
+            train_steps(rehearsal, rank, world_size, 3)
+    except Exception as error:
+        return type(error).__name__
+    return "nothing"
+
+
+@BOTH
+def test_an_error_before_the_barrier_is_raised_though_the_others_wait(asynchronous):
+    results, _ = collect_ranks(fail_before_the_barrier, 2, asynchronous, timeout=20, patience=8)
+    assert results[0] == "MemoryError"
+    assert results[1] in ("PeerError", "RuntimeError")  # a RuntimeError of Gloo's in the gradients
+
+
 def many_rounds(rank, world_size, exchange):
     """Private bytes that 400 more rounds took, and segments left in /dev/shm."""
     import psutil
