@@ -1,7 +1,7 @@
 """What rounds further ahead (depth) and rarer ones (interval) save: the figures from which the defaults were chosen.
 
-Two ranks, b = 56, r = 7, steps of several rehearsals and of plain DDP on b + r in turns, as in overlap.py. Late rounds,
-which depth is for, are in hidden_delay.py.
+Two ranks, b = 56, r = 7, steps of several rehearsals and of plain DDP on b + r in turns, as in overlap.py. Rounds run
+on a worker, or inline: on the training thread, in `extend`. Late rounds, which depth is for, are in hidden_delay.py.
 
     python benchmarks/rounds_ahead.py [--quick] [--jobs mlp cnn]
 """
@@ -16,9 +16,10 @@ import record
 from stepping import JOBS, B, R, paired, run
 
 AHEAD = {
-    f"depth {depth}, every {interval}": {"depth": depth, "interval": interval}
+    f"depth {depth}, every {interval}": {"depth": depth, "interval": interval, "asynchronous": True}
     for depth, interval in ((1, 1), (2, 1), (1, 2), (1, 4), (1, 8), (2, 4))
 }
+AHEAD |= {f"inline, every {interval}": {"interval": interval, "asynchronous": False} for interval in (1, 8)}
 
 
 def measure(name: str, blocks: int) -> dict[str, Any]:

@@ -6,6 +6,9 @@ and integers apart. r = 7 records of 150 KB out of 1,024 that all ranks together
 caches of one machine, which hold what few ranks have and not what many have, would be what is measured. `apart`: as
 many ranks that know nothing of one another, each with a buffer of its own: what sharing two cores costs by itself.
 
+Bars, by W from 2 on: for `shared` and `rma` flat, at most 1.25 times what two ranks have, both of CPU in microseconds
+and of CPU over `apart`; for `collective` at most linear in the number of other ranks, whose constant is shown.
+
     python benchmarks/scaling.py [--quick]
 """
 
@@ -20,6 +23,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +36,8 @@ import torch.multiprocessing as mp
 from drb import Rehearsal, assembly
 
 EXEMPLARS, BATCH, ROUNDS, UNION = 7, 8, 60, 1024
+FLAT, LINEAR = 1.25, 1.05  # times what there is with the fewest ranks
+SENT = ("messages", "integer_bytes", "row_bytes")
 
 
 class Counter:
@@ -68,6 +74,7 @@ def run_rank(rank: int, world_size: int, rendezvous: str, exchange: str, results
         exemplars=EXEMPLARS,
         seed=0,
         exchange="auto" if alone else exchange,
+        asynchronous=True,
         verbose=False,
         process_group=alone,
     ) as rehearsal:
@@ -103,6 +110,37 @@ def with_ranks(exchange: str, world_size: int) -> dict[str, float]:
     return found
 
 
+def medians(exchange: str, world_size: int, repeats: int) -> dict[str, float]:
+    runs = [with_ranks(exchange, world_size) for _ in range(repeats)]
+    found = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+    print(exchange, world_size, found, file=sys.stderr, flush=True)
+    return found
+
+
+def verdicts(figures: dict[str, dict[str, float]], worlds: Sequence[int]) -> dict[str, Any]:
+    """Of each figure that has a bar, over all W."""
+
+    def of(exchange: str, name: str) -> list[float]:
+        return [figures[f"{exchange}, W={world_size}"][name] for world_size in worlds]
+
+    found, apart = {}, of("apart", "cpu_us")
+    for exchange in ("shared", "rma"):
+        cpu = of(exchange, "cpu_us")
+        found[f"{exchange}, cpu_us"] = _grows(cpu, FLAT)
+        found[f"{exchange}, cpu over apart"] = _grows([a / b for a, b in zip(cpu, apart, strict=True)], FLAT)
+        found |= {f"{exchange}, {name}": _grows(of(exchange, name), FLAT) for name in SENT}
+    for name in ("cpu_us", *SENT):
+        each = [value / (world_size - 1) for value, world_size in zip(of("collective", name), worlds, strict=True)]
+        found[f"collective, {name} per other rank"] = _grows(each, LINEAR)
+    return found
+
+
+def _grows(values: list[float], factor: float) -> dict[str, Any]:
+    """values: from the fewest ranks to the most."""
+    bar = factor * values[0]
+    return {"with_fewest_ranks": values[0], "most": max(values), "bar": bar, "holds": max(values) <= bar}
+
+
 def main() -> None:
     if "--rank-of" in sys.argv:  # started by mpiexec
         rendezvous, exchange, results = sys.argv[2:]
@@ -112,15 +150,14 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     quick = parser.parse_args().quick
     multiprocessing.set_forkserver_preload(["torch", "torch.distributed", "drb"])  # W ranks start in a second
-    figures: dict[str, Any] = {"W=1": with_ranks("auto", 1)}
+    worlds, repeats = ((2, 4), 1) if quick else ((2, 4, 8, 16), 5)
+    figures: dict[str, Any] = {"W=1": medians("auto", 1, repeats)}
     for exchange in ("apart", "shared", "collective", "hierarchical", "rma"):
-        for world_size in (2, 4) if quick else (2, 4, 8, 16):
+        for world_size in worlds:
             if exchange == "hierarchical" and world_size < 4:
                 continue
-            runs = [with_ranks(exchange, world_size) for _ in range(1 if quick else 3)]
-            figures[f"{exchange}, W={world_size}"] = {k: statistics.median(run[k] for run in runs) for k in runs[0]}
-            print(exchange, world_size, figures[f"{exchange}, W={world_size}"], file=sys.stderr, flush=True)
-    record.save("scaling", figures)
+            figures[f"{exchange}, W={world_size}"] = medians(exchange, world_size, repeats)
+    record.save("scaling", figures | {"bars": verdicts(figures, worlds)})
 
 
 if __name__ == "__main__":
