@@ -92,7 +92,7 @@ def _median(values: Iterable[float]) -> float:
 
 def _compare(exchange: str, spec: RecordSpec, measured: Any, counted: Any, machines: list[Any]) -> dict[str, Any]:
     """Per number of ranks: predicted, measured and their ratio. The median of what each repetition's fit predicts."""
-    found: dict[str, Any] = {}
+    found = {}
     for world in WORLDS:
         place = Place(world, world)
         expected = traffic(exchange, place, R, spec.row_bytes)
@@ -108,13 +108,14 @@ def _compare(exchange: str, spec: RecordSpec, measured: Any, counted: Any, machi
             "messages": (expected.messages, counted[world][0]),
             "sent_bytes": (expected.sent_bytes, counted[world][1]),
         }
-        found[f"{world} ranks"] = {
-            key: {"predicted": round(p, 1), "measured": round(m, 1), "ratio": round(p / m, 3) if m else float(p == m)}
-            for key, (p, m) in pairs.items()
-        }
-        if world != FITTED:
-            found[f"{world} ranks"]["holds"] = all(abs(p - m) <= BAR * m for p, m in pairs.values())
+        found[f"{world} ranks"] = {key: _verdict(p, m, world) for key, (p, m) in pairs.items()}
     return found
+
+
+def _verdict(predicted: float, measured: float, world: int) -> dict[str, Any]:
+    ratio = predicted / measured if measured else float(predicted == measured)
+    figures = {"predicted": round(predicted, 1), "measured": round(measured, 1), "ratio": round(ratio, 3)}
+    return figures if world == FITTED else {**figures, "holds": abs(ratio - 1) <= BAR}
 
 
 def _count_messages() -> list[tuple[int, int]]:
