@@ -16,7 +16,7 @@ help:
 	@echo "make test     install, then lint and run every test"
 	@echo "make faults   break 64 runs on purpose and check how they end (10 to 20 minutes; Linux)"
 	@echo "make bench    every benchmark, results in benchmarks/results (two hours, on a machine with nothing else to do)"
-	@echo "make bench-quick   the same with few repeats (about five minutes), results in benchmarks/results/quick"
+	@echo "make bench-quick   the same with few repeats (four minutes), results in benchmarks/results/quick"
 	@echo "make lint     ruff and mypy"
 	@echo "make format   rewrite the sources as ruff wants them"
 	@echo "make image-check   really build docker/Dockerfile and train in it (root, Debian; many minutes, 30 GB)"
