@@ -156,8 +156,8 @@ class _Case:
         broken = damage(newest, kind, self._generator)
         ended = self._run([*self._arguments, f"checkpoint.resume={newest}"], "damaged")
         self._expect_error(ended, str(broken))
-        if self._generator.random() < 0.5:
-            return  # going on takes the checkpoint before
+        if self._generator.random() < 0.5 and kind != "other_version":
+            return  # going on takes the checkpoint before; one that is whole, but of another drb, is never passed over
         shutil.rmtree(newest)
         kept.rename(newest)
 
