@@ -48,7 +48,7 @@ class Heartbeat:
     def __init__(self, store: Any, rank: int, world_size: int) -> None:
         self.rank = rank
         self.every_s = max(BEAT_S, world_size / _MOST_BEATS_PER_S)
-        self.store_is_gone = False
+        self._gone_at: float | None = None
         self._stood_still = (0.0, 0.0)  # when a beat came late, and for how long
         self._neighbour = (rank + 1) % world_size  # each process looks after one other: O(1) messages per beat
         self._neighbour_beats = -1
@@ -71,6 +71,15 @@ class Heartbeat:
         """How long this process was stopped, if it was a moment ago."""
         when, seconds = self._stood_still
         return seconds if time.monotonic() - when < _LATELY_S else 0.0
+
+    @property
+    def store_is_gone(self) -> bool:
+        return self._gone_at is not None
+
+    @property
+    def gone_s(self) -> float:
+        """How long ago this process noticed that the store's host has ended; 0 if it has not."""
+        return 0.0 if self._gone_at is None else time.monotonic() - self._gone_at
 
     @property
     def silent_s(self) -> float:
@@ -114,7 +123,7 @@ class Heartbeat:
                 self.hear()
                 self._look_after_neighbour()
             except Exception:  # which exception says that the store is gone depends on the store
-                self.store_is_gone = True
+                self._lose_store()
                 return
             before = time.monotonic()
             self._ended.wait(self.every_s)
@@ -127,10 +136,13 @@ class Heartbeat:
         if beats != self._neighbour_beats:
             self._neighbour_beats, self._alive_at = beats, time.monotonic()
 
+    def _lose_store(self) -> None:
+        self._gone_at = self._gone_at or time.monotonic()
+
     def _require_store(self) -> None:
         """torch's store prints pages of stack traces when its host has ended: look at the line first."""
         if self._line is not None and select.select([self._line], [], [], 0)[0]:
-            self.store_is_gone = True
+            self._lose_store()
         if self.store_is_gone:
             raise ConnectionError("the store is gone")
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from drb.failure import FailureBoard, is_of_a_collective
+from drb.failure import GRACE_S, FailureBoard, is_of_a_collective
 from drb.heartbeat import heartbeat
 
 _FOR_EVER = timedelta(days=365)
@@ -56,5 +56,6 @@ class WaitingRoom:
                         raise
                     raise self._board.explain(operation, error) from error
             silent_s = 0.0 if beat is None else min(beat.silent_s, time.monotonic() - start)
-            if silent_s > self._timeout_s or (beat is not None and beat.news):
+            is_over = beat is not None and (bool(beat.news) or beat.gone_s > GRACE_S)  # the store ends with the run
+            if silent_s > self._timeout_s or is_over:
                 raise self._board.explain(operation, TimeoutError(f"waited {time.monotonic() - start:.0f} s"))

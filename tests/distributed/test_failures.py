@@ -102,3 +102,32 @@ def test_every_rank_beats_and_no_news_is_good_news():
         assert min(counts.values()) >= 1
         assert stood_still_s == 0
         assert news == []
+
+
+class _StoreIsGone:
+    """As the heartbeat of a process that was stopped, and goes on when all others have ended."""
+
+    silent_s, news, gone_s = 0.0, (), 60.0
+
+
+def wait_after_the_end(rank, world_size):
+    import drb.patience
+
+    room, others_may_end = WaitingRoom(world_size, timeout_s=60.0), dist.new_group(backend="gloo")
+    if rank == 0:
+        drb.patience.heartbeat = _StoreIsGone
+        try:
+            room.meet("step 3")
+        except PeerError as error:
+            return str(error)
+        finally:
+            dist.barrier(others_may_end)
+    else:  # alive, but never there: no connection says that anything is wrong
+        dist.barrier(others_may_end)
+    return "no error"
+
+
+def test_nobody_waits_for_ranks_whose_store_has_ended():
+    said, _ = run_ranks(wait_after_the_end, 2, timeout=25)
+    assert "rank 0, step 3: failed" in said
+    assert "TimeoutError: waited" in said
