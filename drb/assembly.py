@@ -18,7 +18,7 @@ from drb.buffer import COLUMN_BYTES, Buffer
 from drb.capacity import capacity_of_rank
 from drb.choices import choose_engine, choose_exchange, has_core
 from drb.cuda import Device, DeviceRing, NcclExchange, RowLauncher
-from drb.distinct import MOST_BYTES
+from drb.distinct import COUNTER_BYTES
 from drb.engine import AsyncEngine, Engine
 from drb.exchange import (
     CollectiveExchange,
@@ -138,7 +138,7 @@ def memory_bytes(
         column_bytes=COLUMN_BYTES,
         staging=exchange_staging_bytes,
     )
-    return needed | {"metadata": needed["metadata"] + counts_offers * MOST_BYTES}
+    return needed | {"metadata": needed["metadata"] + counts_offers * COUNTER_BYTES}
 
 
 def own_capacity(settings: RehearsalSettings, spec: RecordSpec, rank: int, world_size: int) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 
 from drb.types import UInt64Array
 
-MOST_BYTES = 3_200_000  # of a counter at the default limit: 32,768 integers in a set
+COUNTER_BYTES = 3_200_000  # of a counter at the default limit: 32,768 integers in a set
 _MOST = 1 << 62  # an integer of 64 bits goes round
 
 

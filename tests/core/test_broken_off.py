@@ -1,5 +1,7 @@
 """After an error in the middle of a step nobody knows which rows are whose: the rehearsal says so, and only ends."""
 
+import operator
+
 import pytest
 from core.rehearsing import BOTH, extend_all, open_rehearsal
 from samples import minibatch_of
@@ -38,21 +40,8 @@ def test_a_wait_that_was_interrupted(asynchronous, depth, monkeypatch):
 
 
 @BOTH
-def test_a_minibatch_that_could_not_be_extended(asynchronous, monkeypatch):
-    rehearsal = open_rehearsal(asynchronous=asynchronous)
-    extend_all(rehearsal, [range(8 * t, 8 * t + 8) for t in range(6)])
-
-    def out_of_memory(*_):
-        raise MemoryError("no room")
-
-    monkeypatch.setattr(rehearsal._extension, "extend", out_of_memory)
-    with pytest.raises(MemoryError):
-        rehearsal.extend(minibatch_of(range(48, 56)))
-    require_broken(rehearsal, "MemoryError: no room")
-
-
-@BOTH
-def test_a_minibatch_that_could_not_be_stored(asynchronous, monkeypatch):
+@pytest.mark.parametrize(("part", "method"), [("_extension", "extend"), ("_turns.parts.buffer", "stage")])
+def test_a_minibatch_that_could_not_be_extended_or_stored(asynchronous, part, method, monkeypatch):
     rehearsal = open_rehearsal(asynchronous=asynchronous)
     extend_all(rehearsal, [range(8 * t, 8 * t + 8) for t in range(6)])
 
@@ -60,7 +49,7 @@ def test_a_minibatch_that_could_not_be_stored(asynchronous, monkeypatch):
         monkeypatch.undo()
         raise MemoryError("no room")
 
-    monkeypatch.setattr(rehearsal._turns.parts.buffer, "stage", out_of_memory)
+    monkeypatch.setattr(operator.attrgetter(part)(rehearsal), method, out_of_memory)
     with pytest.raises(MemoryError):
         rehearsal.extend(minibatch_of(range(48, 56)))
     require_broken(rehearsal, "MemoryError: no room")
