@@ -20,14 +20,14 @@ import record
 import torch
 from interleaved import RECORDS, of_runs
 
-from drb.admission import build_admission
-from drb.buffer import Buffer
-from drb.intake import Intake
-from drb.record import HEADER_WORDS, Field, RecordSpec
+from drb.buffer.admission import build_admission
+from drb.buffer.buffer import Buffer
+from drb.buffer.record import HEADER_WORDS, Field, RecordSpec
+from drb.buffer.spares import spare_rows
+from drb.buffer.storage import HeapStorage
+from drb.rehearsal.intake import Intake
+from drb.rehearsal.settings import RehearsalSettings
 from drb.seeding import sample_keys
-from drb.settings import RehearsalSettings
-from drb.spares import spare_rows
-from drb.storage import HeapStorage
 
 CAPACITY, SEED = 2000, 0
 FIXED_US, PER_RECORD_US = 80.0, 0.2

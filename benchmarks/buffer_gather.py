@@ -15,8 +15,8 @@ import record
 import torch
 from interleaved import RECORDS, medians_us, of_runs
 
+from drb.buffer.record import Field, RecordSpec
 from drb.exchange import LoopbackExchange
-from drb.record import Field, RecordSpec
 
 CAPACITY, EXTRA_US = 2000, 5.0
 

@@ -28,11 +28,11 @@ import torch.multiprocessing as mp
 
 from drb import Rehearsal
 from drb.checkpoint import Checkpointer, CheckpointSettings, StopSignals
-from drb.models import build_model
-from drb.trainer import OptimizerSettings
-from drb.trainer.learner import Learner
+from drb.distributed.world import World
+from drb.training import OptimizerSettings
+from drb.training.learner import Learner
+from drb.training.models import build_model
 from drb.types import Minibatch
-from drb.world import World
 
 EVERY, SAVES, STEPS = 50, 5, 3
 BAR = 0.05  # of the time between two

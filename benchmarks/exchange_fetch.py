@@ -35,11 +35,12 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from drb import assembly
-from drb.assembly import Parts, assemble
+from drb.buffer.record import Field, RecordSpec
 from drb.exchange import open_peers
-from drb.record import Field, RecordSpec
-from drb.settings import RehearsalSettings
+from drb.rehearsal import assemble as assembly
+from drb.rehearsal.assemble import assemble
+from drb.rehearsal.parts import Parts
+from drb.rehearsal.settings import RehearsalSettings
 
 SPEC = RecordSpec({"image": Field(torch.uint8, (150_528,)), "label": Field(torch.int64)})
 CAPACITY = 500
@@ -63,7 +64,7 @@ class Rank:
         self.round = 0
 
     def _fill(self) -> None:
-        from drb.admission import Offer
+        from drb.buffer.admission import Offer
 
         buffer, rank = self.parts.buffer, self.peers.rank
         buffer.rows[:] = 1  # pages that are there

@@ -25,8 +25,8 @@ from record import save
 from torch.utils.data import DataLoader, Dataset
 from torchvision import datasets, transforms
 
-from drb.datasets import CacheSettings, MappedSource, Source, TensorSource, load_dataset
-from drb.loader import TaskLoader
+from drb.data.datasets import CacheSettings, MappedSource, Source, TensorSource, load_dataset
+from drb.data.loader import TaskLoader
 
 Epoch = Callable[[int], Iterator[Any]]
 

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from drb.datasets import load_dataset
+from drb.data.datasets import load_dataset
 
 BATCH, EXEMPLARS, CAPACITY, RATE = 10, 10, 500, 0.1
 

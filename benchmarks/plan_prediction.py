@@ -24,11 +24,11 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from drb.buffer.record import Field, RecordSpec
 from drb.exchange import Peers
 from drb.plan.model import Machine, Place, cpu_seconds, round_seconds, traffic
 from drb.plan.probe import measure_alone, measure_machine, measure_rounds
-from drb.record import Field, RecordSpec
-from drb.settings import RehearsalSettings
+from drb.rehearsal.settings import RehearsalSettings
 
 WORLDS, RANKS, B, R = (2, 4, 8), 8, 56, 7
 FITTED, BAR = 2, 0.2

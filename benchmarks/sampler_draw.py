@@ -16,8 +16,8 @@ import numpy as np
 import record
 from interleaved import medians_us, of_runs
 
-from drb.proportions import build_proportions
-from drb.sampler import Sampler
+from drb.sampling.proportions import build_proportions
+from drb.sampling.sampler import Sampler
 
 CASES = {  # ranks, strata, exemplars, proportions: at most so many µs
     (1024, 1, 7, "uniform"): 30.0,

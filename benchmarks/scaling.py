@@ -33,7 +33,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from drb import Rehearsal, assembly
+from drb import Rehearsal
+from drb.rehearsal import assemble as assembly
 
 EXEMPLARS, BATCH, ROUNDS, UNION = 7, 8, 60, 1024
 FLAT, LINEAR = 1.25, 1.05  # times what there is with the fewest ranks

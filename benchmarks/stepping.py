@@ -36,14 +36,14 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from drb import Rehearsal
-from drb.models import build_model
+from drb.training.models import build_model
 
 B, R, SAMPLES, CAPACITY = 56, 7, 2048, 1000
 
 
 @dataclass(frozen=True)
 class Job:
-    """model: of drb.models; shape: of an image; steps: of a block."""
+    """model: of drb.training.models; shape: of an image; steps: of a block."""
 
     model: str
     shape: tuple[int, int, int]

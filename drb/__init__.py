@@ -12,11 +12,11 @@ The path of a minibatch of b samples at step t:
 These names are the library; everything else may change. The program is `drb.train`.
 """
 
-from drb.failure import PeerError
-from drb.ownership import OwnerSampler, with_ids
-from drb.record import Field, RecordSpec
-from drb.rehearsal import Rehearsal
-from drb.round import UnevenError
+from drb.buffer.record import Field, RecordSpec
+from drb.data.ownership import OwnerSampler, with_ids
+from drb.distributed.failure import PeerError
+from drb.rehearsal.rehearsal import Rehearsal
+from drb.rehearsal.round import UnevenError
 from drb.types import Exemplars, Handle, Minibatch
 
 __all__ = [

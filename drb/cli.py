@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return demo(rest)
     if command == "forget":
-        from drb.erasure.command import main as forget
+        from drb.runs.forget_command import main as forget
 
         return forget(rest)
     if command == "plan":
@@ -38,11 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return plan(rest)
     if command == "report":
-        from drb.report.command import main as report
+        from drb.runs.report.command import main as report
 
         return report(rest)
     if command in ("inspect", "verify"):
-        from drb.checkpoint.command import main as look
+        from drb.runs.look_command import main as look
 
         return look(command, rest)
     if command in ("-h", "--help"):

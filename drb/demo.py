@@ -16,8 +16,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from drb.report.plots import save_plots
-from drb.report.table import print_table
+from drb.runs.report.plots import save_plots
+from drb.runs.report.table import print_table
 
 _RUNS = {"incremental": "finetune", "rehearsal": "er", "from scratch": "from_scratch"}
 _MLFLOW_EXPERIMENT = "drb-demo"

@@ -24,12 +24,12 @@ from typing import NoReturn
 
 import torch.distributed as dist
 
-from drb.config import TrainConfig, check_config, compose_config, to_yaml
-from drb.failure import FAREWELL_S, OwnError, PeerError
-from drb.heartbeat import stop_heartbeat
-from drb.mpi import finalize_mpi
-from drb.run import run
-from drb.world import World, detect_world
+from drb.distributed.failure import FAREWELL_S, OwnError, PeerError
+from drb.distributed.heartbeat import stop_heartbeat
+from drb.distributed.mpi import finalize_mpi
+from drb.distributed.world import World, detect_world
+from drb.program.config import TrainConfig, check_config, compose_config, to_yaml
+from drb.program.run import run
 
 _GRACE_S = 5.0  # what rank 0 has to say an error that all ranks have, before its exit makes the launcher end the others
 _HELP = """\

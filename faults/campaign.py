@@ -21,9 +21,9 @@ _PRELOADED = (
     "sklearn.datasets",
     "torch._dynamo",
     "torch.distributed.fsdp",
-    "drb.config",
-    "drb.report.plots",
-    "drb.run",
+    "drb.program.config",
+    "drb.runs.report.plots",
+    "drb.program.run",
     "drb.tracking.store",
     "drb.train",
 )

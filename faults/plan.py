@@ -11,8 +11,8 @@ from typing import Any
 
 # target -> "module:attribute" of what is about to be called, or has just been, when the fault strikes
 TARGETS: dict[str, dict[str, str]] = {
-    "loader": {"any": "drb.loader:TaskLoader.epoch"},  # each minibatch that it yields counts as a call
-    "forward": {"any": "drb.models.network:Network.forward"},
+    "loader": {"any": "drb.data.loader:TaskLoader.epoch"},  # each minibatch that it yields counts as a call
+    "forward": {"any": "drb.training.models.network:Network.forward"},
     "backward": {"any": "torch:Tensor.backward"},
     "index_exchange": {
         "collective": "drb.exchange.requests:RowRequests.ask",
@@ -22,10 +22,10 @@ TARGETS: dict[str, dict[str, str]] = {
         "collective": "drb.exchange.collective:CollectiveExchange._gather",
         "shared": "drb.exchange.shared:SharedExchange.fetch",
     },
-    "admission": {"any": "drb.buffer:Buffer.stage"},
+    "admission": {"any": "drb.buffer.buffer:Buffer.stage"},
     "shard_write": {"any": "drb.checkpoint.writing:write_part"},
     "rename": {"any": "drb.checkpoint.folder:CheckpointFolder.publish"},
-    "decode": {"any": "drb.datasets.decoders:DecoderPool.decode"},
+    "decode": {"any": "drb.data.datasets.decode_pool:DecoderPool.decode"},
     "tracking": {"any": "drb.tracking.tracker:BufferedTracker.log_metrics"},
     "set_up": {"any": "drb.exchange.shared:SharedExchange.__init__"},
 }

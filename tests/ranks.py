@@ -24,7 +24,7 @@ import torch.distributed as dist
 
 _CONTEXT = mp.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
-    ["torch", "torch.distributed", "scipy.stats", "pytest", "drb.trainer", "drb.evaluation"]
+    ["torch", "torch.distributed", "scipy.stats", "pytest", "drb.training", "drb.training.evaluation"]
 )
 # the server is a fresh interpreter that finds what it preloads by PYTHONPATH alone
 _ROOT = Path(__file__).resolve().parents[1]

@@ -6,8 +6,8 @@ from weakref import WeakKeyDictionary, WeakSet
 
 import numpy as np
 
-from drb.buffer import Buffer
-from drb.table import PositionTable
+from drb.buffer.buffer import Buffer
+from drb.buffer.positions import PositionTable
 
 _TABLES: WeakKeyDictionary[Buffer, PositionTable] = WeakKeyDictionary()
 _IN_FLIGHT: WeakSet[Buffer] = WeakSet()

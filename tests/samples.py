@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from drb.admission import Offer
+from drb.buffer.admission import Offer
 from drb.seeding import sample_keys
 
 IMAGE_SHAPE = (1, 5, 5)

@@ -14,7 +14,6 @@ from drb.checkpoint.errors import CheckpointError
 from drb.checkpoint.finding import Saved, State
 from drb.checkpoint.folder import CheckpointFolder
 from drb.checkpoint.lock import RunLock
-from drb.checkpoint.randomness import random_state, restore_random_state, seed_random_state
 from drb.checkpoint.ranks import read_rank_states, rewrite_checkpoint
 from drb.checkpoint.settings import CheckpointSettings, check_signals
 
@@ -33,10 +32,7 @@ __all__ = [
     "State",
     "StopSignals",
     "check_signals",
-    "random_state",
     "read_key",
     "read_rank_states",
-    "restore_random_state",
     "rewrite_checkpoint",
-    "seed_random_state",
 ]

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from typing_extensions import Self
 
-from drb.failure import naming_peers
+from drb.distributed.failure import naming_peers
 
 _SAME_SIGNAL_S = 5.0  # torchrun passes on what Slurm has sent to every process anyhow: that is one signal, not two
 _MOST_STEPS = 1 << 20

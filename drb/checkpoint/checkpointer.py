@@ -30,8 +30,8 @@ from drb.checkpoint.lock import RunLock, lock_run
 from drb.checkpoint.room import Room
 from drb.checkpoint.settings import CheckpointSettings
 from drb.checkpoint.writing import CheckpointWriter, Tally
-from drb.failure import PeerError
-from drb.world import World
+from drb.distributed.failure import PeerError
+from drb.distributed.world import World
 
 MARKER = "INTERRUPTED"
 _LINGER_S = 60.0

@@ -13,7 +13,7 @@ from drb.checkpoint.folder import CheckpointFolder
 from drb.checkpoint.format import rank_part, read_manifest, read_part, require_key
 from drb.checkpoint.ranks import read_rank_states
 from drb.checkpoint.room import Room
-from drb.world import World
+from drb.distributed.world import World
 
 OWN = "rank"  # the part of a state that is one rank's own
 OTHERS = "ranks"  # in its place, from a checkpoint of another number of ranks: those of all of them

@@ -11,9 +11,9 @@ from typing import Any
 import torch.distributed as dist
 
 from drb.checkpoint.errors import CheckpointError
-from drb.failure import naming_peers
-from drb.patience import WaitingRoom
-from drb.world import World
+from drb.distributed.failure import naming_peers
+from drb.distributed.waiting import WaitingRoom
+from drb.distributed.world import World
 
 
 class Room:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from drb.limits import one_of_phrase, setting
+from drb.options import one_of_phrase, setting
 
 SIGNALS = ("USR1", "USR2", "TERM", "INT", "HUP")
 

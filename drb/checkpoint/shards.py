@@ -21,9 +21,9 @@ from pathlib import Path
 
 import numpy as np
 
+from drb.buffer.snapshot import LazyRows
 from drb.checkpoint.encryption import Key
 from drb.checkpoint.files import FileRecord, sync_file, write_rows
-from drb.snapshot import LazyRows
 from drb.types import BoolArray, Int64Array
 
 MOST_SHARDS = 32

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from drb.snapshot import LazyRows
+from drb.buffer.snapshot import LazyRows
 
 _TENSOR, _ARRAY, _ROWS = "$tensor", "$array", "$rows"
 

@@ -1,30 +1,32 @@
 """How a checkpoint is written: what training waits for, and what happens while it goes on.
 
 On the training thread the state is taken apart and its tensors are copied into memory that is used again; a buffer's
-rows are not, they are read later through a guard (`drb.snapshot`). The rest is done by one thread per rank, which alone
-uses the room where ranks meet while a write is in flight: every rank writes its files, and when all are on the disk
+rows are not, they are read later through a guard (`drb.buffer.snapshot`). The rest is done by one thread per rank, which
+alone uses the room where ranks meet while a write is in flight: every rank writes its files, and when all are on the disk
 rank 0 writes the manifest and gives the directory its name.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from drb.checkpoint.background import Background
+import torch
+from torch import Tensor
+
 from drb.checkpoint.encryption import Key
 from drb.checkpoint.errors import CheckpointError
 from drb.checkpoint.files import FileRecord
 from drb.checkpoint.finding import OWN, SHARED, State
 from drb.checkpoint.folder import CheckpointFolder, unfinished
 from drb.checkpoint.format import Manifest, rank_part, write_manifest, write_part
-from drb.checkpoint.memory import StateMemory
 from drb.checkpoint.room import Room
 from drb.checkpoint.shards import RowShards
 from drb.checkpoint.tree import Split, split
-from drb.world import World
+from drb.distributed.world import World
 
 
 @dataclass
@@ -141,3 +143,75 @@ class CheckpointWriter:
 
 def _rows_of(job: _Job) -> list[Any]:
     return [rows for part in job.parts.values() for rows in part.rows.values()]
+
+
+class StateMemory:
+    """Host memory for a state's tensors that is used again for the next state; page-locked for those on a GPU."""
+
+    def __init__(self) -> None:
+        self._copies: dict[str, Tensor] = {}
+
+    def copy(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Contiguous copies by name; they stay as they are until the next call."""
+        copies: dict[str, Tensor] = {}
+        devices: set[torch.device] = set()
+        for name, tensor in tensors.items():
+            home = self._copies.get(name)
+            if home is None or home.shape != tensor.shape or home.dtype != tensor.dtype:
+                home = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+            home.copy_(tensor, non_blocking=tensor.is_cuda)
+            copies[name] = home
+            if tensor.is_cuda:
+                devices.add(tensor.device)
+        for device in devices:
+            torch.cuda.current_stream(device).synchronize()
+        self._copies = copies
+        return copies
+
+    def clear(self) -> None:
+        """Zero the memory and give it back: it may hold samples that must be forgotten."""
+        for copy in self._copies.values():
+            copy.zero_()
+        self._copies = {}
+
+
+class Background:
+    """The owner starts work and later waits for it; what the work raised is raised there.
+
+    Its threads are daemons: work that waits for a dead peer keeps no process alive.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether `wait` will raise."""
+        return self._error is not None
+
+    def start(self, work: Callable[[], None]) -> None:
+        """Waits for the work before."""
+        self.wait()
+        self._thread = threading.Thread(target=self._run, args=(work,), name=self._name, daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until nothing is being done. Raises what the work raised, each time."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            raise self._error
+
+    def linger(self, limit_s: float) -> None:
+        """As `wait`, but not for ever, and whatever comes of it: the owner is failing already."""
+        if self._thread is not None:
+            self._thread.join(limit_s)
+
+    def _run(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:  # the owner's thread raises it
+            self._error = error

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from drb.distributed.peers import Peers, count_distinct, open_peers
 from drb.exchange.base import Exchange
 from drb.exchange.collective import CollectiveExchange
 from drb.exchange.hierarchical import HierarchicalExchange
 from drb.exchange.loopback import LoopbackExchange
-from drb.exchange.peers import Peers, count_distinct, open_peers
 from drb.exchange.rma import RmaExchange
 from drb.exchange.shared import SharedExchange
 

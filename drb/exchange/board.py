@@ -15,9 +15,9 @@ import os
 import time
 from pathlib import Path
 
-from drb.exchange.peers import Peers
+from drb.distributed.heartbeat import running_heartbeat
+from drb.distributed.peers import Peers
 from drb.exchange.semaphores import WORDS, Semaphore
-from drb.heartbeat import running_heartbeat
 from drb.types import Int64Array
 
 _SEMAPHORES = 4

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from drb.buffer.storage import HeapStorage
+from drb.distributed.peers import Peers
 from drb.exchange.meeting import Meeting
-from drb.exchange.peers import Peers
 from drb.exchange.requests import RowRequests
-from drb.storage import HeapStorage
 from drb.types import Int64Array
 
 

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from drb.distributed.peers import Peers
 from drb.exchange.meeting import Meeting
-from drb.exchange.peers import Peers
 from drb.exchange.requests import RowRequests
 from drb.exchange.shared import SharedExchange
 from drb.types import Int64Array

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from drb.storage import HeapStorage
+from drb.buffer.storage import HeapStorage
 from drb.types import Int64Array
 
 

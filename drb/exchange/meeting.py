@@ -13,9 +13,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from drb.distributed.peers import Peers
 from drb.exchange.board import NodeBoard, board_words
-from drb.exchange.peers import Peers
-from drb.exchange.places import Places
 from drb.exchange.segment import open_segment
 from drb.types import Int64Array
 
@@ -80,3 +79,31 @@ class Meeting:
         if self._peers.rank == 0:
             _log.warning("ranks of a node meet by Gloo, which takes longer, for want of shared memory: %s", problems[0])
         return None
+
+
+class Places:
+    """As one rank sees it. nodes: anything that names a rank's node, by rank.
+
+    neighbours:    ranks of this rank's node, ascending
+    rail:          the ranks that partner one another, one per node and this one among them, ascending; all ranks if
+                   nodes have different numbers of ranks (has_rails is False)
+    rails:         of each neighbour, by its place in `neighbours`
+    partner:       int64 [W], place in `rail` of the rank that answers for each rank's node
+    index_in_node: int64 [W], each rank's place among its neighbours
+    """
+
+    def __init__(self, nodes: Sequence[object], rank: int) -> None:
+        members: dict[object, list[int]] = {}
+        for other, node in enumerate(nodes):
+            members.setdefault(node, []).append(other)
+        self.neighbours = members[nodes[rank]]
+        self.has_rails = len({len(ranks) for ranks in members.values()}) == 1
+        number = self.neighbours.index(rank)
+        if self.has_rails:
+            self.rails = [sorted(ranks) for ranks in zip(*members.values(), strict=True)]
+        else:
+            self.rails = [list(range(len(nodes)))] * len(self.neighbours)
+        self.rail = self.rails[number]
+        answers = {node: ranks[number % len(ranks)] for node, ranks in members.items()}
+        self.partner: Int64Array = np.array([self.rail.index(answers[node]) for node in nodes], np.int64)
+        self.index_in_node: Int64Array = np.array([members[node].index(r) for r, node in enumerate(nodes)], np.int64)

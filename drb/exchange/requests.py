@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from drb.exchange.peers import Peers
+from drb.distributed.peers import Peers
 from drb.types import Int64Array
 
 Gather = Callable[[Int64Array, Int64Array], None]

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from drb.distributed.failure import PeerError
+from drb.distributed.peers import Peers
 from drb.exchange.meeting import Meeting
-from drb.exchange.peers import Peers
 from drb.exchange.window import Window
-from drb.failure import PeerError
 from drb.types import Int64Array
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from drb.exchange.peers import Peers
-from drb.storage import SharedSegment
-from drb.storage.heap import require_memory
-from drb.storage.shared import SHM_DIRECTORY
+from drb.buffer.storage import SharedSegment
+from drb.distributed.peers import Peers
+from drb.machine import SHM_DIRECTORY, require_memory
 
 
 def open_segment(peers: Peers, num_words: int, own: Sequence[tuple[int, int]]) -> SharedSegment:

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from drb.distributed.peers import Peers
 from drb.exchange.meeting import Meeting
-from drb.exchange.peers import Peers
 from drb.exchange.segment import open_segment
 from drb.types import Int64Array
 

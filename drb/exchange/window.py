@@ -16,12 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from drb.exchange.peers import Peers
-from drb.mpi import library_name, load_mpi, wait_for
-from drb.storage.heap import available_memory_bytes, require_memory
-from drb.storage.shared import SHM_DIRECTORY
+from drb.distributed.mpi import library_name, load_mpi, wait_for
+from drb.distributed.peers import Peers
+from drb.machine import SHM_DIRECTORY, available_memory_bytes, node_name, require_memory
 from drb.types import Int64Array
-from drb.world import node_name
 
 PROBE_S = 2.0  # a read of one row that takes longer waits for its owner to enter MPI
 _PROBE_WORDS = 1024

@@ -11,26 +11,27 @@ from typing import Any
 
 import torch
 
-from drb.agreement import check_same_settings
-from drb.buffer import COLUMN_BYTES
-from drb.capacity import capacity_of_rank
-from drb.config import TrainConfig, check_config, compose_config
-from drb.config.checks import exemplars_per_rank
-from drb.datasets import Dataset
+from drb.buffer.buffer import COLUMN_BYTES
+from drb.buffer.capacity import capacity_of_rank
+from drb.buffer.record import Field, RecordSpec
+from drb.data.datasets import Dataset
+from drb.distributed.agreement import check_same_settings
+from drb.distributed.failure import PeerError
+from drb.distributed.world import World, detect_world, open_world
 from drb.exchange import open_peers
-from drb.failure import PeerError
-from drb.hiding import Line
+from drb.machine import node_name
 from drb.plan.forecast import Forecast, Job, forecast, table, verdict
 from drb.plan.model import Costs, Machine, Place
 from drb.plan.options import HELP, Options, ask_for_step, parse_options
 from drb.plan.probe import MOST_BYTES, Measured, measure_alone, measure_machine, measure_rounds
 from drb.plan.steps import measure_step
-from drb.proportions import build_proportions
-from drb.record import Field, RecordSpec
-from drb.run import dataset_of
-from drb.settings import RehearsalSettings, auto_limit
-from drb.summary import write_atomically
-from drb.world import World, detect_world, node_name, open_world
+from drb.program.config import TrainConfig, check_config, compose_config
+from drb.program.config.checks import exemplars_per_rank
+from drb.program.run import dataset_of
+from drb.program.summary import write_atomically
+from drb.rehearsal.auto_exemplars import Line
+from drb.rehearsal.settings import RehearsalSettings, auto_limit
+from drb.sampling.proportions import build_proportions
 
 # Where nothing was measured. As `python benchmarks/plan_prediction.py` fitted it to two ranks on two cores of a cloud
 # machine (`costs`, "shared, small"), but for the clock's costs of messages, which are the CPU's here: there, the rank

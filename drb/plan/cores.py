@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from drb.exchange import Peers
+from drb.machine import usable_cores
 from drb.plan.timing import timed
-from drb.world import usable_cores
 
 TURNS = 5  # of either, in turn: a machine that slows down slows both
 

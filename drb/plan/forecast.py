@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from drb.assembly import memory_bytes, readable
-from drb.choices import choose_exchange, runs_inline
-from drb.hiding import SHARE, Line, is_hidden, largest_hidden
+from drb.machine import readable
 from drb.plan.model import Machine, Place, cpu_seconds, exchange_bytes, round_seconds, traffic
+from drb.rehearsal.auto import choose_exchange, runs_inline
+from drb.rehearsal.auto_exemplars import SHARE, Line, is_hidden, largest_hidden
+from drb.rehearsal.parts import memory_bytes
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Job:
 class Forecast:
     """Of one rank. Seconds and bytes; most_hidden: the largest r up to b that stays hidden, 0 if none.
 
-    inline: rounds run on the training thread (see `drb.choices`), where none is hidden.
+    inline: rounds run on the training thread (see `drb.rehearsal.auto`), where none is hidden.
     slowdown: of a step on b + r rows, by what of the round is not hidden and by copies on the training thread.
     round_s, messages, sent_bytes: of a round, which serves `interval` steps; it is hidden if it ends within them.
     cpu_s: of the rounds, per step, beside the training.

@@ -14,8 +14,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed import PrefixStore  # type: ignore[attr-defined]  # not in its stubs
 
+from drb.distributed.heartbeat import own_connection
 from drb.exchange import Peers
-from drb.heartbeat import own_connection
 from drb.plan.model import fit_line
 from drb.types import Int64Array
 

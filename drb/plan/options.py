@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
-from drb.capacity import UNITS
+from drb.buffer.capacity import UNITS
 
 T = TypeVar("T")
 

@@ -18,17 +18,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from drb.admission import Offer
-from drb.assembly import Parts, assemble
+from drb.buffer.admission import Offer
+from drb.buffer.record import RecordSpec
 from drb.exchange import Peers
-from drb.hiding import Line
 from drb.plan.cores import measure_on_cores, node_cores
 from drb.plan.messages import MessageCosts, measure_messages
 from drb.plan.model import Costs, Machine, Place, Traffic, traffic
 from drb.plan.model import seconds as modelled_seconds
 from drb.plan.timing import timed
-from drb.record import RecordSpec
-from drb.settings import RehearsalSettings
+from drb.rehearsal.assemble import assemble
+from drb.rehearsal.auto_exemplars import Line
+from drb.rehearsal.parts import Parts
+from drb.rehearsal.settings import RehearsalSettings
 from drb.types import Minibatch
 
 MOST_BYTES = 256 << 20  # of buffers that rounds are tried on: larger than a cache, filled in a second

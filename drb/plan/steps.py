@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import torch
 
-from drb.config import TrainConfig
-from drb.datasets import Dataset
+from drb.buffer.record import RecordSpec
+from drb.data.datasets import Dataset
+from drb.distributed.world import World
 from drb.exchange import Peers
-from drb.hiding import Line
 from drb.plan.probe import random_minibatch
 from drb.plan.timing import timed
-from drb.record import RecordSpec
-from drb.run import build_network, build_preprocess
-from drb.strategies import build_strategy
-from drb.trainer.learner import Learner
+from drb.program.config import TrainConfig
+from drb.program.run import build_network, build_preprocess
+from drb.rehearsal.auto_exemplars import Line
+from drb.training.learner import Learner
+from drb.training.strategies import build_strategy
 from drb.types import Minibatch
-from drb.world import World
 
 
 def measure_step(

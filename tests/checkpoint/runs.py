@@ -12,17 +12,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from drb.augment import Preprocess
 from drb.checkpoint import Checkpointer, CheckpointSettings, State, StopSignals
-from drb.datasets import load_dataset
-from drb.models import Network, build_model
-from drb.models.network import GrowingHead
-from drb.rehearsal import Rehearsal
-from drb.scenarios import build_scenario
+from drb.data.datasets import load_dataset
+from drb.data.scenarios import build_scenario
+from drb.distributed.world import World
+from drb.rehearsal.rehearsal import Rehearsal
 from drb.seeding import derive_seed
-from drb.strategies import build_strategy
-from drb.trainer import Monitor, OptimizerSettings, ScheduleSettings, Trainer, TrainingSettings
-from drb.world import World
+from drb.training import Monitor, OptimizerSettings, ScheduleSettings, Trainer, TrainingSettings
+from drb.training.augment import Preprocess
+from drb.training.models import Network, build_model
+from drb.training.models.network import GrowingHead
+from drb.training.strategies import build_strategy
 
 IMAGE_SHAPE = (1, 6, 6)
 SEED = 5

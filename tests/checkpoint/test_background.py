@@ -18,7 +18,7 @@ from ranks import collect_ranks, run_ranks
 from drb.checkpoint import Checkpointer, CheckpointError, CheckpointSettings, StopSignals, writing
 from drb.checkpoint.checkpointer import Interrupted
 from drb.checkpoint.files import FileWriter
-from drb.world import World
+from drb.distributed.world import World
 
 
 def state(steps: int):

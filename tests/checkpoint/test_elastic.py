@@ -23,8 +23,8 @@ def train(
     """As `checkpoint.runs.run`; also what each step was given and said."""
     from checkpoint.runs import run
 
-    from drb.rehearsal import Rehearsal
-    from drb.trainer import Monitor
+    from drb.rehearsal.rehearsal import Rehearsal
+    from drb.training import Monitor
 
     os.fsync = lambda descriptor: None  # type: ignore[assignment]  # no machine crashes here
     steps: list[tuple[list[int], list[int]]] = []

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from drb.buffer.snapshot import RowWatch
 from drb.checkpoint import (
     Checkpointer,
     CheckpointError,
@@ -22,8 +23,7 @@ from drb.checkpoint import (
     rewrite_checkpoint,
 )
 from drb.checkpoint.encryption import Key, Sealer, decrypt_file
-from drb.snapshot import RowWatch
-from drb.world import World
+from drb.distributed.world import World
 
 SECRET = bytes(range(32))
 PATTERN = b"a sample that must not be seen!!"

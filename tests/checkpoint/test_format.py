@@ -18,7 +18,7 @@ from drb.checkpoint import Checkpointer, CheckpointError, CheckpointSettings, St
 from drb.checkpoint.files import write_tensors
 from drb.checkpoint.format import read_manifest, write_manifest
 from drb.checkpoint.tree import Split, join, split
-from drb.world import World
+from drb.distributed.world import World
 
 STATE = {
     "trainer": {"steps": 7, "nothing": None, "history": [{"acc": 0.1}]},

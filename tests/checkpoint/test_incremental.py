@@ -13,9 +13,9 @@ import torch
 
 from drb.checkpoint import Checkpointer, CheckpointSettings, StopSignals, read_rank_states, rewrite_checkpoint
 from drb.checkpoint.shards import MOST_SHARDS, RowShards, StoredRows
-from drb.checkpoint.verification import verify
-from drb.rehearsal import Rehearsal
-from drb.world import World
+from drb.distributed.world import World
+from drb.rehearsal.rehearsal import Rehearsal
+from drb.runs.verification import verify
 
 B, CAPACITY = 8, 96
 

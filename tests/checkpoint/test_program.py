@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 from ranks import collect_ranks
 
-import drb.run
+import drb.program.run
 from drb.checkpoint import Checkpointer, CheckpointError
-from drb.config import TrainConfig, compose_config
+from drb.distributed.world import World
+from drb.program.config import TrainConfig, compose_config
 from drb.tracking.store import connect
 from drb.tracking.tracker import BufferedTracker
-from drb.trainer import Monitor
-from drb.world import World
+from drb.training import Monitor
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = [
@@ -128,7 +128,7 @@ def run_until_killed(rank: int, world_size: int, config: TrainConfig, run_dir: s
 
     visit, Checkpointer.visit = Checkpointer.visit, visiting  # type: ignore[method-assign]
     BufferedTracker.log_metrics, Monitor.advance = logging, counting  # type: ignore[assignment,method-assign]
-    drb.run.run(config, Path(run_dir), World())
+    drb.program.run.run(config, Path(run_dir), World())
 
 
 def history(uri: str) -> dict[str, list[tuple[int, float]]]:
@@ -146,7 +146,7 @@ def test_mlflow_shows_one_run_without_gap_or_repetition_over_interruptions(tmp_p
     uris = {name: f"sqlite:///{tmp_path}/{name}.db" for name in ("never", "out")}
     tracked = ["tracking.enabled=true", "tracking.plots=false"]
     config, _ = config_of(tmp_path, *tracked, f"tracking.uri={uris['never']}", "checkpoint=none")
-    drb.run.run(config, tmp_path / "never", World())
+    drb.program.run.run(config, tmp_path / "never", World())
     config, run_dir = config_of(tmp_path, *tracked, f"tracking.uri={uris['out']}", "checkpoint.every_steps=5")
     early, _ = config_of(tmp_path, *tracked, f"tracking.uri={uris['out']}")  # no checkpoint yet
     for settings in (early, config):
@@ -155,9 +155,9 @@ def test_mlflow_shows_one_run_without_gap_or_repetition_over_interruptions(tmp_p
     for steps in (12, 31):
         with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
             stop_after(steps, patch)
-            drb.run.run(config, run_dir, World())
+            drb.program.run.run(config, run_dir, World())
         assert stop.value.code == os.EX_TEMPFAIL
-    drb.run.run(config, run_dir, World())
+    drb.program.run.run(config, run_dir, World())
     expected, found = history(uris["never"]), history(uris["out"])
     assert found == expected
     assert len(expected["train/loss"]) > 5
@@ -165,14 +165,14 @@ def test_mlflow_shows_one_run_without_gap_or_repetition_over_interruptions(tmp_p
 
 def test_a_finished_run_is_not_repeated_and_another_one_not_mistaken_for_it(tmp_path, capsys):
     config, run_dir = config_of(tmp_path)
-    drb.run.run(config, run_dir, World())
+    drb.program.run.run(config, run_dir, World())
     written = (run_dir / "summary.json").stat().st_mtime_ns
     capsys.readouterr()
-    drb.run.run(config, run_dir, World())
+    drb.program.run.run(config, run_dir, World())
     assert "this run is finished" in capsys.readouterr().out
     assert (run_dir / "summary.json").stat().st_mtime_ns == written
     with pytest.raises(ValueError, match=r"summary.json was made with seed=0, this run has 7; go on with the same"):
-        drb.run.run(dataclasses.replace(config, seed=7), run_dir, World())
+        drb.program.run.run(dataclasses.replace(config, seed=7), run_dir, World())
 
 
 @pytest.mark.parametrize(
@@ -190,14 +190,14 @@ def test_a_finished_run_is_not_repeated_and_another_one_not_mistaken_for_it(tmp_
 def test_what_decides_the_result_must_be_as_it_was(interrupted, argument, key):
     config, run_dir = config_of(interrupted, argument)
     with pytest.raises(ValueError, match=rf"step-\d+ was made with {key}; go on with the same"):
-        drb.run.run(config, run_dir, World())
+        drb.program.run.run(config, run_dir, World())
 
 
 def test_a_damaged_checkpoint_is_said_and_one_without_any_good_is_an_error(interrupted):
     config, run_dir = config_of(interrupted)
     next(run_dir.glob("checkpoints/*/model.safetensors")).write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"model.safetensors has 0 bytes"):
-        drb.run.run(config, run_dir, World())
+        drb.program.run.run(config, run_dir, World())
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +207,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config, run_dir = config_of(folder)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
         stop_after(5, patch)
-        drb.run.run(config, run_dir, World())
+        drb.program.run.run(config, run_dir, World())
     return folder
 
 

@@ -10,8 +10,8 @@ import torch
 
 from drb.checkpoint import Checkpointer, CheckpointSettings, StopSignals, read_rank_states, rewrite_checkpoint
 from drb.checkpoint.shards import StoredRows
-from drb.rehearsal import Rehearsal
-from drb.world import World
+from drb.distributed.world import World
+from drb.rehearsal.rehearsal import Rehearsal
 
 
 def minibatch(first: int, rows: int = 8) -> dict[str, torch.Tensor]:

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import drb
-import drb.snapshot
-from drb.rehearsal import Rehearsal
-from drb.snapshot import RowWatch
+import drb.buffer.snapshot
+from drb.buffer.snapshot import RowWatch
+from drb.rehearsal.rehearsal import Rehearsal
 
 
 def minibatch(step: int, rows: int = 8) -> dict[str, torch.Tensor]:
@@ -68,7 +68,7 @@ def test_equal_versions_mean_equal_rows_and_little_else_is_new():
 
 
 def test_memory_for_rows_set_aside_is_bounded_and_the_owner_waits_for_the_reader(monkeypatch):
-    monkeypatch.setattr(drb.snapshot, "_ASIDE_BYTES", 0)
+    monkeypatch.setattr(drb.buffer.snapshot, "_ASIDE_BYTES", 0)
     rows = np.arange(64 * 4).reshape(64, 4)
     expected = rows.copy()
     watch = RowWatch(rows)
@@ -104,7 +104,7 @@ def test_a_snapshot_that_a_later_one_replaced_is_refused_not_read_wrongly():
 
 @pytest.mark.parametrize("how", ["closed", "forgotten", "not needed"])
 def test_nobody_waits_for_a_snapshot_that_is_over(monkeypatch, how):
-    monkeypatch.setattr(drb.snapshot, "_ASIDE_BYTES", 0)
+    monkeypatch.setattr(drb.buffer.snapshot, "_ASIDE_BYTES", 0)
     rows = np.zeros((64, 4), np.int64)
     watch = RowWatch(rows)
     snapshot = watch.snapshot(np.arange(64))

@@ -5,10 +5,10 @@ import json
 import pytest
 from images import write_image_folder
 
-import drb.run
-from drb.config import check_config, compose_config
-from drb.datasets.cache import erase, erased_ids
-from drb.world import World
+import drb.program.run
+from drb.data.cache import erase, erased_ids
+from drb.distributed.world import World
+from drb.program.config import check_config, compose_config
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def train(tmp_path):
         ]  # fmt: skip
         config, run_dir = compose_config(arguments, "id")
         check_config(config, 1)
-        drb.run.run(config, run_dir, World())
+        drb.program.run.run(config, run_dir, World())
         return json.loads((run_dir / "summary.json").read_text()), run_dir
 
     return run

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from programs import visible
 
-import drb.run
-import drb.tracked
-from drb.config import compose_config
+import drb.program.run
+import drb.program.tracker_run
+from drb.distributed.world import World
+from drb.program.config import compose_config
 from drb.tracking import NullTracker
-from drb.world import World
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ["tracking=none", "training.epochs=1", "hydra.run.dir=out"]
@@ -78,11 +78,11 @@ def test_the_tracker_learns_how_a_run_ended(tmp_path, monkeypatch, error, status
         raise error
 
     statuses = []
-    monkeypatch.setattr(drb.tracked, "open_tracker", lambda *_, **__: Recording())
-    monkeypatch.setattr(drb.run, "load_dataset", fail)
+    monkeypatch.setattr(drb.program.tracker_run, "open_tracker", lambda *_, **__: Recording())
+    monkeypatch.setattr(drb.program.run, "load_dataset", fail)
     config, _ = compose_config(TINY, "id")
     with pytest.raises(type(error)):
-        drb.run.run(config, tmp_path / "out", World())
+        drb.program.run.run(config, tmp_path / "out", World())
     assert statuses == [status]
 
 
@@ -97,14 +97,14 @@ def test_every_scenario_and_kind_of_image_trains(tmp_path):
     ]
     for number, job in enumerate(jobs):
         config, run_dir = compose_config([*TINY, *job, f"hydra.run.dir={tmp_path / str(number)}"], "id")
-        drb.run.run(config, run_dir, World())
+        drb.program.run.run(config, run_dir, World())
         assert json.loads((run_dir / "summary.json").read_text())["acc"] > 0.15
 
 
 def test_a_profiled_run_says_where_its_trace_is(tmp_path, capsys):
     steps = ["profile=true", "profiling.wait=2", "profiling.record=3", "scenario.num_tasks=2"]
     config, run_dir = compose_config([*TINY, *steps, f"hydra.run.dir={tmp_path}"], "id")
-    drb.run.run(config, run_dir, World())
+    drb.program.run.run(config, run_dir, World())
     trace = run_dir / "profile" / "rank-0.trace.json.gz"
     assert f"profile:{trace}" in "".join(capsys.readouterr().out.split())  # however the lines are broken
     with gzip.open(trace) as file:

@@ -17,7 +17,7 @@ from samples import image_of, minibatch_of
 
 from drb import Rehearsal
 from drb.checkpoint import Checkpointer, CheckpointSettings, StopSignals
-from drb.world import World
+from drb.distributed.world import World
 
 ODD = [None, True, -1, 0, 1, 2**40, 10**30, 1.5, "", "x", [], [1], {}, {"a": 1}, "0" * 8]
 

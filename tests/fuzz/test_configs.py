@@ -10,9 +10,9 @@ import pytest
 from fuzz.told import CASES, refusal
 
 from drb import Rehearsal
-from drb.config import check_config, compose_config
-from drb.config.checks import exemplars_per_rank
-from drb.config.schema import CHOICES
+from drb.program.config import check_config, compose_config
+from drb.program.config.checks import exemplars_per_rank
+from drb.program.config.schema import CHOICES
 
 VALUES = ["null", "-1", "0", "1", "3", "1e9", "1.5", "nan", "inf", "-inf", "true", "abc", "[1,2]", "[]", "[a]", "{a:1}"]
 VALUES += [

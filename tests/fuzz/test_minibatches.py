@@ -12,9 +12,9 @@ from fuzz.told import CASES, refusal
 from samples import image_of, logits_of, minibatch_of
 
 from drb import Rehearsal
-from drb.admission import ADMISSIONS
-from drb.proportions import PROPORTIONS
-from drb.record import Field
+from drb.buffer.admission import ADMISSIONS
+from drb.buffer.record import Field
+from drb.sampling.proportions import PROPORTIONS
 
 LATE = {"image": (torch.uint8, (1, 5, 5)), "label": (torch.int64, ()), "logits": Field(torch.float32, (3,), late=True)}
 ROWS = 8

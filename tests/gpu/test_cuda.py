@@ -11,7 +11,7 @@ import sys
 
 import pytest
 import torch
-from distributed.streams import num_wrong, records
+from rehearsal.ranks.streams import num_wrong, records
 
 from drb import Rehearsal
 

@@ -11,11 +11,11 @@ import threading
 import numpy as np
 import pytest
 import torch
-from distributed.streams import num_wrong, records
+from rehearsal.ranks.streams import num_wrong, records
 
 from drb import Rehearsal
-from drb.cuda import CudaDevice, DeviceRing, Incoming
-from drb.record import Field
+from drb.buffer.record import Field
+from drb.rehearsal.cuda import CudaDevice, DeviceRing, Incoming
 
 pytestmark = [
     pytest.mark.gpu,

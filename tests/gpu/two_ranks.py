@@ -11,12 +11,12 @@ import sys
 
 import torch
 import torch.distributed as dist
-from distributed.streams import NUM_CLASSES, ids_of_rank, num_wrong, records
+from rehearsal.ranks.streams import NUM_CLASSES, ids_of_rank, num_wrong, records
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from drb import Rehearsal
-from drb.world import detect_world, open_world
+from drb.distributed.world import detect_world, open_world
 
 
 def train(exchange: str, steps: int) -> dict[str, object]:

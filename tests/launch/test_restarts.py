@@ -16,9 +16,9 @@ import pytest
 import torch.distributed as dist
 from programs import ROOT, TORCHRUN, free_port
 
-from drb.failure import PeerError
-from drb.launchers import read_place
-from drb.rollcall import fresh_store
+from drb.distributed.failure import PeerError
+from drb.distributed.launchers import read_place
+from drb.distributed.restarts import fresh_store
 
 JOB = ["experiment=digits", "tracking=none", "checkpoint.every_steps=20", "training.epochs=12"]
 SAMPLES = 12 * 1438  # of digits' training set, in all epochs

@@ -22,8 +22,8 @@ sys.exit(main())
 # signs of life without a pause: a rank that left while another talks to the store that it keeps would be seen
 BEATING = """
 import sys
-import drb.heartbeat
-drb.heartbeat.BEAT_S = 0.0
+import drb.distributed.heartbeat
+drb.distributed.heartbeat.BEAT_S = 0.0
 from drb.train import main
 sys.exit(main())
 """
@@ -64,8 +64,8 @@ def test_ranks_started_with_different_arguments(tmp_path):
 def test_exchange_shared_across_nodes(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(
-        "import os, sys, drb.assembly\n"
-        "drb.assembly.node_name = lambda: 'node' + os.environ['RANK']\n"
+        "import os, sys, drb.rehearsal.assemble\n"
+        "drb.rehearsal.assemble.node_name = lambda: 'node' + os.environ['RANK']\n"
         "from drb.train import main\n"
         "sys.exit(main())\n"
     )

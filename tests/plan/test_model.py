@@ -10,10 +10,10 @@ import torch
 import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from drb.assembly import assemble
-from drb.exchange import CollectiveExchange, HierarchicalExchange, SharedExchange, peers
+from drb.buffer.record import Field, RecordSpec
+from drb.distributed import peers
+from drb.exchange import CollectiveExchange, HierarchicalExchange, SharedExchange
 from drb.exchange.semaphores import Semaphore
-from drb.hiding import Line
 from drb.plan.forecast import Job, forecast, table
 from drb.plan.model import (
     Costs,
@@ -27,10 +27,11 @@ from drb.plan.model import (
     traffic,
 )
 from drb.plan.probe import with_surplus
-from drb.proportions import build_proportions
-from drb.record import Field, RecordSpec
-from drb.sampler import Sampler
-from drb.settings import RehearsalSettings
+from drb.rehearsal.assemble import assemble
+from drb.rehearsal.auto_exemplars import Line
+from drb.rehearsal.settings import RehearsalSettings
+from drb.sampling.proportions import build_proportions
+from drb.sampling.sampler import Sampler
 
 SPEC = RecordSpec({"image": Field(torch.uint8, (3, 8, 8)), "label": Field(torch.int64)})
 COSTS = Costs(

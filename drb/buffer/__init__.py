@@ -1,0 +1,1 @@
+"""One rank's rows: records, slots, storage, and who is admitted."""

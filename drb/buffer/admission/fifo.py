@@ -1,0 +1,50 @@
+"""First in, first out: the buffer holds the last M samples that were new when they were offered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from drb.buffer.admission.base import NOTHING, Columns, Decision, Gathered, Offer, Removal, State, require_state
+from drb.types import Int64Array
+
+_MOST_SLOTS = 1 << 40
+
+
+class Fifo:
+    """State: the next slot of the ring."""
+
+    def __init__(self) -> None:
+        self._next = 0
+
+    def admit(self, columns: Columns, offer: Offer) -> Decision:
+        rows = np.flatnonzero(columns.is_new(offer.sample_id))[-columns.capacity :]
+        if not rows.size:
+            return NOTHING
+        slots = (self._next + np.arange(rows.size)) % columns.capacity
+        self._next = int(slots[-1] + 1) % columns.capacity
+        return Decision(rows, slots)
+
+    def remove(self, columns: Columns, slots: Int64Array) -> Removal:
+        """The ring is ordered anew, the oldest exemplar first."""
+        size = columns.size
+        oldest = self._next % size  # 0 unless the ring is full
+        order = (oldest + np.arange(size)) % size
+        kept = order[~np.isin(order, slots)]
+        self._next = len(kept)
+        return Removal(slots, kept, np.arange(len(kept)))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"next": np.int64(self._next)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._next = int(state["next"])
+        require_state(0 <= self._next < _MOST_SLOTS, "next slot")
+
+    @staticmethod
+    def reshard(gathered: Gathered, states: Sequence[Mapping[str, Any]], capacity: int) -> tuple[Int64Array, State]:
+        """The newest stay, the oldest of them first in the ring."""
+        kept = np.argsort(gathered.admitted_round, kind="stable")[max(0, len(gathered) - capacity) :]
+        return kept, {"next": np.int64(len(kept) % max(capacity, 1))}

@@ -1,0 +1,291 @@
+"""One rank's rehearsal buffer: rows, what is known about each slot, and the admission policy.
+
+Copy on write: an admitted sample is written into a spare row (`stage`) and its slot is pointed at that row one step
+later (`commit`), so rows that peers may be reading never change under them. `hand_in` gives a round what has changed;
+when the round has ended, `release` makes rows spare again that it no longer published: see `drb.buffer.spares`.
+
+All methods run on the training thread.
+
+`remove` is the one way by which exemplars leave other than by eviction. Their rows are retired, like those of evicted
+ones; the last slots move into the holes, which changes columns and the table, but no row (a row's header keeps the
+slot that it was admitted to).
+
+Letters: B rows of a minibatch, A admitted, n stored, M capacity, K words of a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from drb.buffer.admission import NOTHING, Admission, Columns, Decision, Expiry, Offer
+from drb.buffer.positions import TableChange
+from drb.buffer.record import ROUND, SAMPLE_ID, SLOT, STRATUM, RecordSpec
+from drb.buffer.snapshot import RowWatch
+from drb.buffer.spares import SpareRows
+from drb.types import Int64Array, Minibatch
+
+# At most, whatever is configured: key, id, stratum, round, time and row of a slot; its row, stratum and order in the
+# table of rounds; two tables for peers; its entry in the set of ids, a third full once grown, and the integer.
+COLUMN_BYTES = 8 * (6 + 3 + 2) + 107 + 32
+
+_ROWS_AT_A_TIME = 1024
+_NOWHERE: Int64Array = np.empty(0, np.int64)
+
+
+class Buffer:
+    """Stores at most `capacity` records in `rows`, int64 [capacity + spare rows, spec.words], owned by the caller.
+
+    expiry: how old exemplars may become; rows that are free again are then zeroed, too.
+    """
+
+    def __init__(
+        self,
+        spec: RecordSpec,
+        capacity: int,
+        rows: Int64Array,
+        admission: Admission,
+        *,
+        expiry: Expiry | None = None,
+    ) -> None:
+        if rows.shape[1] != spec.words or len(rows) < capacity:
+            raise ValueError(f"rows must be [at least {capacity}, {spec.words}], got {list(rows.shape)}")
+        self.spec = spec
+        self.capacity = capacity
+        self.rows = rows
+        self._header = [rows[:, word] for word in (SAMPLE_ID, STRATUM, ROUND, SLOT)]
+        self.size = 0  # committed exemplars; columns.size also counts the staged ones
+        self._columns = Columns(capacity, timed=expiry is not None and expiry.is_time)
+        self._expiry = expiry
+        self._admission = admission
+        self._slot_row: Int64Array = np.zeros(capacity, np.int64)
+        self._changed: list[Int64Array] = []  # slots, since the last round was handed in
+        self._has_shrunk = False  # some of them may be beyond the end
+        self._spares = SpareRows(len(rows))
+        self._staged = _Staged()
+        self._watch: RowWatch | None = None  # from the first lazy state on
+
+    def stage(self, minibatch: Minibatch, offer: Offer) -> int:
+        """Decide on a minibatch and copy what is admitted into spare rows; it is visible after the next commit.
+
+        minibatch: the record's fields except late ones, checked, on the CPU. Returns the number admitted.
+        """
+        decision = self._admission.admit(self._columns, offer) if self.capacity else NOTHING
+        num_admitted = len(decision)
+        if num_admitted > len(self._spares.free):
+            raise ValueError(
+                f"a minibatch of {len(offer)} rows is larger than this buffer was made for; give the largest "
+                "minibatch's size as batch_size="
+            )
+        where = self._spares.take(num_admitted)
+        self._staged = _Staged(decision, where, len(offer), self.spec.late)
+        if num_admitted:
+            self._columns.put(decision.slots, offer, decision.rows)  # while caches have what the policy looked at
+            if self._expiry is not None:
+                self._expiry.stamp(self._columns, decision.slots)
+            self._before_writing(where)
+            self._write_headers(offer, decision, where)
+            for name, values in minibatch.items():
+                self.spec.pack(name, values, decision.rows, self.rows, where)
+        return num_admitted
+
+    def attach(self, late_fields: Mapping[str, Tensor]) -> None:
+        """The late fields of the staged minibatch, [B, …] each, checked, on the CPU."""
+        self._before_writing(self._staged.where)
+        for name, values in late_fields.items():
+            if len(self._staged.where):
+                self.spec.pack(name, values, self._staged.decision.rows, self.rows, self._staged.where)
+            self._staged.lacking.discard(name)
+
+    @property
+    def num_staged_rows(self) -> int:
+        """Rows of the staged minibatch, admitted or not: what late fields must have."""
+        return self._staged.offered
+
+    @property
+    def has_staged(self) -> bool:
+        """Whether something was admitted that is not committed yet."""
+        return len(self._staged.where) > 0
+
+    @property
+    def lacks_late_fields(self) -> bool:
+        return bool(self._staged.lacking)
+
+    def require_late_fields(self) -> None:
+        """Raise ValueError if the staged minibatch lacks some."""
+        if self._staged.lacking:
+            raise ValueError(
+                f"the late fields {sorted(self._staged.lacking)} of the last minibatch were not attached; "
+                "call rehearsal.attach(…) after every forward pass"
+            )
+
+    def commit(self) -> None:
+        """Make the staged minibatch part of the buffer: the next round publishes it.
+
+        Raises:
+            ValueError: a late field was not attached.
+        """
+        self.require_late_fields()
+        staged, self._staged = self._staged, _Staged()
+        slots = staged.decision.slots
+        if not len(slots):
+            return
+        replaced = slots[slots < self.size]
+        self._spares.retire(self._slot_row[replaced])
+        self._slot_row[slots] = staged.where
+        self._changed.append(slots)
+        self.size += len(slots) - len(replaced)
+
+    def hand_in(self) -> TableChange:
+        """What the round that now begins is to publish: what was committed."""
+        self._spares.hand_in()
+        if not self._changed:
+            return TableChange(_NOWHERE, _NOWHERE, _NOWHERE, self.size)
+        slots = self._changed[0] if len(self._changed) == 1 else np.concatenate(self._changed)
+        slots = slots[slots < self.size] if self._has_shrunk else slots
+        self._changed, self._has_shrunk = [], False
+        rows = self._slot_row[slots]
+        # columns know the staged ones already
+        strata = self.rows[rows, STRATUM] if self.has_staged else self._columns.stratum[slots]
+        return TableChange(slots, rows, strata, self.size)
+
+    def release(self) -> None:
+        """The oldest round in flight has ended: rows that were retired before it may be written again."""
+        self._zero_if_expiring(self._spares.release())
+
+    def expire(self, step: int) -> None:
+        """Remove what is older than it may be in step `step`. After `commit`."""
+        if self._expiry is not None:
+            self.remove(self._expiry.due(self._columns, step))
+
+    def remove(self, slots: Int64Array) -> None:
+        """Free these slots, int64 [D], ascending. After `commit`."""
+        if not len(slots):
+            return
+        assert not len(self._staged.where), "remove() between stage() and commit()"
+        removal = self._admission.remove(self._columns, slots)
+        self._columns.remove(removal)
+        if self._expiry is not None:
+            self._expiry.moved(self._columns, removal)
+        self._spares.retire(self._slot_row[slots])
+        self._slot_row[removal.targets] = self._slot_row[removal.sources]
+        self._changed.append(removal.targets)
+        self.size = self._columns.size
+        self._has_shrunk = True
+
+    def slots_of(self, sample_ids: Int64Array) -> Int64Array:
+        """Slots that hold these samples: int64 [D], ascending."""
+        return np.flatnonzero(np.isin(self._columns.sample_id[: self._columns.size], sample_ids))
+
+    @property
+    def denied(self) -> Int64Array:
+        """Ids that are never stored again: int64, ascending."""
+        return self._columns.denied
+
+    def deny(self, sample_ids: Int64Array) -> None:
+        """Never store these ids again. Those that are stored stay until they are removed."""
+        self._columns.deny(sample_ids)
+
+    def occupied_rows(self) -> Int64Array:
+        """Rows that hold an exemplar, the last minibatch's included: int64 [n]."""
+        return np.concatenate((self._slot_row[: self.size], self._staged.where))
+
+    def erase_free_rows(self) -> None:
+        """Zero every row that holds no exemplar. No rank and no snapshot may be reading this buffer.
+
+        For a later snapshot no row is the same as before, so that it needs no file in which erased rows may be.
+        """
+        self._spares.release_all()
+        self._before_writing(np.arange(len(self.rows)))
+        self.rows[self._spares.free] = 0
+        if self._watch is not None:
+            self._watch.erase()
+
+    # -- between rounds
+
+    def counts(self) -> dict[int, int]:
+        """Exemplars per stratum, the last minibatch's included."""
+        values, counts = np.unique(self._columns.stratum[: self._columns.size], return_counts=True)
+        return dict(zip(values.tolist(), counts.tolist(), strict=True))
+
+    def sample_ids(self) -> Int64Array:
+        """Ids of the stored samples, the last minibatch's included: int64 [n], a copy."""
+        return self._columns.sample_id[: self._columns.size].copy()
+
+    def state_dict(self, *, lazy: bool = False) -> dict[str, Any]:
+        """All that the buffer holds, as arrays; rows in slot order, then the staged ones. No round may be in flight.
+
+        lazy: the rows are a `RowSnapshot`, to be read by another thread while the buffer goes on, and then closed.
+        """
+        decision = self._staged.decision
+        where = self.occupied_rows()
+        if lazy and self._watch is None:
+            self._watch = RowWatch(self.rows)
+        return {
+            "rows": self._watch.snapshot(where) if lazy and self._watch is not None else self.rows[where],
+            "size": np.int64(self.size),
+            "staged": {"rows": decision.rows, "slots": decision.slots, "offered": np.int64(self._staged.offered)},
+            "lacking": sorted(self._staged.lacking),
+            "columns": self._columns.state_dict(),
+            "admission": self._admission.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a saved buffer of the same capacity and schema. No round may be in flight."""
+        rows, size = state["rows"], int(state["size"])
+        if rows.shape[1] != self.spec.words or size > self.capacity or len(rows) > len(self.rows):
+            raise ValueError(
+                f"the saved buffer has {size} records of {rows.shape[1]} words, this one takes {self.capacity} of "
+                f"{self.spec.words}; resume with the same capacity and schema"
+            )
+        self._columns.load_state_dict(state["columns"])
+        if self._expiry is not None:
+            self._expiry.reset()
+        self._admission.load_state_dict(state["admission"])
+        where = np.arange(len(rows))
+        self._before_writing(where)
+        for start in range(0, len(rows), _ROWS_AT_A_TIME):  # they may lie in a file, and be larger than what is free
+            part = rows[start : start + _ROWS_AT_A_TIME]
+            self.rows[start : start + len(part)] = part
+        self.size = size
+        self._slot_row[:size] = where[:size]
+        decision = Decision(state["staged"]["rows"].copy(), state["staged"]["slots"].copy())
+        self._staged = _Staged(decision, where[size:], int(state["staged"]["offered"]), state["lacking"])
+        self._spares = SpareRows(len(self.rows), first=len(rows))
+        self._changed = [np.arange(size)]
+
+    def _zero_if_expiring(self, rows: Int64Array) -> None:
+        if self._expiry is not None and len(rows):
+            self._before_writing(rows)
+            self.rows[rows] = 0
+
+    def _before_writing(self, where: Int64Array) -> None:
+        """Whatever writes to rows says so first: an open snapshot may still need them."""
+        if self._watch is not None:
+            self._watch.before_writing(where)
+
+    def _write_headers(self, offer: Offer, decision: Decision, where: Int64Array) -> None:
+        sample_id, stratum, round_, slot = self._header  # one column after the other: [A, 4] takes longer
+        sample_id[where] = offer.sample_id[decision.rows]
+        stratum[where] = offer.stratum[decision.rows]
+        round_[where] = offer.round
+        slot[where] = decision.slots
+
+
+class _Staged:
+    """A minibatch that was decided on but is not visible yet."""
+
+    def __init__(
+        self,
+        decision: Decision | None = None,
+        where: Int64Array | None = None,
+        offered: int = 0,
+        lacking: list[str] | None = None,
+    ) -> None:
+        self.decision = decision or NOTHING
+        self.where = NOTHING.rows if where is None else where
+        self.offered = offered
+        self.lacking = set(lacking or ())

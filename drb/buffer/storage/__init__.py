@@ -1,0 +1,6 @@
+"""Where the rows of a buffer lie: `heap` (this process) or `shared` (a segment that the node's ranks read)."""
+
+from drb.buffer.storage.heap import HeapStorage
+from drb.buffer.storage.shared import SharedSegment
+
+__all__ = ["HeapStorage", "SharedSegment"]

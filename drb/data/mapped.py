@@ -1,0 +1,87 @@
+"""Samples whose images lie in a file that is memory-mapped: one copy in the page cache for all ranks of a node.
+
+A gather is one `np.take` of whole rows, as fast on uint8 as on wider words, and a subset is an index. What is erased
+from the file while it is in use (`drb.data.cache.erase`) is refused, never given out as a blank image.
+
+Shapes: n samples of this source, N rows of the file, B rows of a minibatch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from drb.types import BoolArray, Int64Array, Minibatch
+
+
+class MappedSource:
+    """Some or all rows of a mapped file of images."""
+
+    in_memory = False  # not in this process's own: a subset need not be copied
+
+    def __init__(
+        self,
+        images: npt.NDArray[np.uint8],
+        labels: Int64Array,
+        erased: BoolArray,
+        *,
+        where: Path,
+        rows: Int64Array | None = None,
+    ) -> None:
+        """
+        Args:
+            images: uint8 [N, C, H, W], normally mapped read-only.
+            labels: int64 [N].
+            erased: bool [N], mapped, so that it is seen when another process erases rows.
+            where: the cache, for messages.
+            rows: int64 [n], the rows that this source has; None for all. A row's number is its sample id.
+        """
+        self._images = images
+        self._all_labels = labels
+        self._all_erased = erased
+        self._where = where
+        self._rows = np.arange(len(images)) if rows is None else rows
+        self._flat = images.reshape(len(images), -1)
+
+    @property
+    def labels(self) -> Int64Array:
+        return self._all_labels[self._rows]
+
+    @property
+    def sample_ids(self) -> Int64Array:
+        return self._rows
+
+    @property
+    def erased(self) -> BoolArray:
+        """Bool [n], as it is now."""
+        return self._all_erased[self._rows]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def gather(self, indices: Int64Array) -> Minibatch:
+        """As `Source.gather`.
+
+        Raises:
+            ValueError: a sample has been erased.
+        """
+        rows = self._rows[indices]
+        if self._all_erased[rows].any():
+            raise ValueError(
+                f"the sample {rows[self._all_erased[rows]][0]} was erased from {self._where} while this run uses it; "
+                "start the run again: it goes on without the sample"
+            )
+        images = np.take(self._flat, rows, axis=0).reshape(len(rows), *self._images.shape[1:])
+        return {
+            "image": torch.from_numpy(images),
+            "label": torch.from_numpy(self._all_labels[rows]),
+            "sample_id": torch.from_numpy(rows),
+        }
+
+    def subset(self, indices: Int64Array) -> MappedSource:
+        return MappedSource(
+            self._images, self._all_labels, self._all_erased, where=self._where, rows=self._rows[indices]
+        )

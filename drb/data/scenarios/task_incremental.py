@@ -1,0 +1,11 @@
+"""Task-incremental: class-incremental tasks whose identity is told, in training and at test time."""
+
+from __future__ import annotations
+
+from drb.data.scenarios.class_incremental import ClassIncremental
+
+
+class TaskIncremental(ClassIncremental):
+    """As `ClassIncremental`; minibatches carry `task`, int64 [B], so that answers may be limited to `Task.classes`."""
+
+    task_aware = True

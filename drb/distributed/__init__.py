@@ -1,0 +1,1 @@
+"""Who is there, who is alive, and whether all ranks agree."""

@@ -1,0 +1,200 @@
+"""Where the ranks of a run meet: the store that torch.distributed starts from.
+
+torch's own store answers an address that leads nowhere with pages of stack traces, again for every attempt. So
+the address is tried first, with plain sockets, and what is wrong with it becomes one sentence.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from datetime import timedelta
+
+from torch.distributed import DistError, Store, TCPStore  # type: ignore[attr-defined]  # not in its stubs
+from torch.distributed.rendezvous import rendezvous
+
+from drb.distributed.failure import PeerError, first_few
+from drb.distributed.launchers import Meeting, Place
+from drb.distributed.mpi import broadcast_json, load_mpi, require_one_world
+from drb.distributed.restarts import fresh_store
+
+UNREACHABLE_S = 20.0  # a host that cannot be reached is given up earlier than one where nobody listens yet
+_RETRY_S = 0.2
+_GATE_POLL_S = 0.02
+_PROOF_S = 5.0
+_FAREWELL_S = 1.0  # rank 0 keeps the store for so much longer, or the others could not tell who is missing
+
+
+def open_store(place: Place, node: str, timeout_s: float) -> Store:
+    """A store on which all ranks have arrived. Collective.
+
+    Args:
+        node: this machine's name.
+        timeout_s: how long to wait for the other ranks.
+    Raises:
+        ValueError: the address cannot be used. PeerError: some ranks did not arrive in time.
+    """
+    if place.meeting.by == "agent":
+        store = _store_of_agent(place, timeout_s)
+    elif place.meeting.by == "mpi":
+        store = _meet_by_mpi(place, node, timeout_s)
+    elif place.rank == 0:
+        store = _serve(_listen(place.meeting), place.world_size, timeout_s)
+    else:
+        store = _connect(place, place.meeting, timeout_s)
+    _await_all(store, place, timeout_s)
+    return store
+
+
+def _store_of_agent(place: Place, timeout_s: float) -> Store:
+    """torchrun's, which it names in variables of its own; a part of it that earlier starts have not used."""
+    store: Store
+    store, *_ = next(rendezvous("env://", place.rank, place.world_size, timeout=timedelta(seconds=timeout_s)))
+    return fresh_store(store, place.rank, place.world_size, timeout_s)
+
+
+def _meet_by_mpi(place: Place, node: str, timeout_s: float) -> Store:
+    """Rank 0 takes a free port and tells it. MASTER_ADDR or MASTER_PORT alone count, too."""
+    meeting = place.meeting
+    mpi = load_mpi(f"a start by {place.launcher}", place.launcher)
+    require_one_world(mpi, place.launcher, place.rank, place.world_size)
+    listener, said = None, {}
+    if place.rank == 0:
+        loopback = place.local_world_size == place.world_size and not meeting.host
+        listener = _bind(meeting.port, "127.0.0.1" if loopback else "")
+        said = {"host": meeting.host or socket.gethostname(), "port": listener.getsockname()[1], "node": node}
+    try:
+        said = broadcast_json(mpi, said, timeout_s)
+    except TimeoutError as error:
+        raise PeerError(f"rank {place.rank} of {place.world_size}, start: {error}") from None
+    if listener is not None:
+        return _serve(listener, place.world_size, timeout_s)
+    host = "127.0.0.1" if said["node"] == node else said["host"]
+    return _connect(place, Meeting("mpi", host, said["port"], meeting.origin), timeout_s)
+
+
+def _serve(listener: socket.socket, world_size: int, timeout_s: float) -> Store:
+    """The store itself; it takes over the listening socket."""
+    port = listener.getsockname()[1]
+    timeout = timedelta(seconds=timeout_s)
+    return TCPStore(
+        "127.0.0.1", port, world_size, True, timeout, wait_for_workers=False, master_listen_fd=listener.detach()
+    )
+
+
+def _connect(place: Place, meeting: Meeting, timeout_s: float) -> Store:
+    _require_address(meeting)
+    _await_listener(meeting, place.rank, timeout_s)
+    timeout = timedelta(seconds=timeout_s)
+    try:
+        return TCPStore(meeting.host, meeting.port, place.world_size, False, timeout, wait_for_workers=False)
+    except DistError as error:
+        raise ValueError(
+            f"rank {place.rank} found another program than rank 0 at {meeting.host}:{meeting.port} (from "
+            f"{meeting.origin}): {str(error).splitlines()[0]}"
+        ) from None
+
+
+def _listen(meeting: Meeting) -> socket.socket:
+    _require_address(meeting)
+    listener = _bind(meeting.port)
+    try:
+        if not _is_of_this_machine(meeting.host):
+            _require_that_it_leads_here(meeting)
+    except ValueError:
+        listener.close()
+        raise
+    return listener
+
+
+def _bind(port: int, host: str = "") -> socket.socket:
+    """A listening socket at port (0: any free one), on all interfaces unless a host is given."""
+    try:
+        if not host and socket.has_dualstack_ipv6():
+            return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=4096)
+        return socket.create_server((host, port), backlog=4096)
+    except OSError as error:
+        raise ValueError(
+            f"rank 0 cannot listen at port {port} of {socket.gethostname()}: {os.strerror(error.errno or 0)}; set "
+            "MASTER_PORT to a free one"
+        ) from None
+
+
+def _require_address(meeting: Meeting) -> None:
+    """Raise ValueError for an address that is missing or unknown."""
+    if not meeting.host or not meeting.port:
+        raise ValueError(
+            "RANK and WORLD_SIZE are set, but MASTER_ADDR and MASTER_PORT are not both; set them to rank 0's host and "
+            "a free port there, or start with torchrun"
+        )
+    try:
+        socket.getaddrinfo(meeting.host, meeting.port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise ValueError(
+            f"{socket.gethostname()} does not know the host {meeting.host!r} (from {meeting.origin}): "
+            f"{error.strerror}; set MASTER_ADDR to an address of rank 0's machine"
+        ) from None
+
+
+def _is_of_this_machine(host: str) -> bool:
+    for family, _, _, _, address in socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM):
+        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.bind(address)
+            return True
+    return False
+
+
+def _require_that_it_leads_here(meeting: Meeting) -> None:
+    """An address that is not this machine's own may still be forwarded to it, as into a container: then the listening
+    socket answers.
+    """
+    try:
+        socket.create_connection((meeting.host, meeting.port), timeout=_PROOF_S).close()
+    except OSError as error:
+        raise ValueError(
+            f"rank 0, on {socket.gethostname()}, cannot be reached at {meeting.host}:{meeting.port} (from "
+            f"{meeting.origin}), which is no address of this machine: {error.strerror or error}; set MASTER_ADDR to "
+            "one of rank 0's machine"
+        ) from None
+
+
+def _await_listener(meeting: Meeting, rank: int, timeout_s: float) -> None:
+    """Return once someone listens there."""
+    start = time.monotonic()
+    while True:
+        waited = time.monotonic() - start
+        try:
+            socket.create_connection((meeting.host, meeting.port), timeout=5.0).close()
+            return
+        except ConnectionRefusedError:
+            problem, patience = "nobody listens there", timeout_s
+        except OSError as error:
+            problem, patience = error.strerror or str(error), min(timeout_s, UNREACHABLE_S)
+        if waited > patience:
+            raise ValueError(
+                f"rank {rank}, on {socket.gethostname()}, cannot reach rank 0 at {meeting.host}:{meeting.port} (from "
+                f"{meeting.origin}) for {waited:.0f} s: {problem}"
+            )
+        time.sleep(_RETRY_S)
+
+
+def _await_all(store: Store, place: Place, timeout_s: float) -> None:
+    """The last rank to arrive opens the gate for all: a few small messages per rank."""
+    patience = timeout_s + (place.rank == 0) * _FAREWELL_S
+    try:
+        store.set(f"drb/arrived/{place.rank}", "")
+        if store.add("drb/arrivals", 1) == place.world_size:
+            store.set("drb/all", "")
+        deadline = time.monotonic() + patience
+        while not store.check(["drb/all"]):  # store.wait() prints a stack trace when it gives up
+            if time.monotonic() > deadline:
+                missing = [r for r in range(place.world_size) if not store.check([f"drb/arrived/{r}"])]
+                raise PeerError(
+                    f"rank {place.rank}, start: ranks [{first_few(missing)}] of {place.world_size} did not arrive "
+                    f"within {timeout_s:g} s (start_timeout_s)"
+                )
+            time.sleep(_GATE_POLL_S)
+    except DistError:
+        raise PeerError(f"rank {place.rank}, start: rank 0, which keeps the store, has ended") from None

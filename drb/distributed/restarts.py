@@ -1,0 +1,73 @@
+"""torchrun's store outlives a restart of the ranks, with every key that the ranks before have left in it.
+
+So the ranks of each start agree on a name of their own for it, which none of the ranks before can have known. Neither
+the number of restarts nor the world size would do: agents that joined later count from 0, and a start may be cut short.
+
+    rank k    writes a random word of its own, and waits until rank 0's roll has it
+    rank 0    writes the roll, the words that it sees and the name of this start, until every rank has answered to it
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+
+from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]  # not in its stubs
+
+from drb.distributed.failure import PeerError, first_few
+
+_POLL_S = 0.02
+_ROLL = "drb/roll"
+
+
+def fresh_store(store: Store, rank: int, world_size: int, timeout_s: float) -> Store:
+    """A part of the store in which nothing is written yet, the same for all ranks. Collective.
+
+    Raises:
+        PeerError: ranks did not arrive within timeout_s.
+    """
+    name = _call(store, world_size, timeout_s) if rank == 0 else _answer(store, rank, world_size, timeout_s)
+    return PrefixStore(f"drb/{name}", store)
+
+
+def _call(store: Store, world_size: int, timeout_s: float) -> str:
+    deadline = time.monotonic() + timeout_s
+    name = secrets.token_hex(8)
+    words: list[str] = []
+    while True:
+        seen = [_read(store, f"drb/word/{rank}") for rank in range(1, world_size)]
+        if seen != words or world_size == 1:
+            words = seen
+            store.set(_ROLL, json.dumps({"name": name, "words": words}))
+        missing = [rank for rank in range(1, world_size) if not store.check([f"drb/{name}/here/{rank}"])]
+        if not missing:
+            return name
+        if time.monotonic() > deadline:
+            raise _absent(0, missing, world_size, timeout_s)
+        time.sleep(_POLL_S)
+
+
+def _answer(store: Store, rank: int, world_size: int, timeout_s: float) -> str:
+    deadline = time.monotonic() + timeout_s
+    word = secrets.token_hex(8)
+    store.set(f"drb/word/{rank}", word)
+    while True:
+        roll = json.loads(_read(store, _ROLL) or '{"words": []}')
+        if rank <= len(roll["words"]) and roll["words"][rank - 1] == word:
+            store.set(f"drb/{roll['name']}/here/{rank}", "")
+            return str(roll["name"])
+        if time.monotonic() > deadline:
+            raise _absent(rank, [0], world_size, timeout_s)
+        time.sleep(_POLL_S)
+
+
+def _absent(rank: int, missing: list[int], world_size: int, timeout_s: float) -> PeerError:
+    return PeerError(
+        f"rank {rank}, start: ranks [{first_few(missing)}] of {world_size} did not arrive within {timeout_s:g} s "
+        "(start_timeout_s)"
+    )
+
+
+def _read(store: Store, key: str) -> str:
+    return store.get(key).decode() if store.check([key]) else ""

@@ -1,1 +1,0 @@
-"""Measures of continual learning; pure functions of numbers that others computed."""

@@ -1,0 +1,1 @@
+"""The Hydra program: from a command line to a finished run."""

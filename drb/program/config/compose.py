@@ -1,0 +1,108 @@
+"""Puts a run's configuration together from the YAML groups and the command line, with Hydra.
+
+Hydra composes and nothing else: it makes no directory, writes no file, sets up no logging and changes no folder, so
+that N ranks do what one would. What is wrong with a command line is explained in one line (`explain`), where Hydra
+would print a trace.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
+
+from drb.options import one_of_phrase
+from drb.program.config.explain import SCHEMA, explain, unknown_key
+from drb.program.config.schema import CHOICES, TrainConfig
+
+
+def config_folder() -> Path:
+    """Where the YAML files are: in a wheel and in a checkout (there a link to the folder at its top)."""
+    return Path(__file__).resolve().parents[2] / "configs"
+
+
+def compose_config(arguments: Sequence[str], run_id: str) -> tuple[TrainConfig, Path]:
+    """The configuration and the run directory that a command line asks for.
+
+    Args:
+        arguments: `key=value` or `group=choice`, in Hydra's syntax.
+        run_id: of this run unless one is given.
+    Raises:
+        ValueError: one line, if the arguments make no configuration. Limits of values are not checked here.
+    """
+    _register_schema()
+    try:
+        overrides = OverridesParser.create().parse_overrides(list(arguments))
+        _refuse_additions(overrides)
+        _refuse_odd_choices(overrides)
+        with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
+            composed = hydra.compose("train", list(arguments), return_hydra_config=True)
+        if composed.run_id is None:
+            composed.run_id = run_id
+        run_dir = Path(composed.hydra.run.dir)
+        with read_write(composed), open_dict(composed):
+            del composed["hydra"]
+        _refuse_numbers_as_booleans(composed, overrides)
+        config = OmegaConf.to_object(composed)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(explain(error, arguments)) from error
+    assert isinstance(config, TrainConfig)
+    _refuse_unknown_keys(composed, config)
+    return config, run_dir
+
+
+def to_yaml(config: TrainConfig) -> str:
+    """The whole configuration, as it can be read again."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def _register_schema() -> None:
+    store = ConfigStore.instance()
+    store.store(name=SCHEMA, node=TrainConfig)
+    for group, choices in CHOICES.items():
+        for choice, node in choices.items():
+            store.store(group=group, name=f"{SCHEMA}_{choice}", node=node(name=choice))
+
+
+def _refuse_additions(overrides: Sequence[Override]) -> None:
+    for override in overrides:
+        if override.is_delete() or (override.is_add() and not override.is_force_add()):
+            raise ValueError(f"{override.input_line}: settings cannot be added or deleted; write key=value")
+
+
+def _refuse_odd_choices(overrides: Sequence[Override]) -> None:
+    """A number, null or a list in place of a choice's name."""
+    for override in overrides:
+        group = config_folder() / override.key_or_group
+        if group.is_dir() and not isinstance(override.value(), (str, dict)):
+            known = sorted(path.stem for path in group.glob("*.yaml"))
+            raise ValueError(f"{override.input_line} is unknown; choose {one_of_phrase(known)}")
+
+
+def _refuse_numbers_as_booleans(composed: DictConfig, overrides: Sequence[Override]) -> None:
+    """OmegaConf would read 2 as true."""
+    for override in overrides:
+        if isinstance(OmegaConf.select(composed, override.key_or_group), bool):
+            value = override.value()
+            if not isinstance(value, (bool, str)):
+                raise ValueError(f"{override.key_or_group} must be true or false, got {value!r}")
+
+
+def _refuse_unknown_keys(composed: DictConfig, config: Any, prefix: str = "") -> None:
+    """Force-added keys (++key=value) pass Hydra's own check."""
+    declared = {field.name for field in dataclasses.fields(config)}
+    for key, value in composed.items_ex(resolve=False):
+        name = str(key)
+        if name not in declared:
+            raise ValueError(unknown_key(prefix + name, value, declared))
+        if isinstance(value, DictConfig):
+            _refuse_unknown_keys(value, getattr(config, name), f"{prefix}{name}.")

@@ -1,0 +1,296 @@
+"""One run from a checked configuration: builds the parts, trains, and leaves the results in the run directory.
+
+Rank 0 alone speaks and writes `config.yaml` before training, `summary.json` (and plots) after it; checkpoints are
+written by all ranks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from drb.buffer.capacity import bytes_in
+from drb.checkpoint import Checkpointer, Saved, Saver, StopSignals
+from drb.data.cache import RUN_FILE
+from drb.data.datasets import CacheSettings, Dataset, load_dataset
+from drb.data.datasets.decode_pool import close_decoders
+from drb.data.loading import load_on_all_ranks
+from drb.data.scenarios import build_scenario
+from drb.distributed.agreement import check_same_settings, value_of_main
+from drb.distributed.failure import naming_failures
+from drb.distributed.world import World, open_world
+from drb.program.config import TrainConfig, to_yaml
+from drb.program.config.checks import exemplars_per_rank
+from drb.program.config.resume import require_same_config
+from drb.program.config.schema import CachedDatasetConfig
+from drb.program.console import RankConsole, TerminalConsole
+from drb.program.profiling import Profiler
+from drb.program.summary import summarise, versions, write_atomically
+from drb.program.tracker_run import open_tracker_of
+from drb.rehearsal.rehearsal import Rehearsal
+from drb.runs.forget import CheckpointPurge
+from drb.seeding import derive_seed
+from drb.tracking import Tracker
+from drb.training import Monitor, Trainer
+from drb.training.augment import Preprocess
+from drb.training.models import Network, build_model
+from drb.training.monitor import Console
+from drb.training.strategies import build_strategy
+
+
+def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[str] = ()) -> None:
+    """Train as configured. Collective: every rank of the world calls it.
+
+    Args:
+        run_dir: the run's files; rank 0's counts, on all ranks.
+        arguments: of the command line, for the summary.
+    Raises:
+        ValueError: data, model or scenario cannot be had as configured.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    console = _open_console(config, world)
+    if console is None:
+        _be_silent()
+    stage = _Stage(world)
+    with open_world(world, config.timeout_s, config.start_timeout_s), ExitStack() as stack, stage.naming_failures():
+        # each rank makes up a run_id and with it a directory, unless they are given: rank 0's count
+        check_same_settings({**dataclasses.asdict(config), "run_id": None}, world)
+        run_dir = Path(value_of_main("run_dir", str(run_dir), world))
+        if _is_finished(config, run_dir, world):
+            if console is not None:
+                console.say(f"this run is finished: {run_dir / 'summary.json'}; checkpoint.resume=never starts it anew")
+            return
+        checkpointer = _open_checkpoints(config, run_dir, world, console, stack)
+        saved = _find_checkpoint(config, checkpointer)
+        if saved is not None:
+            config = dataclasses.replace(config, run_id=saved.facts["config"]["run_id"])
+        if world.is_main:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            write_atomically(run_dir / "config.yaml", to_yaml(config))
+        tracker = stack.enter_context(open_tracker_of(config, run_dir, world, saved))
+        if checkpointer is not None:
+            facts = {"config": dataclasses.asdict(config), "tracking_run_id": tracker.run_id, "versions": versions()}
+            checkpointer.begin_run(facts, tracker.start_flush)
+        if console is not None:
+            console.say(_headline(config, world, run_dir))
+        tracker.log_params({**dataclasses.asdict(config), "world_size": world.world_size})
+        stage.where = lambda: "data"
+        dataset = load_on_all_ranks(partial(dataset_of, config, console), world, config.timeout_s)
+        stack.callback(close_decoders)
+        if world.is_main and dataset.cache is not None:
+            write_atomically(run_dir / RUN_FILE, {"cache": str(dataset.cache)})
+        with ExitStack() as training:
+            profiler = _open_profiler(config, run_dir, world, console, training)
+            on_step = None if profiler is None else profiler.step
+            monitor = Monitor(console, tracker)
+            trainer, rehearsal = _build_trainer(config, world, dataset, monitor, checkpointer, on_step, training)
+            if saved is not None:
+                _take_up(saved, trainer, console)
+                saved = None  # it may hold samples: what is forgotten must not stay in memory
+            if rehearsal is not None and checkpointer is not None:
+                rehearsal.forget_observers.append(CheckpointPurge(checkpointer))
+            stage.where = lambda: trainer.whereabouts
+            with stage.naming_failures():  # announced before the rehearsal and the tracker take their time to close
+                trainer.run()
+            stats = None if rehearsal is None else rehearsal.stats()
+        if world.is_main:
+            costs = None if checkpointer is None else dataclasses.asdict(checkpointer.tally)
+            summary = summarise(config, trainer, stats, costs, world, arguments)
+            write_atomically(run_dir / "summary.json", summary)
+            _publish(config, summary, run_dir, tracker)
+        if console is not None:
+            console.say(f"summary: {run_dir / 'summary.json'}")
+
+
+class _Stage:
+    """What this rank is doing, for messages about failures."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.where: Callable[[], str] = lambda: "start"
+
+    def naming_failures(self) -> contextlib.AbstractContextManager[None]:
+        return naming_failures(range(self._world.world_size), lambda: self.where())
+
+
+def _is_finished(config: TrainConfig, run_dir: Path, world: World) -> bool:
+    """Whether there is nothing left to resume: a scheduler may start a job again that has just ended.
+
+    Rank 0 looks, for all: a file system may show the ranks' nodes different things.
+
+    Raises:
+        ValueError: the directory holds another run; on all ranks.
+    """
+    summary, outcome = run_dir / "summary.json", "no"
+    if world.is_main and config.checkpoint.enabled and config.checkpoint.resume == "auto" and summary.exists():
+        try:
+            require_same_config(json.loads(summary.read_text())["config"], dataclasses.asdict(config), str(summary))
+            outcome = "yes"
+        except ValueError as error:
+            outcome = str(error)
+    outcome = value_of_main("finished", outcome, world)
+    if outcome not in ("yes", "no"):
+        raise ValueError(outcome)
+    return outcome == "yes"
+
+
+def _open_checkpoints(
+    config: TrainConfig, run_dir: Path, world: World, console: Console | None, stack: ExitStack
+) -> Checkpointer | None:
+    if not config.checkpoint.enabled:
+        return None
+    signals = stack.enter_context(StopSignals(config.checkpoint.signals))
+    say = None if console is None else console.say
+    checkpointer = Checkpointer(config.checkpoint, run_dir, world, signals=signals, timeout_s=config.timeout_s, say=say)
+    return stack.enter_context(checkpointer)
+
+
+def _open_profiler(
+    config: TrainConfig, run_dir: Path, world: World, console: Console | None, stack: ExitStack
+) -> Profiler | None:
+    if not (config.profile and world.is_main and console is not None):
+        return None
+    file = run_dir / "profile" / f"rank-{world.rank}.trace.json.gz"
+    return stack.enter_context(Profiler(config.profiling, file, console.say))
+
+
+def _find_checkpoint(config: TrainConfig, checkpointer: Checkpointer | None) -> Saved | None:
+    saved = None if checkpointer is None else checkpointer.find()
+    if saved is not None:
+        require_same_config(saved.facts["config"], dataclasses.asdict(config), str(saved.path))
+    return saved
+
+
+def _take_up(saved: Saved, trainer: Trainer, console: Console | None) -> None:
+    trainer.load_state_dict(saved.state)
+    if console is not None:
+        console.say(f"resumed from {saved.path}: task {trainer.position.task}, {trainer.steps} steps done")
+
+
+def dataset_of(config: TrainConfig, console: Console | None) -> Dataset:
+    """As configured; decoded first if it is to be cached, which the console is told."""
+    section, cache = config.dataset, None
+    if isinstance(section, CachedDatasetConfig):
+        folder = None if section.cache_dir is None else Path(section.cache_dir)
+        cache = CacheSettings(section.cache, folder, limit_bytes=bytes_in(section.cache_limit) or 0)
+    options = options_of(section, "cache", "cache_dir", "cache_limit")
+    say = (lambda line: None) if console is None else console.say
+    return load_dataset(section.name, cache=cache, say=say, **options)
+
+
+def _build_trainer(
+    config: TrainConfig,
+    world: World,
+    dataset: Dataset,
+    monitor: Monitor,
+    saver: Saver | None,
+    on_step: Callable[[], None] | None,
+    stack: ExitStack,
+) -> tuple[Trainer, Rehearsal | None]:
+    strategy = build_strategy(config.strategy.name, label_smoothing=config.strategy.label_smoothing)
+    rehearsal = None
+    if strategy.uses_rehearsal:
+        rehearsal = stack.enter_context(_build_rehearsal(config, world, dataset))
+    scenario = build_scenario(
+        config.scenario.name,
+        dataset,
+        seed=config.seed,
+        validation=config.scenario.validation,
+        **options_of(config.scenario, "validation"),
+    )
+    trainer = Trainer(
+        scenario,
+        partial(build_network, config, dataset),
+        build_preprocess(config, dataset),
+        strategy,
+        world=world,
+        training=config.training,
+        optimizer=config.optimizer,
+        schedule=config.schedule,
+        rehearsal=rehearsal,
+        monitor=monitor,
+        saver=saver,
+        on_step=on_step,
+        num_outputs=dataset.num_classes if config.model.head == "fixed" else None,
+        allow_duplicates=config.rehearsal.allow_duplicates,
+        timeout_s=config.timeout_s,
+        seed=config.seed,
+    )
+    return trainer, rehearsal
+
+
+def build_network(config: TrainConfig, dataset: Dataset, num_classes: int, task_index: int) -> Network:
+    seed = derive_seed(config.seed, "weights", task_index)
+    return build_model(
+        config.model.name, dataset.image_shape, num_classes, seed=seed, **options_of(config.model, "head")
+    )
+
+
+def build_preprocess(config: TrainConfig, dataset: Dataset) -> Preprocess:
+    settings = config.augmentation
+    channels = dataset.image_shape[0]
+    return Preprocess(
+        mean=dataset.mean if settings.normalise else [0.0] * channels,
+        std=dataset.std if settings.normalise else [1.0] * channels,
+        crop_padding=settings.crop_padding,
+        flip=settings.flip,
+    )
+
+
+def _build_rehearsal(config: TrainConfig, world: World, dataset: Dataset) -> Rehearsal:
+    return Rehearsal(
+        exemplars=exemplars_per_rank(config, world.world_size),
+        seed=config.seed,
+        batch_size=config.training.rows_per_rank(world.world_size) + 1,  # a loader's last minibatch may have one more
+        num_samples=len(dataset.train),
+        device=world.device if config.rehearsal.exchange == "nccl" else None,  # the trainer moves what it gets
+        **options_of(config.rehearsal, "exemplars", "exemplars_scope", "allow_duplicates"),
+    )
+
+
+def _publish(config: TrainConfig, summary: dict[str, Any], run_dir: Path, tracker: Tracker) -> None:
+    """Plots and the summary, also to the tracker."""
+    files = [run_dir / "summary.json", run_dir / "config.yaml"]
+    if config.tracking.plots:
+        from drb.runs.report.plots import save_plots  # imports matplotlib, which takes a second
+
+        files += save_plots([summary], run_dir)
+    for file in files:
+        tracker.log_artifact(file)
+
+
+def options_of(section: Any, *others: str) -> dict[str, Any]:
+    """A section of the configuration as keyword arguments, without its name and what others use."""
+    return {key: value for key, value in dataclasses.asdict(section).items() if key not in ("name", *others)}
+
+
+def _headline(config: TrainConfig, world: World, run_dir: Path) -> str:
+    ranks = "1 rank" if world.world_size == 1 else f"{world.world_size} ranks"
+    device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "CPU"
+    return (
+        f"{config.strategy.name} on {config.dataset.name} ({config.scenario.name}), {config.model.name}, {ranks} on "
+        f"{device}, seed {config.seed}, in {run_dir}"
+    )
+
+
+def _open_console(config: TrainConfig, world: World) -> Console | None:
+    if world.is_main:
+        return TerminalConsole()
+    return RankConsole(world.rank) if config.console == "all" else None
+
+
+def _be_silent() -> None:
+    """Ranks above 0 would repeat what rank 0 says."""
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")

@@ -1,0 +1,95 @@
+"""summary.json: what a run did, for tables, plots and other programs. Accuracies are fractions, times seconds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from drb.distributed.world import World
+from drb.program.config import TrainConfig
+from drb.training import Trainer
+
+_REHEARSAL_KEYS = (
+    "exemplars",
+    "capacity_total",
+    "stored_total",
+    "distinct_total",
+    "bytes_per_rank",
+    "extend_seconds",
+    "wait_seconds",
+    "inline_seconds",
+    "round_seconds",
+    "worker_cpu_seconds",
+    "rounds",
+    "exchange",
+    "asynchronous",
+)
+
+
+def summarise(
+    config: TrainConfig,
+    trainer: Trainer,
+    rehearsal_stats: Mapping[str, Any] | None,
+    checkpoints: Mapping[str, Any] | None,
+    world: World,
+    arguments: Sequence[str],
+) -> dict[str, Any]:
+    """Everything in summary.json.
+
+    breakdown: rank 0's seconds by part of a step, see docs/breakdown.md.
+    train_seconds and train_cpu_seconds (of this process) are those of the training loop: no loading, no evaluation.
+    checkpoints: how many, what was written, and how long rank 0's training waited, also before the run was resumed.
+    samples_per_second counts the stream's samples on all ranks, without exemplars; nonfinite_steps those of steps
+    with a NaN or infinite loss or gradient.
+    """
+    seconds = trainer.clock.seconds
+    rehearsal = None
+    if rehearsal_stats is not None:
+        rehearsal = {key: rehearsal_stats.get(key) for key in _REHEARSAL_KEYS}
+    return {
+        "name": config.name or config.strategy.name,
+        "strategy": config.strategy.name,
+        **trainer.scores.summary(),
+        "history": trainer.history,
+        "train_seconds": seconds,
+        "train_cpu_seconds": trainer.clock.cpu_seconds,
+        "breakdown": trainer.breakdown.summary(trainer.steps),
+        "samples_per_second": trainer.rows / seconds if seconds else None,
+        "samples": trainer.rows,
+        "steps": trainer.steps,
+        "nonfinite_steps": trainer.finite.steps,
+        "world_size": world.world_size,
+        "device": str(world.device),
+        "seed": config.seed,
+        "rehearsal": rehearsal,
+        "checkpoints": checkpoints,
+        "config": dataclasses.asdict(config),
+        "command": ["drb.train", *arguments],
+        "versions": versions(),
+    }
+
+
+def write_atomically(path: Path, content: str | Mapping[str, Any]) -> None:
+    """A file that is whole or not there: text, or a mapping as JSON."""
+    text = content if isinstance(content, str) else json.dumps(content, indent=2, allow_nan=False) + "\n"
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_text(text)
+    unfinished.replace(path)
+
+
+def versions() -> dict[str, str]:
+    """Of what decides the numbers."""
+    try:
+        own = version("drb-train")
+    except PackageNotFoundError:  # run from a source tree that is not installed
+        own = "unknown"
+    return {"drb": own, "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}

@@ -1,0 +1,1 @@
+"""The step: what a training loop calls, and the round that runs behind it."""

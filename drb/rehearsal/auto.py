@@ -1,0 +1,80 @@
+"""What `auto` stands for: the exchange, alike on all ranks, and the engine, which each rank may choose by itself."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from drb.distributed.mpi import load_mpi
+from drb.rehearsal.auto_exemplars import MeasuringEngine
+from drb.rehearsal.engine import AsyncEngine, Engine, InlineEngine
+from drb.rehearsal.round import RoundResult
+from drb.rehearsal.settings import RehearsalSettings
+
+INLINE_BYTES = 1 << 20  # gathering less, from memory of this node, takes less time than handing it to a thread
+
+
+def choose_exchange(exchange: str, nodes: Sequence[object]) -> tuple[str, str]:
+    """The exchange and the reason, alike on all ranks."""
+    num_nodes = len(set(nodes))
+    if len(nodes) == 1:
+        if exchange == "rma":
+            load_mpi("exchange=rma")  # what one rank does not need, more will
+        return "loopback", "exchange loopback (one rank)"
+    if exchange == "loopback":
+        raise ValueError(f"exchange=loopback serves one rank, there are {len(nodes)}; use exchange=auto")
+    if exchange == "shared" and num_nodes > 1:
+        raise ValueError(
+            f"exchange=shared needs all ranks on one node, they are on {num_nodes}; use exchange=auto or hierarchical"
+        )
+    if exchange != "auto":
+        return exchange, f"exchange {exchange}"
+    if num_nodes == 1:
+        return "shared", "exchange shared (auto: all ranks are on one node)"
+    if len(nodes) > num_nodes:
+        return "hierarchical", f"exchange hierarchical (auto: {len(nodes)} ranks on {num_nodes} nodes)"
+    return "collective", f"exchange collective (auto: the ranks are on {num_nodes} nodes)"
+
+
+def runs_inline(
+    kind: str, round_bytes: int, *, has_core: bool, has_gpu: bool, counts_strata: bool = False, depth: int = 1
+) -> bool:
+    """Whether asynchronous="auto" runs rounds on the training thread; kind: of the exchange.
+
+    Short ones, of one rank by itself. And those with the ranks of a node, if a worker would have no core of its own: it
+    takes more from training than the round, which meets in memory (but for counts by stratum, which go by socket).
+
+    has_core: this rank's node has a core for a worker of each of its ranks. Never with a GPU: there the training thread
+    queues work ahead, and in a round it would wait for what reads the rows of the one before.
+    """
+    if round_bytes > INLINE_BYTES or has_gpu:
+        return False
+    return kind == "loopback" or (kind == "shared" and not has_core and not counts_strata and depth == 1)
+
+
+def choose_engine(
+    settings: RehearsalSettings, kind: str, round_bytes: int, counts_strata: bool, has_core: bool
+) -> tuple[Engine[RoundResult], str]:
+    """The engine and the reason; the same rounds give the same exemplars on either."""
+    if settings.is_auto:
+        return MeasuringEngine(), "rounds asynchronous"
+    if settings.asynchronous != "auto":
+        return (AsyncEngine(), "rounds asynchronous") if settings.asynchronous else (InlineEngine(), "rounds inline")
+    has_gpu, depth = torch.cuda.is_available(), settings.depth
+    if runs_inline(kind, round_bytes, has_core=has_core, has_gpu=has_gpu, counts_strata=counts_strata, depth=depth):
+        reason = "shorter than a hand-off to a thread" if kind == "loopback" else "short, and no core is free"
+        return InlineEngine(), f"rounds inline (auto: {reason})"
+    return AsyncEngine(), "rounds asynchronous (auto)"
+
+
+def has_core(greetings: Sequence[Mapping[str, Any]], rank: int) -> bool:
+    """Whether this rank's share of its node's cores is more than its training takes."""
+    own = greetings[rank]
+    ranks = [greeting for greeting in greetings if greeting["node"] == own["node"]]
+    cores = [int(greeting["cores"], 16) for greeting in ranks]
+    together = functools.reduce(operator.or_, cores).bit_count()
+    return bool(min(int(own["cores"], 16).bit_count(), together / len(ranks)) >= own["threads"] + 1)

@@ -1,0 +1,191 @@
+"""From a minibatch to what admission decides on: ids, strata, keys. Checks it, so that a broken one changes nothing.
+
+Letters: B rows of a minibatch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from drb.buffer.admission import Offer
+from drb.buffer.record import RecordSpec
+from drb.rehearsal.settings import RehearsalSettings
+from drb.sampling.distinct import DistinctCounter
+from drb.sampling.proportions import build_proportions
+from drb.seeding import sample_ids_of, sample_keys
+from drb.types import Int64Array, Minibatch, OwnerOf
+
+REHEARSED = "rehearsed"  # the field that `extend` adds
+_ID_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+class Intake:
+    """State: how many samples arrived (their ids, with sample_id="arrival") and how many distinct ones were offered."""
+
+    def __init__(self, settings: RehearsalSettings, rank: int, world_size: int) -> None:
+        self._settings = settings
+        self._rank = rank
+        self._world_size = world_size
+        self._arrivals = 0
+        self._distinct = DistinctCounter() if build_proportions(settings.proportions).needs_offered else None
+
+    @property
+    def num_distinct(self) -> int:
+        """Distinct samples offered so far; 0 unless the proportions need it."""
+        return self._distinct.count() if self._distinct is not None else 0
+
+    def check_first(self, minibatch: Minibatch) -> None:
+        """Raise ValueError if the settings name fields that the minibatch lacks."""
+        settings = self._settings
+        if settings.id_field is not None and settings.id_field not in minibatch:
+            raise ValueError(
+                f"the minibatch has no field {settings.id_field!r} (it has {_names(minibatch)}): wrap the dataset "
+                'in drb.with_ids, or say sample_id="arrival" if every offer is a new sample'
+            )
+        if settings.needs_strata and settings.stratum not in minibatch:
+            raise ValueError(
+                f"admission={settings.admission} with proportions={settings.proportions} counts exemplars by the field "
+                f"{settings.stratum!r}, which the minibatch lacks (it has {_names(minibatch)}); set stratum="
+            )
+
+    def check(self, minibatch: Minibatch, spec: RecordSpec, max_rows: int) -> None:
+        """Raise ValueError unless a minibatch fits the schema and has at most max_rows; wherever its values lie."""
+        self._checked(minibatch, spec, max_rows)
+
+    def take(self, minibatch: Minibatch, spec: RecordSpec, max_rows: int, round_: int) -> tuple[Offer, Minibatch]:
+        """The offer of round `round_`, and the record's fields; minibatch on the CPU.
+
+        Raises:
+            ValueError: fields that differ from the schema, or more rows than max_rows.
+        """
+        ids, strata, fields = self._checked(minibatch, spec, max_rows)
+        num_rows = next(iter(minibatch.values())).shape[0]
+        if ids is not None:
+            sample_id = _numpy(ids)
+        else:
+            arrival = self._arrivals + np.arange(num_rows, dtype=np.int64)
+            sample_id = arrival * self._world_size + self._rank
+        stratum = _numpy(strata) if strata is not None else np.full(num_rows, -1, np.int64)
+        self._arrivals += num_rows
+        keys = sample_keys(sample_id, self._settings.seed)
+        if self._distinct is not None:
+            self._distinct.add(keys)
+        return Offer(sample_id, stratum, keys, round_), fields
+
+    def _checked(
+        self, minibatch: Minibatch, spec: RecordSpec, max_rows: int
+    ) -> tuple[Tensor | None, Tensor | None, Minibatch]:
+        """Sample ids and strata, integers [B] each, where there are such fields, and the record's fields."""
+        num_rows = next(iter(minibatch.values())).shape[0]  # len() of a tensor takes ten times as long
+        if num_rows > max_rows:
+            raise ValueError(
+                f"a minibatch of {num_rows} rows after one of {max_rows}: memory was allocated for the first; give the "
+                "largest minibatch's size as batch_size="
+            )
+        settings, fields, strata = self._settings, dict(minibatch), None
+        ids = fields.pop(settings.id_field, None) if settings.id_field is not None else None
+        if ids is not None:
+            if ids.dtype not in _ID_DTYPES:
+                raise ValueError(f"the sample id field {settings.sample_id!r} must hold integers, got {ids.dtype}")
+            _require_integers(ids, "sample id", settings.sample_id, num_rows)
+        elif settings.id_field is not None:
+            raise ValueError(f"the minibatch has no field {settings.id_field!r}; it has {_names(minibatch)}")
+        spec.check(fields, num_rows)
+        if settings.stratum in fields and (settings.needs_strata or _is_one_integer(fields[settings.stratum])):
+            strata = fields[settings.stratum]
+            _require_integers(strata, "stratum", settings.stratum, num_rows)
+        return ids, strata, fields
+
+    def state_dict(self) -> dict[str, Any]:
+        state: dict[str, Any] = {"arrivals": self._arrivals}
+        if self._distinct is not None:
+            state["distinct"] = self._distinct.state_dict()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._arrivals = int(state["arrivals"])
+        if self._distinct is not None:
+            if "distinct" not in state:
+                raise ValueError("the saved state has no count of distinct offers, which proportions=stream needs")
+            self._distinct.load_state_dict(state["distinct"])
+
+
+def reshard_intake(
+    states: Sequence[Mapping[str, Any]], rank: int, world_size: int, owner_of: OwnerOf, seed: int
+) -> dict[str, Any]:
+    """The state of one of `world_size` ranks, from those of the ranks there were.
+
+    Arrivals go on above every id that was given; distinct offers are counted where their samples belong now.
+    """
+    arrivals = max(int(state["arrivals"]) for state in states)
+    resharded: dict[str, Any] = {"arrivals": -(-arrivals * len(states) // world_size)}
+    if all("distinct" in state for state in states):
+        merged = DistinctCounter.merge([state["distinct"] for state in states])
+        own = owner_of(sample_ids_of(merged["keys"], seed)) == rank
+        resharded["distinct"] = {**merged, "keys": merged["keys"][own]}
+    return resharded
+
+
+def _is_one_integer(values: Tensor) -> bool:
+    return values.dim() == 1 and not values.is_floating_point()
+
+
+def _require_integers(values: Tensor, what: str, field: str, num_rows: int) -> None:
+    if not _is_one_integer(values) or values.shape[0] != num_rows:
+        raise ValueError(
+            f"the {what} field {field!r} must be one integer per row, got {values.dtype} {list(values.shape)} "
+            f"for {num_rows} rows"
+        )
+
+
+def _numpy(integers: Tensor) -> Int64Array:
+    return np.ascontiguousarray(integers.numpy(), dtype=np.int64)
+
+
+def on_cpu(minibatch: Minibatch) -> Minibatch:
+    """The fields in host memory, without their gradients' history. Raises ValueError as `require_fields`."""
+    is_plain = require_fields(minibatch)
+    return minibatch if is_plain else {name: value.detach().cpu() for name, value in minibatch.items()}
+
+
+def require_fields(minibatch: Minibatch) -> bool:
+    """Whether all values are in host memory, without gradients' history.
+
+    Raises:
+        ValueError: no fields; one that is no batch of values, or has a name that is taken.
+    """
+    if not isinstance(minibatch, Mapping) or not minibatch:
+        what = "has no fields" if isinstance(minibatch, Mapping) else f"is a {type(minibatch).__name__}"
+        raise ValueError(f'the minibatch {what}; give a dict of tensors such as {{"image", "label", "sample_id"}}')
+    if REHEARSED in minibatch:
+        raise ValueError(
+            f"the minibatch has a field {REHEARSED!r}, which extend() adds: give it the loader's minibatch"
+        )
+    is_plain = True
+    for name, value in minibatch.items():
+        if not isinstance(value, Tensor) or value.dim() == 0:
+            raise ValueError(f"field {name!r} must be a tensor with a batch dimension, got {_described(value)}")
+        if value.is_cpu and value.layout is torch.strided:
+            is_plain &= not value.requires_grad
+            continue
+        if value.layout is not torch.strided or value.is_meta:
+            raise ValueError(f"field {name!r} must be a dense tensor with values, got {_described(value)}")
+        is_plain = False
+    return is_plain
+
+
+def _names(minibatch: Minibatch) -> list[str]:
+    return sorted(minibatch, key=str)  # a name may be anything until it is refused
+
+
+def _described(value: object) -> str:
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    if value.dim() == 0:
+        return "a single number"
+    return f"one on {value.device}, {value.layout}"

@@ -1,0 +1,104 @@
+"""Extending a minibatch: the current samples and the exemplars in one block of memory per field.
+
+The blocks are allocated once and used in turn, so a step allocates nothing: pages of a fresh 10 MB block cost more
+than copying it. What is returned is overwritten two calls later.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from drb.buffer.record import SAMPLE_ID, RecordSpec
+from drb.rehearsal.delivery import ReuseFence
+from drb.rehearsal.round import StepExemplars
+from drb.types import Exemplars, Int64Array, Minibatch
+
+
+@dataclass(frozen=True)
+class _Views:
+    """Where one shape of step reads and writes: made once, since slicing costs more than copying small rows."""
+
+    output: Minibatch  # [B + R, …]
+    parts: dict[str, tuple[Tensor, Tensor, Tensor]]  # by field: the output's first B rows, its last R, the exemplars
+
+
+class Extension:
+    """Two blocks of max_rows + exemplars rows per field, used alternately.
+
+    blocks: int64 [*, *, K], in which the exemplars lie; exemplars: the most of a step; sample_id: the ids' field.
+    """
+
+    def __init__(
+        self, spec: RecordSpec, max_rows: int, exemplars: int, blocks: Int64Array, sample_id: str | None
+    ) -> None:
+        rows = max_rows + exemplars
+        fields = {name: (field.shape, field.dtype) for name, field in spec.fields.items() if not field.late}
+        if sample_id is not None:
+            fields[sample_id] = ((), torch.int64)
+        self._spec = spec
+        self._outputs = [{name: _empty((rows, *s), d) for name, (s, d) in fields.items()} for _ in range(2)]
+        self._exemplars = []
+        for block in blocks:
+            views = {name: view for name, view in spec.views(block).items() if name in fields}
+            if sample_id is not None:
+                views[sample_id] = torch.from_numpy(block)[:, SAMPLE_ID]
+            self._exemplars.append(views)
+        self._views: dict[tuple[int, int, int, int, int], _Views] = {}
+        self._masks: dict[tuple[int, int], Tensor] = {}
+        self._fence = ReuseFence(2)
+        self._turn = 0
+
+    def extend(self, minibatch: Minibatch, exemplars: StepExemplars | None) -> Minibatch:
+        """The minibatch's B rows followed by the R exemplars, and `rehearsed` bool [B + R].
+
+        `rehearsed` is shared between steps: do not write to it.
+        """
+        num_rows = next(iter(minibatch.values())).shape[0]
+        if not exemplars:
+            return {**minibatch, "rehearsed": self._mask(num_rows, 0)}
+        self._fence.mark(self._turn)  # the last batch's readers have been queued by now
+        self._turn ^= 1
+        self._fence.wait(self._turn)
+        views = self._views_of(exemplars, num_rows)
+        for name, (own, rehearsed, stored) in views.parts.items():
+            own.copy_(minibatch[name])
+            rehearsed.copy_(stored)
+        return {**views.output, "rehearsed": self._mask(num_rows, len(exemplars))}
+
+    def named(self, exemplars: StepExemplars) -> Exemplars:
+        """For strategies that treat them apart from the minibatch."""
+        return exemplars.named(self._spec)
+
+    def erase(self) -> None:
+        """Zero what was returned last and before; its readers must have been queued."""
+        self._fence.settle()
+        for output in self._outputs:
+            for values in output.values():
+                values.zero_()
+
+    def _views_of(self, exemplars: StepExemplars, num_rows: int) -> _Views:
+        first, count = exemplars.first, len(exemplars)
+        key = (self._turn, exemplars.block, first, num_rows, count)
+        if key not in self._views:
+            outputs = {name: output[: num_rows + count] for name, output in self._outputs[self._turn].items()}
+            stored = self._exemplars[exemplars.block]
+            parts = {
+                name: (output[:num_rows], output[num_rows:], stored[name][first : first + count])
+                for name, output in outputs.items()
+            }
+            self._views[key] = _Views(outputs, parts)
+        return self._views[key]
+
+    def _mask(self, num_rows: int, num_exemplars: int) -> Tensor:
+        shape = (num_rows, num_exemplars)
+        if shape not in self._masks:
+            self._masks[shape] = torch.arange(num_rows + num_exemplars) >= num_rows
+        return self._masks[shape]
+
+
+def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Page-locked where CUDA is present, so that copies to the GPU are asynchronous."""
+    return torch.empty(shape, dtype=dtype, pin_memory=torch.cuda.is_available())

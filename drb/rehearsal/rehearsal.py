@@ -1,0 +1,413 @@
+"""The rehearsal: what a training loop calls. See `Rehearsal`.
+
+Everything but the settings is made at the first minibatch, which shows what a record is: until then there is a
+`drb.rehearsal.setup`. `drb.rehearsal.step` has the order of things in a step, `drb.rehearsal.round` what happens
+meanwhile on the worker.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from types import TracebackType
+from typing import Any, Literal, TypeAlias, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from typing_extensions import Self
+
+from drb.buffer.record import Field, RecordSpec
+from drb.exchange import count_distinct, open_peers
+from drb.rehearsal.assemble import greet_finished
+from drb.rehearsal.cuda import Device, DeviceExtension, find_device
+from drb.rehearsal.forget import ForgetObserver, forget_live
+from drb.rehearsal.intake import REHEARSED, Intake, on_cpu, require_fields
+from drb.rehearsal.output import Extension
+from drb.rehearsal.round import StepExemplars
+from drb.rehearsal.selection import SampleIds, Where
+from drb.rehearsal.settings import RehearsalSettings
+from drb.rehearsal.setup import Beginning
+from drb.rehearsal.state.loading import kind_of_state
+from drb.rehearsal.stats import statistics
+from drb.rehearsal.step import Turns
+from drb.types import Exemplars, Int64Array, Minibatch, OwnerOf
+
+log = logging.getLogger("drb")
+T = TypeVar("T")
+Outlet: TypeAlias = Extension | DeviceExtension
+
+
+class Rehearsal:
+    """A distributed rehearsal buffer for a training loop of one's own. A context manager.
+
+        with Rehearsal(capacity=500, exemplars=7, seed=0) as rehearsal:
+            for minibatch in loader:                    # {"image", "label", "sample_id"}, b rows
+                batch = rehearsal.extend(minibatch)     # b + r rows, and "rehearsed"
+
+    Every rank makes the same calls in the same order; `extend`, `step` and `close` are collective.
+
+    Args:
+        capacity: of this rank's buffer: exemplars (500), memory ("20GiB") or a share of the data ("30%").
+        exemplars: drawn per rank and round (r); every rank gets exactly min(r, union). "auto" or "auto:64": the largest
+            r up to 64 (or the minibatch's rows) whose rounds stay hidden, measured in the first steps.
+        seed: of admission and draws; the same on all ranks.
+        spec: the record's schema, {name: Field | (dtype, shape)}; by default that of the first minibatch. Needed
+            for late fields.
+        capacity_scope: `rank`, or `total`: capacity is split over the ranks, the remainder to the low ones.
+        candidates: samples per minibatch that are considered for admission; only for random_replacement.
+        admission: reservoir, class_balanced, random_replacement or fifo.
+        max_age: exemplars expire when they are older: steps (1000) or a time ("12h", "30d"); None: never.
+        refill: what may take slots that `forget` and max_age freed. none: what would have been stored anyhow, so
+            draws stay unbiased; recent: whatever is offered next.
+        proportions: uniform, stream or balanced; see `drb.sampling.proportions`.
+        exchange: auto, loopback, collective, shared, hierarchical, rma (one-sided MPI; see `drb.exchange`) or nccl
+            (GPU to GPU; see docs/gpu.md).
+        stratum: the integer field by which exemplars are counted, if there is one.
+        sample_id: the int64 field that identifies samples in the whole stream; "arrival": every offer is new.
+        asynchronous: True: rounds on a worker thread, behind the step; False: inline, in extend or step. "auto": inline
+            for rounds of at most 1 MiB, without a GPU, of one rank or (with depth 1, and no strata counted) of a node
+            that has no core to spare for a thread. The result is the same, bit for bit.
+        process_group: the ranks that share their buffers; by default all. drb opens a Gloo group of its own.
+        min_fill: no exemplars before the union holds so many; then always r, for fixed batch shapes.
+        uneven: what happens when ranks stop at different steps. `error`: all are told. `stop`: all stop at the
+            first end, by `extend` returning None; every call then waits until all ranks have made it.
+        timeout_s: how long a round waits for the slowest rank.
+        depth: rounds in flight. A round's exemplars are used `depth` rounds after it was handed in; more than 1 hides
+            rounds that now and then take longer than a step.
+        interval: steps per round, which draws r exemplars for each of them: less work where steps take few
+            milliseconds. The first depth · interval steps have no exemplars.
+        batch_size: the largest minibatch's rows, if the first is not the largest.
+        num_samples: of the whole stream; for a capacity given as a share.
+        device: where extend and step return, as "cuda" or "cuda:1"; None: where the first minibatch lies. See
+            docs/gpu.md.
+        verbose: print what was chosen and what memory it takes, on rank 0.
+    """
+
+    def __init__(
+        self,
+        capacity: int | str,
+        exemplars: int | str,
+        *,
+        seed: int = 0,
+        spec: RecordSpec | Mapping[str, Field | tuple[torch.dtype, tuple[int, ...]]] | None = None,
+        capacity_scope: str = "rank",
+        candidates: int | None = None,
+        admission: str = "reservoir",
+        max_age: int | str | None = None,
+        refill: str = "none",
+        proportions: str = "uniform",
+        exchange: str = "auto",
+        stratum: str | None = "label",
+        sample_id: str = "sample_id",
+        asynchronous: bool | Literal["auto"] = "auto",
+        process_group: dist.ProcessGroup | None = None,
+        min_fill: int = 1,
+        uneven: str = "error",
+        timeout_s: float = 300.0,
+        depth: int = 1,
+        interval: int = 1,
+        batch_size: int | None = None,
+        num_samples: int | None = None,
+        device: str | int | torch.device | Device | None = None,
+        verbose: bool = True,
+    ) -> None:
+        arguments = locals()
+        self.settings = RehearsalSettings(**{field.name: arguments[field.name] for field in fields(RehearsalSettings)})
+        self._verbose = verbose
+        self._peers = open_peers(process_group, timeout_s)
+        self._rank, self._world_size = (self._peers.rank, self._peers.world_size) if self._peers else (0, 1)
+        spec = spec if spec is None or isinstance(spec, RecordSpec) else RecordSpec(spec)
+        self._beginning = Beginning(self.settings, spec, self._peers)
+        self._intake = Intake(self.settings, self._rank, self._world_size)
+        self._turns: Turns | None = None  # from the first minibatch on
+        self._extension: Outlet | None = None
+        self._has_device = device is not None
+        self._device = find_device(device, {})  # without one, that of the first minibatch
+        self._closed = False
+        self._extend_seconds = self._setup_seconds = 0.0
+        self._stored_and_distinct: tuple[int, int] | None = None
+        self.forget_observers: list[ForgetObserver] = []
+
+    # -- a step
+
+    def extend(self, minibatch: Minibatch) -> Minibatch:
+        """The minibatch (b rows) with this step's exemplars behind it: b + r rows, and `rehearsed` bool [b + r].
+
+        b rows until exemplars exist. The memory is reused two calls later, `rehearsed` is shared between calls: clone
+        what you keep or write to. With uneven="stop" None (and end your loop) once any rank has no more minibatches.
+        With a GPU as `device`, or a first minibatch there, all is queued on the current stream and the host waits for
+        no copy. On the host, what is returned is page-locked where CUDA is present.
+
+        A minibatch of no rows offers nothing and gets its exemplars all the same. What a field holds is stored as it
+        is, a NaN too; of a sample id that comes twice in a minibatch the first row counts.
+
+        Raises:
+            ValueError: fields that differ from the schema, or late fields that were not attached. The call has changed
+                nothing and is to be repeated with a good minibatch: the other ranks' rounds wait for this rank's.
+            UnevenError: another rank stopped. PeerError: a rank died or stalled.
+        """
+        start = time.perf_counter()
+        accepted = self._accept(minibatch)
+        extended = self._take_turn(accepted, lambda outlet, exemplars: outlet.extend(accepted, exemplars))
+        if self._extension is None:
+            extended = {**minibatch, REHEARSED: torch.zeros(0, dtype=torch.bool)}
+        elif extended is not None and accepted is not minibatch and not self._has_device:
+            device = next(iter(minibatch.values())).device
+            extended = {name: value.to(device, non_blocking=True) for name, value in extended.items()}
+        self._extend_seconds += time.perf_counter() - start
+        return extended  # type: ignore[return-value]  # None only with uneven="stop", as documented
+
+    def step(self, minibatch: Minibatch) -> Exemplars | None:
+        """Offer a minibatch and get this step's exemplars, for strategies that treat them apart from it.
+
+        None until exemplars exist, and with uneven="stop" once a rank has ended (see `stopped`). Their memory is
+        overwritten in the next call.
+        """
+        start = time.perf_counter()
+        accepted = self._accept(minibatch)
+        named = self._take_turn(accepted, lambda outlet, exemplars: outlet.named(exemplars) if exemplars else None)
+        self._extend_seconds += time.perf_counter() - start
+        return named
+
+    def attach(self, **late_fields: Tensor) -> None:
+        """Give the last minibatch its late fields, [b, …] each: values that exist only after the forward pass.
+
+        Raises:
+            ValueError: fields that are not the schema's late ones, or have other rows; nothing was attached.
+        """
+        start = time.perf_counter()
+        self._require_open("attach")
+        self._require_turns("attach").attach(late_fields)
+        self._extend_seconds += time.perf_counter() - start
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a rank has ended and, with uneven="stop", all are to."""
+        return self._turns is not None and self._turns.stopped
+
+    # -- what is known
+
+    def describe(self) -> str:
+        """One paragraph: what was chosen, and the memory it takes on this rank."""
+        return self._require_turns("describe").parts.describe(self.settings)
+
+    def stats(self) -> dict[str, Any]:
+        """Counts, bytes and seconds so far, of this rank unless it says total. Not collective.
+
+        extend_seconds: on the training thread, in rehearsal calls; of those, wait_seconds: waiting for a round,
+        inline_seconds: in rounds that run there, and admission_seconds: deciding who is stored and copying those.
+        setup_seconds: of the first call, not in extend's.
+        round_seconds: of all rounds, with announce (waiting for the slowest rank), draw and fetch; index_seconds: of
+        fetch, saying which rows are wanted.
+        stored_total: as of the last round or `duplicate_share`; distinct_total: as of the latter, else None.
+        """
+        if self._turns is None:
+            return {"rounds": 0, "exemplars": self.settings.exemplars, **self._beginning.earlier}
+        return statistics(
+            self._turns,
+            self.settings.exemplars,
+            self._extend_seconds,
+            self._setup_seconds,
+            self._stored_and_distinct,
+            self._beginning.earlier,
+        )
+
+    def counts(self) -> dict[int, int]:
+        """Exemplars in this rank's buffer per stratum, the last minibatch's included."""
+        return self._turns.settled_buffer().counts() if self._turns else self._beginning.counts()
+
+    def sample_ids(self) -> Int64Array:
+        """Ids of the samples in this rank's buffer, the last minibatch's included: int64 [n], a copy."""
+        return self._turns.settled_buffer().sample_ids() if self._turns else self._beginning.column("sample_id")
+
+    def duplicate_share(self) -> float:
+        """Share of the union's exemplars that are stored more than once. Collective.
+
+        Ids are compared by hash bucket: each rank receives about as many as it stores. 0 with `OwnerSampler`;
+        with reshuffled shards every rank sooner or later holds the same samples.
+        """
+        self._require_open("ask")
+        if self._turns is not None:
+            self._turns.drain()
+        stored, distinct = self._stored_and_distinct = count_distinct(self.sample_ids(), self._peers)
+        return 1 - distinct / stored if stored else 0.0
+
+    # -- erasure
+
+    def forget(self, sample_ids: SampleIds | None = None, *, where: Where | None = None) -> int:
+        """Remove samples from all ranks' buffers for good; how many exemplars that were, on all ranks. Collective.
+
+        Between steps. What any rank names is removed on all, zeroed wherever a record may have been (what `extend` and
+        `step` returned included), and its ids are never stored again. See docs/retention.md for what is promised.
+
+        Args:
+            sample_ids: integers, in any order; those that are not stored are denied from now on.
+            where: {field: value or values}, or a function of named tensors [n, …] that returns bool [n].
+        Raises:
+            ValueError: late fields are missing, or no proper selection; on all ranks, and nothing was removed.
+        """
+        self._require_open("forget")
+        for observer in self.forget_observers:
+            observer.settle()
+        if self._turns is not None and self._extension is not None:
+            forgotten = forget_live(self._turns, self._extension, self._peers, sample_ids, where)
+        else:
+            forgotten = self._beginning.forget(sample_ids, where)
+        self._deny(forgotten.sample_ids)
+        for observer in self.forget_observers:
+            self._deny(observer.forget(forgotten.sample_ids, where))
+        return forgotten.removed
+
+    # -- state
+
+    def state_dict(self, *, lazy: bool = False) -> dict[str, Any]:
+        """Everything that the next steps depend on, as arrays, numbers and strings. Waits for the rounds in flight.
+
+        Collective with exchange=nccl, whose rows are launched for it.
+
+        lazy: the buffer's rows are not copied but read when they are asked for
+        (`drb.buffer.snapshot.LazyRows`), by another thread while this one goes on; at most one such state at a time, whose rows must be closed.
+        """
+        self._require_open("take its state")
+        if self._turns is None:
+            return self._beginning.state_dict(lazy)
+        return {
+            **kind_of_state(self.settings, self._world_size),
+            "denied": self._turns.settled_buffer().denied,
+            "max_rows": self._turns.parts.max_rows,
+            "spec": json.dumps(self._turns.parts.spec.to_json()),
+            "intake": self._intake.state_dict(),
+            **self._turns.state_dict(lazy=lazy),
+            "stats": self.stats(),
+        }
+
+    def load_state_dict(
+        self, state: Mapping[str, Any] | Sequence[Mapping[str, Any]], owner_of: OwnerOf | None = None
+    ) -> None:
+        """Go on from what `state_dict` gave. Before the first minibatch.
+
+        Args:
+            state: of the same rank of as many ranks; or those of all ranks there were, by rank, to go on with another
+                number: every exemplar goes to its new owner; what does not fit is dropped (see `resharded`).
+            owner_of: ids -> ranks that will be offered them, int64 [n]: `OwnerSampler.owner_of`; None for "arrival".
+        Raises:
+            ValueError: states of other settings or another schema, or that cannot be divided.
+        """
+        if self._turns is not None:
+            raise ValueError("load_state_dict must come before the first minibatch")
+        self._beginning.load(state, owner_of)
+
+    @property
+    def resharded(self) -> Mapping[str, int] | None:
+        """From states of another number of ranks: `from` how many, exemplars `stored` there, `dropped` here."""
+        return (self._beginning.saved or {}).get("resharded")
+
+    # -- the end
+
+    def close(self) -> None:
+        """Finish the round in flight and tell the other ranks that this one ends. Collective, idempotent.
+
+        Raises:
+            UnevenError: other ranks go on (unless uneven="stop").
+        """
+        if self._closed:
+            return
+        self._closed, together = True, False
+        try:
+            if self._turns is not None:
+                self._turns.finish()
+            elif self._peers is not None:
+                greet_finished(self._peers)
+            together = True
+        finally:
+            if self._turns is not None:
+                self._turns.release(together)
+        if self._peers is not None:
+            self._peers.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+        elif not self._closed:
+            # a farewell to dead peers would only hide the first error, but the round in flight may know its cause
+            self._closed = True
+            if self._turns is not None:
+                cause = self._turns.cause_of(error)
+                self._turns.release(together=False)
+                if cause is not None:
+                    raise cause from error
+
+    # -- behind the scenes
+
+    def _accept(self, minibatch: Minibatch) -> Minibatch:
+        """Checked for being fields at all; on the host, unless it lies on the device for which this rehearsal works."""
+        if self._turns is None and not self._has_device:
+            require_fields(minibatch)
+            self._device = find_device(None, minibatch)
+        device = self._device
+        if device is None or not any(map(device.owns, minibatch.values())):
+            return on_cpu(minibatch)
+        require_fields(minibatch)
+        return minibatch
+
+    def _take_turn(self, minibatch: Minibatch, use: Callable[[Outlet, StepExemplars | None], T]) -> T | None:
+        """What `use` makes of this step's exemplars; None before there can be any, and once a rank has ended."""
+        if self._closed or self.stopped:
+            raise ValueError("this rehearsal has ended; make a new one")
+        turns = self._turns or self._set_up(minibatch)
+        if turns is None or self._extension is None:
+            return None
+        exemplars = turns.take(minibatch)
+        try:
+            result = use(self._extension, exemplars)
+            turns.start_round()  # it goes on behind the step
+        except BaseException as error:
+            turns.break_off(error)
+            raise
+        return None if self.stopped else result
+
+    def _set_up(self, minibatch: Minibatch) -> Turns | None:
+        """See `Beginning.start`. Collective."""
+        start = time.perf_counter()
+        started = self._beginning.start(minibatch, self._intake, self._device)
+        if started is None:
+            return None
+        turns, self._extension = started
+        self._turns = turns
+        if self._rank == 0:
+            self._say(self.describe())
+            if turns.parts.auto is not None:
+                turns.parts.auto.say = self._say
+        self._setup_seconds = time.perf_counter() - start
+        self._extend_seconds -= self._setup_seconds  # to whose time the caller adds it
+        return turns
+
+    def _deny(self, sample_ids: Int64Array) -> None:
+        if self._turns is not None:
+            self._turns.parts.buffer.deny(sample_ids)
+        else:
+            self._beginning.deny(sample_ids)
+
+    def _say(self, line: str) -> None:
+        log.info(line)
+        if self._verbose:
+            print(f"drb: {line}", file=sys.stderr, flush=True)
+
+    def _require_open(self, what: str) -> None:
+        if self._closed:
+            raise ValueError(f"this rehearsal has ended and its memory is gone; {what} before close()")
+
+    def _require_turns(self, operation: str) -> Turns:
+        if self._turns is None:
+            raise ValueError(f"{operation}() needs a first minibatch: call extend() or step() before")
+        return self._turns

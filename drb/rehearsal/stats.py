@@ -1,0 +1,69 @@
+"""What a rehearsal counts and measures: see `Rehearsal.stats`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from drb.rehearsal.step import Turns
+
+_SUMMED = (
+    "rounds",
+    "exemplars_fetched",
+    "extend_seconds",
+    "wait_seconds",
+    "admission_seconds",
+    "setup_seconds",
+    "round_seconds",
+    "announce_seconds",
+    "draw_seconds",
+    "fetch_seconds",
+    "index_seconds",
+    "inline_seconds",
+    "worker_cpu_seconds",
+)  # what a resumed run goes on counting
+
+
+def statistics(
+    turns: Turns,
+    exemplars: int | str,
+    extend_seconds: float,
+    setup_seconds: float,
+    stored_and_distinct: tuple[int, int] | None,
+    earlier: Mapping[str, Any],
+) -> dict[str, Any]:
+    """
+    Args:
+        exemplars: the setting; with auto, what was chosen is told, None before that.
+        stored_and_distinct: as of the last look for duplicates.
+        earlier: the statistics up to where the run was resumed; empty for a new one.
+    """
+    parts, times = turns.parts, turns.parts.runner.times
+    checked, distinct = stored_and_distinct or (0, earlier.get("distinct_total"))
+    stats: dict[str, Any] = {
+        "rounds": times.rounds,
+        "exemplars": parts.auto.chosen if parts.auto else exemplars,
+        "depth": parts.depth,
+        "interval": parts.interval,
+        "exemplars_fetched": times.exemplars,
+        "capacity": parts.buffer.capacity,
+        "capacity_total": int(parts.capacities.sum()),
+        "stored": parts.buffer.size,
+        "stored_total": max(parts.runner.union_size, checked),  # a check also counts what is not visible yet
+        "distinct_total": distinct,
+        "bytes_per_rank": sum(parts.memory_bytes().values()),
+        "extend_seconds": extend_seconds,
+        "wait_seconds": turns.wait_seconds,
+        "admission_seconds": turns.admission_seconds,
+        "setup_seconds": setup_seconds,
+        "round_seconds": times.total,
+        "announce_seconds": times.announce,
+        "draw_seconds": times.draw,
+        "fetch_seconds": times.fetch,
+        "index_seconds": times.index,
+        "inline_seconds": turns.inline_seconds,  # of rounds that ran in extend or step, on the training thread
+        "worker_cpu_seconds": times.cpu if parts.is_async else 0.0,
+        "exchange": parts.exchange.name,
+        "asynchronous": parts.is_async,
+    }
+    return stats | {name: stats[name] + earlier[name] for name in _SUMMED if name in earlier}

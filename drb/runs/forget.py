@@ -1,0 +1,130 @@
+"""Forgetting in the checkpoints of a run: all that are kept, whichever of them still holds the samples.
+
+Each checkpoint is replaced by one in new files: files of rows also hold what has been evicted since they were written.
+Killed at any moment, every checkpoint is there as it was or as it is to be; doing it again finishes the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from drb.checkpoint import (
+    Checkpointer,
+    CheckpointError,
+    CheckpointFolder,
+    Key,
+    RunLock,
+    read_rank_states,
+    rewrite_checkpoint,
+)
+from drb.data.cache import RUN_FILE, erase
+from drb.rehearsal.selection import SampleIds, Where, as_ids
+from drb.rehearsal.state.forget import deny_in_state, forget_in_state, ids_in_state
+from drb.types import Int64Array
+
+
+@dataclass(frozen=True)
+class Purged:
+    """sample_ids: all that were named or matched, ascending; checkpoints: those that were rewritten; removed: stored
+    exemplars, of all ranks and checkpoints together; erased: samples of the data set's cache, if the run read one."""
+
+    sample_ids: Int64Array
+    checkpoints: Sequence[Path]
+    removed: int
+    erased: int = 0
+
+
+def forget_in_run(
+    run_dir: Path, sample_ids: SampleIds | None = None, *, where: Where | None = None, key: Key | None = None
+) -> Purged:
+    """Remove samples from all that a run that is not running keeps, and deny them when it goes on.
+
+    That is every checkpoint, and the cache of the data set that it read, if it read one: other runs that read the same
+    cache go without these samples, too.
+
+    Args:
+        where: see `drb.runs.forget.Where`; what matches in any checkpoint is removed from all.
+        key: if the checkpoints are encrypted.
+    Raises:
+        ValueError: the run is in progress or has no checkpoints; a checkpoint is damaged; no proper selection.
+    """
+    if not (run_dir / "checkpoints").is_dir():
+        raise ValueError(f"{run_dir} has no checkpoints: it is no run directory, or its run has not saved anything yet")
+    lock = RunLock(run_dir, "drb forget")
+    try:
+        folder = CheckpointFolder(run_dir / "checkpoints", keep_last=1)
+        folder.clean()
+        checkpoints = folder.checkpoints()
+        if not checkpoints:
+            raise ValueError(f"{run_dir} has no checkpoints: its run has not saved anything yet")
+        purged = forget_in_checkpoints(checkpoints, as_ids(sample_ids), where, key)
+        has_cache = (run_dir / RUN_FILE).exists()
+        of_data = purged.sample_ids[purged.sample_ids >= 0]  # a data set numbers its samples from 0 on
+        return replace(purged, erased=erase(run_dir, of_data) if has_cache else 0)
+    finally:
+        lock.release()
+
+
+def forget_in_checkpoints(
+    paths: Sequence[Path], sample_ids: Int64Array, where: Where | None, key: Key | None
+) -> Purged:
+    """As `forget_in_run`, by the only process that uses these checkpoints."""
+    if where is not None:
+        states = [state for path in paths for state in _rehearsals(path, key)]
+        found = [ids_in_state(state, where) for state in states]
+        found += [_denied(state) for state in states]  # what an earlier attempt that was cut short had found
+        sample_ids = np.unique(np.concatenate([sample_ids, *found]))
+    rewritten, removed = [], 0
+    for path in paths:
+        states = _rehearsals(path, key)
+        if all(np.isin(sample_ids, _denied(state)).all() for state in states):
+            continue  # they were forgotten before, and a checkpoint holds nothing that it denies
+        stored = [np.count_nonzero(np.isin(_stored(state), sample_ids)) for state in states]
+        held = any(np.isin(ids_in_state(state), sample_ids).any() for state in states)
+        change = forget_in_state if held else deny_in_state
+        rewrite_checkpoint(path, lambda rank, own: _changed(own, change, sample_ids), key=key)  # noqa: B023
+        rewritten.append(path)
+        removed += sum(map(int, stored))
+    return Purged(sample_ids, rewritten, removed)
+
+
+class CheckpointPurge:
+    """A `ForgetObserver`: what the rehearsal of a run forgets leaves the run's checkpoints, too."""
+
+    def __init__(self, checkpointer: Checkpointer) -> None:
+        self._checkpointer = checkpointer
+
+    def settle(self) -> None:
+        self._checkpointer.settle()
+
+    def forget(self, sample_ids: Int64Array, where: Where | None) -> Int64Array:
+        def purge(folder: CheckpointFolder, key: Key | None) -> Int64Array:
+            return forget_in_checkpoints(folder.checkpoints(), sample_ids, where, key).sample_ids
+
+        ids: Int64Array = self._checkpointer.alone(purge, "the samples could not be removed from all checkpoints")
+        return ids
+
+
+def _rehearsals(path: Path, key: Key | None) -> list[dict[str, Any]]:
+    states = [own.get("rehearsal") for own in read_rank_states(path, key=key, check_rows=False)]
+    found = [state for state in states if state is not None]
+    if not found:
+        raise CheckpointError(f"{path} is of a run without a rehearsal: it holds no samples")
+    return found
+
+
+def _changed(own: dict[str, Any], change: Any, sample_ids: Int64Array) -> dict[str, Any]:
+    return {**own, "rehearsal": change(own["rehearsal"], sample_ids)}
+
+
+def _denied(state: dict[str, Any]) -> Int64Array:
+    return np.asarray(state.get("denied", ()), np.int64)
+
+
+def _stored(state: dict[str, Any]) -> Int64Array:
+    return np.asarray(state["buffer"]["columns"]["sample_id"] if "buffer" in state else (), np.int64)

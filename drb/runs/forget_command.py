@@ -1,0 +1,79 @@
+"""`drb forget`: remove samples from all checkpoints of a run that is not running."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from drb.checkpoint import read_key
+from drb.runs.forget import forget_in_run
+
+_EPILOG = """\
+The samples are removed from the buffers in every checkpoint and from the cache of the data set, if the run read one,
+and are not stored again when the run goes on. What is promised, and what is not: docs/retention.md.
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="drb forget", description=__doc__, epilog=_EPILOG)
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="of the run, which must not be running")
+    parser.add_argument("--ids", help="sample ids, separated by commas")
+    parser.add_argument("--ids-file", type=Path, metavar="FILE", help="sample ids, separated by commas or white space")
+    parser.add_argument(
+        "--where",
+        action="append",
+        metavar="FIELD=VALUE[,VALUE]",
+        help="samples whose field has one of these values; given several times, all must hold",
+    )
+    parser.add_argument("--key-file", metavar="FILE", help="if the checkpoints are encrypted (checkpoint.key_file)")
+    options = parser.parse_args(arguments)
+    try:
+        ids = _ids(options.ids or "", "--ids")
+        if options.ids_file is not None:
+            ids += _ids(_read(options.ids_file), str(options.ids_file))
+        where = dict(map(_condition, options.where)) if options.where else None
+        if not ids and where is None:
+            raise ValueError("nothing to forget: give --ids, --ids-file or --where")
+        key = None if options.key_file is None else read_key(options.key_file)
+        purged = forget_in_run(options.run_dir, ids, where=where, key=key)
+    except (ValueError, OSError) as error:
+        print(f"drb: error: {error}", file=sys.stderr)
+        return 1
+    num_ids = len(purged.sample_ids)
+    if purged.checkpoints:
+        for path in purged.checkpoints:
+            print(f"rewritten: {path}")
+        print(f"{num_ids} sample ids are denied from now on; {purged.removed} stored exemplars were removed")
+    elif not purged.erased:
+        print(f"nothing to do: the checkpoints deny these {num_ids} sample ids already")
+    if purged.erased:
+        print(f"{purged.erased} samples were erased from the cache of the data set")
+    return 0
+
+
+def _ids(text: str, where: str) -> list[int]:
+    words = re.split(r"[\s,]+", text.strip()) if text.strip() else []
+    try:
+        return [int(word) for word in words]
+    except ValueError:
+        wrong = next(word for word in words if not re.fullmatch(r"[+-]?\d+", word))
+        raise ValueError(f"{where} must hold integers, got {wrong!r}") from None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is no text file") from None
+
+
+def _condition(text: str) -> tuple[str, list[float]]:
+    field, _, values = text.partition("=")
+    try:
+        return field.strip(), [float(v) if "." in v else int(v) for v in values.split(",")]
+    except ValueError:
+        raise ValueError(f"--where must be FIELD=NUMBER[,NUMBER], such as label=3, got {text!r}") from None

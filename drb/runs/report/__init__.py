@@ -1,0 +1,14 @@
+"""What runs did, side by side: a table (`drb.runs.report.table`), plots (`drb.runs.report.plots`) and how they scale
+(`drb.runs.report.scaling`), from their `summary.json`; `drb.runs.report.command` is `drb report`.
+
+A summary is the parsed JSON of one run. Keys that are read here: name, strategy, accuracy_matrix, task_names, acc,
+bwt, forgetting, train_seconds, history (list of {"task", "seconds", "acc"} at the end of each task, optionally with
+"counts": {stratum: exemplars stored, all ranks together}), rehearsal (with wait_seconds, inline_seconds,
+capacity_total, or null) and, if there is one, breakdown (steps, and the seconds of each part: training, round or null).
+Accuracies are fractions, null where unknown; times are seconds.
+"""
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+Summary: TypeAlias = Mapping[str, Any]

@@ -1,0 +1,95 @@
+"""`drb report`: several runs side by side, from the summary.json that each leaves in its run directory."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from drb.runs.report import Summary
+from drb.runs.report.table import print_table
+
+_HELP = """\
+usage: drb report [--plots FOLDER] RUN...
+
+    RUN      a run directory, one that holds run directories, or a summary.json
+    --plots  also draw PNG files into FOLDER
+
+Prints accuracies and runtimes; for runs on different numbers of ranks also how throughput scales.
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the report; returns the exit code."""
+    arguments = list(arguments)
+    if not arguments or {"-h", "--help"} & set(arguments):
+        sys.stdout.write(_HELP)
+        return 0
+    try:
+        plots = _take_plots(arguments)
+        summaries = [summary for argument in arguments for summary in read_summaries(Path(argument))]
+        if not summaries:
+            raise ValueError("there is no run to report on; give at least one run directory")
+        _print_report(summaries)
+        for file in [] if plots is None else _draw(summaries, plots):
+            print(f"plot: {file}")
+    except ValueError as error:
+        print(f"drb: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def read_summaries(path: Path) -> list[Summary]:
+    """Of a run, or of all runs below a folder.
+
+    Raises:
+        ValueError: there is none, or a file that is no summary.
+    """
+    if path.is_file():
+        files = [path]
+    elif (path / "summary.json").exists():
+        files = [path / "summary.json"]
+    else:
+        files = sorted(path.rglob("summary.json"))
+    if not files:
+        raise ValueError(f"{path} holds no summary.json: it is no run directory, or its run has not finished")
+    return [_read(file) for file in files]
+
+
+def _read(file: Path) -> Summary:
+    try:
+        summary: Summary = json.loads(file.read_text())
+        summary["accuracy_matrix"], summary["history"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is no summary of a run: {type(error).__name__}: {error}") from None
+    return summary
+
+
+def _take_plots(arguments: list[str]) -> Path | None:
+    """Takes --plots FOLDER out of the arguments."""
+    if "--plots" not in arguments:
+        return None
+    index = arguments.index("--plots")
+    if index + 1 == len(arguments):
+        raise ValueError("--plots needs a folder")
+    del arguments[index]
+    return Path(arguments.pop(index))
+
+
+def _print_report(summaries: Sequence[Summary]) -> None:
+    print_table(summaries)
+    if len({summary.get("world_size") for summary in summaries}) > 1:
+        from drb.runs.report.scaling import scaling_points, scaling_table
+
+        print(f"\n{scaling_table(scaling_points(summaries))}")
+        print("\nefficiency: throughput per rank against that of the run on the fewest ranks.")
+
+
+def _draw(summaries: Sequence[Summary], folder: Path) -> list[Path]:
+    from drb.runs.report.plots import save_plots
+    from drb.runs.report.scaling import save_scaling_plot
+
+    files = save_plots(summaries, folder)
+    scaling = save_scaling_plot(summaries, folder)
+    return files if scaling is None else [*files, scaling]

@@ -1,0 +1,1 @@
+"""Who is drawn from the union of all buffers."""

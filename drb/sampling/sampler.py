@@ -1,0 +1,169 @@
+"""The global sampler: this rank's exemplars of a round, drawn from the union of all ranks' buffers.
+
+Every rank draws only its own, from counts that all ranks know. A group is drawn from without replacement; groups
+share r as q_g = min(n_g, λ·p_g) with Σq = min(r, N), rounded systematically (Madow 1949), so that each gets its
+q_g in expectation and never more than it holds. A multinomial over p would ask small strata for more than they have.
+
+Letters: R exemplars, W ranks, S strata, G groups, C cells of a group.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from drb.sampling.proportions import Proportions
+from drb.seeding import RoundGenerator
+from drb.types import Float64Array, Int64Array
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The exemplars of one draw, ordered by owner.
+
+    owner:    int64 [R], the rank that holds it
+    position: int64 [R], its place in the owner's position table (grouped by stratum where strata are counted)
+    weight:   float64 [R], inverse inclusion probability
+    """
+
+    owner: Int64Array
+    position: Int64Array
+    weight: Float64Array
+
+    def __len__(self) -> int:
+        return len(self.owner)
+
+
+class Sampler:
+    """Draws min(exemplars, N) distinct exemplars per round; none while the union holds fewer than min_fill.
+
+    exemplars: may change between rounds, on all ranks alike.
+    """
+
+    def __init__(self, exemplars: int, proportions: Proportions, *, seed: int, rank: int, min_fill: int = 1) -> None:
+        self.exemplars = exemplars
+        self._proportions = proportions
+        self._min_fill = max(min_fill, 1)
+        self._rng = RoundGenerator(seed, "draw", rank)
+        self._union: _Union | None = None  # of the last draw: most of the time no count has changed since
+
+    def draw(self, round_: int, counts_WS: Int64Array, offered_W: Int64Array) -> Draw:
+        """This rank's draw; counts_WS int64 [W, S] exemplars per rank and stratum, strata ascending by value."""
+        known_by = (counts_WS.tobytes(), counts_WS.shape, offered_W.tobytes())
+        union = self._union
+        if union is None or union.known_by != known_by:
+            union = self._union = _Union.of(counts_WS, *self._proportions(counts_WS, offered_W), known_by)
+        count = min(self.exemplars, union.size) if union.size >= self._min_fill else 0
+        if count == 0:
+            nothing = np.empty(0, np.int64)
+            return Draw(nothing, nothing, np.empty(0))
+        rng = self._rng.at(round_)
+        if len(union.cells) == 1:  # one rank, one group: nothing to look up
+            return Draw(np.zeros(count, np.int64), *_draw_from_one(union.size, count, rng))
+        flat, weight = draw_from_groups(union.group_sizes, union.group_weights, count, rng)
+        cell = union.ends.searchsorted(flat, side="right")
+        position = flat - union.starts[cell]
+        if union.owner is None:  # cells are ranks, already in order
+            return Draw(cell, position, weight)
+        owner = union.owner[cell]
+        order = np.argsort(owner, kind="stable")
+        return Draw(owner[order], position[order], weight[order])
+
+
+@dataclass
+class _Union:
+    """What a draw needs to know of the counts. cells int64 [G·C], group by group, and where they end.
+
+    starts: what to take off a place in the concatenation of the cells to have a position in the owner's table.
+    owner: of each cell; None: cells are ranks, in order. group_sizes int64 [G], group_weights float64 [G].
+    """
+
+    known_by: tuple[object, ...]
+    size: int
+    cells: Int64Array
+    ends: Int64Array
+    starts: Int64Array
+    owner: Int64Array | None
+    group_sizes: Int64Array
+    group_weights: Float64Array
+
+    @classmethod
+    def of(
+        cls, counts_WS: Int64Array, cells_GC: Int64Array, weights_G: Float64Array, known_by: tuple[object, ...]
+    ) -> _Union:
+        """cells_GC: int64 [G, C], stratum by stratum or rank by rank."""
+        world_size, cells = len(counts_WS), cells_GC.reshape(-1)
+        ends = cells.cumsum()
+        starts, owner = ends - cells, None
+        if cells_GC.shape[1] == world_size and len(cells_GC) > 1:  # groups are strata
+            stratum, owner = np.divmod(np.arange(len(cells)), world_size)
+            starts -= (np.cumsum(counts_WS, axis=1) - counts_WS)[owner, stratum]
+        sizes_G = cells_GC.sum(axis=1) if len(cells_GC) > 1 else ends[-1:]
+        return cls(known_by, int(ends[-1]) if len(ends) else 0, cells, ends, starts, owner, sizes_G, weights_G)
+
+
+def draw_from_groups(
+    sizes_G: Int64Array, weights_G: Float64Array, count: int, rng: np.random.Generator
+) -> tuple[Int64Array, Float64Array]:
+    """Distinct positions in the concatenation of the groups: int64 [count] ascending; their weights, float64."""
+    if len(sizes_G) == 1:
+        return _draw_from_one(int(sizes_G[0]), count, rng)
+    q_G = expected_shares(sizes_G, weights_G, count)
+    counts_G = systematic_counts(q_G, count, rng)
+    starts_G = np.cumsum(sizes_G) - sizes_G
+    group = np.repeat(np.arange(len(sizes_G)), counts_G)
+    flat = starts_G[group] + rng.integers(0, sizes_G[group])
+    for g in np.flatnonzero(counts_G > 1):  # single draws are done; groups with more must be distinct inside
+        flat[group == g] = starts_G[g] + rng.choice(sizes_G[g], counts_G[g], replace=False, shuffle=False)
+    flat.sort()
+    return flat, (sizes_G[group] / q_G[group])
+
+
+def _draw_from_one(size: int, count: int, rng: np.random.Generator) -> tuple[Int64Array, Float64Array]:
+    flat = rng.choice(size, count, replace=False, shuffle=False)
+    flat.sort()
+    return flat, np.full(count, size / count)
+
+
+def expected_shares(sizes_G: Int64Array, weights_G: Float64Array, count: int) -> Float64Array:
+    """q_g = min(n_g, λ·p_g) with Σq = count ≤ Σn; empty groups and groups of no weight get 0. float64 [G].
+
+    If the groups with weight hold fewer than count, those without weight share the rest by size.
+    """
+    usable = (sizes_G > 0) & (weights_G > 0)
+    p = np.where(usable, weights_G, 0.0)
+    held = int(sizes_G[usable].sum())
+    if held <= count:
+        rest = sizes_G * ~usable
+        scale = (count - held) / rest.sum() if held < count else 0.0
+        q_G: Float64Array = np.where(usable, sizes_G, rest * scale).astype(np.float64)
+        return q_G
+    q: Float64Array = p * (count / p.sum())
+    if (q <= sizes_G).all():
+        return q
+    # the groups that λ exceeds first are those with the smallest n/p: water-filling
+    order = np.argsort(np.where(usable, sizes_G / np.where(usable, p, 1.0), np.inf))
+    n, p_sorted = sizes_G[order].astype(np.float64), p[order]
+    taken = np.concatenate(([0.0], np.cumsum(n)[:-1]))  # if the groups before this one are exhausted
+    left = p_sorted[::-1].cumsum()[::-1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        lam = (count - taken) / left
+        first = int(np.argmax(lam * p_sorted <= n))
+    q[order] = np.where(np.arange(len(n)) < first, n, lam[first] * p_sorted)
+    return q
+
+
+def systematic_counts(q_G: Float64Array, count: int, rng: np.random.Generator) -> Int64Array:
+    """Integers with expectation q_g that sum to count: floor or ceiling of each q_g. int64 [G].
+
+    In fixed point, so that a whole q_g is never rounded and the sum is exact.
+    """
+    shares = np.rint(q_G * _FIXED).astype(np.int64)
+    fraction = shares % _FIXED
+    shares[np.argmax(np.minimum(fraction, _FIXED - fraction))] += count * _FIXED - int(shares.sum())
+    ends = np.cumsum(shares) + int(rng.integers(_FIXED))
+    return np.diff(ends // _FIXED, prepend=0)
+
+
+_FIXED = 1 << 32

@@ -1,0 +1,241 @@
+"""The network that learns, its optimizer, and how gradients reach it from all ranks.
+
+One forward per backward, on the whole extended batch. DDP averages gradients over ranks; callers weight each loss so
+that this average is the gradient of the mean over all rows of all ranks (see `drb.training.loop`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from drb.distributed.world import World
+from drb.training.finite import FiniteCheck
+from drb.training.models import Network
+from drb.training.optim import OptimizerSettings, build_optimizer, carry_state, load_named_state, named_state
+from drb.types import Minibatch
+
+# the same setting under its new name where there is one: no broadcast of buffers at every forward
+_HAS_NEW_NAME = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+_KEEP_OWN_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if _HAS_NEW_NAME else "broadcast_buffers": False}
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Learner:
+    """Owns the network on its device, its DDP wrapper (only with several ranks) and its optimizer."""
+
+    def __init__(
+        self,
+        network: Network,
+        optimizer: OptimizerSettings,
+        world: World,
+        *,
+        precision: str = "fp32",
+        channels_last: bool = False,
+        clip_norm: float | None = None,
+        sync_bn: bool = False,
+        finite: FiniteCheck | None = None,
+    ) -> None:
+        """Takes the network to the world's device.
+
+        Args:
+            precision: fp32, bf16 or fp16 (autocast; fp16 with loss scaling, on CUDA only).
+            clip_norm: gradients of a larger norm are scaled down to it.
+            sync_bn: batch norms compute their statistics over all ranks (CUDA only).
+            finite: what to do where a loss or a gradient is not.
+        Raises:
+            ValueError: fp16 or sync_bn without CUDA.
+        """
+        device = world.device
+        if device.type != "cuda" and (precision == "fp16" or sync_bn):
+            what = "sync_bn=true" if sync_bn else "precision=fp16"
+            raise ValueError(f"{what} needs CUDA, but this run's device is {device.type}")
+        self._world = world
+        self._settings = optimizer
+        self._autocast_dtype = _AUTOCAST.get(precision)
+        self._scaler = torch.amp.GradScaler(device.type) if precision == "fp16" else None
+        self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self._clip_norm = clip_norm
+        self._sync_bn = sync_bn
+        self._finite = finite or FiniteCheck("stop", world, loss_scaling=self._scaler is not None)
+        self._settled_by: torch.Size | None = None  # a sample's shape in a backward pass through the present wrapper
+        self.restart(network)
+
+    def restart(self, network: Network) -> None:
+        """Go on with another network and a new optimizer."""
+        if self._sync_bn and self._world.world_size > 1:
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+        self.network = network.to(self._world.device).to(memory_format=self._memory_format)
+        self.optimizer = build_optimizer(self._settings, self.network, self._world.world_size)
+        self._wrap()
+
+    def grow(self, num_classes: int, seed: int) -> None:
+        """Let the head have at least so many classes; old rows keep their weights and their optimizer state."""
+        old_parameters: dict[str, Tensor] = dict(self.network.named_parameters())
+        if not self.network.grow(num_classes, seed):
+            return
+        self.network.to(self._world.device)
+        old, self.optimizer = self.optimizer, build_optimizer(self._settings, self.network, self._world.world_size)
+        carry_state(old, old_parameters, self.optimizer, dict(self.network.named_parameters()))
+        self._wrap()
+
+    def set_rate(self, lr: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+
+    def backward(
+        self,
+        images: Tensor,
+        batch: Minibatch,
+        loss: Callable[[Tensor, Minibatch], Tensor],
+        weight: float,
+        *,
+        more: bool = False,
+    ) -> Tensor:
+        """One forward and backward; gradients add up until `step`.
+
+        A batch without rows takes part in the exchange of gradients with zeros. (Convolutions and batch norms know
+        what to do with it; a loss, the mean over no rows, does not.)
+
+        Args:
+            images: float [B, C, H, W], on the device.
+            loss: gives the mean loss over the batch's rows.
+            weight: what this mean is multiplied by.
+            more: another batch follows before `step`, so ranks need not exchange gradients yet.
+        Returns:
+            The weighted loss, detached, still on the device.
+        """
+        if not len(images):
+            loss, weight = _no_loss, 1.0
+        with self._no_sync() if more else contextlib.nullcontext():
+            if self._autocast_dtype is None:
+                value = loss(self._forward(images), batch)
+            else:
+                with torch.autocast(images.device.type, self._autocast_dtype):
+                    value = loss(self._forward(images), batch)
+            if weight != 1.0:
+                value = value * weight
+            start = self._finite.start_of_backward(value)
+            (value if self._scaler is None else self._scaler.scale(value)).backward(start)  # type: ignore[no-untyped-call]
+        if not more:
+            self._settled_by = images.shape[1:]
+        return value.detach()
+
+    def step(self, rescale: float = 1.0) -> bool:
+        """One step of the optimizer on the gradients times `rescale`, then none are left.
+
+        Returns:
+            Whether it was made: not if gradients are not finite and such steps are skipped. Alike on all ranks.
+        Raises:
+            NonFiniteError: they are not, and the run is to stop.
+        """
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        if rescale != 1.0:
+            for gradient in gradients:
+                gradient.mul_(rescale)
+        norm = None
+        if self._clip_norm is not None:
+            if self._scaler is not None:
+                self._scaler.unscale_(self.optimizer)
+            norm = nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
+        is_allowed = self._finite.allows_update(gradients, norm)
+        if self._scaler is not None:
+            self._scaler.step(self.optimizer)
+            self._scaler.update()
+        elif is_allowed:
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self._good_buffers:
+            self._keep_buffers() if is_allowed else self._restore_buffers()
+        return is_allowed
+
+    def average_statistics(self) -> None:
+        """Give all ranks the mean of their running statistics (batch norms), so that they evaluate one network.
+
+        Collective. During training each rank keeps its own: broadcasting them at every step would cost a message and
+        throw all but one rank's away.
+        """
+        if self._world.world_size == 1:
+            return
+        for buffer in self.network.buffers():
+            if buffer.is_floating_point():
+                dist.all_reduce(buffer)
+                buffer /= self._world.world_size
+        self._keep_buffers()
+
+    # -- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is alike on all ranks, but for the network's weights. `settled_by`: see `_settle`."""
+        return {
+            "optimizer": named_state(self.optimizer, self.network),
+            "scaler": None if self._scaler is None else self._scaler.state_dict(),
+            "settled_by": None if self._settled_by is None else list(self._settled_by),
+        }
+
+    def statistics(self) -> dict[str, Tensor]:
+        """This rank's buffers by name (running statistics of batch norms): ranks' differ while they train."""
+        saved = self.network.state_dict()
+        return {name: saved[name] for name, _ in self.network.named_buffers() if name in saved}
+
+    def load_state_dict(
+        self, state: Mapping[str, Any], weights: Mapping[str, Tensor], own: Mapping[str, Tensor]
+    ) -> None:
+        """Go on from there. weights: of the network, by name; own: this rank's `statistics`."""
+        if state["settled_by"] is not None:
+            self._settle(state["settled_by"])
+        self.network.load_state_dict({**weights, **own})
+        load_named_state(state["optimizer"], self.optimizer, self.network)
+        if self._scaler is not None and state["scaler"] is not None:
+            self._scaler.load_state_dict(state["scaler"])
+        self._keep_buffers()
+
+    def _settle(self, image_shape: Sequence[int]) -> None:
+        """Let DDP have seen a backward pass, as it had before.
+
+        After the first one it orders gradients anew in its buckets. An element's place in a message decides in which
+        order three or more ranks' values are added, so without this the first step would round differently.
+        """
+        images = torch.zeros(2, *image_shape, device=self._world.device).to(memory_format=self._memory_format)
+        logits = self._forward(images)
+        (logits.sum() * 0.0).backward()  # type: ignore[no-untyped-call]
+        self.optimizer.zero_grad()
+        self._settled_by = torch.Size(image_shape)
+
+    def _keep_buffers(self) -> None:
+        """Of the last good step: a batch norm's running mean that has met a NaN stays one."""
+        for good, buffer in zip(self._good_buffers, self.network.buffers(), strict=False):
+            good.copy_(buffer)
+
+    def _restore_buffers(self) -> None:
+        for good, buffer in zip(self._good_buffers, self.network.buffers(), strict=False):
+            buffer.copy_(good)
+
+    def _wrap(self) -> None:
+        self._parameters = list(self.network.parameters())
+        self._good_buffers = [b.clone() for b in self.network.buffers()] if self._finite.policy == "skip" else []
+        self._settled_by = None
+        self._forward: Callable[[Tensor], Tensor] = self.network
+        self._no_sync: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+        if self._world.world_size == 1:
+            return
+        device = self._world.device
+        wrapped = DistributedDataParallel(
+            self.network,
+            device_ids=[device] if device.type == "cuda" else None,
+            gradient_as_bucket_view=True,
+            **_KEEP_OWN_BUFFERS,
+        )
+        self._forward, self._no_sync = wrapped, wrapped.no_sync
+
+
+def _no_loss(logits: Tensor, batch: Minibatch) -> Tensor:
+    """Zero, with a gradient of zero for every parameter."""
+    return logits.sum() * 0.0

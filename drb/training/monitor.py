@@ -1,0 +1,84 @@
+"""What a run shows and logs while it trains: a progress bar and one line per task on rank 0, metrics to the tracker.
+
+The bar is drawn by the training thread, a few times per second: a thread of its own would take CPU time from
+training at any moment. Where standard output is no terminal only the lines are printed.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from drb.tracking import NullTracker, Tracker
+
+if TYPE_CHECKING:
+    from drb.rehearsal.rehearsal import Rehearsal
+
+_REDRAW_S = 0.3
+
+
+class Console(Protocol):
+    """Where lines and the progress bar go; `drb.program.console` has the one for terminals."""
+
+    def say(self, line: str) -> None: ...
+    def open_bar(self, title: str, total: int) -> None: ...
+    def draw_bar(self, completed: int, note: str) -> None: ...
+    def close_bar(self) -> None: ...
+
+
+class Monitor:
+    """One per rank. Without a console and a tracker, as on ranks above 0, it does nothing."""
+
+    def __init__(self, console: Console | None = None, tracker: Tracker | None = None) -> None:
+        self._console = console
+        self._tracker = tracker or NullTracker()
+        self._completed = 0
+        self._next_draw = 0.0
+        self._note = ""
+
+    def begin_task(self, index: int, name: str, total_steps: int) -> None:
+        self._completed = 0
+        self._note = ""
+        if self._console is not None:
+            self._console.open_bar(f"task {index} ({name})", total_steps)
+
+    def advance(self, minibatches: int) -> None:
+        """So many more minibatches are done. Called at every step: it costs well below a microsecond."""
+        self._completed += minibatches
+        if self._console is not None and (now := time.perf_counter()) >= self._next_draw:
+            self._next_draw = now + _REDRAW_S
+            self._console.draw_bar(self._completed, self._note)
+
+    def say(self, line: str) -> None:
+        """Something worth knowing while training goes on."""
+        if self._console is not None:
+            self._console.say(line)
+
+    def log_interval(self, metrics: dict[str, float], rehearsal: Rehearsal | None, step: int) -> None:
+        """One point of training: `train/loss`, `train/samples_per_second` …, and how the rehearsal does."""
+        self._note = f"loss {metrics['train/loss']:.3f}, {metrics['train/samples_per_second']:,.0f} samples/s"
+        if not isinstance(self._tracker, NullTracker):
+            self._tracker.log_metrics(metrics | rehearsal_metrics(rehearsal), step)
+
+    def end_task(self, index: int, name: str, metrics: dict[str, float], step: int) -> None:
+        """The evaluation after a task."""
+        self._tracker.log_metrics(metrics, step)
+        self._tracker.flush()
+        if self._console is not None:
+            self._console.draw_bar(self._completed, self._note)
+            self._console.close_bar()
+            self._console.say(
+                f"after task {index} ({name}): accuracy {metrics['accuracy/mean']:.1%} over all tasks so far, "
+                f"{metrics[f'accuracy/task_{index}']:.1%} on this one, "
+                f"{metrics['time/train_seconds']:.1f} s of training"
+            )
+
+
+def rehearsal_metrics(rehearsal: Rehearsal | None) -> dict[str, float]:
+    """This rank's timings and how full its buffer is, per stratum."""
+    if rehearsal is None:
+        return {}
+    stats = {
+        f"rehearsal/{key}": float(value) for key, value in rehearsal.stats().items() if isinstance(value, (int, float))
+    }
+    return stats | {f"buffer/stratum_{stratum}": float(count) for stratum, count in rehearsal.counts().items()}

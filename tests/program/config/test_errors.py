@@ -1,0 +1,146 @@
+"""Whatever is wrong with a command line ends with one line that names the key, the value and what is allowed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+import drb.train
+from drb.train import main
+
+BAD = [
+    # unknown keys
+    (["training.epoch=3"], "training.epoch=3: there is no setting training.epoch; did you mean training.epochs?"),
+    (["foo=1"], "foo=1: there is no setting foo; the program has"),
+    (["foo.bar=1"], "there is no setting foo"),
+    (["dataset.num_train=3"], "there is no setting dataset.num_train; dataset has name, root, seed, test_fraction"),
+    (["+training.foo=1"], "+training.foo=1: settings cannot be added or deleted; write key=value"),
+    (["++training.foo=1"], "training.foo=1: there is no setting training.foo; training has accumulate"),
+    (["~seed"], "~seed: settings cannot be added or deleted"),
+    (["hydra.runn.dir=x"], "there is no setting hydra.runn; did you mean hydra.run?"),
+    # unknown choices
+    (["strategy=foo"], "strategy=foo is unknown; choose er, finetune or from_scratch"),
+    (["model=mlp2"], "model=mlp2 is unknown; choose cnn, mlp, resnet18 or resnet50"),
+    (["experiment=x"], "experiment=x is unknown; choose cifar100, digits, fashion_mnist_online, imagenet, none or"),
+    (["experiment=null"], "experiment=null is unknown; choose cifar100, digits"),
+    (["dataset=[digits,cifar10]"], "dataset=[digits,cifar10] is unknown; choose cifar10, cifar100, digits"),
+    (["strategy.name=foo"], "strategy.name must be er, finetune or from_scratch, got 'foo'"),
+    (["dataset.name=foo"], "dataset.name=foo does not choose the dataset: write dataset=foo"),
+    (["optimizer.name=lbfgs"], "optimizer.name must be sgd, adam or adamw, got 'lbfgs'"),
+    (
+        ["rehearsal.exchange=mpi"],
+        "rehearsal.exchange must be auto, loopback, collective, shared, hierarchical, rma or nccl, got 'mpi'",
+    ),
+    (["device=tpu"], "device must be auto, cpu or cuda, got 'tpu'"),
+    # wrong types
+    (["training.epochs=abc"], "training.epochs must be an integer, got 'abc'"),
+    (["training.epochs=null"], "training.epochs needs a value, got null"),
+    (["training=3"], "training is a group of settings, got 3; set training.<setting>"),
+    (["seed=1.5"], "seed must be an integer, got '1.5'"),
+    (["optimizer.lr=fast"], "optimizer.lr must be a number, got 'fast'"),
+    (["training.channels_last=2"], "training.channels_last must be true or false, got 2"),
+    (["rehearsal.capacity=[1]"], "rehearsal.capacity must be of type int or str, got [1]"),
+    (["rehearsal.asynchronous=maybe"], "rehearsal.asynchronous must be auto, true or false, got 'maybe'"),
+    (["schedule.milestones=3"], "schedule.milestones must be a list such as [1,2], got 3"),
+    (["model.hidden=[a]"], "model.hidden[0] must be an integer, got 'a'"),
+    # what is no override at all
+    (["epochs"], "'epochs' is not understood: write key=value or group=choice"),
+    (["a b=3"], "'a b=3' is not understood"),
+    (["seed=${oops}"], "oops"),
+    (["training.epochs=1,2"], "training.epochs=1,2"),
+    # impossible values
+    (["training.epochs=0"], "training.epochs must be at least 1, got 0"),
+    (["training.batch_size=0"], "training.batch_size must be at least 1, got 0"),
+    (["optimizer.lr=0"], "optimizer.lr must be above 0, got 0.0"),
+    (["optimizer.lr=nan"], "optimizer.lr must be above 0, got nan"),
+    (["optimizer.momentum=1"], "optimizer.momentum must be at least 0 and below 1, got 1.0"),
+    (["scenario.validation=1"], "scenario.validation must be at least 0 and below 1, got 1.0"),
+    (["model.hidden=[100,0]"], "model.hidden must be at least 1, got [100, 0]"),
+    (["rehearsal.exemplars=-1"], "rehearsal.exemplars must be at least 1 for strategy=er, got -1"),
+    (["rehearsal.exemplars=0"], "rehearsal.exemplars must be at least 1 for strategy=er, got 0; strategy=finetune"),
+    (["rehearsal.exemplars=many"], "rehearsal.exemplars must be an integer of at least 1, auto, or auto:N"),
+    (["rehearsal.exemplars=auto:0"], "rehearsal.exemplars must be an integer of at least 1, auto, or auto:N"),
+    (
+        ["rehearsal.exemplars=auto", "rehearsal.asynchronous=false"],
+        "rehearsal.exemplars=auto:16 needs rounds that run behind the training steps: leave asynchronous at its",
+    ),
+    (["rehearsal.capacity=0"], "rehearsal.capacity must be at least 1 exemplar, got 0"),
+    (["rehearsal.capacity=lots"], "rehearsal.capacity must be exemplars (500), memory ('20GiB') or a share"),
+    (["rehearsal.capacity=120%"], "share above 0 % and up to 100 %"),
+    (["rehearsal.candidates=3"], "rehearsal.candidates=3 is only for rehearsal.admission=random_replacement"),
+    (["rehearsal.interval=0"], "rehearsal.interval must be at least 1, got 0"),
+    (["rehearsal.interval=5000"], "rehearsal.interval must be an integer from 1 to 1024, got 5000"),
+    (
+        ["rehearsal.depth=2", "rehearsal.exemplars=auto"],
+        "rehearsal.exemplars=auto:16 measures one round behind one step",
+    ),
+    (["rehearsal.min_fill=-1"], "rehearsal.min_fill must be at least 0, got -1"),
+    (["device=cpu", "training.precision=fp16"], "training.precision=fp16 needs CUDA, and this run is on the CPU"),
+    (["device=cpu", "training.sync_bn=true"], "training.sync_bn=true needs CUDA, and this run is on the CPU"),
+    (["model.init=weights.pt"], "model.init must be random, torchvision or an existing file, got 'weights.pt'"),
+    (["rehearsal.min_fill=201"], "rehearsal.min_fill must be at most the total capacity, 200, got 201"),
+    (["console=none"], "console must be main or all, got 'none'"),
+    (["optimizer.nesterov=true"], "optimizer.nesterov=true needs optimizer.momentum above 0"),
+    (["schedule=step", "schedule.milestones=[]"], "schedule.name=step needs schedule.milestones"),
+    (["schedule=cosine", "schedule.span=run"], "schedule.span=run with cosine needs schedule.total_epochs"),
+    (["scenario=task_incremental", "strategy.label_smoothing=0.1"], "strategy.label_smoothing must be 0 with"),
+    (["device=cuda"], "local rank 0 needs a CUDA device of its own"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "line"), BAD, ids=lambda value: " ".join(value) if type(value) is list else "")
+def test_one_line_says_what_is_wrong(arguments, line, capsys, monkeypatch):
+    if arguments == ["device=cuda"]:
+        monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert main(arguments) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("drb: error: ")
+    assert err.count("\n") == 1
+    assert line in err
+
+
+def test_an_unused_rehearsal_is_not_checked():
+    from drb.program.config import check_config, compose_config
+
+    config, _ = compose_config(["strategy=finetune", "rehearsal.exemplars=0"], "id")
+    check_config(config, world_size=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["training.batch_scope=total", "training.batch_size=10"], "training.batch_size=10 in total cannot be shared"),
+        (
+            ["training.batch_size=9", "rehearsal.exemplars=10"],
+            "rehearsal.exemplars=10 in total cannot be shared evenly",
+        ),
+        (["training.batch_size=9", "rehearsal.exemplars=9", "rehearsal.exchange=loopback"], "this run has 3"),
+    ],
+)
+def test_what_ranks_cannot_share_evenly_is_said(arguments, line, capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert main(arguments) == 1  # a process group of three would never open here
+    assert line in capsys.readouterr().err
+
+
+def test_other_ranks_fail_silently(capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(drb.train, "_GRACE_S", 0.0)
+    assert main(["training.epochs=0"]) == 1
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_process_prints_one_line_and_makes_nothing(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", "drb.train", "optimizer.lr=-1"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr == "drb: error: optimizer.lr must be above 0, got -1.0\n"
+    assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,174 @@
+"""A rehearsal on a simulated GPU equals one on the host, bit for bit, whenever the GPU does its work."""
+
+from __future__ import annotations
+
+import pytest
+from rehearsal.cuda.loops import Loop, run_loop
+from rehearsal.cuda.simulated import SimulatedGpu, needed_waits
+
+WAYS = pytest.mark.parametrize("is_early", [False, True], ids=["late", "early"])
+
+
+@WAYS
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["inline", "async"])
+@pytest.mark.parametrize("use_step", [False, True], ids=["extend", "step"])
+@pytest.mark.parametrize(("depth", "interval"), [(1, 1), (2, 1), (2, 3)])
+def test_host_and_device_agree_bit_for_bit(is_early, asynchronous, use_step, depth, interval):
+    settings = {"asynchronous": asynchronous, "use_step": use_step, "depth": depth, "interval": interval}
+    expected = run_loop(None, **settings)
+    assert expected[1] > 50
+    assert run_loop(SimulatedGpu(is_early=is_early), **settings) == expected
+
+
+@WAYS
+@pytest.mark.parametrize(
+    ("admission", "proportions", "candidates"),
+    [("class_balanced", "balanced", None), ("random_replacement", "stream", 3), ("fifo", "uniform", None)],
+)
+def test_every_policy_decides_the_same_a_step_later(is_early, admission, proportions, candidates):
+    settings = {"admission": admission, "proportions": proportions, "candidates": candidates}
+    assert run_loop(SimulatedGpu(is_early=is_early), **settings) == run_loop(None, **settings)
+
+
+@WAYS
+@pytest.mark.parametrize("on_gpu", [set(), {"image"}, {"image", "label", "scale"}, {"logits"}, {"sample_id", "logits"}])
+def test_fields_may_lie_anywhere(is_early, on_gpu):
+    assert run_loop(SimulatedGpu(is_early=is_early), on_gpu=on_gpu) == run_loop(None)
+
+
+@pytest.mark.parametrize(("depth", "interval"), [(1, 1), (2, 3)])
+def test_no_more_memory_of_the_device_is_taken_than_is_told(depth, interval, monkeypatch):
+    gpu, taken, given = SimulatedGpu(is_early=True), [], []
+    allocate, put = gpu.empty, gpu.put
+
+    def empty(*args, **kwargs):
+        memory = allocate(*args, **kwargs)
+        taken.append(memory.nbytes)
+        return memory
+
+    def put_for_the_loop(values):
+        there = put(values)
+        given.extend(value.nbytes for value in there.values())
+        return there
+
+    monkeypatch.setattr(gpu, "empty", empty)
+    monkeypatch.setattr(gpu, "put", put_for_the_loop)
+    loop = Loop(gpu, depth=depth, interval=interval)
+    loop.run(0, 12)
+    told, by_drb = loop.rehearsal._turns.parts.device_bytes(), sum(taken) - sum(given)
+    assert by_drb <= told < 2 * by_drb
+    assert f", of {gpu.device} " in loop.rehearsal.describe()
+    loop.rehearsal.close()
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["minibatch", "late fields"])
+def test_a_minibatch_that_could_not_be_stored_when_it_had_arrived(late, monkeypatch):
+    loop = Loop(SimulatedGpu(is_early=True))
+    loop.run(0, 3)
+    pack = loop.rehearsal._turns.parts.spec.pack
+
+    def out_of_memory(name, *rest):
+        if late is (name == "logits"):
+            raise MemoryError("no room")
+        pack(name, *rest)
+
+    monkeypatch.setattr(loop.rehearsal._turns.parts.spec, "pack", out_of_memory)
+    with pytest.raises(MemoryError):
+        loop.run(3, 6)
+    monkeypatch.undo()
+    with pytest.raises(RuntimeError, match="cannot go on .*MemoryError: no room"):
+        loop.run(6, 7)
+    loop.rehearsal.close()
+
+
+def judged_loop(gpu, **settings):
+    loop = Loop(gpu, asynchronous=False, **settings)
+    loop.run(0, 1)
+    loop.tell_the_judge()
+    loop.run(1, 8)
+    loop.rehearsal.close()  # raises what the last round raised
+
+
+@WAYS
+@pytest.mark.parametrize(
+    ("on_gpu", "synchronize", "wait_event"),
+    [
+        (None, 8 + 7, 2 * 8 + 6),  # minibatch and late fields have arrived; snapshots before copies, exemplars ready
+        (set(), 6 + 5, 6 + 5),  # memory sent from two steps ago, blocks two rounds ago; exemplars ready and consumed
+        ({"image"}, 8 + 5, 8 + 6 + 5),
+    ],
+    ids=["from the gpu", "from the host", "mixed"],
+)
+def test_no_wait_is_missing(is_early, on_gpu, synchronize, wait_event):
+    """Nothing in a loop of 8 steps is out of order, and without any one of so many waits something is.
+
+    The others are those before memory is used for the second time, and those that another wait on this thread implies.
+    """
+    judged_loop(SimulatedGpu(is_early=is_early), on_gpu=on_gpu)
+    found = needed_waits(lambda gpu: judged_loop(gpu, on_gpu=on_gpu), is_early=is_early)
+    assert found == {"synchronize": synchronize, "wait_event": wait_event}
+
+
+@WAYS
+def test_state_counts_and_ids_include_the_last_minibatch(is_early):
+    loops = [Loop(gpu) for gpu in (None, SimulatedGpu(is_early=is_early))]
+    for loop in loops:
+        loop.run(0, 12)
+    host, device = (loop.rehearsal for loop in loops)
+    assert device.counts() == host.counts()
+    loops[0].step(12)
+    loops[1].step(12)
+    assert sorted(device.sample_ids()) == sorted(host.sample_ids())
+    loops[0].step(13)
+    loops[1].step(13)
+    assert_equal(device.state_dict(), host.state_dict())
+    for loop in loops:
+        loop.rehearsal.close()
+
+
+@WAYS
+@pytest.mark.parametrize("saved_on_gpu", [False, True])
+def test_a_run_goes_on_from_a_state_of_either(is_early, saved_on_gpu):
+    def gpu(wanted):
+        return SimulatedGpu(is_early=is_early) if wanted else None
+
+    expected = run_loop(None, depth=2)
+    first = Loop(gpu(saved_on_gpu), depth=2)
+    first.run(0, 13)
+    state = first.rehearsal.state_dict()
+    first.rehearsal.close()
+    second = Loop(gpu(not saved_on_gpu), depth=2)
+    second.seen = first.seen
+    second.rehearsal.load_state_dict(state)
+    second.run(13)
+    assert second.result()[::2] == expected[::2]
+    second.rehearsal.close()
+
+
+@WAYS
+def test_forgetting_a_minibatch_that_has_not_arrived(is_early):
+    loops = [Loop(gpu) for gpu in (None, SimulatedGpu(is_early=is_early))]
+    for loop in loops:
+        loop.run(0, 11)
+        stored = loop.rehearsal.sample_ids()
+        newest = [int(i) for i in loop.ids[70:78] if i in stored]
+        assert newest, "nothing of the last minibatch was stored: the test shows nothing"
+        loop.rehearsal.forget(newest)
+        assert not set(newest) & set(loop.rehearsal.sample_ids().tolist())
+        loop.run(11)
+    assert loops[0].result() == loops[1].result()
+    for loop in loops:
+        loop.rehearsal.close()
+
+
+def assert_equal(left, right, where="state"):
+    """Nested states, without what is measured."""
+    if isinstance(left, dict):
+        assert left.keys() == right.keys(), where
+        for key in left:
+            if key != "stats":
+                assert_equal(left[key], right[key], f"{where}.{key}")
+    elif hasattr(left, "dtype"):
+        assert (left == right).all(), where
+    else:
+        assert left == right, where

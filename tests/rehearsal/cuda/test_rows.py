@@ -1,0 +1,171 @@
+"""Rows between devices, by real ranks whose second Gloo group is in NCCL's place."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from ranks import collect_ranks, run_ranks
+from rehearsal.cuda.loops import CAPACITY, Loop, run_loop
+from rehearsal.cuda.simulated import SimulatedGpu
+
+from drb import Rehearsal
+
+AHEAD = pytest.mark.parametrize(("depth", "interval"), [(2, 1), (3, 1), (2, 3)])
+
+
+def train(rank, world_size, exchange, settings, full_ranks=None):
+    """What a loop saw, on the host or, with nccl, on a simulated GPU; and what it launched."""
+    gpu = SimulatedGpu(is_early=True) if exchange == "nccl" else None
+    rows = 8 if full_ranks is None or rank in full_ranks else 0
+    loop = Loop(gpu, rank=rank, world_size=world_size, exchange=exchange, rows=rows, **settings)
+    with loop.rehearsal:
+        loop.run()
+        outlet = loop.rehearsal._turns.parts.outlet
+        launches = list(outlet._backend.log) if exchange == "nccl" and world_size > 1 else []
+        return loop.result(), launches
+
+
+@AHEAD
+@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("use_step", [False, True], ids=["extend", "step"])
+def test_rows_are_those_of_every_other_exchange(world_size, depth, interval, use_step):
+    settings = {"depth": depth, "interval": interval, "use_step": use_step}
+    expected = run_ranks(train, world_size, "collective", settings)
+    got = run_ranks(train, world_size, "nccl", settings)
+    assert [result for result, _ in got] == [result for result, _ in expected]
+    assert min(result[1] for result, _ in got) > 50
+    check_launches([launches for _, launches in got])
+
+
+@pytest.mark.parametrize("full_ranks", [(1,), (0, 2)])
+@pytest.mark.parametrize("interval", [1, 3])
+def test_ranks_that_hold_nothing(full_ranks, interval):
+    settings = {"depth": 2, "interval": interval}
+    expected = run_ranks(train, 3, "collective", settings, full_ranks)
+    got = run_ranks(train, 3, "nccl", settings, full_ranks)
+    assert [result for result, _ in got] == [result for result, _ in expected]
+    launches = [launches for _, launches in got]
+    check_launches(launches)
+    sent = np.array([[sum(sent) for _, _, sent in of_rank] for of_rank in launches])
+    assert (sent.sum(axis=1) > 0).tolist() == [rank in full_ranks for rank in range(3)]
+    assert sent.max() > 5 * interval  # more than a rank's share: memory had to grow
+
+
+def check_launches(launches):
+    """Only by the training thread, as many on every rank, each fitting those of the others."""
+    assert {thread for of_rank in launches for thread, _, _ in of_rank} == {"MainThread"}
+    assert len({len(of_rank) for of_rank in launches}) == 1
+    for together in zip(*launches, strict=True):
+        received = np.array([received for _, received, _ in together])
+        sent = np.array([sent for _, _, sent in together])
+        assert (received == sent.T).all()
+
+
+def test_one_rank_needs_no_launches():
+    expected = run_loop(None, depth=2)
+    assert run_loop(SimulatedGpu(), depth=2, exchange="nccl") == expected
+
+
+def inline_and_async(rank, world_size):
+    return [train(rank, world_size, "nccl", {"depth": 2, "asynchronous": a})[0] for a in (False, True)]
+
+
+def test_inline_and_asynchronous_rounds_agree():
+    for inline, asynchronous in run_ranks(inline_and_async, 2):
+        assert inline == asynchronous
+
+
+def resume(rank, world_size, interval):
+    """A run that was saved in between and goes on elsewhere; and one that was not. `fetched` is compared as well."""
+    settings = {"rank": rank, "world_size": world_size, "depth": 2, "interval": interval}
+    whole = Loop(SimulatedGpu(is_early=True), exchange="nccl", **settings)
+    whole.run()
+    first = Loop(SimulatedGpu(is_early=True), exchange="nccl", **settings)
+    host = Loop(None, exchange="collective", **settings)
+    for loop in (first, host):
+        loop.run(0, 14)
+    state, expected = first.rehearsal.state_dict(), host.rehearsal.state_dict()
+    assert (state["fetched"]["rows"] == expected["fetched"]["rows"]).all()
+    first.run(14)  # saving disturbs nothing
+    assert first.result() == whole.result()
+    second = Loop(SimulatedGpu(is_early=True), exchange="nccl", **settings)
+    second.seen, second.exemplars = host.seen, host.exemplars
+    second.rehearsal.load_state_dict(state)
+    second.run(14)
+    assert second.result() == whole.result()
+    for loop in (whole, first, host, second):
+        loop.rehearsal.close()
+
+
+@pytest.mark.parametrize("interval", [1, 3])
+def test_a_state_holds_rows_that_are_on_devices_only(interval):
+    run_ranks(resume, 2, interval)
+
+
+def forget(rank, world_size, exchange):
+    gpu = SimulatedGpu(is_early=True) if exchange == "nccl" else None
+    loop = Loop(gpu, rank=rank, world_size=world_size, exchange=exchange, depth=2)
+    loop.run(0, 12)
+    gone = loop.ids[::3].tolist()
+    loop.rehearsal.forget(gone)
+    loop.run(12)
+    result = loop.result()
+    loop.rehearsal.close()
+    assert not set(gone) & set(result[2])
+    return result
+
+
+def test_forgetting_between_launches():
+    assert run_ranks(forget, 2, "nccl") == run_ranks(forget, 2, "collective")
+
+
+def launch_elsewhere(rank, world_size):
+    loop = Loop(SimulatedGpu(is_early=True), rank=rank, world_size=world_size, exchange="nccl", depth=2)
+    loop.run(0, 5)
+    caught = []
+
+    def step():
+        try:
+            loop.step(5)
+        except RuntimeError as error:
+            caught.append(str(error))
+
+    thread = threading.Thread(target=step)
+    thread.start()
+    thread.join()
+    return caught
+
+
+def test_a_launch_from_another_thread_is_refused():
+    for caught in run_ranks(launch_elsewhere, 2):
+        assert "rows are launched by the thread that trains" in caught[0]
+
+
+def one_ends_early(rank, world_size):
+    loop = Loop(SimulatedGpu(is_early=True), rank=rank, world_size=world_size, exchange="nccl", depth=2)
+    with loop.rehearsal:
+        loop.run(0, 9 if rank else 12)
+
+
+def test_a_rank_that_ends_early_is_named_and_hangs_nobody():
+    _, failures = collect_ranks(one_ends_early, 2, patience=5)
+    assert all("ranks [1] stopped after 9 steps" in text for text in failures.values())
+    assert set(failures) == {0, 1}
+
+
+def on_the_host(rank, world_size):
+    rehearsal = Rehearsal(CAPACITY, 5, exchange="nccl", depth=2, verbose=False, device=SimulatedGpu() if rank else None)
+    with pytest.raises(ValueError, match=r"exchange=nccl .* ranks \[0\] have their exemplars on the host"):
+        rehearsal.extend({"x": torch.zeros(2, 3), "sample_id": torch.arange(2)})
+
+
+def test_ranks_without_a_device_are_named_on_all():
+    run_ranks(on_the_host, 2)
+
+
+def test_nccl_needs_rounds_ahead():
+    with pytest.raises(ValueError, match="exchange=nccl launches .* depth must be at least 2, got 1"):
+        Rehearsal(CAPACITY, 5, exchange="nccl")

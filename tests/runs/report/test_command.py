@@ -1,0 +1,78 @@
+"""`drb report` reads run directories and shows them side by side; what is no run is one line."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from runs.report.summaries import three_runs
+
+from drb.cli import main
+from drb.runs.report.scaling import scaling_points
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Three runs on 1, 2 and 4 ranks at 100, 180 and 320 samples/s."""
+    for ranks, speed, summary in zip((1, 2, 4), (100.0, 180.0, 320.0), three_runs(), strict=True):
+        summary |= {"world_size": ranks, "samples_per_second": speed, "strategy": "er"}
+        folder = tmp_path / f"run{ranks}"
+        folder.mkdir()
+        (folder / "summary.json").write_text(json.dumps(summary))
+    return tmp_path
+
+
+def test_runs_of_a_folder_are_compared_and_drawn(runs, capsys):
+    assert main(["report", "--plots", str(runs / "plots"), str(runs)]) == 0
+    out = capsys.readouterr().out
+    assert "incremental" in out
+    lines = [line.split() for line in out.splitlines()]
+    assert ["er", "1", "1", "100", "100", "%", "20.6"] in lines
+    assert ["er", "2", "1", "180", "90", "%", "90.0"] in lines
+    assert ["er", "4", "1", "320", "80", "%", "96.9"] in lines
+    assert (runs / "plots" / "scaling.png").read_bytes().startswith(b"\x89PNG")
+    assert (runs / "plots" / "accuracy_matrix.png").exists()
+
+
+def test_runs_on_equally_many_ranks_have_no_scaling(runs, capsys):
+    assert main(["report", str(runs / "run2"), str(runs / "run2" / "summary.json")]) == 0
+    assert "efficiency" not in capsys.readouterr().out
+
+
+def test_seeds_are_averaged_and_strategies_kept_apart():
+    runs = [
+        {"strategy": strategy, "world_size": ranks, "samples_per_second": speed, "acc": acc}
+        for strategy, ranks, speed, acc in [
+            ("er", 2, 90.0, 0.5),
+            ("er", 2, 110.0, 0.7),
+            ("er", 8, 200.0, None),
+            ("finetune", 1, 10.0, 0.1),
+        ]
+    ]
+    points = [(p.strategy, p.ranks, p.runs, p.samples_per_second, p.efficiency) for p in scaling_points(runs)]
+    assert points == [("er", 2, 2, 100.0, 1.0), ("er", 8, 1, 200.0, 0.5), ("finetune", 1, 1, 10.0, 1.0)]
+    assert scaling_points(runs)[0].acc == pytest.approx(0.6)
+    assert scaling_points(runs)[1].acc is None
+
+
+@pytest.mark.parametrize(
+    ("make", "line"),
+    [
+        (lambda folder: [str(folder)], "holds no summary.json: it is no run directory, or its run has not finished"),
+        (lambda folder: [str(_odd(folder))], "is no summary of a run: KeyError: 'accuracy_matrix'"),
+        (lambda folder: ["--plots"], "--plots needs a folder"),
+        (lambda folder: ["--plots", str(folder)], "there is no run to report on"),
+    ],
+)
+def test_what_is_no_run_is_one_line(tmp_path, capsys, make, line):
+    assert main(["report", *make(tmp_path)]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("drb: error: ")
+    assert line in err
+    assert err.count("\n") == 1
+
+
+def _odd(folder):
+    (folder / "summary.json").write_text("{}")
+    return folder

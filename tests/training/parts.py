@@ -1,0 +1,96 @@
+"""A small trainer over synthetic images, and a strategy that keeps what it was shown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor, nn
+
+from drb.data.datasets import Dataset, load_dataset
+from drb.data.scenarios import build_scenario
+from drb.distributed.world import World
+from drb.training import OptimizerSettings, ScheduleSettings, Trainer, TrainingSettings
+from drb.training.augment import Preprocess
+from drb.training.models import Network, build_model
+from drb.training.strategies import STRATEGIES
+from drb.types import Minibatch
+
+Array = npt.NDArray[np.float32]
+SHAPE = (1, 4, 4)
+
+
+def small_dataset(num_train: int, num_classes: int = 4) -> Dataset:
+    return load_dataset(
+        "synthetic", image_shape=list(SHAPE), num_classes=num_classes, num_train=num_train, num_test=4 * num_classes
+    )
+
+
+def preprocess() -> Preprocess:
+    return Preprocess(mean=[0.25], std=[0.2])
+
+
+def make_network(num_classes: int, task: int) -> Network:
+    return build_model("mlp", SHAPE, num_classes, seed=100 + task, hidden=[8])
+
+
+class Recording:
+    """A strategy that also keeps the labels and ids of every batch, and the weights at each task's start and end."""
+
+    def __init__(self, name: str) -> None:
+        self._strategy = STRATEGIES[name]()
+        self.uses_rehearsal = self._strategy.uses_rehearsal
+        self.cumulative = self._strategy.cumulative
+        self.fresh_weights = self._strategy.fresh_weights
+        self.batches: list[tuple[Tensor, Tensor]] = []
+        self.starts: list[dict[str, Array]] = []
+        self.ends: list[dict[str, Array]] = []
+
+    def loss(self, logits: Tensor, batch: Minibatch) -> Tensor:
+        self.batches.append((batch["sample_id"].clone(), batch["label"].clone()))
+        return self._strategy.loss(logits, batch)
+
+    def begin_task(self, index: int, network: nn.Module) -> None:
+        self.starts.append(weights(network))
+
+    def end_task(self, index: int, network: nn.Module) -> None:
+        self.ends.append(weights(network))
+
+
+def weights(network: nn.Module) -> dict[str, Array]:
+    """Copies, as arrays: tensors do not outlive the rank that sends them."""
+    return {name: value.detach().numpy().copy() for name, value in network.state_dict().items()}
+
+
+def small_trainer(
+    dataset: Dataset,
+    strategy: Any,
+    *,
+    world: World | None = None,
+    scenario: str = "class_incremental",
+    rehearsal: Any = None,
+    optimizer: OptimizerSettings | None = None,
+    schedule: ScheduleSettings | None = None,
+    num_outputs: int | None = None,
+    scenario_options: dict[str, Any] | None = None,
+    **training: Any,
+) -> Trainer:
+    return Trainer(
+        build_scenario(scenario, dataset, seed=0, **(scenario_options or {"num_tasks": 2})),
+        make_network,
+        preprocess(),
+        strategy,
+        world=world or World(),
+        training=TrainingSettings(**training),
+        optimizer=optimizer or OptimizerSettings(lr=0.1, momentum=0.9),
+        schedule=schedule or ScheduleSettings(),
+        rehearsal=rehearsal,
+        num_outputs=num_outputs,
+    )
+
+
+def close(left: dict[str, Array], right: dict[str, Array], tolerance: float = 1e-6) -> None:
+    assert left.keys() == right.keys()
+    for name, value in left.items():
+        np.testing.assert_allclose(value, right[name], rtol=0, atol=tolerance)
