@@ -1,9 +1,9 @@
 """How a checkpoint is written: what training waits for, and what happens while it goes on.
 
 On the training thread the state is taken apart and its tensors are copied into memory that is used again; a buffer's
-rows are not, they are read later through a guard (`drb.buffer.snapshot`). The rest is done by one thread per rank, which
-alone uses the room where ranks meet while a write is in flight: every rank writes its files, and when all are on the disk
-rank 0 writes the manifest and gives the directory its name.
+rows are not, they are read later through a guard (`drb.buffer.snapshot`). The rest is done by one thread per rank. It
+alone uses the room where ranks meet while a write is in flight: every rank writes its files, and when all are on the
+disk rank 0 writes the manifest and gives the directory its name.
 """
 
 from __future__ import annotations

@@ -271,7 +271,8 @@ class Rehearsal:
         Collective with exchange=nccl, whose rows are launched for it.
 
         lazy: the buffer's rows are not copied but read when they are asked for
-        (`drb.buffer.snapshot.LazyRows`), by another thread while this one goes on; at most one such state at a time, whose rows must be closed.
+        (`drb.buffer.snapshot.LazyRows`), by another thread while this one goes on. There is at most one such
+        state at a time, and its rows must be closed.
         """
         self._require_open("take its state")
         if self._turns is None:
