@@ -1,15 +1,12 @@
 """The rehearsal on one rank: it sees the same after a resume or on a thread."""
 
-import copy
-
 import numpy as np
 import pytest
-import torch
 from rehearsal.rehearsing import BOTH, SPEC, assert_same, extend_all, open_rehearsal, stream
 from samples import minibatch_of
 
 from drb.buffer.admission import ADMISSIONS
-from drb.rehearsal.state.loading import FORMAT
+from drb.rehearsal.state.check import FORMAT
 from drb.sampling.proportions import PROPORTIONS
 
 # -- asynchronous = inline, resumed = uninterrupted
@@ -115,29 +112,6 @@ def test_a_state_that_does_not_fit_is_refused(settings, message):
         rehearsal.load_state_dict(state)
         rehearsal.extend(minibatch_of(range(8)))
     rehearsal.close()
-
-
-def test_a_state_of_the_first_format_whose_rows_were_not_aligned_goes_on():
-    def minibatches(start, end):
-        return [
-            {"vector": torch.arange(8 * 321).reshape(8, 321) + t, "sample_id": torch.arange(8 * t, 8 * t + 8)}
-            for t in range(start, end)
-        ]
-
-    def run(rehearsal, start, end):
-        return [{k: v.clone() for k, v in rehearsal.extend(m).items()} for m in minibatches(start, end)]
-
-    with open_rehearsal(stratum=None) as rehearsal:
-        run(rehearsal, 0, 6)
-        state = copy.deepcopy(rehearsal.state_dict())
-        expected = run(rehearsal, 6, 9)
-    words = 4 + 321
-    assert state["buffer"]["rows"].shape[1] > words
-    state = {**state, "format": 1, "buffer": {**state["buffer"], "rows": state["buffer"]["rows"][:, :words]}}
-    state["fetched"] = {**state["fetched"], "rows": state["fetched"]["rows"][:, :words]}
-    with open_rehearsal(stratum=None) as rehearsal:
-        rehearsal.load_state_dict(state)
-        assert_same(run(rehearsal, 6, 9), expected)
 
 
 def test_a_state_of_another_format_or_too_late_is_refused():

@@ -16,6 +16,7 @@ import numpy as np
 from drb.buffer.record import RecordSpec
 from drb.rehearsal.state.fetched import counts_of
 
+FORMAT = 3  # 2: fields lay in a row in the order that they were given in
 _COLUMNS = {"key": np.uint64, "sample_id": np.int64, "stratum": np.int64, "admitted_round": np.int64}
 
 
@@ -36,6 +37,14 @@ def check_state(state: Mapping[str, Any]) -> RecordSpec:
         _check_fetched(state["fetched"], spec)
         _require(np.asarray(state.get("denied", ()), np.int64).ndim == 1, "denied ids")
     return spec
+
+
+def require_format(state: Mapping[str, Any]) -> None:
+    """Raise ValueError if another version of drb, whose rows may lie otherwise, saved this state."""
+    if state.get("format") != FORMAT:
+        raise ValueError(
+            f"this is a rehearsal state of format {state.get('format')}, this version reads format {FORMAT}"
+        )
 
 
 @contextlib.contextmanager

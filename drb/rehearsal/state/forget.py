@@ -15,6 +15,7 @@ import numpy as np
 from drb.buffer.admission import Columns, build_admission
 from drb.buffer.record import RecordSpec
 from drb.rehearsal.selection import Where, matching_ids
+from drb.rehearsal.state.check import require_format
 from drb.rehearsal.state.fetched import uncounted
 from drb.types import Int64Array
 
@@ -29,6 +30,7 @@ def forget_in_state(state: State, sample_ids: Int64Array) -> dict[str, Any]:
     """
     if "buffer" not in state:
         return deny_in_state(state, sample_ids)
+    require_format(state)
     buffer = _without(state["buffer"], state["settings"], sample_ids)
     return deny_in_state({**state, "buffer": buffer, "fetched": None, "stats": uncounted(state)}, sample_ids)
 
@@ -45,6 +47,7 @@ def ids_in_state(state: State, where: Where | None = None) -> Int64Array:
     """
     if "buffer" not in state:
         return np.empty(0, np.int64)
+    require_format(state)
     spec = RecordSpec.from_json(json.loads(state["spec"]))
     found = [np.empty(0, np.int64)]
     if where is None:

@@ -7,17 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from drb.buffer.record import RecordSpec
-from drb.buffer.snapshot import LazyRows
 from drb.rehearsal.parts import own_capacity
 from drb.rehearsal.settings import RehearsalSettings
-from drb.rehearsal.state.check import check_state, naming_damage
+from drb.rehearsal.state.check import FORMAT, check_state, require_format
 from drb.rehearsal.state.reshard import reshard
-from drb.types import Int64Array, OwnerOf
+from drb.types import OwnerOf
 
 State: TypeAlias = Mapping[str, Any]
 SavedState: TypeAlias = State | Sequence[State]  # one rank's, or those of all ranks there were, by rank
-
-FORMAT = 2  # 1: large rows ended where their fields do
 
 
 def kind_of_state(settings: RehearsalSettings, world_size: int) -> dict[str, Any]:
@@ -40,7 +37,7 @@ def own_state(
     Raises:
         ValueError: states of another format, other settings, another schema, or not of all ranks.
     """
-    states = [_upgraded(state) for state in _as_list(saved)]
+    states = _as_list(saved)
     for state in states:
         _check(state, settings, spec)
     if not isinstance(saved, Mapping) and len(states) != world_size:
@@ -65,33 +62,6 @@ def _as_list(saved: SavedState) -> list[State]:
     raise ValueError(f"a rehearsal state is what state_dict() gave, or a list of them by rank; got {saved!r:.60}")
 
 
-def _upgraded(state: State) -> State:
-    """A state of format 1 as one of this format: rows get the words that align them."""
-    if not isinstance(state, Mapping) or state.get("format") != 1:
-        return state
-    state = {**state, "format": FORMAT}
-    if "spec" in state:
-        with naming_damage():
-            words, buffer, fetched = spec_of(state).words, state["buffer"], state["fetched"]
-            state["buffer"] = {**buffer, "rows": _WiderRows(buffer["rows"], words)}
-            if fetched is not None:
-                state["fetched"] = {**fetched, "rows": _WiderRows(fetched["rows"], words)[:]}
-    return state
-
-
-class _WiderRows(LazyRows):
-    """Rows of format 1, int64 [n, up to K], with words of zero behind them."""
-
-    def __init__(self, rows: Any, words: int) -> None:
-        super().__init__(len(rows), max(words, int(rows.shape[1])))
-        self._rows = rows
-
-    def read(self, index: Int64Array, out: Int64Array) -> None:
-        width = int(self._rows.shape[1])
-        out[:, :width] = self._rows[index]
-        out[:, width:] = 0
-
-
 def spec_of(state: State) -> RecordSpec:
     return RecordSpec.from_json(json.loads(state["spec"]))
 
@@ -99,10 +69,7 @@ def spec_of(state: State) -> RecordSpec:
 def _check(state: State, settings: RehearsalSettings, spec: RecordSpec | None) -> None:
     if not isinstance(state, Mapping):
         raise ValueError(f"a rehearsal state is what state_dict() gave, got a {type(state).__name__}")
-    if state.get("format") != FORMAT:
-        raise ValueError(
-            f"this is a rehearsal state of format {state.get('format')}, this version reads format {FORMAT}"
-        )
+    require_format(state)
     if "spec" not in state:
         return
     saved = check_state(state).to_json()

@@ -13,8 +13,8 @@ from rehearsal.ranks.streams import num_wrong, records
 from drb import Rehearsal
 from drb.buffer.admission import ADMISSIONS, Columns, Offer
 from drb.buffer.record import SAMPLE_ID, Field
+from drb.rehearsal.state.check import FORMAT
 from drb.rehearsal.state.forget import deny_in_state, forget_in_state, ids_in_state
-from drb.rehearsal.state.loading import FORMAT
 from drb.runs.forget import forget_in_run
 
 
