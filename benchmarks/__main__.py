@@ -29,14 +29,13 @@ NAMES = (
     "online_small",
     "loader",
     "checkpoint_pause",
-    "plan_prediction",
 )
+NOT_QUICK = ("checkpoint_pause",)  # minutes, whatever is left out
 SLOW = {
     "online_small": ["--seeds", "0"],
     "overlap": ["--jobs", "mlp", "cnn"],
     "rounds_ahead": ["--jobs", "mlp"],
 }
-NOT_QUICK = ("checkpoint_pause", "plan_prediction")  # minutes, whatever is left out
 
 
 def verdicts(figures: Any, path: str = "") -> Iterator[tuple[str, bool]]:

@@ -10,7 +10,7 @@ usage: drb COMMAND ...
 
     drb train    one continual-learning run (drb train --help)
     drb demo     three runs on digits side by side
-    drb plan     will rounds stay hidden, and what do they cost? (drb plan --help)
+    drb plan     is rehearsal overlapped with training, and what does it cost? (drb plan --help)
     drb report   several runs in a table and plots (drb report --help)
     drb forget   remove samples from a run's checkpoints (drb forget --help)
     drb inspect  what a checkpoint holds

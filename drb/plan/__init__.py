@@ -1,9 +1,6 @@
-"""`drb plan`: whether rounds of rehearsal stay hidden, what they cost and what memory they take, before a long run.
+"""`drb plan`: measures, before a long run, whether rehearsal is overlapped with training and what it costs.
 
-command   options, questions, what is printed and written
-probe     measures steps, rounds and messages on the ranks of a launcher
-cores     rounds with a core for each rank, and with two on a core
-timing    how long a collective call takes
-model     what a round sends and how long that takes, for any number of ranks: pure arithmetic
-forecast  the model's answers for one job, and as tables
+command   reads the options, starts the measurement, and prints and writes the answer
+measure   times training steps with and without rehearsal, in turn, on the ranks of a launcher
+report    the answer in words
 """

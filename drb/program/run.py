@@ -201,7 +201,7 @@ def _build_trainer(
     strategy = build_strategy(config.strategy.name, label_smoothing=config.strategy.label_smoothing)
     rehearsal = None
     if strategy.uses_rehearsal:
-        rehearsal = stack.enter_context(_build_rehearsal(config, world, dataset))
+        rehearsal = stack.enter_context(build_rehearsal(config, world, dataset))
     scenario = build_scenario(
         config.scenario.name,
         dataset,
@@ -248,7 +248,7 @@ def build_preprocess(config: TrainConfig, dataset: Dataset) -> Preprocess:
     )
 
 
-def _build_rehearsal(config: TrainConfig, world: World, dataset: Dataset) -> Rehearsal:
+def build_rehearsal(config: TrainConfig, world: World, dataset: Dataset) -> Rehearsal:
     return Rehearsal(
         exemplars=exemplars_per_rank(config, world.world_size),
         seed=config.seed,
