@@ -8,11 +8,14 @@ None is its type's business.
 
 from __future__ import annotations
 
+import difflib
+import functools
 import inspect
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import Field, dataclass, field, fields, is_dataclass
-from typing import Any, TypeVar
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,8 @@ class Limits:
         if self.one_of is not None:
             # True == 1, but a choice that allows 1 does not allow True
             return any(value == choice and type(value) is type(choice) for choice in self.one_of)
-        numbers = value if isinstance(value, (list, tuple)) else [value]
-        return all(self._allow_number(number) for number in numbers)
+        items = value if isinstance(value, (list, tuple)) else [value]
+        return all(self._allow_number(item) for item in items if isinstance(item, (int, float)))
 
     def __str__(self) -> str:
         if self.one_of is not None:
@@ -61,23 +64,76 @@ def limits(
 
 
 def setting(default: Any, **bounds: Any) -> Any:
-    """A dataclass field with a default and the given `limits`."""
+    """A dataclass field with a default and the given `limits`; a list is copied for every object."""
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=limits(**bounds))
     return field(default=default, metadata=limits(**bounds))
 
 
+def required(**bounds: Any) -> Any:
+    """A dataclass field without a default, with the given `limits`."""
+    return field(metadata=limits(**bounds))
+
+
 def check_settings(settings: Any, prefix: str = "") -> None:
-    """Check every limit of a settings dataclass and of the dataclasses inside it.
+    """Check the type and the limits of every field of a settings dataclass and of the dataclasses inside it.
 
     Raises:
         ValueError: one line with the setting's full name, its value and what is allowed.
     """
+    hints = _hints(settings.__class__)
     for declared in fields(settings):
         value = getattr(settings, declared.name)
         name = f"{prefix}{declared.name}"
-        if is_dataclass(value):
+        bounds: Limits | None = declared.metadata.get("limits")
+        if is_dataclass(value) and not isinstance(value, type):
             check_settings(value, f"{name}.")
-        elif not _allowed(declared, value):
-            raise ValueError(f"{name} must be {declared.metadata['limits']}, got {value!r}")
+        elif (bounds is None or bounds.one_of is None) and not fits(value, hint := hints.get(declared.name, Any)):
+            raise ValueError(f"{name} must be {type_phrase(hint)}, got {value!r}")
+        elif bounds is not None and value is not None and not bounds.allow(value):
+            raise ValueError(f"{name} must be {bounds}, got {value!r}")
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of an annotated type. Types that settings do not have (see `type_phrase`) are not checked."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(fits(value, each) for each in arguments)
+    if origin is Literal:
+        return any(value == each and type(value) is type(each) for each in arguments)
+    if origin in (list, tuple, Sequence):
+        return isinstance(value, (list, tuple)) and all(fits(item, arguments[0]) for item in value)
+    if origin in (dict, Mapping):
+        return isinstance(value, Mapping) and all(fits(item, arguments[1]) for item in value.values())
+    if hint in (int, float):
+        return isinstance(value, int if hint is int else (int, float)) and not isinstance(value, bool)
+    return not isinstance(hint, type) or isinstance(value, hint)
+
+
+def type_phrase(hint: Any) -> str:
+    """How a message names an annotated type: 'an integer', 'a number or None'."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return one_of_phrase([type_phrase(each) for each in arguments])
+    if origin is Literal:
+        return one_of_phrase(arguments)
+    if origin in (list, tuple, Sequence):
+        return f"a list, each item {type_phrase(arguments[0])}"
+    if origin in (dict, Mapping):
+        return f"a mapping of names, each value {type_phrase(arguments[1])}"
+    return _WORDS.get(hint) or f"a {getattr(hint, '__qualname__', hint)}"
+
+
+_WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "a string", NoneType: "None"}
+
+
+@functools.cache
+def _hints(settings: type) -> Mapping[str, Any]:
+    """The types of a dataclass's fields; none if an annotation names what cannot be found at run time."""
+    try:
+        return get_type_hints(settings)
+    except (NameError, TypeError, AttributeError):
+        return {}
 
 
 def one_of_phrase(choices: Sequence[object]) -> str:
@@ -86,8 +142,10 @@ def one_of_phrase(choices: Sequence[object]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
 
 
-def _allowed(declared: Field[Any], value: Any) -> bool:
-    return value is None or "limits" not in declared.metadata or declared.metadata["limits"].allow(value)
+def closest(name: str, known: Iterable[str]) -> str:
+    """'did you mean X? ' if one of the known names is like `name`, else ''."""
+    close = difflib.get_close_matches(name, list(known), 1)
+    return f"did you mean {close[0]}? " if close else ""
 
 
 T = TypeVar("T")
