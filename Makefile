@@ -1,5 +1,5 @@
 # make demo | test | faults | bench | bench-quick | lint | format | image-check: each makes the virtual environment
-# first, if it is not there yet.
+# first, if it is not there yet; gpu-check takes what there is.
 # VENV=DIR uses another one, PYTHON=EXE another interpreter to make it with.
 
 VENV ?= .venv
@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 PINS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults bench bench-quick lint format image-check install
+.PHONY: help demo test faults bench bench-quick gpu-check lint format image-check install
 
 help:
 	@echo "make demo     install, then train three runs side by side on two ranks (under two minutes)"
@@ -17,6 +17,7 @@ help:
 	@echo "make faults   break 64 runs on purpose and check how they end (10 to 20 minutes; Linux)"
 	@echo "make bench    every benchmark, results in benchmarks/results (two hours, on a machine with nothing else to do)"
 	@echo "make bench-quick   the same with few repeats (four minutes), results in benchmarks/results/quick"
+	@echo "make gpu-check   tests, figures and limits of one GPU (six minutes), results in benchmarks/results/gpu"
 	@echo "make lint     ruff and mypy"
 	@echo "make format   rewrite the sources as ruff wants them"
 	@echo "make image-check   really build docker/Dockerfile and train in it (root, Debian; many minutes, 30 GB)"
@@ -43,6 +44,11 @@ lint: $(INSTALLED)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+
+# Needs torch, torchvision, safetensors and pytest only, so it takes whatever Python there is.
+gpu-check: export OMP_NUM_THREADS = 1
+gpu-check:
+	$(if $(wildcard $(PY)),$(PY),$(PYTHON)) -m benchmarks.gpu
 
 format: $(INSTALLED)
 	$(PY) -m ruff check --fix .

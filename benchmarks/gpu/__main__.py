@@ -1,0 +1,107 @@
+"""Check a GPU: is rehearsal right there, and what does it cost? `make gpu-check`: at most six minutes, no network.
+
+    python -m benchmarks.gpu [--only PIECE …] [--jobs JOB …] [--share 0.5] [--out FOLDER]
+    python -m benchmarks.gpu --cpu          # tiny, without a GPU: shows that the check itself runs
+
+Each piece runs in a process of its own, which is ended when its time is up; what it had found by then is lost, the
+other pieces go on. Writes <card>-<date>.json and .md; benchmarks/results/gpu/README.md says how to submit them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.gpu import limits, pause, ranks, report, soak, steps
+from benchmarks.gpu.jobs import JOBS, TINY
+
+ROOT = Path(__file__).parents[2]
+SECONDS = {"tests": 120, "limits": 30, "soak": 60, "steps": 300, "pause": 60, "ranks": 90}  # at most
+
+
+def run_piece(name: str, options: argparse.Namespace) -> Any:
+    """One piece's figures, measured here."""
+    device = torch.device("cpu") if options.cpu else torch.device("cuda", 0)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    jobs = TINY if options.cpu else {job: JOBS[job] for job in options.jobs}
+    small = next(iter(TINY.values())) if options.cpu else JOBS["cnn 56+7"]
+    pieces: dict[str, Callable[[], Any]] = {
+        "limits": lambda: limits.measure(device),
+        "soak": lambda: soak.measure(device, 24 if options.cpu else round(300 * options.share)),
+        "steps": lambda: steps.measure(jobs, device, options.share),
+        "pause": lambda: pause.measure(
+            ["resnet18"] if options.cpu else ["resnet18", "resnet50"], device, tiny=options.cpu
+        ),
+        "ranks": lambda: ranks.measure(small, device, (2,) if options.cpu else (2, 4), 2 if options.cpu else 5),
+    }
+    return pieces[name]()
+
+
+def run_tests() -> str:
+    """Run the tests that need a GPU; their last line."""
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "--timeout=60"]
+    done = subprocess.run([*command, "tests/gpu", "tests/training"], cwd=ROOT, capture_output=True, text=True)
+    print(done.stdout[-4000:] + done.stderr[-2000:], flush=True)
+    return (done.stdout.strip().splitlines() or ["pytest said nothing"])[-1].strip("= ")
+
+
+def run_apart(name: str, arguments: list[str]) -> tuple[str, Any]:
+    """A piece in its own process: how it ended, and its figures, None if it did not end well."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    with tempfile.TemporaryDirectory() as folder:
+        out, start = Path(folder, "piece.json"), time.monotonic()
+        command = [sys.executable, "-m", "benchmarks.gpu", *arguments, "--piece", name, "--piece-out", str(out)]
+        try:
+            done = subprocess.run(command, cwd=ROOT, env=environment, timeout=SECONDS[name])
+            status = "ran" if done.returncode == 0 else f"FAILED ({done.returncode})"
+        except subprocess.TimeoutExpired:
+            status = f"STOPPED after {SECONDS[name]} s"
+        found = json.loads(out.read_text()) if out.exists() else None
+        return f"{status}, {time.monotonic() - start:.0f} s", found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=list(SECONDS), default=list(SECONDS), metavar="PIECE")
+    parser.add_argument("--jobs", nargs="+", choices=list(JOBS), default=list(JOBS), metavar="JOB")
+    parser.add_argument("--share", type=float, default=1.0, help="of the repeats: 0.5 takes half the time")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/gpu")
+    parser.add_argument("--cpu", action="store_true", help="tiny, without a GPU")
+    parser.add_argument("--piece", help=argparse.SUPPRESS)
+    parser.add_argument("--piece-out", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if not options.cpu and not torch.cuda.is_available():
+        sys.exit("gpu-check needs a CUDA device, and torch sees none; --cpu shows that the check itself runs")
+    if options.piece:
+        found = run_tests() if options.piece == "tests" else run_piece(options.piece, options)
+        options.piece_out.write_text(json.dumps(found))
+        return
+    names = [name for name in options.only if not (options.cpu and name in ("tests", "limits"))]
+    device = torch.device("cpu") if options.cpu else torch.device("cuda", 0)
+    found = {"machine": report.machine(device), "pieces": {}}
+    path = report.save(found, options.out)
+    for name in names:
+        print(f"-- {name}", flush=True)
+        found["pieces"][name], figures = run_apart(name, sys.argv[1:])
+        if name == "tests":
+            found["pieces"]["tests"] += f": {figures}"
+        elif figures is not None:
+            found[name] = figures
+        path = report.save(found, options.out)  # after every piece, so that little is lost
+    print(path.read_text())
+    sys.exit(int(any("FAILED" in status or "STOPPED" in status for status in found["pieces"].values())))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""`make gpu-check` without a GPU: the loops that it checks, and the table that it writes."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+
+from benchmarks.gpu import report, soak
+from benchmarks.gpu.jobs import Way
+from benchmarks.gpu.steps import compared
+
+CPU = torch.device("cpu")
+
+
+def test_the_soak_counts_a_row_that_is_not_what_its_id_says():
+    loop = soak.Soak(CPU, from_host=True)
+    loop.run(8)
+    ids = torch.arange(4)
+    rows = {"image": loop._images(ids), "label": ids % 10, "sample_id": ids}
+    rows["image"][2, 1, 3, 5] += 1
+    rows["label"][3] += 1
+    before = int(loop._wrong)
+    loop._check(rows, with_logits=False)
+    assert (before, int(loop._wrong)) == (0, 2)
+
+
+def test_every_loop_of_the_soak_returns_right_rows():
+    found = soak.measure(CPU, 12)
+    assert all(figures["wrong"] == 0 and figures["rehearsed"] > 0 for figures in found.values())
+
+
+def test_the_table_states_ratios_calls_and_wrong_rows(tmp_path):
+    chosen = {"device=": Way(True, {})}
+    times = {name: [(0.010, 0.010), (0.012, 0.012)] for name in ("plain", "plain again", "plain from the host")}
+    kinds = compared({**times, "device=": [(0.011, 0.011), (0.0132, 0.0132)]}, chosen)
+    assert abs(kinds["device="]["ratio"] - 1.1) < 1e-9
+    job = {
+        "plain_ms": 11.0,
+        "kinds": kinds,
+        "wrong": {"device=": {"rows": 10, "wrong": 3}},
+        "extend": {
+            "device=": {"us_per_round": {"extend": 90.0, "round": 200.0}, "cuda_calls": {"calls": 9.0, "us": 70}}
+        },
+    }
+    path = report.save({"machine": report.machine(CPU), "steps": {"cnn 56+7": job}}, tmp_path)
+    text = path.read_text()
+    assert "| cnn 56+7 | 11.00 | 1.000 [1.000, 1.000]; +0.00 | 1.100 [1.100, 1.100]; +1.10 |" in text
+    assert "| cnn 56+7 | device= | 9.0 | 70 | 90.0 | 200.0 |" in text
+    assert "3 of 10 rows that were looked at are wrong." in text
+    assert json.loads(path.with_suffix(".json").read_text())["machine"]["card"] == "cpu"
