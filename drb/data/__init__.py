@@ -1,0 +1,1 @@
+"""The stream: samples, who owns them, and the minibatches that each rank gets."""
