@@ -114,7 +114,7 @@ def _delay_fetches(rehearsal: Rehearsal) -> Pause:
     rehearsal.extend(
         {"image": torch.zeros(B, 3, 32, 32, dtype=torch.uint8), "label": torch.zeros(B, dtype=torch.int64)}
     )
-    exchange = rehearsal._turns.parts.exchange
+    exchange = rehearsal._running.parts.exchange
     fetch = exchange.fetch
 
     def delayed(*arguments: object) -> None:

@@ -37,7 +37,7 @@ def of_a_full_buffer(shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, fl
         for step in range(2 * RECORDS // BATCH):
             rehearsal.extend(minibatch(step, shape, dtype))
         used = tracemalloc.get_traced_memory()[0]
-        memory = rehearsal._turns.parts.memory_bytes()
+        memory = rehearsal._running.parts.memory_bytes()
     tracemalloc.stop()
     row_bytes = memory["rows"] / RECORDS
     stated = memory["spare rows"] + memory["staging"]

@@ -34,7 +34,6 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from drb import Rehearsal
-from drb.rehearsal import assemble as assembly
 
 EXEMPLARS, BATCH, ROUNDS, UNION = 7, 8, 60, 1024
 FLAT, LINEAR = 1.25, 1.05  # times what there is with the fewest ranks
@@ -66,7 +65,7 @@ def run_rank(rank: int, world_size: int, rendezvous: str, exchange: str, results
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world_size)
     if exchange == "hierarchical":
-        assembly.node_name = lambda: f"node {2 * rank // world_size}"
+        Rehearsal._factory.node = lambda: f"node {2 * rank // world_size}"  # type: ignore[method-assign]
     alone = dist.new_subgroups(group_size=1)[0] if exchange == "apart" else None
     counter = Counter()
     images = torch.zeros((BATCH, 150_528), dtype=torch.uint8)

@@ -50,7 +50,7 @@ RANGES: tuple[tuple[type, str, str], ...] = (
     (Preprocess, "train", "drb/train: augment"),
     (Learner, "backward", "drb/train: forward and backward"),
     (Learner, "step", "drb/train: optimizer"),
-    (RoundRunner, "run", "drb/round"),
+    (RoundRunner, "_run", "drb/round"),
     (Sampler, "draw", "drb/round: draw"),
     *((exchange, "announce", "drb/round: announce") for exchange in _EXCHANGES),
     *((exchange, "fetch", "drb/round: fetch") for exchange in _EXCHANGES),

@@ -12,7 +12,7 @@ import torch
 from drb.distributed.mpi import load_mpi
 from drb.rehearsal.auto_exemplars import MeasuringEngine
 from drb.rehearsal.engine import AsyncEngine, Engine, InlineEngine
-from drb.rehearsal.round import RoundResult
+from drb.rehearsal.exemplars import RoundResult
 from drb.rehearsal.settings import RehearsalSettings
 
 INLINE_BYTES = 1 << 20  # gathering less, from memory of this node, takes less time than handing it to a thread

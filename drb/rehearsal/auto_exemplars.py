@@ -20,7 +20,7 @@ import numpy as np
 
 from drb.exchange import Exchange
 from drb.rehearsal.engine import AsyncEngine
-from drb.rehearsal.round import RoundResult
+from drb.rehearsal.exemplars import RoundResult
 from drb.types import Int64Array
 
 WARM_UP, ROUNDS = 6, 24  # rounds that are not counted; that are: half of them draw many, half few

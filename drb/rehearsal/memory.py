@@ -1,4 +1,4 @@
-"""Whether the machine has the memory for a rehearsal: asked before anything is allocated, for all ranks of a node.
+"""The memory that a rehearsal takes, and whether a node has it: asked before anything is allocated, for all its ranks.
 
 Every rank tells what it needs and what it sees free (the kernel's estimate, its control group's limit, /dev/shm). All
 come to the same conclusion from the same figures, so that none waits for one that has given up.
@@ -9,34 +9,53 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from drb.buffer.buffer import COLUMN_BYTES
+from drb.buffer.capacity import capacity_of_rank
+from drb.buffer.record import RecordSpec
+from drb.buffer.spares import spare_rows
 from drb.machine import SHM_DIRECTORY, _free_shared_bytes, available_memory_bytes
+from drb.rehearsal.settings import RehearsalSettings
+from drb.sampling.distinct import COUNTER_BYTES
 
 SHARED = "shared"  # in what a rank needs: the part that lies in /dev/shm
 
 
-def memory_needed(
-    *,
+def own_capacity(settings: RehearsalSettings, spec: RecordSpec, rank: int, world_size: int) -> int:
+    """The number of exemplars that this rank may hold."""
+    return capacity_of_rank(
+        settings.capacity,
+        settings.capacity_scope,
+        rank=rank,
+        world_size=world_size,
+        record_bytes=spec.row_bytes + COLUMN_BYTES,
+        num_samples=settings.num_samples,
+    )
+
+
+def memory_bytes(
+    row_bytes: int,
     capacity: int,
-    num_rows: int,
     max_rows: int,
     exemplars: int,
-    fetched: int,
-    row_bytes: int,
-    column_bytes: int,
-    staging: int,
+    exchange_staging_bytes: int,
+    depth: int = 1,
+    interval: int = 1,
+    *,
+    counts_offers: bool = False,
 ) -> dict[str, int]:
-    """Bytes that one rank holds at most, by purpose.
+    """Bytes that a rank holds at most, by purpose.
 
     Args:
-        num_rows: with spare rows. max_rows: of a minibatch. column_bytes: of an exemplar's metadata.
-        exemplars: of a step. fetched: exemplars for which there are blocks to fetch into.
-        staging: bytes of rows that are on their way between ranks.
+        max_rows: of a minibatch. exemplars: the most of a step.
+        exchange_staging_bytes: bytes of rows that are on their way between ranks.
+        counts_offers: distinct ones, as proportions=stream needs.
     """
+    fetched, extended = (depth + 1) * interval * exemplars, 2 * (max_rows + exemplars)
     return {
         "rows": capacity * row_bytes,
-        "spare rows": (num_rows - capacity) * row_bytes,
-        "metadata": capacity * column_bytes,
-        "staging": (fetched + 2 * (max_rows + exemplars)) * row_bytes + staging,
+        "spare rows": spare_rows(capacity, max_rows, depth, interval) * row_bytes,
+        "metadata": capacity * COLUMN_BYTES + counts_offers * COUNTER_BYTES,
+        "staging": (fetched + extended) * row_bytes + exchange_staging_bytes,
     }
 
 
@@ -45,11 +64,34 @@ def free_memory() -> dict[str, int]:
     return {"memory": available_memory_bytes(), SHARED: _free_shared_bytes()}
 
 
+def require_room_for_buffers(
+    greetings: Sequence[Mapping[str, Any]], kind: str, row_bytes: int, exemplars: int, depth: int, interval: int
+) -> list[int]:
+    """The number of rows that each rank is to have, spare ones included.
+
+    Args:
+        greetings: of all ranks (`drb.rehearsal.handshake`). kind: of the exchange. exemplars: the most of a step.
+    Raises:
+        ValueError: on all ranks, if a node has not the memory.
+    """
+    largest = max(greeting["max_rows"] for greeting in greetings)
+    rows, needed = [], []
+    for greeting in greetings:
+        capacity, max_rows = greeting["capacity"], greeting["max_rows"] or largest
+        rows.append(capacity + spare_rows(capacity, max_rows, depth, interval))
+        amounts = memory_bytes(row_bytes, capacity, max_rows, exemplars, 0, depth, interval)
+        # without what the exchange stages: its bound is for one rank that holds the whole union
+        in_shared_memory = rows[-1] * row_bytes + 16 * capacity if kind in ("shared", "hierarchical") else 0
+        needed.append(amounts | {SHARED: in_shared_memory})
+    require_room(needed, [greeting["free"] for greeting in greetings], [greeting["node"] for greeting in greetings])
+    return rows
+
+
 def require_room(needed: Sequence[Mapping[str, int]], free: Sequence[Mapping[str, Any]], nodes: Sequence[Any]) -> None:
     """Whether every node has room for its ranks. All lists are by rank.
 
     Args:
-        needed: as `memory_needed`, and under "shared" how much of it is to lie in shared memory, if any is.
+        needed: as `memory_bytes`, and under "shared" how much of it is to lie in shared memory, if any is.
         free: as `free_memory`.
     Raises:
         ValueError: the first node that has not: what its ranks need together, and what is free.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from drb.buffer.record import SAMPLE_ID, RecordSpec
 from drb.rehearsal.delivery import ReuseFence
-from drb.rehearsal.round import StepExemplars
+from drb.rehearsal.exemplars import StepExemplars
 from drb.types import Exemplars, Int64Array, Minibatch
 
 

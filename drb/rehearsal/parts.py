@@ -1,33 +1,31 @@
-"""What a rehearsal is made of, and the memory that it takes."""
+"""What a rehearsal is made of, once the first minibatch has shown what a record is."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from drb.buffer.buffer import COLUMN_BYTES, Buffer
-from drb.buffer.capacity import capacity_of_rank
+from drb.buffer.buffer import Buffer
 from drb.buffer.record import RecordSpec
-from drb.buffer.spares import spare_rows
-from drb.exchange import (
-    Exchange,
-)
+from drb.exchange import Exchange
 from drb.machine import readable
 from drb.rehearsal.auto_exemplars import AutoExemplars
 from drb.rehearsal.cuda import DeviceRing, RowLauncher
 from drb.rehearsal.engine import AsyncEngine, Engine
-from drb.rehearsal.memory import memory_needed
-from drb.rehearsal.round import ACTIVE, RoundResult, RoundRunner
+from drb.rehearsal.exemplars import ACTIVE, RoundResult
+from drb.rehearsal.memory import memory_bytes
+from drb.rehearsal.round import RoundRunner
 from drb.rehearsal.settings import RehearsalSettings
-from drb.sampling.distinct import COUNTER_BYTES
 from drb.types import Int64Array
 
 
 @dataclass(frozen=True)
 class Parts:
-    """A rehearsal's parts. capacities int64 [W]; max_rows: of a minibatch, on this rank; why: the choices made.
+    """A rehearsal's parts.
 
-    exemplars: the most of a step. depth: rounds in flight. interval: steps per round. counts_offers: distinct ones.
-    outlet: to a device, if exemplars are wanted there.
+    capacities: int64 [W]. max_rows: of a minibatch, on this rank. exemplars: the most of a step.
+    depth: rounds in flight. interval: steps per round. why: the choices that were made, and their reasons.
+    counts_offers: whether distinct offers are counted. outlet: the delivery to a device, if exemplars are wanted there.
+    auto: chooses how many exemplars are drawn, if the settings do not say.
     """
 
     spec: RecordSpec
@@ -43,7 +41,7 @@ class Parts:
     why: str
     counts_offers: bool = False
     outlet: DeviceRing | RowLauncher | None = None
-    auto: AutoExemplars | None = None  # chooses how many exemplars are drawn, if the settings do not say
+    auto: AutoExemplars | None = None
 
     def run_round(self, step: int) -> RoundResult:
         """A round by itself, here and now, of what the buffer holds: to measure it. Collective."""
@@ -53,6 +51,7 @@ class Parts:
 
     @property
     def is_async(self) -> bool:
+        """Whether rounds run on a thread of their own."""
         return isinstance(self.engine, AsyncEngine)
 
     def describe(self, settings: RehearsalSettings) -> str:
@@ -73,7 +72,7 @@ class Parts:
         return f"at most {self.auto.most} (auto)" if self.auto.chosen is None else f"{self.auto.chosen} (auto)"
 
     def memory_bytes(self) -> dict[str, int]:
-        """What this rank holds at most, by purpose."""
+        """Bytes that this rank holds at most, by purpose."""
         return memory_bytes(
             self.spec.row_bytes,
             self.buffer.capacity,
@@ -86,48 +85,8 @@ class Parts:
         )
 
     def device_bytes(self) -> int:
-        """What this rank takes of its device at most."""
+        """Bytes that this rank takes of its device at most."""
         if self.outlet is None:
             return 0
         passing = 3 * self.max_rows + 2 * self.exemplars  # rows: a snapshot, and two minibatches that are returned
         return self.outlet.device_bytes + passing * self.spec.row_bytes
-
-
-def memory_bytes(
-    row_bytes: int,
-    capacity: int,
-    max_rows: int,
-    exemplars: int,
-    exchange_staging_bytes: int,
-    depth: int = 1,
-    interval: int = 1,
-    *,
-    counts_offers: bool = False,
-) -> dict[str, int]:
-    """What a rank holds at most, by purpose; max_rows: of a minibatch, exemplars: the most of a step.
-
-    counts_offers: distinct ones, as proportions=stream needs.
-    """
-    needed = memory_needed(
-        capacity=capacity,
-        num_rows=capacity + spare_rows(capacity, max_rows, depth, interval),
-        max_rows=max_rows,
-        exemplars=exemplars,
-        fetched=(depth + 1) * interval * exemplars,
-        row_bytes=row_bytes,
-        column_bytes=COLUMN_BYTES,
-        staging=exchange_staging_bytes,
-    )
-    return needed | {"metadata": needed["metadata"] + counts_offers * COUNTER_BYTES}
-
-
-def own_capacity(settings: RehearsalSettings, spec: RecordSpec, rank: int, world_size: int) -> int:
-    """Exemplars that this rank may hold."""
-    return capacity_of_rank(
-        settings.capacity,
-        settings.capacity_scope,
-        rank=rank,
-        world_size=world_size,
-        record_bytes=spec.row_bytes + COLUMN_BYTES,
-        num_samples=settings.num_samples,
-    )

@@ -1,20 +1,19 @@
 """The rehearsal: what a training loop calls. See `Rehearsal`.
 
 Everything but the settings is made at the first minibatch, which shows what a record is: until then there is a
-`drb.rehearsal.setup`. `drb.rehearsal.step` has the order of things in a step, `drb.rehearsal.round` what happens
-meanwhile on the worker.
+`drb.rehearsal.setup`, from then on a `drb.rehearsal.running`. `drb.rehearsal.step` has the order of things in a step,
+`drb.rehearsal.round` what happens meanwhile on the worker.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from types import TracebackType
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.distributed as dist
@@ -23,23 +22,18 @@ from typing_extensions import Self
 
 from drb.buffer.record import Field, RecordSpec
 from drb.exchange import count_distinct, open_peers
-from drb.rehearsal.assemble import greet_finished
-from drb.rehearsal.cuda import Device, DeviceExtension, find_device
-from drb.rehearsal.forget import ForgetObserver, forget_live
-from drb.rehearsal.intake import REHEARSED, Intake, on_cpu, require_fields
-from drb.rehearsal.output import Extension
-from drb.rehearsal.round import StepExemplars
+from drb.rehearsal.cuda import Device
+from drb.rehearsal.factory import Factory
+from drb.rehearsal.forget import ForgetObserver
+from drb.rehearsal.intake import REHEARSED
+from drb.rehearsal.running import Running
 from drb.rehearsal.selection import SampleIds, Where
 from drb.rehearsal.settings import RehearsalSettings
-from drb.rehearsal.setup import Beginning
-from drb.rehearsal.state.loading import kind_of_state
+from drb.rehearsal.setup import Setup
 from drb.rehearsal.stats import statistics
-from drb.rehearsal.step import Turns
 from drb.types import Exemplars, Int64Array, Minibatch, OwnerOf
 
 log = logging.getLogger("drb")
-T = TypeVar("T")
-Outlet: TypeAlias = Extension | DeviceExtension
 
 
 class Rehearsal:
@@ -88,6 +82,8 @@ class Rehearsal:
         verbose: print what was chosen and what memory it takes, on rank 0.
     """
 
+    _factory: ClassVar[Factory] = Factory()  # builds the parts
+
     def __init__(
         self,
         capacity: int | str,
@@ -118,20 +114,15 @@ class Rehearsal:
     ) -> None:
         arguments = locals()
         self.settings = RehearsalSettings(**{field.name: arguments[field.name] for field in fields(RehearsalSettings)})
+        self.forget_observers: list[ForgetObserver] = []
         self._verbose = verbose
         self._peers = open_peers(process_group, timeout_s)
-        self._rank, self._world_size = (self._peers.rank, self._peers.world_size) if self._peers else (0, 1)
         spec = spec if spec is None or isinstance(spec, RecordSpec) else RecordSpec(spec)
-        self._beginning = Beginning(self.settings, spec, self._peers)
-        self._intake = Intake(self.settings, self._rank, self._world_size)
-        self._turns: Turns | None = None  # from the first minibatch on
-        self._extension: Outlet | None = None
-        self._has_device = device is not None
-        self._device = find_device(device, {})  # without one, that of the first minibatch
+        self._setup = Setup(self.settings, spec, self._peers, self._factory, device)
+        self._running: Running | None = None  # from the first minibatch on
         self._closed = False
-        self._extend_seconds = self._setup_seconds = 0.0
+        self._setup_seconds = 0.0
         self._stored_and_distinct: tuple[int, int] | None = None
-        self.forget_observers: list[ForgetObserver] = []
 
     # -- a step
 
@@ -151,16 +142,10 @@ class Rehearsal:
                 nothing and is to be repeated with a good minibatch: the other ranks' rounds wait for this rank's.
             UnevenError: another rank stopped. PeerError: a rank died or stalled.
         """
-        start = time.perf_counter()
-        accepted = self._accept(minibatch)
-        extended = self._take_turn(accepted, lambda outlet, exemplars: outlet.extend(accepted, exemplars))
-        if self._extension is None:
-            extended = {**minibatch, REHEARSED: torch.zeros(0, dtype=torch.bool)}
-        elif extended is not None and accepted is not minibatch and not self._has_device:
-            device = next(iter(minibatch.values())).device
-            extended = {name: value.to(device, non_blocking=True) for name, value in extended.items()}
-        self._extend_seconds += time.perf_counter() - start
-        return extended  # type: ignore[return-value]  # None only with uneven="stop", as documented
+        running = self._running_with(minibatch)
+        if running is None:
+            return {**minibatch, REHEARSED: torch.zeros(0, dtype=torch.bool)}
+        return running.steps.extend(minibatch)  # type: ignore[return-value]  # None only with uneven="stop"
 
     def step(self, minibatch: Minibatch) -> Exemplars | None:
         """Offer a minibatch and get this step's exemplars, for strategies that treat them apart from it.
@@ -168,11 +153,8 @@ class Rehearsal:
         None until exemplars exist, and with uneven="stop" once a rank has ended (see `stopped`). Their memory is
         overwritten in the next call.
         """
-        start = time.perf_counter()
-        accepted = self._accept(minibatch)
-        named = self._take_turn(accepted, lambda outlet, exemplars: outlet.named(exemplars) if exemplars else None)
-        self._extend_seconds += time.perf_counter() - start
-        return named
+        running = self._running_with(minibatch)
+        return None if running is None else running.steps.step(minibatch)
 
     def attach(self, **late_fields: Tensor) -> None:
         """Give the last minibatch its late fields, [b, …] each: values that exist only after the forward pass.
@@ -180,21 +162,19 @@ class Rehearsal:
         Raises:
             ValueError: fields that are not the schema's late ones, or have other rows; nothing was attached.
         """
-        start = time.perf_counter()
         self._require_open("attach")
-        self._require_turns("attach").attach(late_fields)
-        self._extend_seconds += time.perf_counter() - start
+        self._require_running("attach").steps.attach(late_fields)
 
     @property
     def stopped(self) -> bool:
         """Whether a rank has ended and, with uneven="stop", all are to."""
-        return self._turns is not None and self._turns.stopped
+        return self._running is not None and self._running.rounds.stopped
 
     # -- what is known
 
     def describe(self) -> str:
         """One paragraph: what was chosen, and the memory it takes on this rank."""
-        return self._require_turns("describe").parts.describe(self.settings)
+        return self._require_running("describe").parts.describe(self.settings)
 
     def stats(self) -> dict[str, Any]:
         """Counts, bytes and seconds so far, of this rank unless it says total. Not collective.
@@ -206,24 +186,17 @@ class Rehearsal:
         fetch, saying which rows are wanted.
         stored_total: as of the last round or `duplicate_share`; distinct_total: as of the latter, else None.
         """
-        if self._turns is None:
-            return {"rounds": 0, "exemplars": self.settings.exemplars, **self._beginning.earlier}
-        return statistics(
-            self._turns,
-            self.settings.exemplars,
-            self._extend_seconds,
-            self._setup_seconds,
-            self._stored_and_distinct,
-            self._beginning.earlier,
-        )
+        if self._running is None:
+            return {"rounds": 0, "exemplars": self.settings.exemplars, **self._setup.earlier}
+        return statistics(self._running, self.settings.exemplars, self._setup_seconds, self._stored_and_distinct)
 
     def counts(self) -> dict[int, int]:
         """Exemplars in this rank's buffer per stratum, the last minibatch's included."""
-        return self._turns.settled_buffer().counts() if self._turns else self._beginning.counts()
+        return (self._running or self._setup).counts()
 
     def sample_ids(self) -> Int64Array:
         """Ids of the samples in this rank's buffer, the last minibatch's included: int64 [n], a copy."""
-        return self._turns.settled_buffer().sample_ids() if self._turns else self._beginning.column("sample_id")
+        return (self._running or self._setup).sample_ids()
 
     def duplicate_share(self) -> float:
         """Share of the union's exemplars that are stored more than once. Collective.
@@ -232,8 +205,8 @@ class Rehearsal:
         with reshuffled shards every rank sooner or later holds the same samples.
         """
         self._require_open("ask")
-        if self._turns is not None:
-            self._turns.drain()
+        if self._running is not None:
+            self._running.drain()
         stored, distinct = self._stored_and_distinct = count_distinct(self.sample_ids(), self._peers)
         return 1 - distinct / stored if stored else 0.0
 
@@ -254,13 +227,11 @@ class Rehearsal:
         self._require_open("forget")
         for observer in self.forget_observers:
             observer.settle()
-        if self._turns is not None and self._extension is not None:
-            forgotten = forget_live(self._turns, self._extension, self._peers, sample_ids, where)
-        else:
-            forgotten = self._beginning.forget(sample_ids, where)
-        self._deny(forgotten.sample_ids)
+        current = self._running or self._setup
+        forgotten = current.forget(sample_ids, where)
+        current.deny(forgotten.sample_ids)
         for observer in self.forget_observers:
-            self._deny(observer.forget(forgotten.sample_ids, where))
+            current.deny(observer.forget(forgotten.sample_ids, where))
         return forgotten.removed
 
     # -- state
@@ -275,17 +246,9 @@ class Rehearsal:
         state at a time, and its rows must be closed.
         """
         self._require_open("take its state")
-        if self._turns is None:
-            return self._beginning.state_dict(lazy)
-        return {
-            **kind_of_state(self.settings, self._world_size),
-            "denied": self._turns.settled_buffer().denied,
-            "max_rows": self._turns.parts.max_rows,
-            "spec": json.dumps(self._turns.parts.spec.to_json()),
-            "intake": self._intake.state_dict(),
-            **self._turns.state_dict(lazy=lazy),
-            "stats": self.stats(),
-        }
+        if self._running is None:
+            return self._setup.state_dict(lazy=lazy)
+        return {**self._running.state_dict(lazy=lazy), "stats": self.stats()}
 
     def load_state_dict(
         self, state: Mapping[str, Any] | Sequence[Mapping[str, Any]], owner_of: OwnerOf | None = None
@@ -299,14 +262,14 @@ class Rehearsal:
         Raises:
             ValueError: states of other settings or another schema, or that cannot be divided.
         """
-        if self._turns is not None:
+        if self._running is not None:
             raise ValueError("load_state_dict must come before the first minibatch")
-        self._beginning.load(state, owner_of)
+        self._setup.load(state, owner_of)
 
     @property
     def resharded(self) -> Mapping[str, int] | None:
         """From states of another number of ranks: `from` how many, exemplars `stored` there, `dropped` here."""
-        return (self._beginning.saved or {}).get("resharded")
+        return (self._setup.saved or {}).get("resharded")
 
     # -- the end
 
@@ -320,14 +283,11 @@ class Rehearsal:
             return
         self._closed, together = True, False
         try:
-            if self._turns is not None:
-                self._turns.finish()
-            elif self._peers is not None:
-                greet_finished(self._peers)
+            (self._running or self._setup).finish()
             together = True
         finally:
-            if self._turns is not None:
-                self._turns.release(together)
+            if self._running is not None:
+                self._running.rounds.close(together)
         if self._peers is not None:
             self._peers.close()
 
@@ -342,62 +302,32 @@ class Rehearsal:
         elif not self._closed:
             # a farewell to dead peers would only hide the first error, but the round in flight may know its cause
             self._closed = True
-            if self._turns is not None:
-                cause = self._turns.cause_of(error)
-                self._turns.release(together=False)
+            if self._running is not None:
+                cause = self._running.rounds.cause_of(error)
+                self._running.rounds.close(together=False)
                 if cause is not None:
                     raise cause from error
 
     # -- behind the scenes
 
-    def _accept(self, minibatch: Minibatch) -> Minibatch:
-        """Checked for being fields at all; on the host, unless it lies on the device for which this rehearsal works."""
-        if self._turns is None and not self._has_device:
-            require_fields(minibatch)
-            self._device = find_device(None, minibatch)
-        device = self._device
-        if device is None or not any(map(device.owns, minibatch.values())):
-            return on_cpu(minibatch)
-        require_fields(minibatch)
-        return minibatch
-
-    def _take_turn(self, minibatch: Minibatch, use: Callable[[Outlet, StepExemplars | None], T]) -> T | None:
-        """What `use` makes of this step's exemplars; None before there can be any, and once a rank has ended."""
+    def _running_with(self, minibatch: Minibatch) -> Running | None:
+        """What takes the step with this minibatch; None if no rank's has rows yet."""
         if self._closed or self.stopped:
             raise ValueError("this rehearsal has ended; make a new one")
-        turns = self._turns or self._set_up(minibatch)
-        if turns is None or self._extension is None:
-            return None
-        exemplars = turns.take(minibatch)
-        try:
-            result = use(self._extension, exemplars)
-            turns.start_round()  # it goes on behind the step
-        except BaseException as error:
-            turns.break_off(error)
-            raise
-        return None if self.stopped else result
+        return self._running or self._start(minibatch)
 
-    def _set_up(self, minibatch: Minibatch) -> Turns | None:
-        """See `Beginning.start`. Collective."""
+    def _start(self, minibatch: Minibatch) -> Running | None:
+        """See `Setup.start`. Collective."""
         start = time.perf_counter()
-        started = self._beginning.start(minibatch, self._intake, self._device)
-        if started is None:
+        running = self._running = self._setup.start(minibatch)
+        if running is None:
             return None
-        turns, self._extension = started
-        self._turns = turns
-        if self._rank == 0:
+        if self._peers is None or self._peers.rank == 0:
             self._say(self.describe())
-            if turns.parts.auto is not None:
-                turns.parts.auto.say = self._say
+            if running.parts.auto is not None:
+                running.parts.auto.say = self._say
         self._setup_seconds = time.perf_counter() - start
-        self._extend_seconds -= self._setup_seconds  # to whose time the caller adds it
-        return turns
-
-    def _deny(self, sample_ids: Int64Array) -> None:
-        if self._turns is not None:
-            self._turns.parts.buffer.deny(sample_ids)
-        else:
-            self._beginning.deny(sample_ids)
+        return running
 
     def _say(self, line: str) -> None:
         log.info(line)
@@ -408,7 +338,7 @@ class Rehearsal:
         if self._closed:
             raise ValueError(f"this rehearsal has ended and its memory is gone; {what} before close()")
 
-    def _require_turns(self, operation: str) -> Turns:
-        if self._turns is None:
+    def _require_running(self, operation: str) -> Running:
+        if self._running is None:
             raise ValueError(f"{operation}() needs a first minibatch: call extend() or step() before")
-        return self._turns
+        return self._running

@@ -11,34 +11,83 @@ from drb.buffer.record import RecordSpec, warn_about_float_images
 from drb.buffer.snapshot import state_with_rows
 from drb.exchange import Peers
 from drb.rehearsal.assemble import assemble
-from drb.rehearsal.cuda import Device, DeviceExtension
+from drb.rehearsal.cuda import DeviceExtension, find_device
+from drb.rehearsal.factory import Factory
 from drb.rehearsal.forget import Forgotten, forget_saved
-from drb.rehearsal.intake import Intake
+from drb.rehearsal.handshake import greet_finished
+from drb.rehearsal.intake import Intake, on_cpu, require_fields
 from drb.rehearsal.output import Extension
+from drb.rehearsal.parts import Parts
+from drb.rehearsal.pipeline import Pipeline
+from drb.rehearsal.running import Running
 from drb.rehearsal.selection import SampleIds, Where
 from drb.rehearsal.settings import RehearsalSettings
 from drb.rehearsal.state.check import naming_damage
 from drb.rehearsal.state.fetched import is_for, uncounted
 from drb.rehearsal.state.forget import forget_in_state
 from drb.rehearsal.state.loading import SavedState, kind_of_state, own_state, spec_of
-from drb.rehearsal.step import Turns
+from drb.rehearsal.step import Output, Steps
 from drb.types import Int64Array, Minibatch, OwnerOf
 
 
-class Beginning:
-    """spec: the records' schema, if it is given; peers: None for one rank.
+class Setup:
+    """What is known before the first minibatch.
+
+    spec: the records' schema, if it is given. peers: None for one rank. factory: builds the parts.
+    wanted: the device where results are wanted; None: where the first minibatch lies.
 
     saved: the state to go on from, None without one and from the start on. earlier: the statistics up to there.
     """
 
-    def __init__(self, settings: RehearsalSettings, spec: RecordSpec | None, peers: Peers | None) -> None:
+    def __init__(
+        self,
+        settings: RehearsalSettings,
+        spec: RecordSpec | None,
+        peers: Peers | None,
+        factory: Factory,
+        wanted: Any = None,
+    ) -> None:
         self.saved: Mapping[str, Any] | None = None
         self.earlier: dict[str, Any] = {}
         self._settings = settings
         self._spec = spec
         self._peers = peers
+        self._factory = factory
+        self._is_device_given = wanted is not None
+        self._device = find_device(wanted, {})
         self._rank, self._world_size = (peers.rank, peers.world_size) if peers else (0, 1)
+        self._intake = Intake(settings, self._rank, self._world_size)
         self._denied: Int64Array = np.empty(0, np.int64)
+
+    # -- what is known
+
+    def column(self, name: str) -> Int64Array:
+        """One column of the loaded exemplars, int64 [n]."""
+        column: Int64Array = self.saved["buffer"]["columns"][name] if self.saved else np.empty(0, np.int64)
+        return column
+
+    def counts(self) -> dict[int, int]:
+        """Loaded exemplars per stratum."""
+        values, counts = np.unique(self.column("stratum"), return_counts=True)
+        return dict(zip(values.tolist(), counts.tolist(), strict=True))
+
+    def sample_ids(self) -> Int64Array:
+        """Ids of the loaded exemplars: int64 [n]."""
+        return self.column("sample_id")
+
+    # -- erasure
+
+    def forget(self, sample_ids: SampleIds | None, where: Where | None) -> Forgotten:
+        """Remove exemplars from the loaded state. Collective; the caller denies the ids."""
+        forgotten, self.saved = forget_saved(self.saved, self._peers, sample_ids, where)
+        self.earlier = dict((self.saved or {}).get("stats", {}))
+        return forgotten
+
+    def deny(self, sample_ids: Int64Array) -> None:
+        """Never store these samples."""
+        self._denied = np.union1d(self._denied, sample_ids)
+
+    # -- state
 
     def load(self, state: SavedState, owner_of: OwnerOf | None) -> None:
         """See `Rehearsal.load_state_dict`."""
@@ -50,59 +99,64 @@ class Beginning:
             self._spec, self.saved = spec_of(saved), saved
             self.earlier = dict(saved["stats"])
 
-    def state_dict(self, lazy: bool) -> dict[str, Any]:
+    def state_dict(self, *, lazy: bool) -> dict[str, Any]:
         """See `Rehearsal.state_dict`."""
         saved = self.saved or {**kind_of_state(self._settings, self._world_size), "round": -1}
         return {**state_with_rows(saved, lazy), "denied": self._denied}
 
-    def column(self, name: str) -> Int64Array:
-        """Of the loaded exemplars, int64 [n]."""
-        column: Int64Array = self.saved["buffer"]["columns"][name] if self.saved else np.empty(0, np.int64)
-        return column
+    # -- the start, or an end before it
 
-    def counts(self) -> dict[int, int]:
-        """Loaded exemplars per stratum."""
-        values, counts = np.unique(self.column("stratum"), return_counts=True)
-        return dict(zip(values.tolist(), counts.tolist(), strict=True))
-
-    def forget(self, sample_ids: SampleIds | None, where: Where | None) -> Forgotten:
-        """Collective; the caller denies the ids."""
-        forgotten, self.saved = forget_saved(self.saved, self._peers, sample_ids, where)
-        self.earlier = dict((self.saved or {}).get("stats", {}))
-        return forgotten
-
-    def deny(self, sample_ids: Int64Array) -> None:
-        self._denied = np.union1d(self._denied, sample_ids)
-
-    def start(
-        self, minibatch: Minibatch, intake: Intake, device: Device | None = None
-    ) -> tuple[Turns, Extension | DeviceExtension] | None:
+    def start(self, minibatch: Minibatch) -> Running | None:
         """Build everything, now that a minibatch shows what a record is. Collective.
 
-        device: where extended minibatches and exemplars are wanted; None: on the host.
-
-        None if no rank's minibatch has rows and nothing else tells how many there will be: that turn does not count.
+        None if no rank's minibatch has rows and nothing else tells how many there will be: that step does not count.
         """
-        settings = self._settings
+        settings, intake = self._settings, self._intake
+        is_plain = require_fields(minibatch)
+        if not self._is_device_given:
+            self._device = find_device(None, minibatch)
+        if not is_plain and not (self._device and any(map(self._device.owns, minibatch.values()))):
+            minibatch = on_cpu(minibatch)
         intake.check_first(minibatch)
         spec = self._spec or RecordSpec.of(minibatch, exclude=settings.id_field)
         saved, num_rows = self.saved or {}, len(next(iter(minibatch.values())))
         intake.check(minibatch, spec, num_rows)  # before the other ranks are told
         warn_about_float_images(minibatch)
         max_rows = max(settings.batch_size or 0, num_rows, int(saved.get("max_rows", 0)))
-        parts = assemble(settings, spec, max_rows, self._peers, device)
+        parts = assemble(settings, spec, max_rows, self._peers, self._device, self._factory)
         if parts is None:
             return None
         if saved.get("fetched") is not None and not is_for(saved["fetched"], parts.depth, parts.interval):
             self.earlier = uncounted(saved)
             saved = {**saved, "fetched": None}
-        turns = Turns(parts, intake, self._peers, settings)
         parts.buffer.deny(self._denied)
+        running = self._put_to_work(parts)
         if saved:
             with naming_damage():
-                intake.load_state_dict(saved["intake"])
-                turns.load_state_dict(saved)
+                running.load_state_dict(saved)
             self.saved = None
+        return running
+
+    def finish(self) -> None:
+        """Tell the other ranks that this one ends before its first minibatch."""
+        if self._peers is not None:
+            greet_finished(self._peers)
+
+    def _put_to_work(self, parts: Parts) -> Running:
+        settings, id_field = self._settings, self._settings.id_field
+        output: Output
         if parts.outlet is not None:
-            return turns, DeviceExtension(parts.outlet, spec, parts.max_rows, parts.exemplars, settings.id_field)
-        return turns, Extension(spec, parts.max_rows, parts.exemplars, parts.runner.blocks, settings.id_field)
+            output = DeviceExtension(parts.outlet, parts.spec, parts.max_rows, parts.exemplars, id_field)
+        else:
+            output = Extension(parts.spec, parts.max_rows, parts.exemplars, parts.runner.blocks, id_field)
+        rounds = Pipeline(parts, self._peers, settings)
+        steps = Steps(
+            parts,
+            self._intake,
+            rounds,
+            output,
+            settings,
+            device=self._device,
+            returns_home=not self._is_device_given,
+        )
+        return Running(parts, self._intake, steps, rounds, self._peers, settings, self.earlier)

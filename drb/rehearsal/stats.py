@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-from drb.rehearsal.step import Turns
+from drb.rehearsal.running import Running
 
 _SUMMED = (
     "rounds",
@@ -25,20 +24,15 @@ _SUMMED = (
 
 
 def statistics(
-    turns: Turns,
-    exemplars: int | str,
-    extend_seconds: float,
-    setup_seconds: float,
-    stored_and_distinct: tuple[int, int] | None,
-    earlier: Mapping[str, Any],
+    running: Running, exemplars: int | str, setup_seconds: float, stored_and_distinct: tuple[int, int] | None
 ) -> dict[str, Any]:
-    """
+    """The figures of one rank, `earlier` ones included.
+
     Args:
         exemplars: the setting; with auto, what was chosen is told, None before that.
-        stored_and_distinct: as of the last look for duplicates.
-        earlier: the statistics up to where the run was resumed; empty for a new one.
+        stored_and_distinct: what the last look for duplicates found.
     """
-    parts, times = turns.parts, turns.parts.runner.times
+    parts, steps, times, earlier = running.parts, running.steps, running.parts.runner.times, running.earlier
     checked, distinct = stored_and_distinct or (0, earlier.get("distinct_total"))
     stats: dict[str, Any] = {
         "rounds": times.rounds,
@@ -52,16 +46,16 @@ def statistics(
         "stored_total": max(parts.runner.union_size, checked),  # a check also counts what is not visible yet
         "distinct_total": distinct,
         "bytes_per_rank": sum(parts.memory_bytes().values()),
-        "extend_seconds": extend_seconds,
-        "wait_seconds": turns.wait_seconds,
-        "admission_seconds": turns.admission_seconds,
+        "extend_seconds": steps.extend_seconds,
+        "wait_seconds": steps.wait_seconds,
+        "admission_seconds": steps.admission_seconds,
         "setup_seconds": setup_seconds,
         "round_seconds": times.total,
         "announce_seconds": times.announce,
         "draw_seconds": times.draw,
         "fetch_seconds": times.fetch,
         "index_seconds": times.index,
-        "inline_seconds": turns.inline_seconds,  # of rounds that ran in extend or step, on the training thread
+        "inline_seconds": steps.inline_seconds,  # of rounds that ran in extend or step, on the training thread
         "worker_cpu_seconds": times.cpu if parts.is_async else 0.0,
         "exchange": parts.exchange.name,
         "asynchronous": parts.is_async,

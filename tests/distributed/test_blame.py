@@ -9,7 +9,7 @@ import torch.distributed as dist
 from drb.distributed import failure
 from drb.distributed.failure import FailureBoard, first_few
 from drb.distributed.heartbeat import Heartbeat, News
-from drb.rehearsal.round import ACTIVE, FINISHED, RoundResult
+from drb.rehearsal.exemplars import ACTIVE, FINISHED, RoundResult
 
 
 @pytest.fixture

@@ -26,7 +26,9 @@ from drb.buffer.spares import spare_rows
 from drb.distributed import peers
 from drb.exchange import CollectiveExchange, Exchange, HierarchicalExchange, Peers
 from drb.exchange.board import NodeBoard
-from drb.rehearsal.round import ACTIVE, RoundRunner
+from drb.rehearsal.delivery import allocate_blocks, deliver_on_host
+from drb.rehearsal.exemplars import ACTIVE
+from drb.rehearsal.round import RoundRunner
 from drb.sampling.proportions import build_proportions
 from drb.sampling.sampler import Sampler
 
@@ -98,9 +100,8 @@ def test_a_round_of_one_rank_of_4096(kind: str, exemplars: int, calls: list[Call
     buffer = full_buffer(exchange.rows)
     sampler = Sampler(exemplars, build_proportions("uniform").groups, seed=0, rank=RANK)
     table = PositionTable(CAPACITY)
-    runner = RoundRunner(
-        table, exchange, sampler, rank=RANK, world_size=WORLD_SIZE, exemplars=exemplars, count_strata=False
-    )
+    delivery = deliver_on_host(exchange, allocate_blocks(2, exemplars, SPEC.words))
+    runner = RoundRunner(table, exchange, sampler, delivery, rank=RANK, world_size=WORLD_SIZE)
     runner.run(0, ACTIVE, 0, buffer.hand_in())  # allocates what is reused
 
     tracemalloc.start()

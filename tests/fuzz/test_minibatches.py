@@ -91,12 +91,12 @@ def fuzz_one(rng, cases):
             for _ in range(rng.choice([1, 1, 2])):
                 with contextlib.suppress(NotImplementedError, RuntimeError):  # torch cannot do it to what it is by now
                     mutate(bad, rng)
-            before = rehearsal.state_dict() if rehearsal._turns else None
+            before = rehearsal.state_dict() if rehearsal._running else None
             message = refusal(lambda bad=bad: (rehearsal.extend if rng.random() < 0.7 else rehearsal.step)(bad))
             if message is None:
-                if late and rehearsal._turns:
+                if late and rehearsal._running:
                     rehearsal.attach(logits=logits_of(bad["sample_id"]))
-                if rehearsal._turns and not is_sound_schema(rehearsal):
+                if rehearsal._running and not is_sound_schema(rehearsal):
                     return refused + 1  # a sound minibatch of another kind was the first: all others would be refused
             else:
                 refused += 1
@@ -115,13 +115,13 @@ def fuzz_one(rng, cases):
 
 
 def is_sound_schema(rehearsal):
-    fields = rehearsal._turns.parts.spec.fields
+    fields = rehearsal._running.parts.spec.fields
     return (
         {"image", "label"} <= set(fields)
-        and rehearsal._turns.parts.max_rows >= ROWS
+        and rehearsal._running.parts.max_rows >= ROWS
         and str(fields["image"]) == "uint8[1, 5, 5]"
         and str(fields["label"]) == "int64[]"
-        and len(fields) - len(rehearsal._turns.parts.spec.late) == 2
+        and len(fields) - len(rehearsal._running.parts.spec.late) == 2
     )
 
 

@@ -64,8 +64,9 @@ def test_ranks_started_with_different_arguments(tmp_path):
 def test_exchange_shared_across_nodes(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(
-        "import os, sys, drb.rehearsal.assemble\n"
-        "drb.rehearsal.assemble.node_name = lambda: 'node' + os.environ['RANK']\n"
+        "import os, sys\n"
+        "from drb import Rehearsal\n"
+        "Rehearsal._factory.node = lambda: 'node' + os.environ['RANK']\n"
         "from drb.train import main\n"
         "sys.exit(main())\n"
     )

@@ -12,7 +12,7 @@ from drb.program.config.schema import ProfilingConfig
 from drb.program.profiling import Profiler
 from drb.program.ranges import RANGES, named_ranges
 from drb.rehearsal.pipeline import Pipeline
-from drb.rehearsal.step import Turns
+from drb.rehearsal.round import RoundRunner
 
 
 def profiled(file, **steps):
@@ -42,7 +42,7 @@ def ranges_of(file):
 
 
 def test_the_trace_has_the_ranges_of_both_threads(tmp_path):
-    original = Turns.take, Pipeline.take
+    original = Pipeline.take, RoundRunner._run
     file = tmp_path / "profile" / "rank-0.trace.json.gz"
     [line] = profiled(file, wait=1, warm_up=1, record=3)
     assert str(file) in line
@@ -54,7 +54,7 @@ def test_the_trace_has_the_ranges_of_both_threads(tmp_path):
     assert training != worker
     assert found["drb/extend"] == ({training}, 3)
     assert found["drb/round: draw"][0] == {worker}
-    assert (Turns.take, Pipeline.take) == original
+    assert (Pipeline.take, RoundRunner._run) == original
 
 
 def test_a_run_that_ends_while_it_is_recorded_leaves_what_there_is(tmp_path):

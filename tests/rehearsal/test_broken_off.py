@@ -27,7 +27,7 @@ def require_broken(rehearsal, cause):
 def test_a_wait_that_was_interrupted(asynchronous, depth, monkeypatch):
     rehearsal = open_rehearsal(asynchronous=asynchronous, depth=depth)
     extend_all(rehearsal, [range(8 * t, 8 * t + 8) for t in range(6)])
-    engine = rehearsal._turns.parts.engine
+    engine = rehearsal._running.parts.engine
 
     def interrupted(timeout_s=None):
         monkeypatch.undo()
@@ -40,7 +40,7 @@ def test_a_wait_that_was_interrupted(asynchronous, depth, monkeypatch):
 
 
 @BOTH
-@pytest.mark.parametrize(("part", "method"), [("_extension", "extend"), ("_turns.parts.buffer", "stage")])
+@pytest.mark.parametrize(("part", "method"), [("_running.steps._output", "extend"), ("_running.parts.buffer", "stage")])
 def test_a_minibatch_that_could_not_be_extended_or_stored(asynchronous, part, method, monkeypatch):
     rehearsal = open_rehearsal(asynchronous=asynchronous)
     extend_all(rehearsal, [range(8 * t, 8 * t + 8) for t in range(6)])
@@ -65,7 +65,7 @@ def test_a_round_that_failed(asynchronous, monkeypatch):
         monkeypatch.undo()
         raise MemoryError("no room")
 
-    monkeypatch.setattr(rehearsal._turns.parts.exchange, "fetch", out_of_memory)
+    monkeypatch.setattr(rehearsal._running.parts.exchange, "fetch", out_of_memory)
     with pytest.raises(MemoryError):
         extend_all(rehearsal, [range(8 * t, 8 * t + 8) for t in range(6, 9)])
     require_broken(rehearsal, "MemoryError: no room")

@@ -192,7 +192,7 @@ def test_memory_and_what_was_chosen_are_told(capsys):
         told = capsys.readouterr().err
         assert "rounds asynchronous, every 3 steps, 2 in flight" in told
         assert (rehearsal.stats()["depth"], rehearsal.stats()["interval"]) == (2, 3)
-        parts = rehearsal._turns.parts
+        parts = rehearsal._running.parts
         row = parts.spec.row_bytes
         assert parts.buffer.rows.nbytes == (100 + 3 * 3 * B) * row
         memory = parts.memory_bytes()
@@ -212,7 +212,7 @@ def test_after_a_failed_round_those_behind_it_are_not_run(asynchronous, monkeypa
     rehearsal = open_rehearsal(depth=3, asynchronous=asynchronous)
     extend_all(rehearsal, fresh(6))
     rehearsal.state_dict()
-    monkeypatch.setattr(rehearsal._turns.parts.exchange, "fetch", broken)
+    monkeypatch.setattr(rehearsal._running.parts.exchange, "fetch", broken)
     with pytest.raises(OSError, match="the disk is full"):
         extend_all(rehearsal, fresh(12)[6:])
     assert len(calls) == 1

@@ -89,7 +89,7 @@ def test_an_error_in_a_round_reaches_the_training_thread_with_its_traceback(asyn
     rehearsal = open_rehearsal(asynchronous=asynchronous)
     extend_all(rehearsal, stream(4))
     rehearsal.state_dict()  # the round in flight is to end well
-    monkeypatch.setattr(rehearsal._turns.parts.exchange, "fetch", broken_fetch)
+    monkeypatch.setattr(rehearsal._running.parts.exchange, "fetch", broken_fetch)
     with pytest.raises(OSError, match="the disk is full") as raised:
         extend_all(rehearsal, [range(8), range(8)])
     assert "broken_fetch" in "".join(traceback.format_tb(raised.value.__traceback__))
@@ -101,7 +101,7 @@ def test_an_error_in_the_last_round_is_raised_by_close(monkeypatch):
     rehearsal = open_rehearsal(asynchronous=True)
     extend_all(rehearsal, stream(4))
     rehearsal.state_dict()  # the round in flight is to end well
-    monkeypatch.setattr(rehearsal._turns.parts.exchange, "fetch", broken_fetch)
+    monkeypatch.setattr(rehearsal._running.parts.exchange, "fetch", broken_fetch)
     rehearsal.extend(minibatch_of(range(8)))
     with pytest.raises(OSError, match="the disk is full"):
         rehearsal.close()
@@ -117,7 +117,7 @@ def test_an_error_or_a_signal_in_an_inline_round_is_raised_where_it_ran(monkeypa
         def fails(*_, error=error):
             raise error
 
-        monkeypatch.setattr(rehearsal._turns.parts.exchange, "fetch", fails)
+        monkeypatch.setattr(rehearsal._running.parts.exchange, "fetch", fails)
         with pytest.raises(type(error)):
             rehearsal.extend(minibatch_of(range(8)))
         with pytest.raises(RuntimeError, match="this rehearsal failed before and cannot go on"):

@@ -182,7 +182,7 @@ def test_the_round_that_is_run_again_is_counted_once():
     with rehearsal(10) as one:
         one.load_state_dict(states, owner_of=np.zeros_like)
         one.extend(records(range(100, 100 + B)))
-        one._turns.drain()
+        one._running.drain()
         assert one.stats()["rounds"] == rounds + 1  # the one of this step; not the one that was dropped
 
 

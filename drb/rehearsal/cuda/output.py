@@ -16,7 +16,7 @@ from drb.buffer.record import SAMPLE_ID, STRATUM, RecordSpec
 from drb.rehearsal.cuda.device import bring
 from drb.rehearsal.cuda.ring import DeviceRing
 from drb.rehearsal.cuda.rows import RowLauncher
-from drb.rehearsal.round import StepExemplars
+from drb.rehearsal.exemplars import StepExemplars
 from drb.types import Exemplars, Minibatch
 
 _SLOTS = 2  # what is returned is overwritten two calls later

@@ -4,8 +4,7 @@
     side stream       wait for `consumed` → copy to the device block → ready
     training's stream wait for `ready` → read … → consumed, at the next turn
 
-Only the worker ever waits on the host, and only for a copy made as many rounds ago as there are blocks. It is a round's
-`Delivery`, and takes the place of its `ReuseFence`: `mark`, `wait` and `settle` mean the same.
+Only the worker ever waits on the host, and only for a copy made as many rounds ago as there are blocks.
 
 Letters: N blocks, R rows of a block, K words of a row.
 """
@@ -17,22 +16,21 @@ from torch import Tensor
 
 from drb.exchange import Exchange
 from drb.rehearsal.cuda.device import Device
+from drb.rehearsal.delivery import Delivery
 from drb.types import Int64Array
 
 
-class DeviceRing:
-    """blocks: int64 [N, R, K], page-locked: what rounds fetch into. The device holds as much."""
+class DeviceRing(Delivery):
+    """host_blocks: int64 [N, R, K], page-locked: what rounds fetch into. blocks: as many on the device."""
 
-    launches = False
-
-    def __init__(self, device: Device, exchange: Exchange, blocks: Int64Array) -> None:
+    def __init__(self, device: Device, exchange: Exchange, host_blocks: Int64Array) -> None:
+        super().__init__(exchange, host_blocks)
         self.device = device
-        self._exchange = exchange
         self._stream = device.side_stream()
-        self._pinned = torch.from_numpy(blocks)
-        self.blocks: Tensor = device.empty(tuple(blocks.shape), torch.int64, used_on=[self._stream])
-        self._ready = [device.event() for _ in blocks]
-        self._consumed = [device.event() for _ in blocks]
+        self._pinned = torch.from_numpy(host_blocks)
+        self.blocks: Tensor = device.empty(tuple(host_blocks.shape), torch.int64, used_on=[self._stream])
+        self._ready = [device.event() for _ in host_blocks]
+        self._consumed = [device.event() for _ in host_blocks]
 
     @property
     def device_bytes(self) -> int:
@@ -40,15 +38,11 @@ class DeviceRing:
 
     # -- on the worker, or whoever fetches
 
-    def wait(self, block: int) -> None:
-        """Return once the pinned block may be written again."""
+    def fetch(self, owners: Int64Array, positions: Int64Array, block: int) -> None:
+        """Fetch into the pinned block, once its last copy is done, and queue the copy to the device."""
         self.device.enter()
         self._ready[block].synchronize()
-
-    def fetch(self, owners: Int64Array, positions: Int64Array, block: int) -> None:
-        """As `Exchange.fetch`, into the block. After `wait`."""
-        rows = self._pinned[block, : len(positions)]
-        self._exchange.fetch(owners, positions, rows.numpy())
+        super().fetch(owners, positions, block)
         self.send(block, len(positions))
 
     def send(self, block: int, num_rows: int) -> None:
@@ -61,9 +55,6 @@ class DeviceRing:
 
     # -- on the training thread
 
-    def launch(self) -> None:
-        """Nothing: the worker has sent what it fetched."""
-
     def receive(self, block: int) -> None:
         """What is queued on the current stream from now on may read the device block. The host does not wait."""
         self.device.current().wait_event(self._ready[block])
@@ -72,17 +63,7 @@ class DeviceRing:
         """Everything that reads the device block has been queued on the current stream by now."""
         self._consumed[block].record(self.device.current())
 
-    def settle(self) -> None:
-        """Return once no copy is under way and nothing that was queued reads a block. No round may be in flight."""
-        for block in range(len(self.blocks)):
-            self.receive(block)
-            self.mark(block)
-            self._consumed[block].synchronize()
-
     def fill_headers(self, block: int, num_rows: int) -> None:
-        """Nothing: the host's block has the rows."""
-
-    def to_host(self, block: int) -> None:
         """Nothing: the host's block has the rows."""
 
     def restore(self, block: int) -> None:
@@ -90,10 +71,15 @@ class DeviceRing:
         self.send(block, self.blocks.shape[1])
 
     def erase(self) -> None:
-        """Zero the device's blocks. After `settle`; the host's are zero."""
+        self._settle()
+        super().erase()
         for block in range(len(self.blocks)):
             self.restore(block)
-        self.settle()
+        self._settle()
 
-    def close(self, together: bool) -> None:
-        """Nothing: the memory goes with the last view of it."""
+    def _settle(self) -> None:
+        """Return once no copy is under way and nothing that was queued reads a block."""
+        for block in range(len(self.blocks)):
+            self.receive(block)
+            self.mark(block)
+            self._consumed[block].synchronize()

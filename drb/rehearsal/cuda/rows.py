@@ -26,6 +26,7 @@ from torch import Tensor
 from drb.buffer.record import HEADER_WORDS
 from drb.exchange import CollectiveExchange, Peers
 from drb.rehearsal.cuda.device import Device, RowBackend
+from drb.rehearsal.delivery import Delivery
 from drb.types import Int64Array
 
 
@@ -79,31 +80,31 @@ class Transfer:
     order: Tensor | None
 
 
-class RowLauncher:
+class RowLauncher(Delivery):
     """Rows of round after round into N device blocks in turn. Made on the training thread, which alone launches.
 
-    A `Delivery`, in place of a round's `ReuseFence`. blocks: int64 [N, R, K] in host memory, for what the host wants to
-    know of the rows.
+    host_blocks: int64 [N, R, K], for what the host wants to know of the rows. blocks: as many on the device.
     """
 
     launches = True
+    _exchange: NcclExchange
 
-    def __init__(self, device: Device, exchange: NcclExchange, backend: RowBackend, blocks: Int64Array) -> None:
+    def __init__(self, device: Device, exchange: NcclExchange, backend: RowBackend, host_blocks: Int64Array) -> None:
+        super().__init__(exchange, host_blocks)
         self.device = device
-        self._exchange = exchange
         self._backend = backend
         self._training_thread = threading.get_ident()
         self._stream = device.side_stream()
-        num_blocks, rows, words = blocks.shape
-        self._on_host = torch.from_numpy(blocks)
+        num_blocks, rows, words = host_blocks.shape
+        self._on_host = torch.from_numpy(host_blocks)
         self._headers = device.empty_pinned((num_blocks, rows, HEADER_WORDS), torch.int64)
-        self._gathered = [device.empty_pinned((rows, words), torch.int64) for _ in blocks]
+        self._gathered = [device.empty_pinned((rows, words), torch.int64) for _ in host_blocks]
         self._orders = device.empty_pinned((num_blocks, rows), torch.int64)
         self.blocks: Tensor = device.empty((num_blocks, rows, words), torch.int64, used_on=[self._stream])
-        self._outgoing = [device.empty((rows, words), torch.int64, used_on=[self._stream]) for _ in blocks]
+        self._outgoing = [device.empty((rows, words), torch.int64, used_on=[self._stream]) for _ in host_blocks]
         self._orders_there = device.empty((num_blocks, rows), torch.int64, used_on=[self._stream])
         self._unordered: Tensor | None = None  # int64 [R, K] on the device, from the first time on that it is needed
-        self._loaded, self._sent, self._headed = ([device.event() for _ in blocks] for _ in range(3))
+        self._loaded, self._sent, self._headed = ([device.event() for _ in host_blocks] for _ in range(3))
         self._prepared: deque[Transfer] = deque()
         self._unread: set[int] = set()  # blocks with rows that have been launched, until they are marked
 
@@ -115,13 +116,13 @@ class RowLauncher:
 
     # -- on the worker
 
-    def wait(self, block: int) -> None:
-        """Return once the pinned memory from which the block's last rows were sent may be written again."""
+    def fetch(self, owners: Int64Array, positions: Int64Array, block: int) -> None:
+        """Agree with the others on who sends what, and bring what this rank sends to the device.
+
+        Waits until the pinned memory from which the block's last rows were sent may be written again.
+        """
         self.device.enter()
         self._loaded[block].synchronize()
-
-    def fetch(self, owners: Int64Array, positions: Int64Array, block: int) -> None:
-        """Agree with the others on who sends what, and bring what this rank sends to the device. After `wait`."""
         order = None
         if (owners[1:] < owners[:-1]).any():
             order = np.argsort(owners, kind="stable")
@@ -184,8 +185,8 @@ class RowLauncher:
         self._headers[block] = self._on_host[block, :, :HEADER_WORDS]
         self._move(self.blocks[block], self._on_host[block], block)
 
-    def settle(self) -> None:
-        """Return once nothing that was queued uses a block. No round may be in flight."""
+    def _settle(self) -> None:
+        """Return once nothing that was queued uses a block."""
         current, done = self.device.current(), self.device.event()
         for event in (*self._loaded, *self._headed):
             current.wait_event(event)
@@ -193,7 +194,9 @@ class RowLauncher:
         done.synchronize()
 
     def erase(self) -> None:
-        """Zero all rows, those that were launched too. After `settle`; the host's blocks are zero."""
+        """Zero all rows, those that were launched too."""
+        self._settle()
+        super().erase()
         self._headers.zero_()
         for gathered, outgoing in zip(self._gathered, self._outgoing, strict=True):
             gathered.zero_()

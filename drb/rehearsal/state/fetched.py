@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from drb.rehearsal.round import RoundRunner, StepExemplars
+from drb.rehearsal.exemplars import StepExemplars
+from drb.rehearsal.round import RoundRunner
 from drb.sampling.sampler import Draw
 from drb.types import Int64Array
 
@@ -43,7 +44,7 @@ def restore_fetched(state: Mapping[str, Any], last_step: int, runner: RoundRunne
     for step, count in zip(range(after - len(counts), after), counts.tolist(), strict=True):
         part = slice(begin, begin + count)
         draw = Draw(**{name: state[name][part] for name in _OF_DRAW})
-        exemplars = runner.exemplars_at(step, draw, step % runner.interval * count)
+        exemplars = runner.exemplars_at(step, draw, runner.block_of(step), step % runner.interval * count)
         exemplars.rows[:] = state["rows"][part]
         ready.append(exemplars)
         begin += count

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from drb.buffer.record import RecordSpec
-from drb.rehearsal.parts import own_capacity
+from drb.rehearsal.memory import own_capacity
 from drb.rehearsal.settings import RehearsalSettings
 from drb.rehearsal.state.check import FORMAT, check_state, require_format
 from drb.rehearsal.state.reshard import reshard

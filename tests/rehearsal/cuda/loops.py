@@ -78,8 +78,8 @@ class Loop:
 
     def tell_the_judge(self) -> None:
         """From here on of what the host does to page-locked memory, too. After the first step."""
-        gpu, parts = self.gpu, self.rehearsal._turns.parts
-        fetch, take = parts.exchange.fetch, self.rehearsal._intake.take
+        gpu, parts = self.gpu, self.rehearsal._running.parts
+        fetch, take = parts.exchange.fetch, self.rehearsal._running._intake.take
 
         def told_fetch(owners: Any, positions: Any, out: Any) -> None:
             gpu.host_writes(torch.from_numpy(out))
@@ -89,7 +89,7 @@ class Loop:
             gpu.host_reads(*values.values())
             return take(values, *rest)
 
-        parts.exchange.fetch, self.rehearsal._intake.take = told_fetch, told_take
+        parts.exchange.fetch, self.rehearsal._running._intake.take = told_fetch, told_take
 
     def _see_exemplars(self, exemplars: Any) -> None:
         if exemplars is None:

@@ -19,9 +19,11 @@ class OneRank:
 
     def __init__(self, gpu):
         self.gpu = gpu
+        self.host_memory = []  # what the worker writes by numpy, and so unseen, once it has been told what to send
         self.rows = np.repeat(np.arange(1000)[:, None], WORDS, axis=1)
 
     def ask(self, owners, positions):
+        self.gpu.host_writes(*self.host_memory)
         count = np.array([len(positions)])
         return count, count, positions
 
@@ -30,17 +32,12 @@ class OneRank:
         self.gpu.run(self.gpu.current(), "all_to_all", [sent], [received], lambda: received.copy_(sent))
 
 
-class HostMemory:
-    """Tells the judge of what the worker writes into page-locked memory, by numpy and so unseen."""
-
-    def __init__(self, gpu, launcher):
-        self.gpu, self.launcher = gpu, launcher
-
-    def fetch(self, owners, positions, block):
-        self.gpu.host_writes(self.launcher._gathered[block][: len(positions)])
-        if (owners[1:] < owners[:-1]).any():
-            self.gpu.host_writes(self.launcher._orders[block, : len(positions)])
-        self.launcher.fetch(owners, positions, block)
+def fetch(rank, launcher, owners, positions, block):
+    """Fetch, and tell the judge of what the worker writes into page-locked memory after its wait."""
+    rank.host_memory = [launcher._gathered[block][: len(positions)]]
+    if (owners[1:] < owners[:-1]).any():
+        rank.host_memory.append(launcher._orders[block, : len(positions)])
+    launcher.fetch(owners, positions, block)
 
 
 def wanted(number, rows):
@@ -55,7 +52,6 @@ def run_rounds(gpu, rows=ROWS, read_headers=True):
     blocks = np.zeros((DEPTH + 1, ROWS, WORDS), np.int64)
     rank, read, headers = OneRank(gpu), [], []
     launcher = RowLauncher(gpu, rank, rank, blocks)
-    memory = HostMemory(gpu, launcher)
     with gpu.thread("training"):
         for step in range(ROUNDS):
             if step >= DEPTH - 1:
@@ -63,8 +59,7 @@ def run_rounds(gpu, rows=ROWS, read_headers=True):
             launcher.mark(step % (DEPTH + 1))
             gpu.hand_over("training", "worker")
             with gpu.thread("worker"):
-                launcher.wait(step % (DEPTH + 1))
-                memory.fetch(*wanted(step, rows), step % (DEPTH + 1))
+                fetch(rank, launcher, *wanted(step, rows), step % (DEPTH + 1))
             gpu.hand_over("worker", "training")
             if step >= DEPTH:
                 block = (step - DEPTH) % (DEPTH + 1)

@@ -59,7 +59,7 @@ def test_late_fields_given_twice_count_the_second_time():
             for value in (first, second):
                 rehearsal.attach(**gpu.put({"logits": torch.full((ROWS, 3), value)}))
             rows = rehearsal.state_dict()["buffer"]["rows"]
-            return rehearsal._turns.parts.spec.views(rows)["logits"].unique().tolist()
+            return rehearsal._running.parts.spec.views(rows)["logits"].unique().tolist()
 
     assert logits_of(1.0, 2.0) == [2.0]
 

@@ -55,7 +55,7 @@ def test_no_more_memory_of_the_device_is_taken_than_is_told(depth, interval, mon
     monkeypatch.setattr(gpu, "put", put_for_the_loop)
     loop = Loop(gpu, depth=depth, interval=interval)
     loop.run(0, 12)
-    told, by_drb = loop.rehearsal._turns.parts.device_bytes(), sum(taken) - sum(given)
+    told, by_drb = loop.rehearsal._running.parts.device_bytes(), sum(taken) - sum(given)
     assert by_drb <= told < 2 * by_drb
     assert f", of {gpu.device} " in loop.rehearsal.describe()
     loop.rehearsal.close()
@@ -65,14 +65,14 @@ def test_no_more_memory_of_the_device_is_taken_than_is_told(depth, interval, mon
 def test_a_minibatch_that_could_not_be_stored_when_it_had_arrived(late, monkeypatch):
     loop = Loop(SimulatedGpu(is_early=True))
     loop.run(0, 3)
-    pack = loop.rehearsal._turns.parts.spec.pack
+    pack = loop.rehearsal._running.parts.spec.pack
 
     def out_of_memory(name, *rest):
         if late is (name == "logits"):
             raise MemoryError("no room")
         pack(name, *rest)
 
-    monkeypatch.setattr(loop.rehearsal._turns.parts.spec, "pack", out_of_memory)
+    monkeypatch.setattr(loop.rehearsal._running.parts.spec, "pack", out_of_memory)
     with pytest.raises(MemoryError):
         loop.run(3, 6)
     monkeypatch.undo()

@@ -33,7 +33,6 @@ def run_rounds(gpu, depth, rounds=8):
         gpu.hand_over("training", "worker")
         with gpu.thread("worker"):
             block = number % (depth + 1)
-            ring.wait(block)
             ring.fetch(np.zeros(ROWS, np.int64), np.full(ROWS, 100 + number), block)
         gpu.hand_over("worker", "training")
 
@@ -79,11 +78,11 @@ def test_settle_and_erase_leave_zeros(is_early):
     ring = DeviceRing(gpu, Rows(gpu), blocks)
     for block in (0, 1):
         ring.fetch(np.zeros(ROWS, np.int64), np.full(ROWS, 7), block)
-    ring.settle()
+    ring._settle()
     assert (ring.blocks == 7).all()
-    blocks.fill(0)
     ring.erase()
     assert not ring.blocks.any()
+    assert not blocks.any()
 
 
 @WAYS

@@ -23,7 +23,7 @@ def train(rank, world_size, exchange, settings, full_ranks=None):
     loop = Loop(gpu, rank=rank, world_size=world_size, exchange=exchange, rows=rows, **settings)
     with loop.rehearsal:
         loop.run()
-        outlet = loop.rehearsal._turns.parts.outlet
+        outlet = loop.rehearsal._running.parts.outlet
         launches = list(outlet._backend.log) if exchange == "nccl" and world_size > 1 else []
         return loop.result(), launches
 

@@ -208,7 +208,7 @@ def test_with_one_rank_rows_of_forgotten_samples_are_zero():
         for step in range(STEPS):
             rehearsal.extend(minibatch(0, 1, step))
         rehearsal.forget(rehearsal.sample_ids())
-        buffer = rehearsal._turns.parts.buffer
+        buffer = rehearsal._running.parts.buffer
         assert buffer.size == 0
         assert not buffer.rows[:, SAMPLE_ID:].any()
 

@@ -79,8 +79,8 @@ class Run:
 def kinds(traces):
     """Which kinds of places hold something: each has a zeroing step of its own."""
     wanted = {
-        "blocks": "runner.blocks",
-        "extension": "_extension._outputs",
+        "blocks": "host_blocks",
+        "extension": "_output._outputs",
         "snapshots": "_watch._aside",
         "copies": "_memory._copies",
         "outgoing": "_outgoing",
@@ -95,19 +95,19 @@ def forget_all(rank, world_size, run_dir, options):
     set_aside(run)
     before = kinds(run.traces())
     free = free_rows(run)
-    assert np.isin(run.rehearsal._turns.parts.buffer.rows[free, 0], FORGOTTEN).any()  # evicted ones, too
+    assert np.isin(run.rehearsal._running.parts.buffer.rows[free, 0], FORGOTTEN).any()  # evicted ones, too
 
     assert run.rehearsal.forget(FORGOTTEN) > 0
     assert run.traces() == {}
     assert traces_in_files(run_dir, FORGOTTEN) == {}
     assert traces_in_files(Path("/dev/shm"), FORGOTTEN) == {}
-    buffer = run.rehearsal._turns.parts.buffer
+    buffer = run.rehearsal._running.parts.buffer
     assert not buffer.rows[free_rows(run)].any()
 
     batch = run.train(4, offered=forgotten_of(rank, world_size))  # they come again, and are saved again
     assert int(batch["rehearsed"].sum()) == 5
     assert not np.isin(batch["sample_id"][ROWS:].numpy(), FORGOTTEN).any()
-    assert {name for name in run.traces() if "_extension" not in name} == set()  # which holds what was just offered
+    assert {name for name in run.traces() if "_output." not in name} == set()  # which holds what was just offered
     if dist.is_initialized():
         dist.barrier()
     assert traces_in_files(run_dir, FORGOTTEN) == {}
@@ -128,13 +128,13 @@ def forget_without_purge(rank, world_size, run_dir, options):
 def set_aside(run):
     """Have a snapshot copy rows aside, as one does whose writer is slow."""
     state = run.rehearsal.state_dict(lazy=True)
-    buffer = run.rehearsal._turns.parts.buffer
+    buffer = run.rehearsal._running.parts.buffer
     buffer._before_writing(buffer.occupied_rows()[: len(buffer._watch._aside)])
     state["buffer"]["rows"].close()
 
 
 def free_rows(run):
-    buffer = run.rehearsal._turns.parts.buffer
+    buffer = run.rehearsal._running.parts.buffer
     return np.setdiff1d(np.arange(len(buffer.rows)), buffer.occupied_rows())
 
 

@@ -75,7 +75,7 @@ def test_what_the_last_minibatch_is_about_to_replace_is_removed_too():
     assert not np.isin(replaced, state["buffer"]["columns"]["sample_id"]).any()
     assert not np.isin(ids_in_state(forget_in_state(state, replaced)), replaced).any()
     assert rehearsal.forget(replaced) == 0  # they were replaced already …
-    assert not np.isin(rehearsal._turns.parts.buffer.rows[:, SAMPLE_ID], replaced).any()  # … and their rows are zero
+    assert not np.isin(rehearsal._running.parts.buffer.rows[:, SAMPLE_ID], replaced).any()  # … and their rows are zero
     rehearsal.close()
 
 

@@ -39,7 +39,7 @@ def slow_rank_one(rank, world_size):
         counts = []
         for minibatch in minibatches(rank, world_size, STEPS):
             counts.append(len(rehearsed(rehearsal.extend(minibatch))))
-            auto = rehearsal._turns.parts.auto
+            auto = rehearsal._running.parts.auto
             auto.say = said.append
         return auto.chosen, counts, said, rehearsal.stats()["exemplars"]
 
@@ -73,9 +73,9 @@ def really_measured(rank, world_size):
         for step, minibatch in enumerate(minibatches(rank, world_size, STEPS)):
             batch = rehearsal.extend(minibatch)
             if step == 0 and rank == 1:
-                slow_down(rehearsal._turns.parts.exchange)
+                slow_down(rehearsal._running.parts.exchange)
             time.sleep(0.001)
-        engine, auto = rehearsal._turns.parts.engine, rehearsal._turns.parts.auto
+        engine, auto = rehearsal._running.parts.engine, rehearsal._running.parts.auto
         return (
             auto.chosen,
             len(rehearsed(batch)),

@@ -9,7 +9,7 @@ from rehearsal.ranks.streams import ids_of_rank, nothing, num_wrong, records
 from rehearsal.ranks.test_ends import IN_PLACES
 
 from drb import Rehearsal
-from drb.rehearsal import memory as memory_module
+from drb.rehearsal.factory import Factory
 from drb.rehearsal.memory import require_room
 
 
@@ -65,10 +65,12 @@ def test_ranks_that_all_begin_without_rows_begin_later():
 def too_large(rank, world_size, capacity, exchange, free):
     """The error, and the memory that was taken before it."""
     if free is not None:
-        memory_module.free_memory = lambda: free[rank]
-        import drb.rehearsal.assemble
 
-        drb.rehearsal.assemble.free_memory = memory_module.free_memory
+        class Small(Factory):
+            def free_memory(self):
+                return free[rank]
+
+        Rehearsal._factory = Small()
     rehearsal = Rehearsal(capacity, 4, exchange=exchange, verbose=False)
     for _ in range(2):  # it can be tried again
         with pytest.raises(ValueError) as raised:

@@ -16,7 +16,7 @@ from rehearsal.ranks.streams import ids_of_rank, records
 
 from drb import Rehearsal
 from drb.distributed.failure import PeerError, naming_peers
-from drb.rehearsal.round import UnevenError
+from drb.rehearsal.exemplars import UnevenError
 
 EXCHANGES = ["collective", "shared"]
 # on the worker thread, and on the training thread: there rounds of one node may run
@@ -171,7 +171,7 @@ def test_other_errors_are_left_alone():
 
 def fail_in_a_round(rank, world_size, asynchronous):
     """Rank 0's round 3 fails; how each rank ended, after how many steps, and on which thread the round was."""
-    import drb.rehearsal.assemble
+    from drb.rehearsal.factory import Factory
     from drb.sampling.sampler import Sampler
 
     class Broken(Sampler):
@@ -180,7 +180,11 @@ def fail_in_a_round(rank, world_size, asynchronous):
                 raise OverflowError(f"failed on purpose in {threading.current_thread().name}")
             return super().draw(round_, counts_WS, offered_W)
 
-    drb.rehearsal.assemble.Sampler, steps = Broken, 0
+    class Broke(Factory):
+        def sampler(self, settings, exemplars, proportions, rank):
+            return Broken(exemplars, proportions, seed=settings.seed, rank=rank)
+
+    Rehearsal._factory, steps = Broke(), 0
     try:
         with Rehearsal(capacity=20, exemplars=3, asynchronous=asynchronous, timeout_s=3.0, verbose=False) as rehearsal:
             for t in range(8):
@@ -218,7 +222,7 @@ def fail_before_the_barrier(rank, world_size, asynchronous):
         with Rehearsal(20, 3, asynchronous=asynchronous, timeout_s=60.0, verbose=False) as rehearsal:
             train_steps(rehearsal, rank, world_size, 3)
             if rank == 0:
-                rehearsal._turns.parts.exchange.publish = out_of_memory
+                rehearsal._running.parts.exchange.publish = out_of_memory
             train_steps(rehearsal, rank, world_size, 3)
     except Exception as error:
         return type(error).__name__

@@ -14,7 +14,7 @@ from rehearsal.ranks.streams import ids_of_rank, num_wrong, records
 
 from drb import Rehearsal
 from drb.buffer.record import Field
-from drb.rehearsal import assemble as assembly
+from drb.rehearsal.factory import Factory
 
 
 def train(rank, world_size, asynchronous, exchange, admission, proportions, jitter, depth=1, interval=1):
@@ -63,7 +63,12 @@ def train(rank, world_size, asynchronous, exchange, admission, proportions, jitt
 
 def train_on_two_nodes(rank, world_size, *arguments):
     """Ranks 0 and 1 believe that they are on another machine than the rest."""
-    assembly.node_name = lambda: f"node {rank // 2}"
+
+    class TwoNodes(Factory):
+        def node(self):
+            return f"node {rank // 2}"
+
+    Rehearsal._factory = TwoNodes()
     return train(rank, world_size, *arguments)
 
 

@@ -11,7 +11,6 @@ from mpiexec import missing, run_mpi
 from ranks import run_ranks
 
 from drb import Field, OwnerSampler, Rehearsal
-from drb.rehearsal import assemble
 
 FIELDS = {"a": (torch.int32, ()), "image": (torch.uint8, (13,)), "label": (torch.int64, ()), "x": (torch.float32, ())}
 LATE = {"logits": Field(torch.float32, (3,), late=True), "b": Field(torch.float64, (), late=True)}
@@ -62,7 +61,7 @@ def train(rank, world_size, exchange, late, state=None, owner_of=None):
 
 
 def train_all(rank, world_size):
-    with mock.patch.object(assemble, "node_name", return_value=f"node {rank // 2}"):
+    with mock.patch.object(Rehearsal._factory, "node", return_value=f"node {rank // 2}"):
         hierarchical = [train(rank, world_size, "hierarchical", late) for late in (False, True)]
     return hierarchical + [train(rank, world_size, x, late) for x in ("shared", "collective") for late in (False, True)]
 

@@ -13,10 +13,11 @@ from rehearsal.ranks.checks import SMALLEST_P, independence_p, uniformity_p
 from rehearsal.ranks.streams import num_wrong, records
 from rehearsal.ranks.test_unbiased import OCCUPANCIES, R, draw_rounds
 
-import drb.rehearsal.assemble
 from drb import Rehearsal
+from drb.buffer.admission import build_admission
 from drb.buffer.buffer import Buffer
 from drb.exchange import SharedExchange
+from drb.rehearsal.factory import Factory
 from drb.sampling.sampler import Draw, Sampler
 
 UNEVEN = OCCUPANCIES["three uneven ranks"]
@@ -43,8 +44,12 @@ class SharedGenerator(Sampler):
         super().__init__(*args, rank=0, **kwargs)
 
 
-def draw_rounds_with(rank, world_size, sampler, rounds):
-    drb.rehearsal.assemble.Sampler = sampler
+def draw_rounds_with(rank, world_size, sampler_class, rounds):
+    class Samplers(Factory):
+        def sampler(self, settings, exemplars, proportions, rank):
+            return sampler_class(exemplars, proportions, seed=settings.seed, rank=rank)
+
+    Rehearsal._factory = Samplers()
     return draw_rounds(rank, world_size, UNEVEN, rounds, {"exchange": "shared"})
 
 
@@ -106,8 +111,16 @@ WORDS = 32
 def count_wrong_rows(rank, world_size, barrier, board_path, rounds):
     """Every step overwrites the whole buffer while peers read it; ranks run at different speeds."""
     NoBarrier.board_path = board_path
-    drb.rehearsal.assemble.Buffer = SlowWriter
-    drb.rehearsal.assemble.SharedExchange = SlowReader if barrier else NoBarrier
+
+    class Slow(Factory):
+        def exchange(self, kind, peers, nodes, sizes):
+            shared = SlowReader if barrier else NoBarrier
+            return shared(peers, sizes.rows, sizes.capacities, sizes.words)
+
+        def buffer(self, settings, spec, capacity, rows, rank):
+            return SlowWriter(spec, capacity, rows, build_admission("fifo", candidates=None, seed=1, rank=rank))
+
+    Rehearsal._factory = Slow()
     wrong, batch_size = 0, 8
     options = {"admission": "fifo", "exchange": "shared", "asynchronous": True, "verbose": False}
     rehearsal = Rehearsal(capacity=8, exemplars=7, seed=1, **options)

@@ -1,0 +1,86 @@
+"""What a round gives: the exemplars of each step that it fetched for, and what the ranks said of themselves.
+
+Letters: R exemplars of a draw, W ranks, K words of a row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from drb.buffer.record import ROUND, SAMPLE_ID, SLOT, STRATUM, RecordSpec
+from drb.distributed.failure import first_few
+from drb.sampling.sampler import Draw
+from drb.types import Exemplars, Handle, Int64Array
+
+ACTIVE, FINISHED = 0, 1  # what a rank says of itself in a round: it goes on, or this is its last
+
+
+class UnevenError(ValueError):
+    """Ranks stopped after different numbers of steps."""
+
+
+@dataclass(frozen=True)
+class StepExemplars:
+    """One draw and its rows, which begin at row `first` of block `block`.
+
+    step: the draw's number; the last sample that it could draw was offered two steps before.
+    rows: int64 [R, K], whose memory is reused when the block's exemplars are used up.
+    """
+
+    step: int
+    draw: Draw
+    rows: Int64Array
+    block: int
+    first: int
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def named(self, spec: RecordSpec) -> Exemplars:
+        """The rows as named tensors that share their memory."""
+        headers = torch.from_numpy(self.rows)
+        return Exemplars(
+            fields=spec.views(self.rows),
+            sample_id=headers[:, SAMPLE_ID],
+            stratum=headers[:, STRATUM],
+            weight=torch.from_numpy(self.draw.weight).float(),
+            age=self.step - headers[:, ROUND],
+            handle=Handle(self.draw.owner, self.rows[:, SLOT], self.rows[:, ROUND]),
+        )
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """What a round found out and fetched.
+
+    statuses, steps: every rank's when it submitted this round, int64 [W].
+    per_step: the exemplars of each step, empty once a rank has ended.
+    """
+
+    statuses: Int64Array
+    steps: Int64Array
+    per_step: list[StepExemplars]
+    someone_finished: bool = False
+
+    @property
+    def exemplars(self) -> int:
+        """The number of exemplars of each step."""
+        return len(self.per_step[0]) if self.per_step else 0
+
+    @property
+    def is_even(self) -> bool:
+        """Whether all ranks have taken as many steps, and all or none go on."""
+        return bool((self.statuses == self.statuses[0]).all() and (self.steps == self.steps[0]).all())
+
+    def uneven(self) -> UnevenError:
+        """The error for ranks that must all stop at the same step, and did not."""
+        first = int(self.steps[self.statuses == FINISHED].min())
+        finished = (self.statuses == FINISHED) & (self.steps == first)
+        stopped, going_on = (first_few(np.flatnonzero(ranks).tolist()) for ranks in (finished, ~finished))
+        return UnevenError(
+            f"ranks [{stopped}] stopped after {first} steps while ranks [{going_on}] go on; "
+            'give every rank the same number of minibatches (drb.OwnerSampler does) or set uneven="stop"'
+        )

@@ -1,0 +1,92 @@
+"""Building the single parts of a rehearsal: the seam at which a subclass puts others in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from drb.buffer.admission import Expiry, MaxAge, build_admission
+from drb.buffer.buffer import Buffer
+from drb.buffer.record import RecordSpec
+from drb.exchange import (
+    CollectiveExchange,
+    Exchange,
+    HierarchicalExchange,
+    LoopbackExchange,
+    Peers,
+    RmaExchange,
+    SharedExchange,
+)
+from drb.machine import node_name
+from drb.rehearsal.cuda import Device, DeviceRing, NcclExchange, RowLauncher
+from drb.rehearsal.delivery import Delivery, deliver_on_host
+from drb.rehearsal.memory import free_memory
+from drb.rehearsal.settings import RehearsalSettings
+from drb.sampling.proportions import Proportions
+from drb.sampling.sampler import Sampler
+from drb.types import Int64Array
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What all ranks have agreed on. capacities, rows (with spare ones): int64 [W].
+
+    words: of a row. exemplars: the most of a step. at_once: the most that one round fetches. num_blocks: to fetch into.
+    """
+
+    capacities: Int64Array
+    rows: Int64Array
+    words: int
+    exemplars: int
+    at_once: int
+    num_blocks: int
+
+
+class Factory:
+    """Builds the parts as the settings say. `Rehearsal` has one; a test's subclass of it may have another."""
+
+    def node(self) -> str:
+        """The name of this rank's node: ranks of one node share memory."""
+        return node_name()
+
+    def free_memory(self) -> dict[str, int]:
+        """See `drb.rehearsal.memory.free_memory`."""
+        return free_memory()
+
+    def exchange(self, kind: str, peers: Peers | None, nodes: Sequence[str], sizes: Sizes) -> Exchange:
+        """The exchange of this kind. Collective over peers (None: one rank)."""
+        rows, capacities, words, at_once = sizes.rows, sizes.capacities, sizes.words, sizes.at_once
+        if peers is None:
+            return LoopbackExchange(int(rows[0]), words)
+        own_rows = int(rows[peers.rank])
+        if kind == "shared":
+            return SharedExchange(peers, rows, capacities, words)
+        if kind == "hierarchical":
+            return HierarchicalExchange(peers, nodes, rows, capacities, words, at_once)
+        if kind == "rma":
+            return RmaExchange(peers, nodes, rows, capacities, words)
+        if kind == "nccl":
+            return NcclExchange(peers, nodes, own_rows, words, at_once, sizes.num_blocks)
+        return CollectiveExchange(peers, nodes, own_rows, words, at_once)
+
+    def buffer(
+        self, settings: RehearsalSettings, spec: RecordSpec, capacity: int, rows: Int64Array, rank: int
+    ) -> Buffer:
+        """This rank's buffer, whose records lie in `rows`."""
+        admission = build_admission(
+            settings.admission, candidates=settings.candidates, seed=settings.seed, rank=rank, refill=settings.refill
+        )
+        expiry = None if settings.max_age is None else Expiry(MaxAge.parse(settings.max_age))
+        return Buffer(spec, capacity, rows, admission, expiry=expiry)
+
+    def sampler(self, settings: RehearsalSettings, exemplars: int, proportions: Proportions, rank: int) -> Sampler:
+        """What draws this rank's exemplars."""
+        return Sampler(exemplars, proportions, seed=settings.seed, rank=rank, min_fill=settings.min_fill)
+
+    def delivery(self, device: Device | None, exchange: Exchange, peers: Peers | None, blocks: Int64Array) -> Delivery:
+        """What takes fetched rows to the device; None: to the host."""
+        if device is None:
+            return deliver_on_host(exchange, blocks)
+        if isinstance(exchange, NcclExchange) and peers is not None:
+            return RowLauncher(device, exchange, device.open_rows(peers), blocks)
+        return DeviceRing(device, exchange, blocks)

@@ -1,0 +1,96 @@
+"""What ranks tell each other before a rehearsal is put together, so that one that differs is named at once.
+
+Every rank tells the others its settings, schema, node, capacity, and what its machine has. From these *greetings* all
+ranks choose the same exchange and come to the same conclusions, so that none waits for one that has given up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import torch
+
+from drb.buffer.record import RecordSpec
+from drb.distributed.failure import first_few
+from drb.exchange import Peers
+from drb.machine import usable_cores
+from drb.rehearsal.exemplars import UnevenError
+from drb.rehearsal.settings import RehearsalSettings, require_agreement
+
+Greeting: TypeAlias = dict[str, Any]
+
+
+def greet(
+    peers: Peers | None,
+    settings: RehearsalSettings,
+    spec: RecordSpec,
+    *,
+    capacity: int,
+    max_rows: int,
+    node: str,
+    free: dict[str, int],
+    has_device: bool,
+) -> list[Greeting]:
+    """Every rank's greeting, by rank. Collective over peers (None: one rank).
+
+    Args:
+        capacity: exemplars that this rank may hold. max_rows: of its minibatches, 0 if it does not know yet.
+        free: bytes that it sees free, as `drb.rehearsal.memory.free_memory`.
+        has_device: whether its exemplars are wanted on a GPU.
+    Raises:
+        ValueError: ranks differ in their settings or schema. UnevenError: a rank has ended.
+    """
+    mine = {
+        "finished": False,
+        "settings": settings.shared_by_all(),
+        "schema": {name: str(field) for name, field in spec.fields.items()},
+        "node": node,
+        "capacity": capacity,
+        "max_rows": max_rows,
+        "device": has_device,
+        "free": free,
+        "cores": format(sum(1 << core for core in usable_cores()), "x"),
+        "threads": torch.get_num_threads(),
+    }
+    if peers is None:
+        return [mine]
+    greetings = peers.gather_json(mine, "settings")
+    _require_started(greetings)
+    require_agreement([greeting["settings"] for greeting in greetings], "setting")
+    require_agreement([greeting["schema"] for greeting in greetings], "the record's field")
+    return greetings
+
+
+def greet_finished(peers: Peers) -> None:
+    """Tell the others, who wait in `greet`, that this rank ends before its first minibatch. Collective."""
+    _require_started(peers.gather_json({"finished": True}, "settings"))
+
+
+def require_devices(kind: str, greetings: Sequence[Greeting]) -> None:
+    """Raise ValueError if the exchange takes rows from GPU to GPU and some rank's exemplars are on the host."""
+    without = [rank for rank, greeting in enumerate(greetings) if not greeting["device"]]
+    if kind == "nccl" and without:
+        raise ValueError(
+            f"exchange=nccl takes rows from GPU to GPU, but ranks [{first_few(without)}] have their exemplars on the "
+            "host: give minibatches on a GPU or device=, or set exchange=auto"
+        )
+
+
+def most_exemplars_of_all(settings: RehearsalSettings, greetings: Sequence[Greeting]) -> int:
+    """The most exemplars of a step, alike on all ranks.
+
+    With exemplars=auto that is the limit of the rank with the smallest minibatches, and no more than are ever stored.
+    """
+    if isinstance(settings.exemplars, int):
+        return settings.exemplars
+    smallest = min(greeting["max_rows"] for greeting in greetings if greeting["max_rows"])
+    return int(min(settings.most_exemplars(smallest), sum(greeting["capacity"] for greeting in greetings)))
+
+
+def _require_started(greetings: Sequence[Greeting]) -> None:
+    finished = [rank for rank, greeting in enumerate(greetings) if greeting["finished"]]
+    if finished and len(finished) < len(greetings):
+        raise UnevenError(
+            f"ranks [{first_few(finished)}] stopped before their first minibatch while the others have data"
+        )

@@ -1,0 +1,150 @@
+"""A rehearsal from its first minibatch on, as it is asked for between steps; `drb.rehearsal.step` has the steps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from drb.buffer.buffer import Buffer
+from drb.exchange import Peers
+from drb.rehearsal.forget import Forgotten, agree_on_ids, total
+from drb.rehearsal.intake import Intake
+from drb.rehearsal.parts import Parts
+from drb.rehearsal.pipeline import Pipeline
+from drb.rehearsal.selection import SampleIds, Where, as_ids, matching_ids
+from drb.rehearsal.settings import RehearsalSettings
+from drb.rehearsal.state.loading import kind_of_state
+from drb.rehearsal.step import Steps
+from drb.types import Int64Array
+
+
+class Running:
+    """The parts of a rehearsal at work. Its methods wait for what was given on a device (`settle`).
+
+    earlier: the statistics up to where the run was resumed; empty for a new one.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        intake: Intake,
+        steps: Steps,
+        rounds: Pipeline,
+        peers: Peers | None,
+        settings: RehearsalSettings,
+        earlier: Mapping[str, Any],
+    ) -> None:
+        self.parts = parts
+        self.steps = steps
+        self.rounds = rounds
+        self.earlier = earlier
+        self._intake = intake
+        self._peers = peers
+        self._settings = settings
+
+    # -- what is known
+
+    def counts(self) -> dict[int, int]:
+        """Exemplars in this rank's buffer per stratum."""
+        return self._settled_buffer().counts()
+
+    def sample_ids(self) -> Int64Array:
+        """Ids of the samples in this rank's buffer: int64 [n], a copy."""
+        return self._settled_buffer().sample_ids()
+
+    def drain(self) -> None:
+        """Wait for the rounds in flight and keep what they fetched for the next steps."""
+        self.steps.settle()
+        self.rounds.drain()
+
+    # -- erasure
+
+    def forget(self, sample_ids: SampleIds | None, where: Where | None) -> Forgotten:
+        """Remove exemplars between two steps, on all ranks together. Collective; the caller denies the ids.
+
+            drain the rounds in flight → agree on the ids → commit, remove, zero → run the rounds again
+
+        Agreeing is the barrier: every rank has drained, so nobody reads a peer's rows until rounds are run again. They
+        have the same numbers and draw from what is left, so the next step gets min(r, N) exemplars as any other.
+
+        Raises:
+            ValueError: late fields are missing, or no proper selection; on all ranks, and nothing was removed.
+        """
+        self.drain()
+        buffer = self.parts.buffer
+
+        def select() -> Int64Array:
+            if buffer.lacks_late_fields:
+                raise ValueError("the last minibatch lacks its late fields: call forget() after attach(…)")
+            ids = as_ids(sample_ids)
+            if where is None:
+                return ids
+            matching = matching_ids(where, self.parts.spec, buffer.rows, buffer.occupied_rows())
+            return np.union1d(ids, matching)
+
+        ids = agree_on_ids(self._peers, select)
+        buffer.commit()
+        slots = buffer.slots_of(ids)
+        buffer.remove(slots)
+        buffer.erase_free_rows()
+        self.parts.runner.erase()
+        self.steps.erase()
+        removed = total(self._peers, len(slots))
+        self.rounds.run_again(self.steps.last, self._intake.num_distinct)
+        return Forgotten(ids, removed)
+
+    def deny(self, sample_ids: Int64Array) -> None:
+        """Never store these samples again."""
+        self.parts.buffer.deny(sample_ids)
+
+    # -- state
+
+    def state_dict(self, *, lazy: bool = False) -> dict[str, Any]:
+        """Everything that the next steps depend on. Waits for the rounds in flight.
+
+        lazy: see `Buffer.state_dict`. fetched: the next steps' exemplars; None to fetch them anew after loading, on all
+        ranks.
+        """
+        self.drain()
+        parts = self.parts
+        return {
+            **kind_of_state(self._settings, len(parts.capacities)),
+            "denied": parts.buffer.denied,
+            "max_rows": parts.max_rows,
+            "spec": json.dumps(parts.spec.to_json()),
+            "intake": self._intake.state_dict(),
+            "round": self.steps.last,
+            "buffer": parts.buffer.state_dict(lazy=lazy),
+            "fetched": self.rounds.state_dict(),
+            **({} if parts.auto is None else {"auto": parts.auto.state_dict()}),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state. Collective where nothing is `fetched`, which must then be so on every rank."""
+        self._intake.load_state_dict(state["intake"])
+        self.steps.last = int(state["round"])
+        self.parts.buffer.load_state_dict(state["buffer"])
+        if self.parts.auto is not None and "auto" in state:
+            self.parts.auto.load_state_dict(state["auto"])
+        self.rounds.load_state_dict(state["fetched"], self.steps.last, self._intake.num_distinct)
+
+    # -- the end
+
+    def finish(self) -> None:
+        """Tell the other ranks that this one ends. Raises UnevenError if others go on."""
+        if self.rounds.stopped:
+            return
+        if self.rounds.is_broken:
+            self.rounds.discard()
+        else:
+            self.drain()
+            if not self.parts.buffer.lacks_late_fields:
+                self.parts.buffer.commit()
+        self.rounds.finish(self.steps.last + 1, self._intake.num_distinct)
+
+    def _settled_buffer(self) -> Buffer:
+        self.steps.settle()
+        return self.parts.buffer
