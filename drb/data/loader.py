@@ -14,10 +14,10 @@ from collections.abc import Generator, Iterator, Sequence
 
 import numpy as np
 
-from drb.data.prefetch import gather_ahead
 from drb.data.datasets import Source, TensorSource, erased_rows, is_mapped
 from drb.data.epochs import Deal, Segment
 from drb.data.ownership import owned_indices
+from drb.data.prefetch import gather_ahead
 from drb.types import Int64Array, Minibatch
 
 _BLOCK_BYTES = 1 << 20  # gathered at once from memory: fits the cache, and spreads the cost of the calls

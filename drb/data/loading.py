@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from drb.distributed.agreement import raise_on_all_ranks
 from drb.data.datasets import Dataset
+from drb.distributed.agreement import raise_on_all_ranks
 from drb.distributed.waiting import WaitingRoom
 from drb.distributed.world import World
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from drb.buffer.record import SAMPLE_ID
 from drb.checkpoint.encryption import Key
 from drb.checkpoint.errors import CheckpointError
 from drb.checkpoint.finding import SHARED
 from drb.checkpoint.format import MANIFEST, rank_part, read_manifest, read_part, require_key, verify_files
 from drb.checkpoint.shards import StoredRows
-from drb.buffer.record import SAMPLE_ID
 from drb.types import Int64Array
 
 

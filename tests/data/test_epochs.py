@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from data.test_task_loader import source
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from data.test_task_loader import source
 
 from drb.data.epochs import Deal, Segment
 from drb.data.loader import TaskLoader

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from drb.data.datasets.builtin import cifar10, cifar100, digits, fashion_mnist, synthetic
 from drb.data.cache import CacheSettings
+from drb.data.datasets.builtin import cifar10, cifar100, digits, fashion_mnist, synthetic
 from drb.data.datasets.cached import load_cached
 from drb.data.datasets.folder import FolderSource, image_folder
 from drb.data.mapped import MappedSource

@@ -8,8 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from drb.data.datasets.builtin import cifar10_files, cifar100_files, fashion_mnist_files
 from drb.data.cache import CacheSettings, cached, fingerprint
+from drb.data.datasets.builtin import cifar10_files, cifar100_files, fashion_mnist_files
 from drb.data.datasets.folder import FolderSource
 from drb.data.source import Dataset
 

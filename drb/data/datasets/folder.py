@@ -17,8 +17,8 @@ import torch
 
 from drb.data.datasets.decode_pool import DecoderPool
 from drb.data.source import Dataset
-from drb.types import Int64Array, Minibatch
 from drb.machine import usable_cores
+from drb.types import Int64Array, Minibatch
 
 # every user of pretrained weights normalises with these, the statistics of ImageNet
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

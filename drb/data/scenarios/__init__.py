@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from drb.data.datasets import Dataset
-from drb.options import choose
 from drb.data.scenarios.class_incremental import ClassIncremental
 from drb.data.scenarios.domain_incremental import DomainIncremental
 from drb.data.scenarios.instance_incremental import InstanceIncremental
 from drb.data.scenarios.task import Scenario, Task
 from drb.data.scenarios.task_incremental import TaskIncremental
+from drb.options import choose
 
 __all__ = [
     "SCENARIOS",

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from drb.data.datasets import Dataset, View
-from drb.data.view import Transform
 from drb.data.scenarios.task import Task, check_fraction, hold_out
+from drb.data.view import Transform
 from drb.seeding import derive_seed, permutation
 from drb.types import Int64Array
 
