@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-def readable(num_bytes: float) -> str:
-    """Format a number of bytes, for example '1.83 KiB'."""
-    amount, units = float(num_bytes), iter(("B", "KiB", "MiB", "GiB"))
-    for unit in units:
+def format_bytes(num_bytes: float) -> str:
+    """Format a number of bytes, for example '1.833 KiB'."""
+    amount: float = num_bytes  # an integer may be too large for a float
+    for unit in ("B", "KiB", "MiB", "GiB"):
         if amount < 1024:
-            return f"{amount:.0f} {unit}" if amount >= 100 else f"{amount:.3g} {unit}"
-        amount /= 1024
-    return f"{amount:.3g} TiB"
+            return f"{amount:.4g} {unit}"
+        amount = amount // 1024 if amount > 2**60 else amount / 1024
+    return f"{amount:.4g} TiB" if amount < 1e4 else f"{amount:,.0f} TiB"
 
 
 def require_memory(needed: int, available: int, what: str) -> None:
@@ -91,9 +91,12 @@ def usable_cores() -> list[int]:
 SHM_DIRECTORY = "/dev/shm"
 
 
-def _free_shared_bytes() -> int:
+def free_shared_memory_bytes(directory: str = SHM_DIRECTORY) -> int:
+    """Bytes of shared memory that are free on this node; unlimited if there is no such directory, which whoever uses it
+    then reports.
+    """
     try:
-        stat = os.statvfs(SHM_DIRECTORY)
+        stat = os.statvfs(directory)
     except OSError:
-        return 1 << 62  # there is none: whoever wants it says so
+        return 1 << 62
     return stat.f_bavail * stat.f_frsize

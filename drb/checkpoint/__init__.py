@@ -1,26 +1,28 @@
 """Checkpoints: what a run needs to go on, bit for bit, after it was stopped or killed.
 
-`Checkpointer` is what a trainer talks to. `writing` has the order of a save, with `memory` for what is copied,
-`background` for the thread and `room` for where ranks meet; `agreement` says when all of them save or stop. `format`,
-`shards`, `files`, `tree` and `encryption` know what is on the disk, `folder` a run's checkpoints, `finding` what it
-goes on from, `lock` keeps other processes out, `ranks` the ranks' states for others to read or change, `randomness`
-the global generators. No file holds a pickle.
+checkpointer   what a trainer calls
+votes          when all ranks save or stop; signals: what tells them to
+writing        the order of a save, on a thread of its own; coordinator: how ranks coordinate it
+format         what is on the disk, with shards, files, tree and encryption; no file holds a pickle
+directory      the checkpoints of a run; lock keeps other processes out
+finding        the checkpoint that a run resumes from
+ranks          the ranks' saved states, for others to read or change
 """
 
-from drb.checkpoint.agreement import StopSignals
 from drb.checkpoint.checkpointer import MARKER, Checkpointer, Interrupted, NoCheckpoints, Saver
+from drb.checkpoint.directory import CheckpointDirectory
 from drb.checkpoint.encryption import Key, read_key
 from drb.checkpoint.errors import CheckpointError
 from drb.checkpoint.finding import Saved, State
-from drb.checkpoint.folder import CheckpointFolder
 from drb.checkpoint.lock import RunLock
 from drb.checkpoint.ranks import read_rank_states, rewrite_checkpoint
 from drb.checkpoint.settings import CheckpointSettings, check_signals
+from drb.checkpoint.signals import StopSignals
 
 __all__ = [
     "MARKER",
+    "CheckpointDirectory",
     "CheckpointError",
-    "CheckpointFolder",
     "CheckpointSettings",
     "Checkpointer",
     "Interrupted",

@@ -21,14 +21,15 @@ from typing import Any, Protocol
 import torch.distributed as dist
 from typing_extensions import Self
 
-from drb.checkpoint.agreement import Agreement, StopSignals, Wish
+from drb.checkpoint.coordinator import Coordinator
+from drb.checkpoint.directory import CheckpointDirectory, checkpoint_name
 from drb.checkpoint.encryption import Key, read_key
 from drb.checkpoint.files import write_json
 from drb.checkpoint.finding import Saved, State, find_saved
-from drb.checkpoint.folder import CheckpointFolder, checkpoint_name
 from drb.checkpoint.lock import RunLock, lock_run
-from drb.checkpoint.room import Room
 from drb.checkpoint.settings import CheckpointSettings
+from drb.checkpoint.signals import StopSignals
+from drb.checkpoint.votes import Ballot, Vote
 from drb.checkpoint.writing import CheckpointWriter, Tally
 from drb.distributed.failure import PeerError
 from drb.distributed.world import World
@@ -109,10 +110,10 @@ class Checkpointer(Saver):
         self._signals = signals
         self._say = say or (lambda line: None)
         self._key = None if settings.key_file is None else read_key(settings.key_file)
-        self._folder = CheckpointFolder(run_dir / "checkpoints", settings.keep_last)
-        self._room = Room(world, timeout_s)
+        self._folder = CheckpointDirectory(run_dir / "checkpoints", settings.keep_last)
+        self._coordinator = Coordinator(world, timeout_s)
         self._writer = CheckpointWriter(
-            self._folder, self._room, world, key=self._key, incremental=settings.incremental
+            self._folder, self._coordinator, world, key=self._key, incremental=settings.incremental
         )
         self._facts: Mapping[str, Any] = {}
         self._flush: Callable[[], Callable[[], None]] = lambda: lambda: None
@@ -123,7 +124,7 @@ class Checkpointer(Saver):
         self.next_step: float = math.inf
         several = world.world_size > 1
         group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s)) if several else None
-        self._agreement = Agreement(self._wish, group, every_s=ask_every_s)
+        self._ballot = Ballot(self._vote, group, every_s=ask_every_s)
 
     @property
     def seconds(self) -> float:  # type: ignore[override]
@@ -145,7 +146,7 @@ class Checkpointer(Saver):
             self.finish()
         elif isinstance(error, Interrupted):
             # a launcher ends all ranks once one has ended: rank 0 may still be talking to MLflow
-            self._room.share(None)
+            self._coordinator.gather(None)
         elif isinstance(error, Exception) and not isinstance(error, PeerError):
             self._writer.linger(_LINGER_S)  # the peers' writers are threads, too, and may well be able to end it
         if self._lock is not None and (error is None or isinstance(error, Interrupted)):
@@ -168,7 +169,7 @@ class Checkpointer(Saver):
     def begin_task(self, step: int) -> None:
         """Training starts after `step` steps."""
         self._next_periodic = (step // self._period + 1) * self._period if self._period < math.inf else math.inf
-        self._agreement.restart(step)
+        self._ballot.restart(step)
         self._plan()
 
     def visit(self, step: int, state: Callable[[], State]) -> None:
@@ -181,18 +182,18 @@ class Checkpointer(Saver):
         is_due = step >= self._next_periodic
         if is_due:
             self._next_periodic += self._period
-        wish = self._agreement.visit(step) if step >= self._agreement.next_step else Wish()
+        vote = self._ballot.visit(step) if step >= self._ballot.next_step else Vote()
         self._plan()
-        if wish.failed:
+        if vote.failed:
             self.finish()
-        if is_due or wish:
-            self._save(step, state, wish.signal)
+        if is_due or vote:
+            self._save(step, state, vote.signal)
 
     def visit_boundary(self, step: int, state: Callable[[], State], *, evaluated: bool) -> None:
         """Before or after the evaluation of a task; as `visit`."""
-        wish = self._agreement.now()
-        if wish or (evaluated and self._settings.at_task_end):
-            self._save(step, state, wish.signal, evaluated=evaluated)
+        vote = self._ballot.now()
+        if vote or (evaluated and self._settings.at_task_end):
+            self._save(step, state, vote.signal, evaluated=evaluated)
             if evaluated:
                 self.finish()
 
@@ -214,8 +215,8 @@ class Checkpointer(Saver):
         Raises:
             CheckpointError: none can be used.
         """
-        self._room.together(self._open if self._world.is_main else lambda: None, failed="the run cannot start")
-        saved = find_saved(self._settings.resume, self._folder, self._room, self._world, self._say, self._key)
+        self._coordinator.run_on_all(self._open if self._world.is_main else lambda: None, failed="the run cannot start")
+        saved = find_saved(self._settings.resume, self._folder, self._coordinator, self._world, self._say, self._key)
         if saved is not None:
             self._writer.tally = Tally(**saved.costs)
         return saved
@@ -233,7 +234,7 @@ class Checkpointer(Saver):
         self.finish()
         self._writer.clear_memory()
 
-    def alone(self, action: Callable[[CheckpointFolder, Key | None], Any], failed: str) -> Any:
+    def alone(self, action: Callable[[CheckpointDirectory, Key | None], Any], failed: str) -> Any:
         """Do this on rank 0, with the run's checkpoints, while no rank writes; its result, on all ranks.
 
         Raises:
@@ -241,7 +242,9 @@ class Checkpointer(Saver):
         """
         self.finish()
         folder, key = self._folder, self._key
-        return self._room.together(lambda: action(folder, key) if self._world.is_main else None, failed=failed)[0]
+        return self._coordinator.run_on_all(
+            lambda: action(folder, key) if self._world.is_main else None, failed=failed
+        )[0]
 
     # -- saving
 
@@ -273,10 +276,10 @@ class Checkpointer(Saver):
     # -- when
 
     def _plan(self) -> None:
-        self.next_step = min(self._agreement.next_step, self._next_periodic)
+        self.next_step = min(self._ballot.next_step, self._next_periodic)
 
-    def _wish(self) -> Wish:
-        return Wish(self._signals.received, time.monotonic() >= self._next_save_at, self._writer.has_failed)
+    def _vote(self) -> Vote:
+        return Vote(self._signals.received, time.monotonic() >= self._next_save_at, self._writer.has_failed)
 
     def _time_of_next_save(self) -> float:
         minutes = self._settings.every_minutes

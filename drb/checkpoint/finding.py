@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from drb.checkpoint.coordinator import Coordinator
+from drb.checkpoint.directory import CheckpointDirectory
 from drb.checkpoint.encryption import Key
 from drb.checkpoint.errors import CheckpointError, UnusableError
-from drb.checkpoint.folder import CheckpointFolder
 from drb.checkpoint.format import rank_part, read_manifest, read_part, require_key
 from drb.checkpoint.ranks import read_rank_states
-from drb.checkpoint.room import Room
 from drb.distributed.world import World
 
 OWN = "rank"  # the part of a state that is one rank's own
@@ -38,7 +38,12 @@ class Saved:
 
 
 def find_saved(
-    resume: str, folder: CheckpointFolder, room: Room, world: World, say: Callable[[str], None], key: Key | None = None
+    resume: str,
+    folder: CheckpointDirectory,
+    coordinator: Coordinator,
+    world: World,
+    say: Callable[[str], None],
+    key: Key | None = None,
 ) -> Saved | None:
     """Collective. resume: auto, never, or a path.
 
@@ -50,11 +55,11 @@ def find_saved(
         return None
     # only rank 0 looks: on a shared file system others may see a directory later
     own = [str(path) for path in reversed(folder.checkpoints())] if world.is_main else []
-    candidates = [Path(path) for path in room.share(own)[0]] if resume == "auto" else [Path(resume)]
+    candidates = [Path(path) for path in coordinator.gather(own)[0]] if resume == "auto" else [Path(resume)]
     problems = []
     for path in candidates:
         try:
-            return _read(path, room, world, key)
+            return _read(path, coordinator, world, key)
         except UnusableError:  # noqa: PERF203 - a handful of directories
             raise
         except CheckpointError as error:
@@ -67,7 +72,7 @@ def find_saved(
     return None
 
 
-def _read(path: Path, room: Room, world: World, key: Key | None) -> Saved:
+def _read(path: Path, coordinator: Coordinator, world: World, key: Key | None) -> Saved:
     """Raises the same error on all ranks."""
     parts: dict[str, Any] = {}
     problem, is_damaged = "", True
@@ -81,7 +86,7 @@ def _read(path: Path, room: Room, world: World, key: Key | None) -> Saved:
             parts[OTHERS] = _of_all_ranks(path, manifest.world_size, world, key)
     except (CheckpointError, OSError) as error:
         problem, is_damaged = str(error), isinstance(error, CheckpointError) and not isinstance(error, UnusableError)
-    problems = [(text, damaged) for text, damaged in room.share((problem, is_damaged)) if text]
+    problems = [(text, damaged) for text, damaged in coordinator.gather((problem, is_damaged)) if text]
     if problems:
         text, is_damaged = min(problems, key=lambda found: found[1])
         raise (CheckpointError if is_damaged else UnusableError)(text)

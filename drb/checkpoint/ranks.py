@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from drb.checkpoint.directory import replace_folder, unfinished
 from drb.checkpoint.encryption import Key
 from drb.checkpoint.files import FileRecord
-from drb.checkpoint.folder import replace_folder, unfinished
 from drb.checkpoint.format import (
     Manifest,
     rank_part,

@@ -1,9 +1,9 @@
-"""How a checkpoint is written: what training waits for, and what happens while it goes on.
+"""How a checkpoint is written: what training waits for, and what happens while training goes on.
 
-On the training thread the state is taken apart and its tensors are copied into memory that is used again; a buffer's
-rows are not, they are read later through a guard (`drb.buffer.snapshot`). The rest is done by one thread per rank. It
-alone uses the room where ranks meet while a write is in flight: every rank writes its files, and when all are on the
-disk rank 0 writes the manifest and gives the directory its name.
+The training thread takes the state apart and copies its tensors into memory that is reused. It does not copy a buffer's
+rows: these are read later, through a guard (`drb.buffer.snapshot`). One thread per rank does the rest, and it alone
+uses the coordinator while a write is in flight. Every rank writes its files; when all of them are on the disk, rank 0
+writes the manifest and gives the directory its name.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from drb.checkpoint.coordinator import Coordinator
+from drb.checkpoint.directory import CheckpointDirectory, unfinished
 from drb.checkpoint.encryption import Key
 from drb.checkpoint.errors import CheckpointError
 from drb.checkpoint.files import FileRecord
 from drb.checkpoint.finding import OWN, SHARED, State
-from drb.checkpoint.folder import CheckpointFolder, unfinished
 from drb.checkpoint.format import Manifest, rank_part, write_manifest, write_part
-from drb.checkpoint.room import Room
 from drb.checkpoint.shards import RowShards
 from drb.checkpoint.tree import Split, split
 from drb.distributed.world import World
@@ -53,8 +53,8 @@ class _Job:
 class CheckpointWriter:
     """One per rank; `start` and `wait` are called by every rank in the same order."""
 
-    folder: CheckpointFolder
-    room: Room
+    folder: CheckpointDirectory
+    coordinator: Coordinator
     world: World
     key: Key | None = None
     incremental: bool = True
@@ -106,11 +106,11 @@ class CheckpointWriter:
         start = time.perf_counter()
         try:
             is_main, name = self.world.is_main, job.name
-            self.room.together(lambda: self.folder.begin(name) if is_main else None, f"begin of {name}")
-            answers = self.room.together(lambda: self._write_parts(job), f"writing of {name}")
+            self.coordinator.run_on_all(lambda: self.folder.begin(name) if is_main else None, f"begin of {name}")
+            answers = self.coordinator.run_on_all(lambda: self._write_parts(job), f"writing of {name}")
             files = {name: record for written, _ in answers for name, record in written.items()}
             manifest = Manifest(job.step, self.world.world_size, files, self.key.check if self.key else None)
-            self.room.together(lambda: self._publish(job, manifest) if is_main else None, f"end of {name}")
+            self.coordinator.run_on_all(lambda: self._publish(job, manifest) if is_main else None, f"end of {name}")
         finally:
             for rows in _rows_of(job):
                 rows.close()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from drb.data.datasets import Dataset
 from drb.distributed.agreement import raise_on_all_ranks
-from drb.distributed.waiting import WaitingRoom
+from drb.distributed.waiting import PatientBarrier
 from drb.distributed.world import World
 
 
@@ -20,13 +20,13 @@ def load_on_all_ranks(load: Callable[[], Dataset], world: World, timeout_s: floa
     """
     if world.world_size == 1:
         return load()
-    room = WaitingRoom(world.world_size, timeout_s)  # before the ranks part
+    barrier = PatientBarrier(world.world_size, timeout_s)  # collective, so before a rank can fail
     dataset, error = None, None
     try:
         dataset = load()
     except ValueError as failure:
         error = str(failure)
-    room.meet("data")
-    raise_on_all_ranks("drb/data", error, world, room.group)
+    barrier.wait("data")
+    raise_on_all_ranks("drb/data", error, world, barrier.group)
     assert dataset is not None
     return dataset

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from drb.distributed.heartbeat import default_store
 from drb.distributed.world import World
 
 _KEY = "drb/settings"
@@ -32,7 +33,7 @@ def check_same_settings(settings: Mapping[str, Any], world: World) -> None:
     """
     if world.world_size == 1:
         return
-    store = _default_store()
+    store = default_store()
     own = _flatten(settings)
     if world.is_main:
         store.set(_KEY, json.dumps(own))
@@ -59,7 +60,7 @@ def raise_on_all_ranks(name: str, error: str | None, world: World, group: dist.P
     dist.all_reduce(culprit, op=dist.ReduceOp.MIN, group=group)
     if culprit == world.world_size:
         return
-    store = _default_store()
+    store = default_store()
     if culprit == world.rank:
         store.set(f"{name}/error", error)
     raise ValueError(store.get(f"{name}/error").decode())
@@ -69,7 +70,7 @@ def value_of_main(name: str, value: str, world: World) -> str:
     """Rank 0's value of what each rank has made up, such as a run's name. Collective."""
     if world.world_size == 1:
         return value
-    store = _default_store()
+    store = default_store()
     if world.is_main:
         store.set(f"drb/{name}", value)
     return str(store.get(f"drb/{name}").decode())
@@ -90,9 +91,3 @@ def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         else:
             flat[f"{prefix}{key}"] = json.dumps(value)
     return flat
-
-
-def _default_store() -> Any:
-    from torch.distributed.distributed_c10d import _get_default_store
-
-    return _get_default_store()

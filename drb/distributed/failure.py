@@ -135,7 +135,7 @@ def naming_failures(ranks: Sequence[int], where: Callable[[], str]) -> Iterator[
         board.announce(where(), error)
         if isinstance(error, ValueError):
             raise
-        raise OwnError(f"rank {board.rank}, {where()}{_place(error)}: {one_line(error)}") from error
+        raise OwnError(f"rank {board.rank}, {where()}{_location(error)}: {one_line(error)}") from error
 
 
 def is_of_a_collective(error: BaseException) -> bool:
@@ -196,7 +196,7 @@ def _within(limit_s: float, call: Callable[[], object]) -> bool:
     return not thread.is_alive()
 
 
-def _place(error: BaseException) -> str:
+def _location(error: BaseException) -> str:
     """Where in drb an error came from: ", in trainer/learner.py backward"."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename)

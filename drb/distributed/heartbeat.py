@@ -155,13 +155,18 @@ def heartbeat() -> Heartbeat | None:
     global _current
     if not dist.is_initialized():
         return None
-    from torch.distributed.distributed_c10d import _get_default_store
-
-    store = _get_default_store()
+    store = default_store()
     if _current is None or _current[0] is not store:
         stop_heartbeat()
         _current = store, Heartbeat(store, dist.get_rank(), dist.get_world_size())
     return _current[1]
+
+
+def default_store() -> Any:
+    """The store of the default process group."""
+    from torch.distributed.distributed_c10d import _get_default_store
+
+    return _get_default_store()
 
 
 def running_heartbeat() -> Heartbeat | None:

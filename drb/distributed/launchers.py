@@ -24,7 +24,7 @@ FIRST_PORT, NUM_PORTS = 15_000, 15_000  # for Slurm jobs: below the ports that L
 
 
 @dataclass(frozen=True)
-class Meeting:
+class Address:
     """Where the ranks of a run find each other.
 
     by: `agent` (torchrun runs the store), `address` (rank 0 runs it at host:port) or `mpi` (rank 0 runs it and tells
@@ -54,7 +54,7 @@ class Place:
     local_rank: int | None = 0
     local_world_size: int = 1
     launcher: str = ""
-    meeting: Meeting = Meeting()
+    address: Address = Address()
     own_gpu: bool = False
     restarts: int = 0
     run_id: str = ""
@@ -135,7 +135,7 @@ def read_place(env: Mapping[str, str]) -> Place:
         world_size=world_size,
         local_rank=local_rank,
         local_world_size=_local_world_size(env, launcher),
-        meeting=_meeting(env, launcher),
+        address=_address(env, launcher),
         own_gpu=bool(env.get("SLURM_GPUS_PER_TASK")) and env.get("SLURM_NTASKS") == str(world_size),
         restarts=_int(env, "TORCHELASTIC_MAX_RESTARTS", 0) if launcher is _TORCHRUN else 0,
         run_id=_run_id(env) if launcher is _TORCHRUN else "",
@@ -170,17 +170,17 @@ def head_node(node_list: str) -> str:
     return host
 
 
-def _meeting(env: Mapping[str, str], launcher: _Launcher) -> Meeting:
+def _address(env: Mapping[str, str], launcher: _Launcher) -> Address:
     if launcher is _TORCHRUN and env.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-        return Meeting("agent", attempt=f"{_int(env, 'TORCHELASTIC_RESTART_COUNT', 0)}-of-{env['WORLD_SIZE']}")
+        return Address("agent", attempt=f"{_int(env, 'TORCHELASTIC_RESTART_COUNT', 0)}-of-{env['WORLD_SIZE']}")
     host, port = env.get("MASTER_ADDR", ""), _int(env, "MASTER_PORT", 0)
     if launcher is _SRUN and not (host and port):
         node_list = env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST", "")
         origin = "MASTER_ADDR and the job id" if host else f"Slurm's node list {node_list} and the job id"
-        return Meeting("address", host or head_node(node_list), port or _port_of_job(env), origin)
+        return Address("address", host or head_node(node_list), port or _port_of_job(env), origin)
     if launcher.uses_mpi and not (host and port):
-        return Meeting("mpi", host, port, "what rank 0 said through MPI")
-    return Meeting("address", host, port)
+        return Address("mpi", host, port, "what rank 0 said through MPI")
+    return Address("address", host, port)
 
 
 def _port_of_job(env: Mapping[str, str]) -> int:

@@ -127,6 +127,11 @@ class Peers:
         parts = self.share(words, -(-sizes // 8))
         return [json.loads(p.view(np.uint8)[:n].tobytes()) for p, n in zip(parts, sizes, strict=True)]
 
+    def raise_any(self, problem: str, operation: str) -> None:
+        """Raise ValueError on every rank with the lowest rank's problem, if any rank has one ("": none). For set-up."""
+        for text in filter(None, self.gather_json(problem, operation)):
+            raise ValueError(text)
+
     def barrier(self, operation: str) -> None:
         self.run(operation, lambda: dist.barrier(group=self.group))
 

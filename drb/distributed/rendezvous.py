@@ -16,7 +16,7 @@ from torch.distributed import DistError, Store, TCPStore  # type: ignore[attr-de
 from torch.distributed.rendezvous import rendezvous
 
 from drb.distributed.failure import PeerError, first_few
-from drb.distributed.launchers import Meeting, Place
+from drb.distributed.launchers import Address, Place
 from drb.distributed.mpi import broadcast_json, load_mpi, require_one_world
 from drb.distributed.restarts import fresh_store
 
@@ -36,14 +36,14 @@ def open_store(place: Place, node: str, timeout_s: float) -> Store:
     Raises:
         ValueError: the address cannot be used. PeerError: some ranks did not arrive in time.
     """
-    if place.meeting.by == "agent":
+    if place.address.by == "agent":
         store = _store_of_agent(place, timeout_s)
-    elif place.meeting.by == "mpi":
+    elif place.address.by == "mpi":
         store = _meet_by_mpi(place, node, timeout_s)
     elif place.rank == 0:
-        store = _serve(_listen(place.meeting), place.world_size, timeout_s)
+        store = _serve(_listen(place.address), place.world_size, timeout_s)
     else:
-        store = _connect(place, place.meeting, timeout_s)
+        store = _connect(place, place.address, timeout_s)
     _await_all(store, place, timeout_s)
     return store
 
@@ -57,14 +57,14 @@ def _store_of_agent(place: Place, timeout_s: float) -> Store:
 
 def _meet_by_mpi(place: Place, node: str, timeout_s: float) -> Store:
     """Rank 0 takes a free port and tells it. MASTER_ADDR or MASTER_PORT alone count, too."""
-    meeting = place.meeting
+    address = place.address
     mpi = load_mpi(f"a start by {place.launcher}", place.launcher)
     require_one_world(mpi, place.launcher, place.rank, place.world_size)
     listener, said = None, {}
     if place.rank == 0:
-        loopback = place.local_world_size == place.world_size and not meeting.host
-        listener = _bind(meeting.port, "127.0.0.1" if loopback else "")
-        said = {"host": meeting.host or socket.gethostname(), "port": listener.getsockname()[1], "node": node}
+        loopback = place.local_world_size == place.world_size and not address.host
+        listener = _bind(address.port, "127.0.0.1" if loopback else "")
+        said = {"host": address.host or socket.gethostname(), "port": listener.getsockname()[1], "node": node}
     try:
         said = broadcast_json(mpi, said, timeout_s)
     except TimeoutError as error:
@@ -72,7 +72,7 @@ def _meet_by_mpi(place: Place, node: str, timeout_s: float) -> Store:
     if listener is not None:
         return _serve(listener, place.world_size, timeout_s)
     host = "127.0.0.1" if said["node"] == node else said["host"]
-    return _connect(place, Meeting("mpi", host, said["port"], meeting.origin), timeout_s)
+    return _connect(place, Address("mpi", host, said["port"], address.origin), timeout_s)
 
 
 def _serve(listener: socket.socket, world_size: int, timeout_s: float) -> Store:
@@ -84,25 +84,25 @@ def _serve(listener: socket.socket, world_size: int, timeout_s: float) -> Store:
     )
 
 
-def _connect(place: Place, meeting: Meeting, timeout_s: float) -> Store:
-    _require_address(meeting)
-    _await_listener(meeting, place.rank, timeout_s)
+def _connect(place: Place, address: Address, timeout_s: float) -> Store:
+    _require_known(address)
+    _await_listener(address, place.rank, timeout_s)
     timeout = timedelta(seconds=timeout_s)
     try:
-        return TCPStore(meeting.host, meeting.port, place.world_size, False, timeout, wait_for_workers=False)
+        return TCPStore(address.host, address.port, place.world_size, False, timeout, wait_for_workers=False)
     except DistError as error:
         raise ValueError(
-            f"rank {place.rank} found another program than rank 0 at {meeting.host}:{meeting.port} (from "
-            f"{meeting.origin}): {str(error).splitlines()[0]}"
+            f"rank {place.rank} found another program than rank 0 at {address.host}:{address.port} (from "
+            f"{address.origin}): {str(error).splitlines()[0]}"
         ) from None
 
 
-def _listen(meeting: Meeting) -> socket.socket:
-    _require_address(meeting)
-    listener = _bind(meeting.port)
+def _listen(address: Address) -> socket.socket:
+    _require_known(address)
+    listener = _bind(address.port)
     try:
-        if not _is_of_this_machine(meeting.host):
-            _require_that_it_leads_here(meeting)
+        if not _is_of_this_machine(address.host):
+            _require_that_it_leads_here(address)
     except ValueError:
         listener.close()
         raise
@@ -122,18 +122,18 @@ def _bind(port: int, host: str = "") -> socket.socket:
         ) from None
 
 
-def _require_address(meeting: Meeting) -> None:
+def _require_known(address: Address) -> None:
     """Raise ValueError for an address that is missing or unknown."""
-    if not meeting.host or not meeting.port:
+    if not address.host or not address.port:
         raise ValueError(
             "RANK and WORLD_SIZE are set, but MASTER_ADDR and MASTER_PORT are not both; set them to rank 0's host and "
             "a free port there, or start with torchrun"
         )
     try:
-        socket.getaddrinfo(meeting.host, meeting.port, type=socket.SOCK_STREAM)
+        socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     except OSError as error:
         raise ValueError(
-            f"{socket.gethostname()} does not know the host {meeting.host!r} (from {meeting.origin}): "
+            f"{socket.gethostname()} does not know the host {address.host!r} (from {address.origin}): "
             f"{error.strerror}; set MASTER_ADDR to an address of rank 0's machine"
         ) from None
 
@@ -146,27 +146,27 @@ def _is_of_this_machine(host: str) -> bool:
     return False
 
 
-def _require_that_it_leads_here(meeting: Meeting) -> None:
+def _require_that_it_leads_here(address: Address) -> None:
     """An address that is not this machine's own may still be forwarded to it, as into a container: then the listening
     socket answers.
     """
     try:
-        socket.create_connection((meeting.host, meeting.port), timeout=_PROOF_S).close()
+        socket.create_connection((address.host, address.port), timeout=_PROOF_S).close()
     except OSError as error:
         raise ValueError(
-            f"rank 0, on {socket.gethostname()}, cannot be reached at {meeting.host}:{meeting.port} (from "
-            f"{meeting.origin}), which is no address of this machine: {error.strerror or error}; set MASTER_ADDR to "
+            f"rank 0, on {socket.gethostname()}, cannot be reached at {address.host}:{address.port} (from "
+            f"{address.origin}), which is no address of this machine: {error.strerror or error}; set MASTER_ADDR to "
             "one of rank 0's machine"
         ) from None
 
 
-def _await_listener(meeting: Meeting, rank: int, timeout_s: float) -> None:
+def _await_listener(address: Address, rank: int, timeout_s: float) -> None:
     """Return once someone listens there."""
     start = time.monotonic()
     while True:
         waited = time.monotonic() - start
         try:
-            socket.create_connection((meeting.host, meeting.port), timeout=5.0).close()
+            socket.create_connection((address.host, address.port), timeout=5.0).close()
             return
         except ConnectionRefusedError:
             problem, patience = "nobody listens there", timeout_s
@@ -174,8 +174,8 @@ def _await_listener(meeting: Meeting, rank: int, timeout_s: float) -> None:
             problem, patience = error.strerror or str(error), min(timeout_s, UNREACHABLE_S)
         if waited > patience:
             raise ValueError(
-                f"rank {rank}, on {socket.gethostname()}, cannot reach rank 0 at {meeting.host}:{meeting.port} (from "
-                f"{meeting.origin}) for {waited:.0f} s: {problem}"
+                f"rank {rank}, on {socket.gethostname()}, cannot reach rank 0 at {address.host}:{address.port} (from "
+                f"{address.origin}) for {waited:.0f} s: {problem}"
             )
         time.sleep(_RETRY_S)
 

@@ -1,4 +1,4 @@
-"""Waiting without a time limit, yet never for a rank that is dead or stopped."""
+"""Waiting without a time limit, but never for a rank that is dead or stopped."""
 
 from __future__ import annotations
 
@@ -15,15 +15,21 @@ _FOR_EVER = timedelta(days=365)
 _LOOK_S = 1.0
 
 
-class WaitingRoom:
-    """Where all ranks wait for one another, however long one of them is busy. Making it and `meet` are collective.
+class PatientBarrier:
+    """A barrier at which ranks wait for one another however long one of them is busy.
 
-    A Gloo group of its own; `group` is there for what follows a meeting, with timeout_s for every operation. None for
-    one rank.
+    The constructor and `wait` are collective.
+
+    Attributes:
+        group: a Gloo group of its own, for what follows the barrier, with timeout_s for every operation; None for one
+            rank.
     """
 
     def __init__(self, world_size: int, timeout_s: float) -> None:
-        """timeout_s: how long a rank may give no sign of life."""
+        """
+        Args:
+            timeout_s: how long a rank may go without a heartbeat.
+        """
         self._timeout_s = timeout_s
         self.group: dist.ProcessGroup | None = None
         if world_size == 1:
@@ -34,11 +40,11 @@ class WaitingRoom:
         self._board = FailureBoard(range(world_size))
         self._flag = torch.zeros(1)
 
-    def meet(self, operation: str) -> None:
+    def wait(self, operation: str) -> None:
         """Return once every rank has called it.
 
         Raises:
-            PeerError: naming a rank that has failed or ended, or has given no sign of life for timeout_s.
+            PeerError: naming a rank that has failed or ended, or has sent no heartbeat for timeout_s.
         """
         if self.group is None:
             return
@@ -50,7 +56,7 @@ class WaitingRoom:
             try:
                 work.wait(timedelta(seconds=_LOOK_S))
                 return
-            except RuntimeError as error:  # also when it has only waited for _LOOK_S
+            except RuntimeError as error:  # also raised when it has only waited for _LOOK_S
                 if work.is_completed():
                     if not is_of_a_collective(error):
                         raise

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 from drb.buffer.storage import SharedSegment
 from drb.distributed.peers import Peers
-from drb.machine import SHM_DIRECTORY, require_memory
+from drb.machine import SHM_DIRECTORY, free_shared_memory_bytes, require_memory
 
 
 def open_segment(peers: Peers, num_words: int, own: Sequence[tuple[int, int]]) -> SharedSegment:
@@ -27,7 +26,7 @@ def open_segment(peers: Peers, num_words: int, own: Sequence[tuple[int, int]]) -
     except (OSError, ValueError) as error:
         problem = f"rank {peers.rank}: {error}"
     try:
-        _raise_any(peers, problem, segment)
+        peers.raise_any(problem, "segment")
     finally:
         segment.unlink()
     return segment
@@ -38,7 +37,7 @@ def _map(peers: Peers, size_bytes: int) -> SharedSegment:
     segment, problem = None, ""
     if peers.rank == 0:
         try:
-            require_memory(size_bytes, _free_bytes(), f"shared memory ({SHM_DIRECTORY})")
+            require_memory(size_bytes, free_shared_memory_bytes(), f"shared memory ({SHM_DIRECTORY})")
             segment = SharedSegment.create(size_bytes)
         except (OSError, ValueError) as error:
             problem = str(error)
@@ -50,20 +49,11 @@ def _map(peers: Peers, size_bytes: int) -> SharedSegment:
             segment = SharedSegment.attach(path, size_bytes)
         except OSError as error:
             problem = f"rank {peers.rank} cannot open {path}: {error.strerror}"
-    _raise_any(peers, problem, segment)
-    assert segment is not None
-    return segment
-
-
-def _raise_any(peers: Peers, problem: str, segment: SharedSegment | None) -> None:
-    """Raise on every rank what any rank has to complain about."""
-    problems = [p for p in peers.gather_json(problem, "segment") if p]
-    if problems:
+    try:
+        peers.raise_any(problem, "segment")
+    except ValueError:
         if segment is not None:
             segment.unlink()
-        raise ValueError(problems[0])
-
-
-def _free_bytes() -> int:
-    stat = os.statvfs(SHM_DIRECTORY)
-    return stat.f_bavail * stat.f_frsize
+        raise
+    assert segment is not None
+    return segment

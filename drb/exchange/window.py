@@ -10,7 +10,6 @@ the owner slept). Therefore each Get is contiguous on both sides, and `Window` t
 
 from __future__ import annotations
 
-import os
 import time
 from typing import Any
 
@@ -18,7 +17,7 @@ import numpy as np
 
 from drb.distributed.mpi import library_name, load_mpi, wait_for
 from drb.distributed.peers import Peers
-from drb.machine import SHM_DIRECTORY, available_memory_bytes, node_name, require_memory
+from drb.machine import SHM_DIRECTORY, available_memory_bytes, free_shared_memory_bytes, node_name, require_memory
 from drb.types import Int64Array
 
 PROBE_S = 2.0  # a read of one row that takes longer waits for its owner to enter MPI
@@ -80,18 +79,18 @@ def _communicator(peers: Peers) -> tuple[Any, Any, list[str]]:
             problem = f"exchange=rma needs MPI_THREAD_MULTIPLE, which this {library_name(mpi)} does not give"
     except ValueError as error:
         problem = str(error)
-    answers = peers.gather_json([problem, place, node_name()], "MPI ranks")
-    _raise_first([answer[0] for answer in answers])
+    peers.raise_any(problem, "MPI ranks")
+    answers = peers.gather_json([place, node_name()], "MPI ranks")
     assert mpi is not None
-    mpi_ranks = [rank for _, (rank, _), _ in answers]
-    sizes = {size for _, (_, size), _ in answers}
+    mpi_ranks = [rank for (rank, _), _ in answers]
+    sizes = {size for (_, size), _ in answers}
     if len(set(mpi_ranks)) < peers.world_size or len(sizes) > 1:
         raise ValueError(
             f"exchange=rma needs all ranks in one MPI world, but {library_name(mpi)} sees {peers.world_size} worlds of "
             f"{max(sizes)} here; start the ranks with its mpirun (or srun --mpi=...), or set exchange=collective"
         )
     group = mpi.COMM_WORLD.Get_group().Incl(mpi_ranks)
-    return mpi, mpi.COMM_WORLD.Create_group(group), [node for *_, node in answers]
+    return mpi, mpi.COMM_WORLD.Create_group(group), [node for _, node in answers]
 
 
 def _allocate(peers: Peers, mpi: Any, comm: Any, size_words: int, nodes: list[str]) -> Any:
@@ -104,8 +103,8 @@ def _allocate(peers: Peers, mpi: Any, comm: Any, size_words: int, nodes: list[st
         if len(neighbours) > 1:
             _require_shared_memory(sum(neighbours))
     except ValueError as error:
-        problem = f"rank {peers.rank}: {error}"
-    _raise_first(peers.gather_json(problem, "memory"))
+        problem = f"exchange=rma, rank {peers.rank}: {error}"
+    peers.raise_any(problem, "memory")
     try:
         window = mpi.Win.Allocate(size_bytes, 8, mpi.INFO_NULL, comm)
         if window.model != mpi.WIN_UNIFIED:
@@ -113,14 +112,14 @@ def _allocate(peers: Peers, mpi: Any, comm: Any, size_words: int, nodes: list[st
     except mpi.Exception as error:
         problem = " ".join(str(error).split())
     if problem:
-        problem = f"this {library_name(mpi)} gives no window: {problem}; set exchange=collective"
-    _raise_first(peers.gather_json(problem, "window"))
+        problem = f"exchange=rma, this {library_name(mpi)} gives no window: {problem}; set exchange=collective"
+    peers.raise_any(problem, "window")
     return window
 
 
 def _require_shared_memory(needed: int) -> None:
     """MPI puts the windows of a node's ranks into /dev/shm, and where that is full, ends with SIGBUS."""
-    free = _free_shared_bytes()
+    free = free_shared_memory_bytes()
     if needed + _MPI_SHARED_BYTES > free:
         raise ValueError(
             f"the windows of this node's ranks need {needed / 2**20:.0f} MiB, {SHM_DIRECTORY} has "
@@ -155,14 +154,3 @@ def _progresses_alone(peers: Peers, mpi: Any, comm: Any, window: Any, nodes: lis
 def _others(peers: Peers) -> list[int]:
     """The other ranks, the next one first."""
     return [(peers.rank + i) % peers.world_size for i in range(1, peers.world_size)]
-
-
-def _raise_first(problems: list[str]) -> None:
-    """Raise on every rank what any rank has to complain about."""
-    for problem in filter(None, problems):
-        raise ValueError(problem if "exchange=rma" in problem else f"exchange=rma, {problem}")
-
-
-def _free_shared_bytes() -> int:
-    stat = os.statvfs(SHM_DIRECTORY)
-    return stat.f_bavail * stat.f_frsize

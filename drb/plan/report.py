@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from drb.machine import readable
+from drb.machine import format_bytes
 from drb.plan.measure import Measurement
 
 
@@ -20,7 +20,7 @@ def describe(found: Measurement) -> str:
         f"  step     {readable_time(step['smaller'])} on {b} rows, {readable_time(step['plain'])} on {b} + {r}\n"
         f"  round    {readable_time(found.round_s * found.interval)}{shared}; training waits "
         f"{readable_time(found.wait_s)} per step\n"
-        f"  memory   {readable(found.bytes_per_rank)} per rank at most"
+        f"  memory   {format_bytes(found.bytes_per_rank)} per rank at most"
     )
 
 

@@ -13,7 +13,7 @@ from drb.buffer.buffer import COLUMN_BYTES
 from drb.buffer.capacity import capacity_of_rank
 from drb.buffer.record import RecordSpec
 from drb.buffer.spares import spare_rows
-from drb.machine import SHM_DIRECTORY, _free_shared_bytes, available_memory_bytes
+from drb.machine import SHM_DIRECTORY, available_memory_bytes, format_bytes, free_shared_memory_bytes
 from drb.rehearsal.settings import RehearsalSettings
 from drb.sampling.distinct import COUNTER_BYTES
 
@@ -61,7 +61,7 @@ def memory_bytes(
 
 def free_memory() -> dict[str, int]:
     """Bytes that this rank sees free."""
-    return {"memory": available_memory_bytes(), SHARED: _free_shared_bytes()}
+    return {"memory": available_memory_bytes(), SHARED: free_shared_memory_bytes()}
 
 
 def require_room_for_buffers(
@@ -104,24 +104,14 @@ def require_room(needed: Sequence[Mapping[str, int]], free: Sequence[Mapping[str
         room = min(int(free[rank]["memory"]) for rank in ranks)
         if total > room:
             raise ValueError(
-                f"{who} {_readable(total)} of memory, {_readable(room)} are free{where}; lower the rehearsal's capacity"
-                + ("" if len(ranks) == 1 else ", start fewer ranks per node")
-                + ", or store smaller samples"
+                f"{who} {format_bytes(total)} of memory, {format_bytes(room)} are free{where}; lower the rehearsal's "
+                "capacity" + ("" if len(ranks) == 1 else ", start fewer ranks per node") + ", or store smaller samples"
             )
         total = sum(needed[rank].get(SHARED, 0) for rank in ranks)
         room = min(int(free[rank][SHARED]) for rank in ranks)
         if total > room:
             raise ValueError(
-                f"exchange=shared: {who} {_readable(total)} of shared memory, {SHM_DIRECTORY} has {_readable(room)} "
-                f"left{where}; enlarge it (docker run --shm-size=…), lower the capacity or set exchange=collective"
+                f"exchange=shared: {who} {format_bytes(total)} of shared memory, {SHM_DIRECTORY} has "
+                f"{format_bytes(room)} left{where}; enlarge it (docker run --shm-size=…), lower "
+                "the capacity or set exchange=collective"
             )
-
-
-def _readable(num_bytes: int) -> str:
-    """1536 MiB are "1.50 GiB"; exact for integers of any size."""
-    if num_bytes >= 100 * 2**30:
-        return f"{num_bytes // 2**30:,} GiB"
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if num_bytes >= size:
-            return f"{num_bytes / size:.2f} {unit}"
-    return f"{num_bytes} bytes"

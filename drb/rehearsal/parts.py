@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from drb.buffer.buffer import Buffer
 from drb.buffer.record import RecordSpec
 from drb.exchange import Exchange
-from drb.machine import readable
+from drb.machine import format_bytes
 from drb.rehearsal.auto_exemplars import AutoExemplars
 from drb.rehearsal.cuda import DeviceRing, RowLauncher
 from drb.rehearsal.engine import AsyncEngine, Engine
@@ -57,13 +57,13 @@ class Parts:
     def describe(self, settings: RehearsalSettings) -> str:
         """One paragraph: what was chosen, and the memory it takes on this rank."""
         memory = self.memory_bytes()
-        amounts = ", ".join(f"{name} {readable(amount)}" for name, amount in memory.items())
+        amounts = ", ".join(f"{name} {format_bytes(amount)}" for name, amount in memory.items())
         retention = f"{settings.retention}; " if settings.retention else ""
         return (
             f"rehearsal: {self._amount(settings)} exemplars per rank and step from buffers of {self.buffer.capacity} "
             f"per rank, {int(self.capacities.sum())} in total ({settings.admission}, {settings.proportions}); "
-            f"{retention}{self.why}; memory per rank at most {readable(sum(memory.values()))} ({amounts})"
-            + ("" if self.outlet is None else f", of {self.outlet.device.device} {readable(self.device_bytes())}")
+            f"{retention}{self.why}; memory per rank at most {format_bytes(sum(memory.values()))} ({amounts})"
+            + ("" if self.outlet is None else f", of {self.outlet.device.device} {format_bytes(self.device_bytes())}")
         )
 
     def _amount(self, settings: RehearsalSettings) -> str:

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from drb.checkpoint import (
+    CheckpointDirectory,
     Checkpointer,
     CheckpointError,
-    CheckpointFolder,
     Key,
     RunLock,
     read_rank_states,
@@ -57,7 +57,7 @@ def forget_in_run(
         raise ValueError(f"{run_dir} has no checkpoints: it is no run directory, or its run has not saved anything yet")
     lock = RunLock(run_dir, "drb forget")
     try:
-        folder = CheckpointFolder(run_dir / "checkpoints", keep_last=1)
+        folder = CheckpointDirectory(run_dir / "checkpoints", keep_last=1)
         folder.clean()
         checkpoints = folder.checkpoints()
         if not checkpoints:
@@ -103,7 +103,7 @@ class CheckpointPurge:
         self._checkpointer.settle()
 
     def forget(self, sample_ids: Int64Array, where: Where | None) -> Int64Array:
-        def purge(folder: CheckpointFolder, key: Key | None) -> Int64Array:
+        def purge(folder: CheckpointDirectory, key: Key | None) -> Int64Array:
             return forget_in_checkpoints(folder.checkpoints(), sample_ids, where, key).sample_ids
 
         ids: Int64Array = self._checkpointer.alone(purge, "the samples could not be removed from all checkpoints")

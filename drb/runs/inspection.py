@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from drb.checkpoint.directory import CheckpointDirectory
 from drb.checkpoint.encryption import Key
 from drb.checkpoint.errors import CheckpointError
-from drb.checkpoint.folder import CheckpointFolder
 from drb.checkpoint.format import MANIFEST, Manifest, rank_part, read_manifest, read_part
 from drb.checkpoint.ranks import read_rank_states
+from drb.machine import format_bytes
 
 _MOST_COLUMNS = 8  # ranks that have a column of their own
 _HEADLINE = ("strategy", "dataset", "scenario", "model")
@@ -26,7 +27,7 @@ def find_checkpoint(path: Path) -> Path:
     """
     if (path / MANIFEST).exists() or not (path / "checkpoints").is_dir():
         return path
-    found = CheckpointFolder(path / "checkpoints", 1).checkpoints()
+    found = CheckpointDirectory(path / "checkpoints", 1).checkpoints()
     if not found:
         raise CheckpointError(f"{path} is a run directory without a checkpoint")
     return found[-1]
@@ -59,13 +60,13 @@ def describe(facts: Mapping[str, Any]) -> str:
     """What `inspect` found, as tables."""
     ranks = facts["ranks"]
     lines = [
-        f"{facts['checkpoint']}: step {facts['step']}, {facts['world_size']} ranks, {_readable(facts['bytes'])}"
+        f"{facts['checkpoint']}: step {facts['step']}, {facts['world_size']} ranks, {format_bytes(facts['bytes'])}"
         + (", encrypted" if facts["encrypted"] else ""),
         *_headline(facts),
         "",
         *_aligned(
             [["rank", "stored", "strata", "age min", "median", "max", "size"]]
-            + [[r["rank"], r["stored"], len(r["strata"]), *_ages(r["age"]), _readable(r["bytes"])] for r in ranks]
+            + [[r["rank"], r["stored"], len(r["strata"]), *_ages(r["age"]), format_bytes(r["bytes"])] for r in ranks]
         ),
     ]
     if any(r["strata"] for r in ranks):
@@ -117,11 +118,3 @@ def _aligned(rows: Sequence[Sequence[Any]]) -> list[str]:
     cells = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return ["  ".join(map(str.rjust, row, widths)) for row in cells]
-
-
-def _readable(num_bytes: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.3g} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:.3g} TB"

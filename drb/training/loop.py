@@ -30,7 +30,7 @@ from drb.data.datasets import Concat, Source
 from drb.data.epochs import Deal
 from drb.data.loader import TaskLoader
 from drb.data.scenarios.task import Scenario, Task
-from drb.distributed.waiting import WaitingRoom
+from drb.distributed.waiting import PatientBarrier
 from drb.distributed.world import World
 from drb.training.augment import Preprocess
 from drb.training.breakdown import Breakdown, Interval, Stopwatch
@@ -123,7 +123,7 @@ class Trainer:
         self._loss_sum = torch.zeros((), device=world.device)
         self._interval = Interval()
         self._activity = "set-up"
-        self._waiting_room = WaitingRoom(world.world_size, timeout_s)
+        self._barrier = PatientBarrier(world.world_size, timeout_s)
 
     @property
     def network(self) -> Network:
@@ -351,7 +351,7 @@ class Trainer:
 
     def _wait_for_main(self) -> None:
         """Rank 0 logs and draws between tasks: its peers wait here, not inside a collective with a short timeout."""
-        self._waiting_room.meet(self.whereabouts)
+        self._barrier.wait(self.whereabouts)
 
     # -- state
 

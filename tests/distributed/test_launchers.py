@@ -59,7 +59,7 @@ STARTS = {
 def test_every_launcher_gives_the_same_world(env, launcher, by):
     world = detect_world("cpu", env)
     assert (world.rank, world.world_size, world.local_rank, world.local_world_size) == (2, 4, 2, 3)
-    assert (world.launcher, world.meeting.by) == (launcher, by)
+    assert (world.launcher, world.address.by) == (launcher, by)
 
 
 def test_nothing_set_is_one_rank():
@@ -69,20 +69,20 @@ def test_nothing_set_is_one_rank():
 
 
 def test_slurm_ranks_meet_on_the_first_node_at_a_port_of_the_job():
-    meeting = read_place(SRUN).meeting
-    assert meeting.host == "gpu07"
-    assert FIRST_PORT <= meeting.port < FIRST_PORT + NUM_PORTS
-    assert meeting == read_place({**SRUN, "SLURM_PROCID": "3", "SLURM_NODEID": "1", "SLURM_LOCALID": "0"}).meeting
+    address = read_place(SRUN).address
+    assert address.host == "gpu07"
+    assert FIRST_PORT <= address.port < FIRST_PORT + NUM_PORTS
+    assert address == read_place({**SRUN, "SLURM_PROCID": "3", "SLURM_NODEID": "1", "SLURM_LOCALID": "0"}).address
     others = [{"SLURM_JOB_ID": "123457"}, {"SLURM_STEP_ID": "1"}, {"SLURM_RESTART_COUNT": "1"}]
-    ports = {meeting.port, *(read_place({**SRUN, **other}).meeting.port for other in others)}
+    ports = {address.port, *(read_place({**SRUN, **other}).address.port for other in others)}
     assert len(ports) == 4
 
 
 @pytest.mark.parametrize("env", [SRUN, HYDRA, OPEN_MPI], ids=["srun", "mpich", "open mpi"])
 def test_an_address_that_is_given_counts(env):
-    meeting = read_place({**env, "MASTER_ADDR": "ib-head", "MASTER_PORT": "4711"}).meeting
-    assert (meeting.by, meeting.host, meeting.port) == ("address", "ib-head", 4711)
-    half = read_place({**env, "MASTER_ADDR": "ib-head"}).meeting
+    address = read_place({**env, "MASTER_ADDR": "ib-head", "MASTER_PORT": "4711"}).address
+    assert (address.by, address.host, address.port) == ("address", "ib-head", 4711)
+    half = read_place({**env, "MASTER_ADDR": "ib-head"}).address
     assert half.host == "ib-head"
     assert half.by == ("address" if env is SRUN else "mpi")
 

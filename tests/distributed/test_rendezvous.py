@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from drb.distributed import rendezvous
 from drb.distributed.failure import PeerError
-from drb.distributed.launchers import Meeting, Place
+from drb.distributed.launchers import Address, Place
 from drb.distributed.rendezvous import open_store
 from drb.distributed.world import World, open_world
 
@@ -23,7 +23,7 @@ def free_port():
 
 
 def place(rank, world_size=2, host="localhost", port=0):
-    return Place(rank, world_size, rank, world_size, "srun", Meeting("address", host, port, "MASTER_ADDR"))
+    return Place(rank, world_size, rank, world_size, "srun", Address("address", host, port, "MASTER_ADDR"))
 
 
 def meet(places, timeout_s=10.0):

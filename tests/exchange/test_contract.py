@@ -49,7 +49,7 @@ def build(name, world_size):
     if name == "counts first":  # what many ranks need
         requests.FIXED_REQUEST_BYTES = 0
     if name == "no shared memory" and peers.rank > 1:  # on the second node; the first has some
-        segment._free_bytes = lambda: 100
+        segment.free_shared_memory_bytes = lambda: 100
     return CollectiveExchange(peers, nodes, 2 * int(capacities[peers.rank]), WORDS, max_exemplars=8)
 
 
@@ -103,7 +103,7 @@ def test_contract(name, world_size):
 
 
 def meet_without_room(rank, world_size):
-    segment._free_bytes = lambda: 100
+    segment.free_shared_memory_bytes = lambda: 100
     said = []
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())
@@ -123,7 +123,7 @@ def test_without_shared_memory_ranks_meet_by_gloo_and_the_first_says_so():
 
 
 def try_shared_without_room(rank, world_size):
-    segment._free_bytes = lambda: 100
+    segment.free_shared_memory_bytes = lambda: 100
     try:
         SharedExchange(open_peers(None, 30.0), np.array([9, 9]), np.array([5, 5]), WORDS)
     except ValueError as error:

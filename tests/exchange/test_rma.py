@@ -56,9 +56,9 @@ def windows(rank, world_size):
 
 
 def refusal(rank, world_size, size_words=1000, free_bytes=None):
-    free = window._free_shared_bytes if free_bytes is None else lambda: free_bytes
+    free = window.free_shared_memory_bytes if free_bytes is None else lambda: free_bytes
     try:
-        with mock.patch.object(window, "_free_shared_bytes", free):
+        with mock.patch.object(window, "free_shared_memory_bytes", free):
             Window(open_peers(None, 20.0), size_words if rank == 1 else 1000)
     except ValueError as error:
         return str(error)

@@ -17,7 +17,7 @@ import secrets
 
 import numpy as np
 
-from drb.machine import SHM_DIRECTORY
+from drb.machine import SHM_DIRECTORY, free_shared_memory_bytes
 from drb.types import Int64Array
 
 
@@ -54,7 +54,7 @@ class SharedSegment:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.ENOMEM):
                 raise
-            free = os.statvfs(os.path.dirname(self.path)).f_bavail * os.statvfs(os.path.dirname(self.path)).f_frsize
+            free = free_shared_memory_bytes(os.path.dirname(self.path))
             raise ValueError(
                 f"{os.path.dirname(self.path)} has {free / 2**20:.0f} MiB left, but this rank's buffer needs "
                 f"{size_bytes / 2**20:.0f} MiB of it; enlarge it (docker run --shm-size=…), lower the capacity "

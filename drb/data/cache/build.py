@@ -30,8 +30,9 @@ from drb.data.cache.files import (
     map_erased,
     open_cache,
 )
-from drb.data.cache.place import CacheSettings, in_words
+from drb.data.cache.place import CacheSettings
 from drb.data.source import Dataset, Source
+from drb.machine import format_bytes
 from drb.types import BoolArray
 
 Say = Callable[[str], None]
@@ -122,7 +123,7 @@ def _build_or_load(
         if objection is not None:
             say(f"the images are not cached: {objection}")
             return dataset
-        size_text = f"{in_words(size)}, {in_words(shutil.disk_usage(folder.parent).free)} free"
+        size_text = f"{format_bytes(size)}, {format_bytes(shutil.disk_usage(folder.parent).free)} free"
         say(f"making {folder}: {size_text}")
         _build(folder, dataset, facts, size_text, say)
     except ValueError as error:

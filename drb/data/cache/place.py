@@ -8,6 +8,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from drb.machine import format_bytes
+
 FOLDER_NAME = "drb-cache"
 _MARGIN = 0.05  # of the disk's free space that a cache never takes
 _AUTO_SHARE = 0.5  # of the free space that a cache takes without being told to
@@ -42,25 +44,15 @@ class CacheSettings:
         if self.mode == "always":
             if size > free * (1 - _MARGIN):
                 raise ValueError(
-                    f"dataset.cache=always needs {in_words(size)} in {folder}, which has {in_words(free)} free; set "
-                    "dataset.cache_dir to a larger disk or dataset.cache=never"
+                    f"dataset.cache=always needs {format_bytes(size)} in {folder}, which has {format_bytes(free)} "
+                    "free; set dataset.cache_dir to a larger disk or dataset.cache=never"
                 )
             return None
         if size > self.limit_bytes:
-            return f"they take {in_words(size)}, more than dataset.cache_limit={in_words(self.limit_bytes)}"
+            return f"they take {format_bytes(size)}, more than dataset.cache_limit={format_bytes(self.limit_bytes)}"
         if size > free * _AUTO_SHARE:
-            return f"they take {in_words(size)}, more than half of the {in_words(free)} free in {folder}"
+            return f"they take {format_bytes(size)}, more than half of the {format_bytes(free)} free in {folder}"
         return None
-
-
-def in_words(size: int) -> str:
-    """'52.4 MiB'"""
-    value, unit = float(size), "B"
-    for larger in ("KiB", "MiB", "GiB", "TiB"):
-        if value < 1024:
-            break
-        value, unit = value / 1024, larger
-    return f"{value:.4g} {unit}"
 
 
 def _existing(path: Path) -> Path:

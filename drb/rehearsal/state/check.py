@@ -88,7 +88,7 @@ def _check_fetched(fetched: Mapping[str, Any] | None, spec: RecordSpec) -> None:
     counts = counts_of(fetched)
     _require(counts.ndim == 1 and len(counts) > 0 and int(counts.min()) >= 0, "fetched counts")
     _require(int(counts.sum()) == count, "fetched counts")
-    depth, interval = int(fetched.get("depth", 1)), int(fetched.get("interval", 1))
+    depth, interval = int(fetched["depth"]), int(fetched["interval"])
     _require(depth > 0 and interval > 0 and len(counts) < (depth + 1) * interval, "fetched depth or interval")
 
 

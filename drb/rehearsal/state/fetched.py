@@ -52,20 +52,20 @@ def restore_fetched(state: Mapping[str, Any], last_step: int, runner: RoundRunne
 
 
 def counts_of(fetched: Mapping[str, Any]) -> Int64Array:
-    """Exemplars of each step, int64 [D]. States of older versions hold those of one step."""
-    return np.asarray(fetched["counts"] if "counts" in fetched else [len(fetched["rows"])], np.int64)
+    """The number of exemplars of each step, int64 [D]."""
+    return np.asarray(fetched["counts"], np.int64)
 
 
 def is_for(fetched: Mapping[str, Any], depth: int, interval: int) -> bool:
     """Whether these exemplars are those of the steps that such a rehearsal would use them in."""
-    return (int(fetched.get("depth", 1)), int(fetched.get("interval", 1))) == (depth, interval)
+    return (int(fetched["depth"]), int(fetched["interval"])) == (depth, interval)
 
 
 def uncounted(state: Mapping[str, Any]) -> dict[str, Any]:
     """A saved rehearsal's statistics without the rounds whose exemplars it holds: those will be run again."""
     stats, fetched = dict(state["stats"]), state["fetched"]
     if fetched is not None:
-        interval = int(fetched.get("interval", 1))
+        interval = int(fetched["interval"])
         counts = counts_of(fetched)[::-interval]  # of one step of each round, the last round first
         stats["rounds"] -= len(counts)
         stats["exemplars_fetched"] -= interval * int(counts.sum())

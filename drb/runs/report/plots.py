@@ -1,5 +1,5 @@
 """Plots of several runs as PNG files: accuracy against runtime, accuracy matrices, what the rehearsal buffers hold,
-where the time of a step went (`drb.runs.report.breakdown`).
+where the time of a step went (`drb.runs.report.breakdown_plot`).
 
 A strategy has the same colour in every plot and every report (Okabe and Ito's palette, which colour-blind readers
 tell apart); runs of one strategy differ by their markers. matplotlib is imported when something is drawn, draws
@@ -47,7 +47,7 @@ def save_plots(summaries: Sequence[Summary], folder: str | Path) -> list[Path]:
     """
     from matplotlib import rc_context
 
-    from drb.runs.report.breakdown import breakdown
+    from drb.runs.report.breakdown_plot import breakdown
 
     if not summaries:
         raise ValueError("there is no run to plot; give at least one summary.json")

@@ -18,7 +18,7 @@ from ranks import run_ranks
 from rehearsal.erasure.traces import planted, traces_in_files, traces_in_memory
 
 from drb import Rehearsal
-from drb.checkpoint import Checkpointer, CheckpointFolder, CheckpointSettings, StopSignals, read_rank_states
+from drb.checkpoint import CheckpointDirectory, Checkpointer, CheckpointSettings, StopSignals, read_rank_states
 from drb.cli import main
 from drb.distributed.world import World
 from drb.rehearsal.state.forget import ids_in_state
@@ -191,7 +191,7 @@ def stopped(tmp_path):
 
 
 def checkpoints(run_dir):
-    return CheckpointFolder(run_dir / "checkpoints", 1).checkpoints()
+    return CheckpointDirectory(run_dir / "checkpoints", 1).checkpoints()
 
 
 def test_a_run_that_is_not_running_forgets_by_a_command(stopped, capsys):
@@ -275,7 +275,7 @@ def test_killed_at_any_moment_every_checkpoint_can_be_read(stopped_once, tmp_pat
         patch.setattr(Path, "rename", killed)
         with pytest.raises(SystemExit):
             forget_in_run(run_dir, FORGOTTEN)
-    CheckpointFolder(run_dir / "checkpoints", 1).clean()  # as the next start does
+    CheckpointDirectory(run_dir / "checkpoints", 1).clean()  # as the next start does
     assert [path.name for path in checkpoints(run_dir)] == names
     for path in checkpoints(run_dir):
         assert len(read_rank_states(path)) == 1

@@ -81,9 +81,9 @@ def too_large(rank, world_size, capacity, exchange, free):
 @pytest.mark.parametrize(
     ("capacity", "exchange", "free", "message"),
     [
-        (10**15, "collective", None, r"buffers of 2 ranks need [\d,]+ GiB of memory, [\d.,]+ GiB are free; lower"),
-        ("900TiB", "shared", None, r"buffers of 2 ranks need [\d,]+ GiB of memory"),
-        (10**40, "auto", None, r"buffers of 2 ranks need [\d,]+ GiB of memory"),
+        (10**15, "collective", None, r"buffers of 2 ranks need [\d,]+ TiB of memory, [\d.,]+ GiB are free; lower"),
+        ("900TiB", "shared", None, r"buffers of 2 ranks need [\d,]+ TiB of memory"),
+        (10**40, "auto", None, r"buffers of 2 ranks need [\d,]+ TiB of memory"),
         # each rank's buffer would fit, both do not; and the rank that sees least counts
         (
             2000,
@@ -91,7 +91,7 @@ def too_large(rank, world_size, capacity, exchange, free):
             [{"memory": 10**9, "shared": 10**9}, {"memory": 8 * 10**5, "shared": 10**9}],
             "of 2 ranks",
         ),
-        (2000, "shared", [{"memory": 10**9, "shared": 2 * 10**5}] * 2, "exchange=shared: .* /dev/shm has 195.31 KiB"),
+        (2000, "shared", [{"memory": 10**9, "shared": 2 * 10**5}] * 2, "exchange=shared: .* /dev/shm has 195.3 KiB"),
     ],
     ids=["collective", "shared", "huge", "together", "small /dev/shm"],
 )
@@ -112,5 +112,5 @@ def test_nodes_are_looked_at_one_by_one():
         require_room(needed, [*free[:2], {"memory": 59, "shared": 50}], ["a", "a", "b"])
     with pytest.raises(ValueError, match="shared memory, /dev/shm has .* on b"):
         require_room(needed, [*free[:2], {"memory": 70, "shared": 49}], ["a", "a", "b"])
-    with pytest.raises(ValueError, match="needs [0-9,]+ GiB"):
+    with pytest.raises(ValueError, match="needs [0-9,]+ TiB"):
         require_room([{"rows": 10**30}], [{"memory": 1, "shared": 1}], ["a"])

@@ -13,7 +13,7 @@ from ranks import collect_ranks, run_ranks
 
 from drb.distributed.failure import OwnError, PeerError, naming_failures
 from drb.distributed.heartbeat import heartbeat, stop_heartbeat
-from drb.distributed.waiting import WaitingRoom
+from drb.distributed.waiting import PatientBarrier
 
 EVERYONE = {0, 1, 2}
 
@@ -65,7 +65,7 @@ def test_a_rank_that_fails_by_itself_tells_the_others_why():
 
 def wait_for_rank_1(rank, world_size, stops):
     """The others wait, with a limit of 2 s for a rank that gives no sign of life."""
-    room = WaitingRoom(world_size, timeout_s=2.0)
+    room = PatientBarrier(world_size, timeout_s=2.0)
     room.meet("the start")
     start = time.monotonic()
     if rank == 1 and stops:
@@ -113,7 +113,7 @@ class _StoreIsGone:
 def wait_after_the_end(rank, world_size):
     import drb.distributed.waiting
 
-    room, others_may_end = WaitingRoom(world_size, timeout_s=60.0), dist.new_group(backend="gloo")
+    room, others_may_end = PatientBarrier(world_size, timeout_s=60.0), dist.new_group(backend="gloo")
     if rank == 0:
         drb.distributed.waiting.heartbeat = _StoreIsGone
         try:

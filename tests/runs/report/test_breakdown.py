@@ -3,7 +3,7 @@
 import pytest
 from runs.report.summaries import three_runs
 
-from drb.runs.report.breakdown import breakdown
+from drb.runs.report.breakdown_plot import breakdown
 from drb.runs.report.plots import save_plots
 
 ROUND = {"announce": 0.2, "draw": 0.1, "index": 0.3, "rows": 0.4}

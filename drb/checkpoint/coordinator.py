@@ -1,6 +1,6 @@
-"""Where ranks meet before, during and after a checkpoint: a Gloo group of its own.
+"""Coordinates the ranks before, during and after a checkpoint, on a Gloo group of its own.
 
-They wait without a time limit, for rank 0's disk and tracker, but not for a rank that is dead or stopped.
+Ranks wait without a time limit for rank 0's disk and tracker, but never for a rank that is dead or stopped.
 """
 
 from __future__ import annotations
@@ -12,41 +12,46 @@ import torch.distributed as dist
 
 from drb.checkpoint.errors import CheckpointError
 from drb.distributed.failure import naming_peers
-from drb.distributed.waiting import WaitingRoom
+from drb.distributed.waiting import PatientBarrier
 from drb.distributed.world import World
 
 
-class Room:
-    """One per rank; making it and every method is collective, and by one thread at a time."""
+class Coordinator:
+    """One per rank. The constructor and all methods are collective; one thread at a time may call them."""
 
     def __init__(self, world: World, timeout_s: float = 600.0) -> None:
-        """timeout_s: how long a rank may give no sign of life."""
-        self._world_size = world.world_size
-        self._waiting = WaitingRoom(world.world_size, timeout_s)
-
-    def share(self, value: Any, operation: str = "checkpoint") -> list[Any]:
-        """Every rank's value. Also a barrier.
-
-        Raises:
-            PeerError: a rank died or stalled; operation says in what.
         """
-        if self._waiting.group is None:
-            return [value]
-        self._waiting.meet(operation)
-        values: list[Any] = [None] * self._world_size
-        with naming_peers(range(self._world_size), lambda: operation):
-            dist.all_gather_object(values, value, group=self._waiting.group)
-        return values
+        Args:
+            timeout_s: how long a rank may go without a heartbeat.
+        """
+        self._world_size = world.world_size
+        self._barrier = PatientBarrier(world.world_size, timeout_s)
 
-    def together(
-        self, action: Callable[[], Any], operation: str = "", failed: str = "the checkpoint could not be saved"
-    ) -> list[Any]:
-        """Do this on every rank; the results by rank. If it fails on one it fails on all.
+    def gather(self, value: Any, operation: str = "checkpoint") -> list[Any]:
+        """Every rank's value, by rank. Also acts as a barrier.
 
         Args:
-            failed: how the message begins.
+            operation: what the ranks are doing, for the error message.
         Raises:
-            CheckpointError: naming the rank that failed and why. PeerError: a rank died or stalled.
+            PeerError: a rank died or stalled.
+        """
+        if self._barrier.group is None:
+            return [value]
+        self._barrier.wait(operation)
+        values: list[Any] = [None] * self._world_size
+        with naming_peers(range(self._world_size), lambda: operation):
+            dist.all_gather_object(values, value, group=self._barrier.group)
+        return values
+
+    def run_on_all(
+        self, action: Callable[[], Any], operation: str = "", failed: str = "the checkpoint could not be saved"
+    ) -> list[Any]:
+        """Run the action on every rank and return the results by rank. If it fails on one rank, it fails on all.
+
+        Args:
+            failed: how the error message begins.
+        Raises:
+            CheckpointError: naming the rank that failed, and why. PeerError: a rank died or stalled.
         """
         result, problem = None, ""
         try:
@@ -55,7 +60,7 @@ class Room:
             problem = str(error)
         except Exception as error:  # whatever it is: the others wait for an answer
             problem = f"{type(error).__name__}: {error}"
-        answers = self.share((result, problem), operation or "checkpoint")
+        answers = self.gather((result, problem), operation or "checkpoint")
         for rank, (_, failure) in enumerate(answers):
             if failure:
                 where = f" ({operation})" if operation else ""

@@ -20,7 +20,7 @@ def checkpoint_name(step: int, evaluated: bool = False) -> str:
     return f"step-{step:010d}" + ("-evaluated" if evaluated else "")
 
 
-class CheckpointFolder:
+class CheckpointDirectory:
     """Only rank 0 changes it; other ranks write into the directory that `begin` made."""
 
     def __init__(self, root: Path, keep_last: int) -> None:

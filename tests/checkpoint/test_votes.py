@@ -10,7 +10,7 @@ import pytest
 from ranks import run_ranks
 
 from drb.checkpoint import CheckpointSettings, StopSignals, check_signals
-from drb.checkpoint.agreement import Agreement, Wish
+from drb.checkpoint.votes import Ballot, Vote
 
 
 def agree(rank: int, world_size: int, sender: int, at: int) -> tuple[int, int, int]:
@@ -19,17 +19,17 @@ def agree(rank: int, world_size: int, sender: int, at: int) -> tuple[int, int, i
 
     signals = StopSignals(["USR2"])
     with signals:
-        agreement = Agreement(lambda: Wish(signals.received), dist.new_group(backend="gloo"), every_s=0.02)
+        ballot = Ballot(lambda: Vote(signals.received), dist.new_group(backend="gloo"), every_s=0.02)
         visits = 0
         for step in range(1, 2000):
             dist.barrier()  # stands for the gradients
             time.sleep(0.001)
             if step == at and rank == sender:
                 os.kill(os.getpid(), signal.SIGUSR2)
-            if step >= agreement.next_step:
+            if step >= ballot.next_step:
                 visits += 1
-                if wish := agreement.visit(step):
-                    return step, wish.signal, visits
+                if vote := ballot.visit(step):
+                    return step, vote.signal, visits
     return -1, 0, 0
 
 
@@ -43,43 +43,43 @@ def test_all_ranks_stop_at_the_same_step(world_size, sender):
     assert visits < step / 2
 
 
-def now(rank: int, world_size: int) -> list[Wish]:
+def now(rank: int, world_size: int) -> list[Vote]:
     import torch.distributed as dist
 
-    wishes = [Wish(), Wish(save=rank == 0), Wish(signal=15 * rank)]
-    agreement = Agreement(lambda: wishes[0], dist.new_group(backend="gloo"))
+    votes = [Vote(), Vote(save=rank == 0), Vote(signal=15 * rank)]
+    ballot = Ballot(lambda: votes[0], dist.new_group(backend="gloo"))
     heard = []
     for step in range(1, 4):
-        assert agreement.visit(step) == Wish() or step > 1  # an exchange is left under way
-        heard.append(agreement.now())
-        wishes.pop(0)
+        assert ballot.visit(step) == Vote() or step > 1  # an exchange is left under way
+        heard.append(ballot.now())
+        votes.pop(0)
     return heard
 
 
 def test_between_tasks_the_answer_is_waited_for():
-    assert run_ranks(now, 2) == [[Wish(), Wish(save=True), Wish(signal=15)]] * 2
+    assert run_ranks(now, 2) == [[Vote(), Vote(save=True), Vote(signal=15)]] * 2
 
 
 def test_one_rank_agrees_with_itself_at_once_and_asks_rarely():
-    wish = Wish()
-    agreement = Agreement(lambda: wish, None, every_s=0.05)
+    vote = Vote()
+    ballot = Ballot(lambda: vote, None, every_s=0.05)
     visits = 0
     for step in range(1, 20_000):
-        if step >= agreement.next_step:
+        if step >= ballot.next_step:
             visits += 1
-            assert agreement.visit(step) == Wish()
+            assert ballot.visit(step) == Vote()
     assert visits < 40
-    wish = Wish(signal=10)
-    assert agreement.visit(agreement.next_step) == wish
+    vote = Vote(signal=10)
+    assert ballot.visit(ballot.next_step) == vote
 
 
 def test_the_pace_starts_anew_with_a_task():
-    agreement = Agreement(Wish, None, every_s=10.0)
+    ballot = Ballot(Vote, None, every_s=10.0)
     for step in (1, 2, 10, 60):
-        agreement.visit(step)
-    assert agreement.next_step > 70
-    agreement.restart(70)
-    assert agreement.next_step == 71
+        ballot.visit(step)
+    assert ballot.next_step > 70
+    ballot.restart(70)
+    assert ballot.next_step == 71
 
 
 def test_a_signal_passed_on_is_one_signal_but_a_later_one_ends(monkeypatch):
