@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 PINS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults bench bench-quick gpu-check lint format image-check install
+.PHONY: help demo docs test faults bench bench-quick gpu-check lint format image-check install
 
 help:
 	@echo "make demo     install, then train three runs side by side on two ranks (under two minutes)"
@@ -19,6 +19,7 @@ help:
 	@echo "make bench-quick   the same with few repeats (four minutes), results in benchmarks/results/quick"
 	@echo "make gpu-check   tests, figures and limits of one GPU (six minutes), results in benchmarks/results/gpu"
 	@echo "make lint     ruff and mypy"
+	@echo "make docs     build the documentation site into site/"
 	@echo "make format   rewrite the sources as ruff wants them"
 	@echo "make image-check   really build docker/Dockerfile and train in it (root, Debian; many minutes, 30 GB)"
 
@@ -39,6 +40,10 @@ bench: $(INSTALLED)
 
 bench-quick: $(INSTALLED)
 	$(PY) -m benchmarks --quick
+
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	@echo "docs: site/index.html"
 
 lint: $(INSTALLED)
 	$(PY) -m ruff check .
@@ -74,5 +79,5 @@ $(INSTALLED):
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV): 6 GB, a minute or two with a fast network"
 	@$(PY) -m pip install -qq -c constraints.txt torch torchvision setuptools uv
-	@$(PY) -m uv pip install --quiet --python $(PY) --no-build-isolation -c constraints.txt -e '.[train,mpi,encryption,dev]'
+	@$(PY) -m uv pip install --quiet --python $(PY) --no-build-isolation -c constraints.txt -e '.[train,mpi,encryption,dev,docs]'
 	@cat $(PINS) > $@
