@@ -5,6 +5,7 @@ As a program (`python launch.py FOLDER`) it is what each rank runs.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import os
@@ -47,7 +48,6 @@ def run_program(
     cwd: Path | None = None,
 ) -> tuple[int, str]:
     """Exit code and everything printed; nothing of it is left when this returns."""
-    before = set(Path("/dev/shm").glob("mpich_shm_*"))
     started = subprocess.Popen(
         [str(part) for part in command],
         env=environment(**(env or {})),
@@ -68,9 +68,21 @@ def run_program(
         output, _ = started.communicate()
         raise AssertionError(f"{' '.join(map(str, command))} did not end in {timeout:g} s:\n{output}") from None
     finally:
-        for segment in set(Path("/dev/shm").glob("mpich_shm_*")) - before:  # MPICH's own, of ranks that were killed
-            segment.unlink(missing_ok=True)
+        if started.returncode != 0:
+            _remove_segments()
     return started.returncode, output
+
+
+def _remove_segments() -> None:
+    """MPICH's own segments of ranks that were killed: those that no process maps."""
+    segments = list(Path("/dev/shm").glob("mpich_shm_*"))
+    mapped = ""
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with contextlib.suppress(OSError):  # it has just ended
+            mapped += maps.read_text()
+    for segment in segments:
+        if segment.name not in mapped:
+            segment.unlink(missing_ok=True)
 
 
 def run_mpi(

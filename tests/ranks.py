@@ -22,10 +22,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-_CONTEXT = mp.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(
-    ["torch", "torch.distributed", "scipy.stats", "pytest", "drb.training", "drb.training.evaluation"]
-)
+FORKS = mp.get_context("forkserver")
+FORKS.set_forkserver_preload(["preload"])
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch reads it when the server imports it
 # the server is a fresh interpreter that finds what it preloads by PYTHONPATH alone
 _ROOT = Path(__file__).resolve().parents[1]
 os.environ["PYTHONPATH"] = os.pathsep.join(
@@ -63,8 +62,8 @@ def collect_ranks(
     with tempfile.TemporaryDirectory() as scratch:
         pipes, ranks = [], []
         for rank in range(world_size):
-            receiver, sender = _CONTEXT.Pipe(duplex=False)
-            process = _CONTEXT.Process(
+            receiver, sender = FORKS.Pipe(duplex=False)
+            process = FORKS.Process(
                 target=_rank_main,
                 args=(fn, rank, world_size, args, scratch, sender, gloo_timeout or 2 * timeout),
                 daemon=True,
