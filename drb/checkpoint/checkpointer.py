@@ -100,7 +100,7 @@ class Checkpointer(Saver):
         Args:
             run_dir: the same directory for all ranks.
             signals: those that stop the run, already installed.
-            timeout_s: of the exchange in which ranks agree to save, and how long a rank may give no sign of life.
+            timeout_s: of the exchange in which ranks agree to save, and how long a rank may go without a heartbeat.
             ask_every_s: how often they do, about.
             say: called on rank 0 with lines for the user.
         """

@@ -14,7 +14,7 @@ def load_on_all_ranks(load: Callable[[], Dataset], world: World, timeout_s: floa
     """What `load` gives, once every rank has it. Collective.
 
     Args:
-        timeout_s: how long a rank may give no sign of life.
+        timeout_s: how long a rank may go without a heartbeat.
     Raises:
         ValueError: some rank's; on all ranks. PeerError: a rank died or stalled.
     """

@@ -1,7 +1,7 @@
 """Naming the peer that failed.
 
 When a collective fails, Gloo knows at best that a socket closed. So a rank that notices announces what it was doing,
-hears what the others announce, and looks for signs of life of those that announce nothing (`heartbeat.py`). A rank
+hears what the others announce, and looks at the heartbeats of those that announce nothing (`heartbeat.py`). A rank
 that fails by itself announces its own error before it leaves.
 """
 
@@ -20,7 +20,7 @@ import torch.distributed as dist
 
 from drb.distributed.heartbeat import Heartbeat, News, heartbeat
 
-GRACE_S = 3.0  # how long the others get to announce that they wait, too, or to show a sign of life
+GRACE_S = 3.0  # how long the others get to announce that they wait, too, or to send a heartbeat
 FAREWELL_S = 1.5  # how long a process stays after its announcement: it may hold the store that the others read it in
 _HUNG_S = 2.0
 _SHOWN = 8  # of ranks that a message names
@@ -85,11 +85,11 @@ class FailureBoard:
         if stood_still_s > 0:
             return f"this rank itself stood still for {stood_still_s:.0f} s, stopped or suspended"
         if found.silent:
-            return f"{_ranks(found.silent)} did not arrive and {_give(found.silent)} no sign of life: dead or stopped"
+            return f"{_ranks(found.silent)} did not arrive and {_give(found.silent)} no heartbeat: dead or stopped"
         for news in found.news:
             silent = tuple(rank for rank in news.silent if rank != self.rank)
             if silent:
-                return f"rank {news.rank} found that {_ranks(silent)} gave no sign of life: dead or stopped"
+                return f"rank {news.rank} found that {_ranks(silent)} sent no heartbeat: dead or stopped"
         if found.store == "hung":
             return "the store that the ranks met at does not answer: its host is stopped (rank 0, or torchrun's agent)"
         others = first_few([f"rank {news.rank}: {news.where}" for news in found.news], "; ")
@@ -209,5 +209,5 @@ def _ranks(ranks: Sequence[int]) -> str:
     return f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {first_few(ranks)}"
 
 
-def _give(ranks: Sequence[int], one: str = "gives", several: str = "give") -> str:
+def _give(ranks: Sequence[int], one: str = "sends", several: str = "send") -> str:
     return one if len(ranks) == 1 else several

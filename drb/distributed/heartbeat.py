@@ -33,7 +33,7 @@ class News:
     """What a rank announced when it failed.
 
     where: what it was doing; reason: its own error, empty if it only waited for others; silent: ranks that it found
-    to give no sign of life.
+    to send no heartbeat.
     """
 
     rank: int
@@ -83,7 +83,7 @@ class Heartbeat:
 
     @property
     def silent_s(self) -> float:
-        """How long the next rank has given no sign of life, or the store no answer; 0 if the store is gone."""
+        """How long the next rank has sent no heartbeat, or the store no answer; 0 if the store is gone."""
         return 0.0 if self.store_is_gone else time.monotonic() - self._alive_at
 
     def announce(self, news: News) -> None:

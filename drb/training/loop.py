@@ -85,7 +85,7 @@ class Trainer:
             on_step: called after every optimisation step; None costs nothing.
             num_outputs: size of the head from the start; None lets it grow as classes appear.
             allow_duplicates: go on if more than 1 % of all exemplars are stored more than once.
-            timeout_s: how long a rank may give no sign of life while the others wait for rank 0 between tasks.
+            timeout_s: how long a rank may go without a heartbeat while the others wait for rank 0 between tasks.
         """
         self._scenario = scenario
         self._preprocess = preprocess

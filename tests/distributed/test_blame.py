@@ -14,7 +14,7 @@ from drb.rehearsal.exemplars import ACTIVE, FINISHED, RoundResult
 
 @pytest.fixture
 def beat(monkeypatch):
-    """Rank 0's sign of life, of however many; the others are silent."""
+    """Rank 0's heartbeat, of however many; the others are silent."""
     beat = Heartbeat(dist.HashStore(), 0, 100)
     monkeypatch.setattr(failure, "heartbeat", lambda: beat)
     monkeypatch.setattr(failure, "_grace_s", lambda beat: 0.1)
@@ -27,7 +27,7 @@ def blame(num_ranks):
 
 
 def test_of_many_silent_ranks_eight_are_named(beat):
-    assert "ranks 1, 2, 3, 4, 5, 6, 7, 8 and 91 more did not arrive and give no sign of life" in blame(100)
+    assert "ranks 1, 2, 3, 4, 5, 6, 7, 8 and 91 more did not arrive and send no heartbeat" in blame(100)
 
 
 def test_of_few_silent_ranks_all_are_named(beat):
@@ -47,7 +47,7 @@ def test_of_many_ranks_that_another_one_missed_eight_are_named(beat):
     beat.announce(News(1, "round 3, sizes", silent=tuple(range(2, 100))))
     for rank in range(2, 100):
         beat.announce(News(rank, "late"))
-    assert "rank 1 found that ranks 2, 3, 4, 5, 6, 7, 8, 9 and 90 more gave no sign of life" in blame(100)
+    assert "rank 1 found that ranks 2, 3, 4, 5, 6, 7, 8, 9 and 90 more sent no heartbeat" in blame(100)
 
 
 def test_of_many_ranks_that_stopped_eight_are_named():

@@ -19,7 +19,7 @@ from drb.train import main
 sys.exit(main())
 """
 
-# signs of life without a pause: a rank that left while another talks to the store that it keeps would be seen
+# heartbeats without a pause: a rank that left while another talks to the store that it keeps would be seen
 BEATING = """
 import sys
 import drb.distributed.heartbeat

@@ -47,7 +47,7 @@ def messages(how, abandon=()):
 def test_a_rank_without_a_sign_of_life_is_named(how):
     said = messages(how, abandon=[1])
     for rank in (0, 2):
-        assert f"rank {rank}, step 3: failed; rank 1 did not arrive and gives no sign of life" in said[rank]
+        assert f"rank {rank}, step 3: failed; rank 1 did not arrive and sends no heartbeat" in said[rank]
 
 
 def test_a_busy_rank_is_not_called_dead():
@@ -64,7 +64,7 @@ def test_a_rank_that_fails_by_itself_tells_the_others_why():
 
 
 def wait_for_rank_1(rank, world_size, stops):
-    """The others wait, with a limit of 2 s for a rank that gives no sign of life."""
+    """The others wait, with a limit of 2 s for a rank that sends no heartbeat."""
     room = PatientBarrier(world_size, timeout_s=2.0)
     room.meet("the start")
     start = time.monotonic()
