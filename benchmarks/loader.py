@@ -110,7 +110,7 @@ def mapped(folder: Path, count: int, batch_size: int, repetitions: int) -> dict[
     np.save(folder / "images.npy", np.random.default_rng(0).integers(0, 256, (count, 3, 64, 64), np.uint8))
     images = np.load(folder / "images.npy", mmap_mode="r")
     labels = np.arange(count) % 10
-    source = MappedSource(np.asarray(images), labels, np.zeros(count, np.bool_), where=folder)
+    source = MappedSource(np.asarray(images), labels, np.arange(count), np.zeros(count, np.bool_), where=folder)
     loaders = {
         "drb": of_drb(source, batch_size),
         "DataLoader, item by item": of_torch(Items(images, labels), batch_size),

@@ -13,7 +13,8 @@ These names are the library; everything else may change. The program is `drb.tra
 """
 
 from drb.buffer.record import Field, RecordSpec
-from drb.data.ownership import OwnerSampler, with_ids
+from drb.data.ownership import OwnerSampler
+from drb.data.with_ids import with_ids
 from drb.distributed.failure import PeerError
 from drb.rehearsal.exemplars import UnevenError
 from drb.rehearsal.rehearsal import Rehearsal

@@ -25,7 +25,7 @@ TARGETS: dict[str, dict[str, str]] = {
     "admission": {"any": "drb.buffer.buffer:Buffer.stage"},
     "shard_write": {"any": "drb.checkpoint.writing:write_part"},
     "rename": {"any": "drb.checkpoint.directory:CheckpointDirectory.publish"},
-    "decode": {"any": "drb.data.datasets.decode_pool:DecoderPool.decode"},
+    "decode": {"any": "drb.data.decoding.pool:DecoderPool.decode"},
     "tracking": {"any": "drb.tracking.tracker:BufferedTracker.log_metrics"},
     "set_up": {"any": "drb.exchange.shared:SharedExchange.__init__"},
 }

@@ -26,6 +26,7 @@ class MappedSource:
         self,
         images: npt.NDArray[np.uint8],
         labels: Int64Array,
+        sample_ids: Int64Array,
         erased: BoolArray,
         *,
         where: Path,
@@ -34,13 +35,14 @@ class MappedSource:
         """
         Args:
             images: uint8 [N, C, H, W], normally mapped read-only.
-            labels: int64 [N].
+            labels, sample_ids: int64 [N].
             erased: bool [N], mapped, so that it is seen when another process erases rows.
             where: the cache, for messages.
-            rows: int64 [n], the rows that this source has; None for all. A row's number is its sample id.
+            rows: int64 [n], the rows that this source has; None for all.
         """
         self._images = images
         self._all_labels = labels
+        self._all_ids = sample_ids
         self._all_erased = erased
         self._where = where
         self._rows = np.arange(len(images)) if rows is None else rows
@@ -52,7 +54,7 @@ class MappedSource:
 
     @property
     def sample_ids(self) -> Int64Array:
-        return self._rows
+        return self._all_ids[self._rows]
 
     @property
     def erased(self) -> BoolArray:
@@ -70,18 +72,24 @@ class MappedSource:
         """
         rows = self._rows[indices]
         if self._all_erased[rows].any():
+            gone = self._all_ids[rows[self._all_erased[rows]][0]]
             raise ValueError(
-                f"the sample {rows[self._all_erased[rows]][0]} was erased from {self._where} while this run uses it; "
+                f"the sample {gone} was erased from {self._where} while this run uses it; "
                 "start the run again: it goes on without the sample"
             )
         images = np.take(self._flat, rows, axis=0).reshape(len(rows), *self._images.shape[1:])
         return {
             "image": torch.from_numpy(images),
             "label": torch.from_numpy(self._all_labels[rows]),
-            "sample_id": torch.from_numpy(rows),
+            "sample_id": torch.from_numpy(self._all_ids[rows]),
         }
 
     def subset(self, indices: Int64Array) -> MappedSource:
         return MappedSource(
-            self._images, self._all_labels, self._all_erased, where=self._where, rows=self._rows[indices]
+            self._images,
+            self._all_labels,
+            self._all_ids,
+            self._all_erased,
+            where=self._where,
+            rows=self._rows[indices],
         )

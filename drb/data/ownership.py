@@ -13,10 +13,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
-import torch
 import torch.distributed as dist
-from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset, Sampler
+from torch.utils.data import Sampler
 
 from drb.seeding import permutation
 from drb.types import BoolArray, Int64Array
@@ -180,58 +178,3 @@ class OwnerSampler(Sampler[int]):
                 left[self._order(rank, ranks, epoch, earlier[:index])[:taken]] = False
         sizes = np.bincount(owners(self._num_samples, world_size, self.seed)[left], minlength=world_size)
         return left, int(sizes.min() if self.drop_last else sizes.max())
-
-
-def with_ids(dataset: Any, first_id: int = 0) -> Dataset[dict[str, Any]]:
-    """`dataset` with items {"image", "label", "sample_id"}; sample_id is first_id + index.
-
-    Items may be (image, label) pairs or dicts, whose other keys (and a sample_id of their own) are kept. Pillow
-    images become uint8 [C, H, W] tensors. `__getitems__` is there if the dataset has it.
-
-    Raises:
-        ValueError: a dataset without indices, or an item of another form.
-    """
-    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):
-        raise ValueError(
-            f"with_ids needs a dataset with indices, got {type(dataset).__name__}; "
-            'for a stream use Rehearsal(sample_id="arrival")'
-        )
-    return (_BatchedIds if callable(getattr(dataset, "__getitems__", None)) else _Ids)(dataset, first_id)
-
-
-class _Ids(Dataset[dict[str, Any]]):
-    def __init__(self, dataset: Any, first_id: int) -> None:
-        self._dataset = dataset
-        self._first_id = first_id
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self._named(self._dataset[index], index)
-
-    def _named(self, item: Any, index: int) -> dict[str, Any]:
-        sample_id = self._first_id + index
-        if isinstance(item, dict):
-            named = {"sample_id": sample_id, **item}
-        elif isinstance(item, (tuple, list)) and len(item) == 2:
-            named = {"image": item[0], "label": item[1], "sample_id": sample_id}
-        else:
-            raise ValueError(
-                f"with_ids needs items (image, label) or dicts, got {type(item).__name__} for index {index}; "
-                "let the dataset return a dict"
-            )
-        image = named.get("image")
-        return {**named, "image": _to_chw(image)} if type(image).__module__.startswith("PIL.") else named
-
-
-class _BatchedIds(_Ids):
-    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
-        items = self._dataset.__getitems__(indices)
-        return [self._named(item, index) for item, index in zip(items, indices, strict=True)]
-
-
-def _to_chw(image: Any) -> Tensor:
-    """A Pillow image as uint8 [C, H, W]; whatever is not grey becomes RGB."""
-    pixels = np.array(image if image.mode in ("L", "RGB") else image.convert("RGB"))
-    return torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1).copy())

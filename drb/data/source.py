@@ -9,7 +9,7 @@ Shapes: n samples in the source, B rows of a minibatch, C, H, W channels, height
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from drb.data.identity import Identity, hash_of_tensors
 from drb.types import Int64Array, Minibatch
 
 
@@ -94,7 +95,7 @@ class Dataset:
     """A training set, a test set and what a model must know about them.
 
     mean and std are per channel, of x / 255 over the training images. cache is the folder that the images are mapped
-    from, None if they are not.
+    from, None if they are not. identity says what data it is; notes are lines that its user should read.
     """
 
     train: Source
@@ -104,10 +105,12 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     cache: Path | None = None
+    identity: Identity = field(default_factory=Identity)
+    notes: tuple[str, ...] = ()
 
 
 def tensor_dataset(
-    train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], num_classes: int | None = None
+    train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], num_classes: int | None = None, name: str = "unnamed"
 ) -> Dataset:
     """A dataset of (images uint8 [n, C, H, W], labels int64 [n]) pairs; sample ids count from 0 in each."""
     images, labels = train
@@ -119,6 +122,7 @@ def tensor_dataset(
         num_classes=int(labels.max()) + 1 if num_classes is None else num_classes,
         mean=mean,
         std=std,
+        identity=Identity(name, parts={"train": _part(*train), "test": _part(*test)}),
     )
 
 
@@ -140,6 +144,11 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
 
 def _with_ids(images: Tensor, labels: Tensor) -> TensorSource:
     return TensorSource({"image": images, "label": labels, "sample_id": torch.arange(len(labels))})
+
+
+def _part(images: Tensor, labels: Tensor) -> tuple[int, str]:
+    """As `Identity.parts` has it."""
+    return len(labels), hash_of_tensors(images, labels)
 
 
 def _describe(columns: Mapping[str, Tensor]) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from drb.data.ids import in_guise
 from drb.data.mapped import MappedSource
 from drb.data.source import Source, TensorSource
 from drb.types import BoolArray, Int64Array, Minibatch
@@ -36,21 +37,21 @@ class View:
         *,
         transform: Transform | None = None,
         label_map: Int64Array | None = None,
-        id_offset: int = 0,
+        guise: int = 0,
         task: int | None = None,
     ) -> None:
         """
         Args:
             indices: int64 [n], the samples of `source` that are seen.
             label_map: int64 [classes]; label y is seen as label_map[y].
-            id_offset: added to every sample id.
+            guise: of the samples, which gives them ids of their own; 0 are the source's.
             task: if given, minibatches carry `task`, int64 [B], filled with it.
         """
         self.source = source
         self.indices = indices
         self._transform = transform
         self._label_map = label_map
-        self._id_offset = id_offset
+        self._guise = guise
         self._task = task
 
     @property
@@ -60,7 +61,7 @@ class View:
 
     @property
     def sample_ids(self) -> Int64Array:
-        return self.source.sample_ids[self.indices] + self._id_offset
+        return in_guise(self.source.sample_ids[self.indices], self._guise)
 
     @property
     def in_memory(self) -> bool:
@@ -75,8 +76,8 @@ class View:
             minibatch["image"] = self._transform(minibatch["image"])
         if self._label_map is not None:
             minibatch["label"] = torch.from_numpy(self._label_map)[minibatch["label"]]
-        if self._id_offset:
-            minibatch["sample_id"] = minibatch["sample_id"] + self._id_offset
+        if self._guise:
+            minibatch["sample_id"] = torch.from_numpy(in_guise(minibatch["sample_id"].numpy(), self._guise))
         if self._task is not None:
             minibatch["task"] = torch.full((len(indices),), self._task)
         return minibatch
@@ -90,7 +91,7 @@ class View:
             self.indices[indices],
             transform=self._transform,
             label_map=self._label_map,
-            id_offset=self._id_offset,
+            guise=self._guise,
             task=self._task,
         )
 

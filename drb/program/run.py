@@ -23,7 +23,7 @@ from drb.buffer.capacity import bytes_in
 from drb.checkpoint import Checkpointer, Saved, Saver, StopSignals
 from drb.data.cache import RUN_FILE
 from drb.data.datasets import CacheSettings, Dataset, load_dataset
-from drb.data.datasets.decode_pool import close_decoders
+from drb.data.decoding.pool import close_decoders
 from drb.data.loading import load_on_all_ranks
 from drb.data.scenarios import build_scenario
 from drb.distributed.agreement import check_same_settings, value_of_main

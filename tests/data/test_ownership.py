@@ -8,7 +8,8 @@ import torch
 from ranks import run_ranks
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
-from drb.data.ownership import OwnerSampler, owned_indices, with_ids
+from drb.data.ownership import OwnerSampler, owned_indices
+from drb.data.with_ids import with_ids
 
 EPOCHS = 6
 

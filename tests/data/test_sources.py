@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from drb.data.datasets import Concat, FolderSource, MappedSource, TensorSource, View
-from drb.data.datasets.decode_pool import DecoderPool
+from drb.data.decoding.pool import DecoderPool
+from drb.data.ids import in_guise
 
 
 def tensors(count=12, first_id=0):
@@ -33,23 +34,23 @@ def folder(tmp_path):
 
 def mapped():
     images = np.random.default_rng(0).integers(0, 256, (9, 2, 3, 3), np.uint8)
-    return MappedSource(images, np.arange(9) % 4, np.zeros(9, np.bool_), where=Path("cache"))
+    return MappedSource(images, np.arange(9) % 4, np.arange(9), np.zeros(9, np.bool_), where=Path("cache"))
 
 
 def sources(tmp_path):
     base = tensors()
-    inverted = View(base, np.arange(11, 2, -1), transform=lambda x: 255 - x, id_offset=100, task=2)
+    inverted = View(base, np.arange(11, 2, -1), transform=lambda x: 255 - x, guise=2, task=2)
     yield base
     yield View(base, np.array([3, 1, 7, 11, 0]), label_map=np.array([2, 3, 0, 1]))
     yield inverted
-    yield View(inverted, np.array([4, 0, 2]), id_offset=1000)
-    yield Concat([tensors(3), tensors(5, first_id=3), View(tensors(9), np.array([8, 2]), id_offset=50)])
+    yield View(inverted, np.array([4, 0, 2]), guise=1)
+    yield Concat([tensors(3), tensors(5, first_id=3), View(tensors(9), np.array([8, 2]), guise=1)])
     yield folder(tmp_path)
-    yield View(folder(tmp_path), np.array([6, 2, 4]), id_offset=10, task=1)
-    yield Concat([folder(tmp_path), View(folder(tmp_path), np.array([3, 1]), id_offset=7)])
+    yield View(folder(tmp_path), np.array([6, 2, 4]), guise=1, task=1)
+    yield Concat([folder(tmp_path), View(folder(tmp_path), np.array([3, 1]), guise=1)])
     yield mapped()
     yield View(mapped(), np.array([8, 2, 4]), transform=lambda x: 255 - x, label_map=np.array([2, 3, 0, 1]), task=1)
-    yield Concat([mapped(), View(mapped(), np.array([3, 1]), id_offset=9)])
+    yield Concat([mapped(), View(mapped(), np.array([3, 1]), guise=1)])
 
 
 def test_gather_agrees_with_labels_ids_and_subset(tmp_path):
@@ -70,20 +71,20 @@ def test_gather_agrees_with_labels_ids_and_subset(tmp_path):
                 assert torch.equal(column, everything[name][indices])
 
 
-def test_view_applies_transform_labels_offset_and_task():
+def test_view_applies_transform_labels_guise_and_task():
     base = tensors()
     view = View(
         base,
         np.array([5, 2]),
         transform=lambda images: 255 - images,
         label_map=np.array([7, 6, 5, 4]),
-        id_offset=100,
+        guise=6,
         task=3,
     )
     minibatch = view.gather(np.array([1, 0]))
     assert torch.equal(minibatch["image"], 255 - base.columns["image"][[2, 5]])
     assert minibatch["label"].tolist() == [5, 6]
-    assert minibatch["sample_id"].tolist() == [102, 105]
+    assert minibatch["sample_id"].tolist() == in_guise(np.array([2, 5]), 6).tolist()
     assert minibatch["task"].tolist() == [3, 3]
 
 

@@ -19,21 +19,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from drb.data.cache.files import (
     META,
     SPLITS,
     erased_file,
+    erased_id_file,
+    id_file,
     image_file,
     key_of,
     label_file,
+    map_array,
     map_erased,
     open_cache,
 )
 from drb.data.cache.place import CacheSettings
 from drb.data.source import Dataset, Source
 from drb.machine import format_bytes
-from drb.types import BoolArray
+from drb.types import BoolArray, Int64Array
 
 Say = Callable[[str], None]
 
@@ -143,11 +147,12 @@ def _build(folder: Path, dataset: Dataset, facts: Mapping[str, Any], size_text: 
     partial.mkdir()
     progress = _Progress(partial, size_text, len(dataset.train) + len(dataset.test), say)
     for split, source in zip(SPLITS, (dataset.train, dataset.test), strict=True):
-        erased = _marks(folder, split, len(source))
+        erased = _marks(folder, split, source.sample_ids, facts)
         _write_images(image_file(partial, split), source, dataset.image_shape, erased, progress)
-        with label_file(partial, split).open("wb") as file:
-            np.save(file, source.labels)
-            _sync(file.fileno())
+        for path, column in ((label_file(partial, split), source.labels), (id_file(partial, split), source.sample_ids)):
+            with path.open("wb") as file:
+                np.save(file, column)
+                _sync(file.fileno())
     progress.file.unlink(missing_ok=True)
     meta = {
         "facts": dict(facts),
@@ -155,6 +160,7 @@ def _build(folder: Path, dataset: Dataset, facts: Mapping[str, Any], size_text: 
         "num_classes": dataset.num_classes,
         "mean": list(dataset.mean),
         "std": list(dataset.std),
+        "identity": dataset.identity.to_json(),
         "files": {path.name: path.stat().st_size for path in sorted(partial.iterdir())},
     }
     with (partial / META).open("w") as file:
@@ -173,18 +179,35 @@ def _publish(partial: Path, folder: Path) -> None:
     partial.rename(folder)
 
 
-def _marks(folder: Path, split: str, num_rows: int) -> BoolArray:
-    """Bool [n], what was erased from an earlier cache of the same key; made if it is not there."""
+def _marks(folder: Path, split: str, ids: Int64Array, facts: Mapping[str, Any]) -> BoolArray:
+    """Bool [n], what was erased from an earlier cache of these samples; made if it is not there."""
     path = erased_file(folder, split)
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
-        unfinished = path.with_suffix(".new")
-        with unfinished.open("wb") as file:
-            np.save(file, np.zeros(num_rows, np.bool_))
-            _sync(file.fileno())
-        unfinished.rename(path)
+        earlier = _erased_before(folder, split) if "source" in facts else np.empty(0, np.int64)
+        _save(erased_id_file(folder, split), ids)
+        _save(path, np.isin(ids, earlier))
         _sync_folder(path.parent)
-    return map_erased(folder, split, num_rows)
+    return map_erased(folder, split, len(ids))
+
+
+def _erased_before(folder: Path, split: str) -> Int64Array:
+    """Ids of files that were erased from caches of the same data when it had other files besides."""
+    erased = [np.empty(0, np.int64)]
+    for other in folder.parent.glob(f"{folder.name.rpartition('-')[0]}-*.erased"):
+        cache = folder.with_name(other.name.removesuffix(".erased"))
+        if erased_file(cache, split).exists() and erased_id_file(cache, split).exists():
+            ids = map_array(erased_id_file(cache, split))
+            erased.append(ids[map_erased(cache, split, len(ids))])
+    return np.concatenate(erased)
+
+
+def _save(path: Path, array: npt.NDArray[Any]) -> None:
+    unfinished = path.with_suffix(".new")
+    with unfinished.open("wb") as file:
+        np.save(file, array)
+        _sync(file.fileno())
+    unfinished.rename(path)
 
 
 def _write_images(

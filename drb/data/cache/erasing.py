@@ -19,10 +19,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from drb.data.cache.files import SPLITS, image_file, map_array, map_erased, read_meta
+from drb.data.cache.files import SPLITS, id_file, image_file, map_array, map_erased, read_meta
+from drb.data.ids import in_guise
 from drb.types import Int64Array
 
 RUN_FILE = "data.json"  # in a run directory if it read a cache: {"cache": the cache's folder}
+_GUISES = 10_000  # that a sample is looked for in: tasks of a domain-incremental stream
 _OF_A_RUN = "config.yaml"  # in every run directory
 
 
@@ -31,8 +33,8 @@ def erase(folder: Path, sample_ids: Sequence[int] | Int64Array, split: str = "tr
 
     Args:
         folder: a cache (`Dataset.cache`), or the directory of a run: the cache that it read, if any.
-        sample_ids: ids as the run has them. Streams that show the set again and again (domain-incremental) count
-            on: id mod n is the sample.
+        sample_ids: ids as the run has them, of a sample in any of its guises (domain-incremental). Those that are not
+            in the cache are passed over.
     Returns:
         How many had not been erased before.
     Raises:
@@ -50,7 +52,7 @@ def erase(folder: Path, sample_ids: Sequence[int] | Int64Array, split: str = "tr
         ids = np.asarray(sample_ids, np.int64).reshape(-1)
         if len(ids) and ids.min() < 0:
             raise ValueError(f"sample ids to erase must be at least 0, got {ids.min()}")
-        rows = np.unique(ids % len(images))
+        rows = _rows_of(ids, map_array(id_file(cache, split)))
         num_new = int(np.count_nonzero(~erased[rows]))
         for array, value in ((erased, True), (images, 0)):  # marks first: a row is never blank without its mark
             array[rows] = value
@@ -63,7 +65,22 @@ def erased_ids(folder: Path, split: str = "train") -> Int64Array:
     cache = _cache_of(Path(folder))
     if cache is None:
         return np.empty(0, np.int64)
-    return np.flatnonzero(map_erased(cache, split, len(map_array(image_file(cache, split)))))
+    ids = map_array(id_file(cache, split))
+    return np.sort(ids[map_erased(cache, split, len(ids))])
+
+
+def _rows_of(sample_ids: Int64Array, all_ids: Int64Array) -> Int64Array:
+    """The rows of these samples, int64, ascending and distinct."""
+    order, found, left = np.argsort(all_ids), [np.empty(0, np.int64)], sample_ids
+    for guise in range(_GUISES if len(all_ids) else 0):
+        if not len(left):
+            break
+        ids = in_guise(left, guise)
+        at = np.searchsorted(all_ids, ids, sorter=order).clip(0, len(order) - 1)
+        is_there = all_ids[order[at]] == ids
+        found.append(order[at[is_there]])
+        left = left[~is_there]
+    return np.unique(np.concatenate(found))
 
 
 def _cache_of(folder: Path) -> Path | None:

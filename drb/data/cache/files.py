@@ -1,9 +1,10 @@
 """What a cache consists of, and reading it. No pickle anywhere.
 
-NAME-KEY/          SPLIT-image.npy uint8 [n, C, H, W], SPLIT-label.npy int64 [n], for SPLIT in train and test;
+NAME-KEY/          SPLIT-image.npy uint8 [n, C, H, W], SPLIT-label.npy and SPLIT-id.npy int64 [n], for SPLIT in train
+                   and test;
                    cache.json: the facts of its key, the dataset's properties, the size of every file
-NAME-KEY.erased/   SPLIT.npy bool [n]: which rows were erased. Outside of the cache, because it outlives it: one that
-                   is built again from the same files leaves these rows blank
+NAME-KEY.erased/   SPLIT.npy bool [n]: which rows were erased, SPLIT-id.npy int64 [n]. Outside of the cache, because it
+                   outlives it: one that is built again, also beside files that were added, leaves these rows blank
 NAME-KEY.lock, NAME-KEY.failed, NAME-KEY.partial-NODE/   of the process that builds it (`build.py`)
 """
 
@@ -19,11 +20,12 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from drb.data.identity import Identity
 from drb.data.mapped import MappedSource
 from drb.data.source import Dataset
 from drb.types import BoolArray
 
-VERSION = 1  # of this format; part of the key
+VERSION = 2  # of this format; part of the key
 SPLITS = ("train", "test")
 META = "cache.json"
 
@@ -59,8 +61,16 @@ def label_file(folder: Path, split: str) -> Path:
     return folder / f"{split}-label.npy"
 
 
+def id_file(folder: Path, split: str) -> Path:
+    return folder / f"{split}-id.npy"
+
+
 def erased_file(folder: Path, split: str) -> Path:
     return folder.with_name(f"{folder.name}.erased") / f"{split}.npy"
+
+
+def erased_id_file(folder: Path, split: str) -> Path:
+    return id_file(erased_file(folder, split).parent, split)
 
 
 def read_meta(folder: Path) -> dict[str, Any] | None:
@@ -103,6 +113,7 @@ def open_cache(folder: Path) -> Dataset | None:
         mean=tuple(meta["mean"]),
         std=tuple(meta["std"]),
         cache=folder,
+        identity=Identity.from_json(meta["identity"]),
     )
 
 
@@ -127,7 +138,10 @@ def map_erased(folder: Path, split: str, num_rows: int, mode: Literal["r", "r+"]
 
 
 def _open_split(folder: Path, split: str, image_shape: tuple[int, ...]) -> MappedSource:
-    images, labels = map_array(image_file(folder, split)), np.array(map_array(label_file(folder, split)))
+    images = map_array(image_file(folder, split))
+    labels, ids = (np.array(map_array(file(folder, split))) for file in (label_file, id_file))
     if images.dtype != np.uint8 or images.shape != (len(labels), *image_shape) or labels.dtype != np.int64:
         raise ValueError(f"the cache {folder} holds {images.dtype} {images.shape} for {len(labels)} labels")
-    return MappedSource(images, labels, map_erased(folder, split, len(images)), where=folder)
+    if ids.dtype != np.int64 or ids.shape != labels.shape:
+        raise ValueError(f"the cache {folder} holds {ids.dtype} {ids.shape} as ids of {len(labels)} labels")
+    return MappedSource(images, labels, ids, map_erased(folder, split, len(images)), where=folder)

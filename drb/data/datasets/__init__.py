@@ -54,7 +54,7 @@ def load_dataset(
     Args:
         root: where files are looked for and downloaded to; digits and synthetic need none.
         cache: keep the decoded images in a file that all processes of a node map; None: each has its own.
-        say: told, in lines, what a cache's making takes.
+        say: told, in lines, what a cache's making takes and what is odd about the data.
         options: keyword arguments of the dataset's function (see `DATASETS`).
     Raises:
         ValueError: an unknown name or option, or data that is not there or cannot be read.
@@ -62,5 +62,9 @@ def load_dataset(
     load = choose("dataset", DATASETS, name, options, given=("root",))
     root = Path(root)
     if cache is None or cache.mode == "never":
-        return load(root, **options)
-    return load_cached(name, root, load, options, cache, say)
+        dataset = load(root, **options)
+    else:
+        dataset = load_cached(name, root, load, options, cache, say)
+    for note in dataset.notes:
+        say(note)
+    return dataset

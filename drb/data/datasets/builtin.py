@@ -32,13 +32,13 @@ def digits(root: Path, *, seed: int = 0, test_fraction: float = 0.2) -> Dataset:
     images = torch.from_numpy(np.rint(table[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8))
     labels = torch.from_numpy(table[:, -1].astype(np.int64))
     is_test = torch.from_numpy(_stratified(table[:, -1], test_fraction, derive_seed(seed, "digits")))
-    return tensor_dataset((images[~is_test], labels[~is_test]), (images[is_test], labels[is_test]), 10)
+    return tensor_dataset((images[~is_test], labels[~is_test]), (images[is_test], labels[is_test]), 10, "digits")
 
 
 def fashion_mnist(root: Path) -> Dataset:
     """60,000 + 10,000 grey images of 28x28 in 10 classes, from Debian's package or else from ROOT or its download."""
     if DEBIAN_FASHION_MNIST.is_dir():
-        return tensor_dataset(_read_debian("train"), _read_debian("t10k"), 10)
+        return tensor_dataset(_read_debian("train"), _read_debian("t10k"), 10, "fashion_mnist")
     return _from_torchvision("FashionMNIST", root, 10)
 
 
@@ -71,7 +71,7 @@ def synthetic(
     generator = np.random.default_rng(derive_seed(seed, "synthetic"))
     patterns = generator.integers(0, 128, (num_classes, *shape), dtype=np.uint8)
     train, test = (_noisy(patterns, count, generator) for count in (num_train, num_test))
-    return tensor_dataset(train, test, num_classes)
+    return tensor_dataset(train, test, num_classes, "synthetic")
 
 
 def fashion_mnist_files(root: Path) -> tuple[Path, list[str]]:
@@ -154,7 +154,7 @@ def _from_torchvision(name: str, root: Path, num_classes: int) -> Dataset:
             "download it on a machine with internet access and set root to its folder"
         ) from error
     train, test = ((_to_nchw(split.data), torch.as_tensor(split.targets)) for split in splits)
-    return tensor_dataset(train, test, num_classes)
+    return tensor_dataset(train, test, num_classes, name)
 
 
 @contextlib.contextmanager

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from drb.data.cache import CacheSettings, cached, fingerprint
 from drb.data.datasets.builtin import cifar10_files, cifar100_files, fashion_mnist_files
-from drb.data.datasets.folder import FolderSource
+from drb.data.datasets.folder import DECODING_VERSION, FolderSource
 from drb.data.source import Dataset
 
 _FILES: dict[str, Callable[[Path], tuple[Path, list[str]]]] = {
@@ -46,8 +47,10 @@ def load_cached(
         return cached(name, root, lambda: load(root, **options), facts, settings, say)
     if name == "image_folder":
         dataset = load(root, **options)  # a list of files, nothing decoded
-        facts |= {"files": _files_of(dataset, root), "pillow": version("pillow")}
-        return cached(name, root, lambda: dataset, facts, settings, say)
+        facts |= {"files": _files_of(dataset, root), "pillow": version("pillow"), "decoding": DECODING_VERSION}
+        facts["classes"] = list(dataset.identity.classes)
+        mapped = cached(name, root, lambda: dataset, facts, settings, say)
+        return replace(mapped, notes=dataset.notes)
     if name in _FILES:
         folder, names = _FILES[name](root)
         if not names:

@@ -8,14 +8,16 @@ decoded by processes of its own (`decoders.py`), ahead of training.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from drb.data.datasets.decode_pool import DecoderPool
+from drb.data.datasets.listing import Listing, PassedOver, class_folders, list_images
+from drb.data.decoding.pool import DecoderPool
+from drb.data.identity import Identity
 from drb.data.source import Dataset
 from drb.machine import usable_cores
 from drb.types import Int64Array, Minibatch
@@ -24,7 +26,7 @@ from drb.types import Int64Array, Minibatch
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+DECODING_VERSION = 2  # raise it when the same file would become other pixels
 
 
 class FolderSource:
@@ -49,6 +51,12 @@ class FolderSource:
         self._sample_ids = sample_ids
         self._image_size = image_size
         self._decoders = decoders
+
+    @classmethod
+    def of(cls, listing: Listing, image_size: int, decoders: DecoderPool) -> FolderSource:
+        return cls(
+            listing.folder, listing.names, listing.labels, listing.sample_ids, image_size=image_size, decoders=decoders
+        )
 
     @property
     def labels(self) -> Int64Array:
@@ -91,15 +99,31 @@ class FolderSource:
         )
 
 
-def image_folder(root: Path, *, image_size: int = 224, resize: int | None = None, workers: int = 4) -> Dataset:
+def image_folder(
+    root: Path,
+    *,
+    image_size: int = 224,
+    resize: int | None = None,
+    upright: bool = True,
+    source: str = "image_folder",
+    renamed: Mapping[str, str] | None = None,
+    known_classes: Sequence[str] = (),
+    workers: int = 4,
+) -> Dataset:
     """ROOT/train and ROOT/val (or ROOT/test), one folder per class.
 
     Args:
         image_size: height and width of the images, in pixels.
         resize: length of the shorter side before the crop; image_size if None.
+        upright: turn images as their EXIF orientation says.
+        source: the collection's name. With the split and a file's path below it, it makes the sample's id: the same
+            wherever the collection lies, and another one in another collection.
+        renamed: {old: new} names of class folders: ids and classes keep the old name. An empty new name says that the
+            class is gone for good.
+        known_classes: classes by label that a run has already; new ones get the labels behind them.
         workers: decoding processes per rank, at most one per core that the rank may use.
     Raises:
-        ValueError: folders that are missing, empty or disagree, or sizes that do not fit.
+        ValueError: folders that are missing, empty, odd or disagree, or sizes that do not fit.
     """
     resize = image_size if resize is None else resize
     if not 0 < image_size <= resize:
@@ -107,49 +131,81 @@ def image_folder(root: Path, *, image_size: int = 224, resize: int | None = None
     if workers < 1:
         raise ValueError(f"image_folder needs at least one worker, got workers={workers}")
     train, test = _split_folder(root, "train"), _split_folder(root, "val", "test")
-    classes = _class_names(train)
-    if _class_names(test) != classes:
-        differing = sorted(set(classes) ^ set(_class_names(test)))
+    passed_over = PassedOver()
+    names = class_folders(train, passed_over)
+    if (others := class_folders(test, passed_over)) != names:
+        differing = sorted(set(names) ^ set(others))
         raise ValueError(f"{train} and {test} must have the same class folders; only one has {differing[:5]}")
-    decoders = DecoderPool(min(workers, len(usable_cores())), resize=resize, image_size=image_size)
+    folders = _original_names(names, dict(renamed or {}), root)
+    classes = _in_label_order(folders, known_classes, renamed or {}, root)
+    labels = {name: label for label, name in enumerate(classes)}
+    listings = [
+        list_images(folder, split, folders, labels, source, passed_over)
+        for split, folder in (("train", train), ("test", test))
+    ]
+    decoders = DecoderPool(min(workers, len(usable_cores())), resize=resize, image_size=image_size, upright=upright)
     return Dataset(
-        train=_scan(train, classes, image_size, decoders),
-        test=_scan(test, classes, image_size, decoders),
+        train=FolderSource.of(listings[0], image_size, decoders),
+        test=FolderSource.of(listings[1], image_size, decoders),
         image_shape=(3, image_size, image_size),
         num_classes=len(classes),
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
+        identity=Identity(
+            source,
+            tuple(classes),
+            {**listings[0].parts, **listings[1].parts},
+            {"image_size": image_size, "resize": resize, "upright": upright, "version": DECODING_VERSION},
+        ),
+        notes=tuple(_notes(root, train, test, passed_over)),
     )
 
 
-def _scan(folder: Path, classes: list[str], image_size: int, decoders: DecoderPool) -> FolderSource:
-    files = [_image_names(folder, name) for name in classes]
-    for name, found in zip(classes, files, strict=True):
-        if not found:
-            raise ValueError(f"the class folder {folder / name} has no image file ({', '.join(_SUFFIXES)})")
-    labels = np.repeat(np.arange(len(classes)), [len(found) for found in files])
-    names = np.array([name for found in files for name in found])
-    return FolderSource(folder, names, labels, np.arange(len(names)), image_size=image_size, decoders=decoders)
+def _original_names(names: Sequence[str], renamed: dict[str, str], root: Path) -> dict[str, str]:
+    """Class -> its folder's name; sorted by class."""
+    old_of = {new: old for old, new in renamed.items() if new}
+    if (unknown := sorted(set(old_of) - set(names))) or len(old_of) < sum(map(bool, renamed.values())):
+        raise ValueError(
+            f"renamed={renamed} must name a class folder of {root}/train once for each old name; "
+            f"there is no {unknown or 'second one'}"
+        )
+    folders = {old_of.get(name, name): name for name in names}
+    if len(folders) < len(names):
+        twice = sorted(old for old, new in renamed.items() if new and old in names)
+        raise ValueError(f"renamed={renamed} gives the name of a class that is still there: {twice}")
+    return dict(sorted(folders.items()))
 
 
-def _image_names(folder: Path, class_name: str) -> list[bytes]:
-    """Paths below `folder` of the class's image files, at any depth, sorted; links are followed."""
-    names: list[bytes] = []
-    for parent, _, files in os.walk(folder / class_name, followlinks=True):
-        below = os.path.relpath(parent, folder)
-        names += [os.fsencode(os.path.join(below, name)) for name in files if name.lower().endswith(_SUFFIXES)]
-    return sorted(names)
+def _in_label_order(
+    folders: Mapping[str, str], known: Sequence[str], renamed: Mapping[str, str], root: Path
+) -> list[str]:
+    """Classes by label: the known ones first, then the new ones, sorted. A known one may be gone.
+
+    Raises:
+        ValueError: a known class is gone where new ones have come, so that it may have been renamed.
+    """
+    new = [name for name in folders if name not in known]
+    gone = [name for name in known if name not in folders and renamed.get(name) != ""]
+    if gone and new:
+        raise ValueError(
+            f"{root}/train has no class {gone[0]!r} any more and a new one, {new[0]!r}: if it was renamed, set "
+            f"dataset.renamed={{{gone[0]}: {new[0]}}}; if it is gone, dataset.renamed={{{gone[0]}: ''}}"
+        )
+    return [*known, *new]
+
+
+def _notes(root: Path, train: Path, test: Path, passed_over: PassedOver) -> Iterator[str]:
+    if str(passed_over):
+        yield f"passed over in {root}: {passed_over}"
+    if train.samefile(test):
+        yield f"{test} is the same folder as {train}: the run will be tested on what it was trained on"
 
 
 def _split_folder(root: Path, *names: str) -> Path:
     for name in names:
         if (root / name).is_dir():
             return root / name
-    raise ValueError(f"image_folder needs a folder {' or '.join(str(root / name) for name in names)}; set root")
-
-
-def _class_names(folder: Path) -> list[str]:
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    if not names:
-        raise ValueError(f"{folder} has no class folders; put the images of each class into a folder of its own")
-    return names
+    raise ValueError(
+        f"image_folder needs a folder {' or '.join(str(root / name) for name in names)}; set dataset.root to the "
+        "folder that has train and val"
+    )

@@ -2,7 +2,7 @@
 
 Permuted: one pixel permutation per task, the same for all its images and channels (Goodfellow et al.,
 arXiv 1312.6211). Rotated: one angle per task (GEM, arXiv 1706.08840). Every task has all samples, each
-a new one with an id of its own: task * n + i. Task 0 is the dataset as it is.
+a new one with an id of its own (`drb.data.ids.in_guise`). Task 0 is the dataset as it is.
 """
 
 from __future__ import annotations
@@ -65,13 +65,12 @@ class DomainIncremental:
         source, transform = self._dataset.train, self._transform(index)
         # one split for all tasks: a held-out image must not be trained on in another guise
         train, held_out = hold_out(len(source), self._validation, self._seed, 0)
-        offset = index * len(source)
         return Task(
             index=index,
             name=f"{self._name} {index}",
-            train=View(source, train, transform=transform, id_offset=offset),
+            train=View(source, train, transform=transform, guise=index),
             test=View(self._dataset.test, np.arange(len(self._dataset.test)), transform=transform),
-            validation=View(source, held_out, transform=transform, id_offset=offset) if len(held_out) else None,
+            validation=View(source, held_out, transform=transform, guise=index) if len(held_out) else None,
             classes=tuple(range(self._dataset.num_classes)),
         )
 

@@ -104,5 +104,5 @@ def _refuse_unknown_keys(composed: DictConfig, config: Any, prefix: str = "") ->
         name = str(key)
         if name not in declared:
             raise ValueError(unknown_key(prefix + name, value, declared))
-        if isinstance(value, DictConfig):
-            _refuse_unknown_keys(value, getattr(config, name), f"{prefix}{name}.")
+        if isinstance(value, DictConfig) and dataclasses.is_dataclass(section := getattr(config, name)):
+            _refuse_unknown_keys(value, section, f"{prefix}{name}.")

@@ -46,10 +46,18 @@ class CachedDatasetConfig(DatasetConfig):
 
 @dataclass
 class ImageFolderConfig(CachedDatasetConfig):
-    """workers: decoding processes of each rank, at most one per core that it may use."""
+    """
+    upright: turn images as their EXIF orientation says
+    source:  the collection's name, a part of every sample id; another one for another collection
+    renamed: {old: new} names of class folders of a run that goes on: {dog: hound}, or {dog: ''} if the class is gone
+    workers: decoding processes of each rank, at most one per core that it may use
+    """
 
     image_size: int = setting(224, at_least=1)
     resize: int | None = setting(None, at_least=1)
+    upright: bool = True
+    source: str = "image_folder"
+    renamed: dict[str, str] = field(default_factory=dict)
     workers: int = setting(8, at_least=1)
 
 

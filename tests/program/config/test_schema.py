@@ -19,7 +19,7 @@ from drb.training.models import MODELS
 
 # what the program itself passes, and what belongs to the group as a whole
 PASSED = {
-    "dataset": {"root"},
+    "dataset": {"root", "known_classes"},
     "scenario": {"dataset", "seed", "validation"},
     "model": {"image_shape", "num_classes", "seed"},
 }

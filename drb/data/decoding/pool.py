@@ -22,7 +22,7 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
-_PROGRAM = Path(__file__).with_name("decode_worker.py")
+_PROGRAM = Path(__file__).with_name("worker.py")
 _START = "import runpy, sys; runpy.run_path(sys.argv.pop(1), run_name='__main__')"  # its folder is not importable from
 _CHUNK = 8  # files per request at most: one hand-off between threads for all of them
 
@@ -42,9 +42,9 @@ class DecoderPool:
     They end with the pool, when it is closed, collected or left behind at exit.
     """
 
-    def __init__(self, workers: int, *, resize: int, image_size: int) -> None:
+    def __init__(self, workers: int, *, resize: int, image_size: int, upright: bool = True) -> None:
         self.workers = workers
-        self._sizes = (resize, image_size)
+        self._arguments = (str(resize), str(image_size), "upright" if upright else "as stored")
         # places for processes; None: not started yet. The last one used comes first, so few are started for few files
         self._idle: queue.LifoQueue[_Decoder | None] = queue.LifoQueue()
         for _ in range(workers):
@@ -75,7 +75,7 @@ class DecoderPool:
     def _decode(self, paths: Sequence[str], out: npt.NDArray[np.uint8]) -> None:
         decoder = self._idle.get()
         try:
-            decoder = decoder or _Decoder(*self._sizes)
+            decoder = decoder or _Decoder(self._arguments)
             decoder.decode(paths, out)
         except _DeadDecoderError as death:
             decoder = None
@@ -91,8 +91,8 @@ class _DeadDecoderError(Exception):
 class _Decoder:
     """One process, used by one thread at a time."""
 
-    def __init__(self, resize: int, image_size: int) -> None:
-        command = [sys.executable, "-c", _START, str(_PROGRAM), str(resize), str(image_size)]
+    def __init__(self, arguments: Sequence[str]) -> None:
+        command = [sys.executable, "-c", _START, str(_PROGRAM), *arguments]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self._process.stdin is not None
         assert self._process.stdout is not None

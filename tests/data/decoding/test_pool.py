@@ -15,7 +15,7 @@ from images import write_image_folder
 from PIL import Image
 
 from drb.data.datasets import load_dataset
-from drb.data.datasets.decode_pool import DecoderPool
+from drb.data.decoding.pool import DecoderPool
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -46,7 +46,7 @@ def children():
         if entry.name.isdigit():
             try:
                 parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                if parent == os.getpid() and b"decode_worker.py" in (entry / "cmdline").read_bytes():
+                if parent == os.getpid() and b"decoding/worker.py" in (entry / "cmdline").read_bytes():
                     found.append(int(entry.name))
             except OSError:
                 pass

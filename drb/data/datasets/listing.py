@@ -1,0 +1,166 @@
+"""The image files of a folder of class folders: each real folder once, nothing hidden, nothing that cannot be read.
+
+What is odd is either passed over and counted, or refused here, before the first step, by its name.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from drb.data.ids import first_repeated, ids_of_paths
+from drb.types import Int64Array
+
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+
+@dataclass
+class PassedOver:
+    """How many entries were not taken: hidden ones, and files that are no image files or in no class's folder."""
+
+    hidden: int = 0
+    other: int = 0
+
+    def __str__(self) -> str:
+        parts = [
+            *([f"{self.hidden} hidden files or folders"] if self.hidden else []),
+            *([f"{self.other} files that are no images of a class"] if self.other else []),
+        ]
+        return " and ".join(parts)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The image files of one split, those of a class one behind the other, sorted by their paths' bytes.
+
+    names: paths below `folder`, bytes [n]; labels, sample_ids: int64 [n]; parts: as `Identity.parts`.
+    """
+
+    folder: Path
+    names: npt.NDArray[np.bytes_]
+    labels: Int64Array
+    sample_ids: Int64Array
+    parts: Mapping[str, Sequence[object]] = field(default_factory=dict)
+
+
+def class_folders(folder: Path, passed_over: PassedOver) -> list[str]:
+    """The names of a split's class folders, sorted.
+
+    Raises:
+        ValueError: there is none, or the folder cannot be read.
+    """
+    names = []
+    for entry in _entries(folder, passed_over):
+        if _is(entry, "dir"):
+            names.append(entry.name)
+        elif entry.is_symlink() and not _is(entry, "file"):
+            raise ValueError(f"the class folder {entry.path} is a link that leads nowhere; mend or remove it")
+        else:
+            passed_over.other += 1
+    if not names:
+        raise ValueError(f"{folder} has no class folders; put the images of each class into a folder of its own")
+    return sorted(names)
+
+
+def list_images(
+    folder: Path, split: str, folders: Mapping[str, str], labels: Mapping[str, int], source: str, passed: PassedOver
+) -> Listing:
+    """All image files of a split.
+
+    Args:
+        folders: class -> the folder's name below `folder`.
+        labels: class -> its label.
+        source, split: what ids are made of, besides the class and the path below its folder.
+    Raises:
+        ValueError: naming a class without images, a file or a folder that cannot be used, or two files of one id.
+    """
+    seen: dict[tuple[int, int], str] = {}
+    files = {name: sorted(_image_files(folder, below, seen, passed)) for name, below in folders.items()}
+    for name, found in files.items():
+        if not found:
+            raise ValueError(f"the class folder {folder / folders[name]} has no image file ({', '.join(SUFFIXES)})")
+    start = {name: len(os.fsencode(below)) for name, below in folders.items()}
+    called = [os.fsencode(name) + path[start[name] :] for name, found in files.items() for path, _ in found]
+    ids = ids_of_paths(source, split, called)
+    names = np.array([path for found in files.values() for path, _ in found])
+    if (pair := first_repeated(ids)) is not None:
+        first, second = (folder / os.fsdecode(names[index]) for index in pair)
+        raise ValueError(f"the files {first} and {second} have the same sample id by chance; rename one of them")
+    return Listing(
+        folder,
+        names,
+        np.repeat([labels[name] for name in files], [len(found) for found in files.values()]),
+        ids,
+        {f"{split}/{name}": [len(found), _hash(found, folders[name])] for name, found in files.items()},
+    )
+
+
+def _image_files(
+    folder: Path, class_folder: str, seen: dict[tuple[int, int], str], passed_over: PassedOver
+) -> Iterator[tuple[bytes, int]]:
+    """Paths below `folder`, and sizes in bytes, of a class's image files at any depth; links are followed.
+
+    seen: real folders (device, inode) -> how they were reached; one that is reached again is refused.
+    """
+    waiting = [class_folder]
+    while waiting:
+        below = waiting.pop()
+        path = folder / below
+        status = path.stat()
+        before = seen.setdefault((status.st_dev, status.st_ino), below)
+        if before != below:
+            raise ValueError(
+                f"the folder {path} leads to {folder / before} again: its images would be there twice; remove the link"
+            )
+        for entry in _entries(path, passed_over):
+            name = f"{below}/{entry.name}"
+            if _is(entry, "dir"):
+                waiting.append(name)
+            elif not entry.name.lower().endswith(SUFFIXES):
+                passed_over.other += 1
+            else:
+                yield os.fsencode(name), _size_of(entry)
+
+
+def _entries(folder: Path, passed_over: PassedOver) -> list[os.DirEntry[str]]:
+    """What is not hidden, sorted by name, so that the same folder is refused everywhere."""
+    try:
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: os.fsencode(entry.name))
+    except OSError as error:
+        raise ValueError(f"the folder {folder} cannot be read ({error.strerror})") from error
+    visible = [entry for entry in entries if not entry.name.startswith(".")]
+    passed_over.hidden += len(entries) - len(visible)
+    return visible
+
+
+def _is(entry: os.DirEntry[str], kind: str) -> bool:
+    """Whether it is a dir or a file, perhaps by a link. A link to itself is neither."""
+    try:
+        return entry.is_dir() if kind == "dir" else entry.is_file()
+    except OSError:
+        return False
+
+
+def _size_of(entry: os.DirEntry[str]) -> int:
+    if not _is(entry, "file"):
+        kind = "is a link that leads nowhere" if entry.is_symlink() else "is no regular file"
+        raise ValueError(f"the image file {entry.path} {kind}; remove it")
+    size = entry.stat().st_size
+    if size == 0:
+        raise ValueError(f"the image file {entry.path} is empty; replace or remove it")
+    return size
+
+
+def _hash(files: Sequence[tuple[bytes, int]], class_folder: str) -> str:
+    """Of names below the class's folder and sizes: renaming a class changes no picture."""
+    digest, start = blake2b(digest_size=8), len(os.fsencode(class_folder))
+    for path, size in files:
+        digest.update(path[start:] + b"\0%d\0" % size)
+    return digest.hexdigest()

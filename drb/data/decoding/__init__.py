@@ -1,0 +1,1 @@
+"""Image files of any kind as 8-bit pixels of one size, decoded by processes of their own."""

@@ -1,0 +1,79 @@
+"""What a run's data is, so that a run that goes on can tell whether its data is what it was.
+
+An identity is small and JSON: the classes' names in the order of their labels, for each part of the data how many
+samples it has and a hash of them, and how files become pixels. It is saved with every checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+_NAMED_AT_MOST = 3
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What the data is.
+
+    source:   the data's name
+    classes:  names by label; empty where labels are numbers only
+    parts:    "train/cat" (or "train") -> [number of samples, hash of them]
+    decoding: what decides the pixels besides the files
+    """
+
+    source: str = "unnamed"
+    classes: tuple[str, ...] = ()
+    parts: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    decoding: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "classes": list(self.classes), "parts": {k: list(v) for k, v in self.parts.items()}}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Identity:
+        return cls(value["source"], tuple(value["classes"]), value["parts"], value["decoding"])
+
+    def changes_since(self, saved: Identity) -> list[str]:
+        """What differs, in words: a phrase for each difference, the classes first; empty if it is the same data."""
+        before, now = saved.to_json(), self.to_json()
+        changes = [
+            f"{name} is {_shown(now[name])} and was {_shown(before[name])}"
+            for name in ("source", "decoding")
+            if now[name] != before[name]
+        ]
+        if self.classes[: len(saved.classes)] != saved.classes:
+            changes.append(f"the classes are {_shown(self.classes)} and were {_shown(saved.classes)}")
+        elif self.classes != saved.classes:
+            changes.append(f"new classes {_shown(self.classes[len(saved.classes) :])}")
+        parts = [
+            _change(name, before["parts"].get(name, (0, "")), now["parts"].get(name, (0, "")))
+            for name in [*before["parts"], *(now["parts"].keys() - before["parts"].keys())]
+            if before["parts"].get(name) != now["parts"].get(name)
+        ]
+        more = len(parts) - _NAMED_AT_MOST
+        return changes + parts[:_NAMED_AT_MOST] + ([f"and {more} more"] if more > 0 else [])
+
+
+def hash_of_tensors(*tensors: Tensor) -> str:
+    """16 hexadecimal digits for the bytes of some tensors."""
+    digest = blake2b(digest_size=8)
+    for tensor in tensors:
+        digest.update(np.ascontiguousarray(tensor.numpy()).data)
+    return digest.hexdigest()
+
+
+def _change(name: str, before: Sequence[Any], now: Sequence[Any]) -> str:
+    if before[0] != now[0]:
+        return f"{name} has {now[0]} samples and had {before[0]}"
+    return f"{name} has {now[0]} samples as before, but some are others"
+
+
+def _shown(value: Any) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    return text if len(text) <= 120 else f"{text[:117]}..."
