@@ -74,16 +74,17 @@ class Buffer:
         minibatch: the record's fields except late ones, checked, on the CPU. Returns the number admitted.
         """
         decision = self._admission.admit(self._columns, offer) if self.capacity else NOTHING
-        num_admitted = len(decision)
+        num_admitted, offered = len(decision.rows), len(offer.sample_id)
         if num_admitted > len(self._spares.free):
             raise ValueError(
-                f"a minibatch of {len(offer)} rows is larger than this buffer was made for; give the largest "
+                f"a minibatch of {offered} rows is larger than this buffer was made for; give the largest "
                 "minibatch's size as batch_size="
             )
         where = self._spares.take(num_admitted)
-        self._staged = _Staged(decision, where, len(offer), self.spec.late)
         if num_admitted:
             self._columns.put(decision.slots, offer, decision.rows)  # while caches have what the policy looked at
+        self._staged = _Staged(decision, where, offered, self.spec.late)
+        if num_admitted:
             if self._expiry is not None:
                 self._expiry.stamp(self._columns, decision.slots)
             self._before_writing(where)
@@ -149,12 +150,14 @@ class Buffer:
         self._changed, self._has_shrunk = [], False
         rows = self._slot_row[slots]
         # columns know the staged ones already
-        strata = self.rows[rows, STRATUM] if self.has_staged else self._columns.stratum[slots]
+        strata = self.rows[rows, STRATUM] if len(self._staged.where) else self._columns.stratum[slots]
         return TableChange(slots, rows, strata, self.size)
 
     def release(self) -> None:
         """The oldest round in flight has ended: rows that were retired before it may be written again."""
-        self._zero_if_expiring(self._spares.release())
+        rows = self._spares.release()
+        if self._expiry is not None:
+            self._zero(rows)
 
     def expire(self, step: int) -> None:
         """Remove what is older than it may be in step `step`. After `commit`."""
@@ -257,8 +260,8 @@ class Buffer:
         self._spares = SpareRows(len(self.rows), first=len(rows))
         self._changed = [np.arange(size)]
 
-    def _zero_if_expiring(self, rows: Int64Array) -> None:
-        if self._expiry is not None and len(rows):
+    def _zero(self, rows: Int64Array) -> None:
+        if len(rows):
             self._before_writing(rows)
             self.rows[rows] = 0
 
@@ -285,7 +288,7 @@ class _Staged:
         offered: int = 0,
         lacking: list[str] | None = None,
     ) -> None:
-        self.decision = decision or NOTHING
+        self.decision = NOTHING if decision is None else decision
         self.where = NOTHING.rows if where is None else where
         self.offered = offered
         self.lacking = set(lacking or ())

@@ -47,6 +47,10 @@ class LazyRows:
     def need_only(self, index: Int64Array) -> None:
         """The other rows will not be asked for again."""
 
+    def select(self, index: Int64Array) -> LazyRows | Int64Array:
+        """Some rows in this order, read no earlier than this kind of rows needs it."""
+        return self[index]
+
     def close(self) -> None:
         """No row will be asked for again."""
 

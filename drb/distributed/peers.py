@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from drb.distributed.failure import FailureBoard
+from drb.distributed.failure import FailureBoard, PeerError
 from drb.seeding import mix64
 from drb.types import Int64Array
 
@@ -61,9 +61,12 @@ class Peers:
         try:
             return call()
         except RuntimeError as error:
-            context = self._parent.context if self._parent else self.context
-            where = f"{context} of the rehearsal, {operation}"
-            raise self.board.explain(where, error, time.monotonic() - start) from error
+            raise self.failure(operation, error, time.monotonic() - start) from error
+
+    def failure(self, operation: str, error: RuntimeError, waited_s: float) -> PeerError:
+        """Tell the others that an operation failed here; the error that names rank, round, operation and peer."""
+        context = self._parent.context if self._parent else self.context
+        return self.board.explain(f"{context} of the rehearsal, {operation}", error, waited_s)
 
     def subset(self, ranks: list[int]) -> Peers:
         """A group of these ranks of this one, ascending. Collective over them. A failure is this group's."""

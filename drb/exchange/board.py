@@ -47,33 +47,41 @@ class NodeBoard:
         self._version = 0
 
     def announce(self, message: Int64Array) -> Int64Array:
-        """Every rank's message, int64 [W, H], valid until the next call; a barrier."""
+        """Every rank's message, int64 [W, H], valid until the next call; a barrier.
+
+        Raises:
+            PeerError: a rank has failed or ended, or did not come in time.
+        """
         self._version ^= 1
         places = self._places[self._version, :, : len(message)]
         places[self._peers.rank] = message
-        self._peers.run("sizes", self._pass_barrier)
+        self._pass_barrier()
         return places
 
     def _pass_barrier(self) -> None:
         self._arrived.post()
         if self._tickets.take():
-            self._wait(self._go[self._version])
+            if not self._go[self._version].wait(_LOOK_S):
+                self._wait_longer(self._go[self._version])
             return
         for _ in range(self._others + 1):
-            self._wait(self._arrived)  # at once: now this rank, too, sees what all have written
+            if not self._arrived.wait(_LOOK_S):  # at once: now this rank, too, sees what all have written
+                self._wait_longer(self._arrived)
         for _ in range(self._others):
             self._tickets.post()
         for _ in range(self._others):
             self._go[self._version].post()
 
-    def _wait(self, semaphore: Semaphore) -> None:
-        if semaphore.wait(_LOOK_S):
-            return
-        deadline = time.monotonic() + self._peers.timeout_s
-        while not semaphore.wait(_LOOK_S):
-            self._require_life()
-            if time.monotonic() > deadline:
-                raise RuntimeError("timed out waiting for the ranks of this node")
+    def _wait_longer(self, semaphore: Semaphore) -> None:
+        """Wait on, as long as the others live and there is time."""
+        start = time.monotonic() - _LOOK_S
+        try:
+            while not semaphore.wait(_LOOK_S):
+                self._require_life()
+                if time.monotonic() - start > self._peers.timeout_s + _LOOK_S:
+                    raise RuntimeError("timed out waiting for the ranks of this node")
+        except RuntimeError as error:
+            raise self._peers.failure("sizes", error, time.monotonic() - start) from error
 
     def _require_life(self) -> None:
         """No socket closes here when a peer ends. Raises RuntimeError if one has, or has announced that it fails."""

@@ -56,7 +56,7 @@ class HierarchicalExchange:
 
     def announce(self, message: Int64Array) -> Int64Array:
         messages = self._meeting.announce(np.append(message, self._node.version))
-        self._node.see_versions(messages[self._places.neighbours, -1])
+        self._node.versions = messages[self._places.neighbours, -1]
         return messages[:, :-1]
 
     def share(self, values: Int64Array, lengths: Int64Array) -> list[Int64Array]:

@@ -23,6 +23,7 @@ class SharedExchange:
     """rows_per_rank, capacities: int64 [W], known to all ranks. All ranks of the group must share one node.
 
     meeting: of these ranks and perhaps of others, if someone else announces; None: one of its own.
+    version: which of this rank's tables was published last; versions: those of all ranks in this round, int64 [W].
     """
 
     name = "shared"
@@ -53,8 +54,8 @@ class SharedExchange:
         self._tables = memory[num_rows * words :]  # both versions, flat
         self._first_row = first_row
         self.rows = self._all_rows[first_row[rank] : first_row[rank + 1]]
-        self.version = 0  # which of this rank's tables was published last
-        self._peer_tables: Int64Array = np.arange(peers.world_size)
+        self.version = 0
+        self.versions: Int64Array = np.zeros(peers.world_size, np.int64)
         self._first_entry_of = np.concatenate((first_entry[:-1], first_entry[:-1] + num_entries))
 
     def publish(self, table: Int64Array, changed: bool) -> None:
@@ -66,18 +67,17 @@ class SharedExchange:
 
     def announce(self, message: Int64Array) -> Int64Array:
         messages = self._meeting.announce(np.append(message, self.version))
-        self.see_versions(messages[:, -1])
+        self.versions = messages[:, -1]
         return messages[:, :-1]
-
-    def see_versions(self, versions: Int64Array) -> None:
-        """Which tables the ranks of this node published in this round, int64 [W]."""
-        self._peer_tables = np.arange(len(versions)) + versions * len(versions)  # numbered version by version
 
     def share(self, values: Int64Array, lengths: Int64Array) -> list[Int64Array]:
         return self._peers.share(values, lengths)
 
     def fetch(self, owners: Int64Array, positions: Int64Array, out: Int64Array) -> None:
-        entries = self._first_entry_of.take(self._peer_tables.take(owners))
+        tables = self.versions.take(owners)  # tables are numbered version by version
+        tables *= len(self.versions)
+        tables += owners
+        entries = self._first_entry_of.take(tables)
         entries += positions
         np.take(self._all_rows, self._tables.take(entries), axis=0, out=out, mode="clip")
 

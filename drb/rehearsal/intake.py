@@ -18,88 +18,97 @@ from drb.rehearsal.settings import RehearsalSettings
 from drb.sampling.distinct import DistinctCounter
 from drb.sampling.proportions import build_proportions
 from drb.seeding import sample_ids_of, sample_keys
-from drb.types import Int64Array, Minibatch, OwnerOf
+from drb.types import Minibatch, OwnerOf
 
 REHEARSED = "rehearsed"  # the field that `extend` adds
 _ID_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 class Intake:
-    """State: how many samples arrived (their ids, with sample_id="arrival") and how many distinct ones were offered."""
+    """Checks what is offered, and counts it.
+
+    num_distinct: distinct samples offered so far; 0 unless the proportions need it.
+    """
 
     def __init__(self, settings: RehearsalSettings, rank: int, world_size: int) -> None:
+        self.num_distinct = 0
         self._settings = settings
+        self._id_field, self._needs_strata = settings.id_field, settings.needs_strata
         self._rank = rank
         self._world_size = world_size
-        self._arrivals = 0
+        self._arrivals = 0  # rows so far; with sample_id="arrival" their ids follow from it
         self._distinct = DistinctCounter() if build_proportions(settings.proportions).needs_offered else None
-
-    @property
-    def num_distinct(self) -> int:
-        """Distinct samples offered so far; 0 unless the proportions need it."""
-        return self._distinct.count() if self._distinct is not None else 0
 
     def check_first(self, minibatch: Minibatch) -> None:
         """Raise ValueError if the settings name fields that the minibatch lacks."""
         settings = self._settings
-        if settings.id_field is not None and settings.id_field not in minibatch:
+        if self._id_field is not None and self._id_field not in minibatch:
             raise ValueError(
-                f"the minibatch has no field {settings.id_field!r} (it has {_names(minibatch)}): wrap the dataset "
+                f"the minibatch has no field {self._id_field!r} (it has {_names(minibatch)}): wrap the dataset "
                 'in drb.with_ids, or say sample_id="arrival" if every offer is a new sample'
             )
-        if settings.needs_strata and settings.stratum not in minibatch:
+        if self._needs_strata and settings.stratum not in minibatch:
             raise ValueError(
                 f"admission={settings.admission} with proportions={settings.proportions} counts exemplars by the field "
                 f"{settings.stratum!r}, which the minibatch lacks (it has {_names(minibatch)}); set stratum="
             )
 
-    def check(self, minibatch: Minibatch, spec: RecordSpec, max_rows: int) -> None:
-        """Raise ValueError unless a minibatch fits the schema and has at most max_rows; wherever its values lie."""
-        self._checked(minibatch, spec, max_rows)
+    def check(
+        self, minibatch: Minibatch, spec: RecordSpec, max_rows: int
+    ) -> tuple[Tensor | None, Tensor | None, Minibatch]:
+        """Check a minibatch, wherever its values lie, and change nothing.
 
-    def take(self, minibatch: Minibatch, spec: RecordSpec, max_rows: int, round_: int) -> tuple[Offer, Minibatch]:
-        """The offer of round `round_`, and the record's fields; minibatch on the CPU.
-
+        Returns:
+            Sample ids and strata, integers [B] each, None where there are no such fields; and the record's fields.
         Raises:
             ValueError: fields that differ from the schema, or more rows than max_rows.
         """
-        ids, strata, fields = self._checked(minibatch, spec, max_rows)
-        num_rows = next(iter(minibatch.values())).shape[0]
-        if ids is not None:
-            sample_id = _numpy(ids)
-        else:
-            arrival = self._arrivals + np.arange(num_rows, dtype=np.int64)
-            sample_id = arrival * self._world_size + self._rank
-        stratum = _numpy(strata) if strata is not None else np.full(num_rows, -1, np.int64)
-        self._arrivals += num_rows
-        keys = sample_keys(sample_id, self._settings.seed)
-        if self._distinct is not None:
-            self._distinct.add(keys)
-        return Offer(sample_id, stratum, keys, round_), fields
-
-    def _checked(
-        self, minibatch: Minibatch, spec: RecordSpec, max_rows: int
-    ) -> tuple[Tensor | None, Tensor | None, Minibatch]:
-        """Sample ids and strata, integers [B] each, where there are such fields, and the record's fields."""
         num_rows = next(iter(minibatch.values())).shape[0]  # len() of a tensor takes ten times as long
         if num_rows > max_rows:
             raise ValueError(
                 f"a minibatch of {num_rows} rows after one of {max_rows}: memory was allocated for the first; give the "
                 "largest minibatch's size as batch_size="
             )
-        settings, fields, strata = self._settings, dict(minibatch), None
-        ids = fields.pop(settings.id_field, None) if settings.id_field is not None else None
-        if ids is not None:
+        ids, fields, stratum = None, minibatch, self._settings.stratum
+        if self._id_field is not None:
+            fields = dict(minibatch)
+            ids = fields.pop(self._id_field, None)
+            if ids is None:
+                raise ValueError(f"the minibatch has no field {self._id_field!r}; it has {_names(minibatch)}")
             if ids.dtype not in _ID_DTYPES:
-                raise ValueError(f"the sample id field {settings.sample_id!r} must hold integers, got {ids.dtype}")
-            _require_integers(ids, "sample id", settings.sample_id, num_rows)
-        elif settings.id_field is not None:
-            raise ValueError(f"the minibatch has no field {settings.id_field!r}; it has {_names(minibatch)}")
+                raise ValueError(f"the sample id field {self._id_field!r} must hold integers, got {ids.dtype}")
+            _require_integers(ids, "sample id", self._id_field, num_rows)
         spec.check(fields, num_rows)
-        if settings.stratum in fields and (settings.needs_strata or _is_one_integer(fields[settings.stratum])):
-            strata = fields[settings.stratum]
-            _require_integers(strata, "stratum", settings.stratum, num_rows)
+        strata = None if stratum is None else fields.get(stratum)
+        if strata is not None and not self._needs_strata and not _is_one_integer(strata):
+            strata = None
+        if strata is not None:
+            _require_integers(strata, "stratum", str(stratum), num_rows)
         return ids, strata, fields
+
+    def take(self, minibatch: Minibatch, spec: RecordSpec, max_rows: int, round_: int) -> tuple[Offer, Minibatch]:
+        """Check a minibatch on the CPU and count it; return the offer of round `round_` and the record's fields.
+
+        Raises:
+            ValueError: as `check`; nothing was counted.
+        """
+        ids, strata, fields = self.check(minibatch, spec, max_rows)
+        num_rows = next(iter(minibatch.values())).shape[0]
+        if ids is not None:
+            sample_id = np.ascontiguousarray(ids.numpy(), dtype=np.int64)
+        else:
+            arrival = self._arrivals + np.arange(num_rows, dtype=np.int64)
+            sample_id = arrival * self._world_size + self._rank
+        if strata is not None:
+            stratum = np.ascontiguousarray(strata.numpy(), dtype=np.int64)
+        else:
+            stratum = np.full(num_rows, -1, np.int64)
+        self._arrivals += num_rows
+        keys = sample_keys(sample_id, self._settings.seed)
+        if self._distinct is not None:
+            self._distinct.add(keys)
+            self.num_distinct = self._distinct.count()
+        return Offer(sample_id, stratum, keys, round_), fields
 
     def state_dict(self) -> dict[str, Any]:
         state: dict[str, Any] = {"arrivals": self._arrivals}
@@ -113,6 +122,7 @@ class Intake:
             if "distinct" not in state:
                 raise ValueError("the saved state has no count of distinct offers, which proportions=stream needs")
             self._distinct.load_state_dict(state["distinct"])
+            self.num_distinct = self._distinct.count()
 
 
 def reshard_intake(
@@ -141,10 +151,6 @@ def _require_integers(values: Tensor, what: str, field: str, num_rows: int) -> N
             f"the {what} field {field!r} must be one integer per row, got {values.dtype} {list(values.shape)} "
             f"for {num_rows} rows"
         )
-
-
-def _numpy(integers: Tensor) -> Int64Array:
-    return np.ascontiguousarray(integers.numpy(), dtype=np.int64)
 
 
 def on_cpu(minibatch: Minibatch) -> Minibatch:

@@ -48,7 +48,7 @@ class Extension:
             self._exemplars.append(views)
         self._views: dict[tuple[int, int, int, int, int], _Views] = {}
         self._masks: dict[tuple[int, int], Tensor] = {}
-        self._fence = ReuseFence(2)
+        self._fence = ReuseFence(2) if torch.cuda.is_available() else None
         self._turn = 0
 
     def extend(self, minibatch: Minibatch, exemplars: StepExemplars | None) -> Minibatch:
@@ -57,16 +57,18 @@ class Extension:
         `rehearsed` is shared between steps: do not write to it.
         """
         num_rows = next(iter(minibatch.values())).shape[0]
-        if not exemplars:
+        count = 0 if exemplars is None else len(exemplars.rows)
+        if exemplars is None or count == 0:
             return {**minibatch, "rehearsed": self._mask(num_rows, 0)}
-        self._fence.mark(self._turn)  # the last batch's readers have been queued by now
+        if self._fence is not None:
+            self._fence.mark(self._turn)  # the last batch's readers have been queued by now
+            self._fence.wait(self._turn ^ 1)
         self._turn ^= 1
-        self._fence.wait(self._turn)
-        views = self._views_of(exemplars, num_rows)
+        views = self._views_of(exemplars, num_rows, count)
         for name, (own, rehearsed, stored) in views.parts.items():
             own.copy_(minibatch[name])
             rehearsed.copy_(stored)
-        return {**views.output, "rehearsed": self._mask(num_rows, len(exemplars))}
+        return {**views.output, "rehearsed": self._mask(num_rows, count)}
 
     def named(self, exemplars: StepExemplars) -> Exemplars:
         """For strategies that treat them apart from the minibatch."""
@@ -74,13 +76,14 @@ class Extension:
 
     def erase(self) -> None:
         """Zero what was returned last and before; its readers must have been queued."""
-        self._fence.settle()
+        if self._fence is not None:
+            self._fence.settle()
         for output in self._outputs:
             for values in output.values():
                 values.zero_()
 
-    def _views_of(self, exemplars: StepExemplars, num_rows: int) -> _Views:
-        first, count = exemplars.first, len(exemplars)
+    def _views_of(self, exemplars: StepExemplars, num_rows: int, count: int) -> _Views:
+        first = exemplars.first
         key = (self._turn, exemplars.block, first, num_rows, count)
         if key not in self._views:
             outputs = {name: output[: num_rows + count] for name, output in self._outputs[self._turn].items()}

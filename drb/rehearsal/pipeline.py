@@ -34,8 +34,8 @@ class Pipeline:
     """The training thread's side of the rounds. Collective: every rank makes the same calls in the same order.
 
     Steps are numbered from 0. stopped: a rank has ended and, with uneven="stop", all are to.
-
-    After an error in the middle of a step, or of a round, nobody knows which rows are whose: then it can only be ended.
+    broken_by: an error in the middle of a step, or of a round. After that nobody knows which rows are whose, and it can
+    only be ended.
     """
 
     def __init__(self, parts: Parts, peers: Peers | None, settings: RehearsalSettings) -> None:
@@ -50,7 +50,7 @@ class Pipeline:
         self._ready: deque[StepExemplars] = deque()
         self._is_ended = False  # by a rank that has finished, which a round has told
         self._is_stuck = False  # a round has not ended in any time that it may take
-        self._broken_by: BaseException | None = None
+        self.broken_by: BaseException | None = None
         self._statuses: EarlyNews[Int64Array] | None = None
         if settings.uneven == "stop":
             self._statuses = EarlyNews()
@@ -60,21 +60,16 @@ class Pipeline:
 
     def require_sound(self) -> None:
         """Raise RuntimeError if there was an error after which this cannot go on."""
-        if self._broken_by is not None:
-            error = self._broken_by
+        error = self.broken_by
+        if error is not None:
             raise RuntimeError(
                 f"this rehearsal failed before and cannot go on ({type(error).__name__}: {error}); close it, make a "
                 "new one and load a saved state"
             )
 
-    @property
-    def is_broken(self) -> bool:
-        """Whether there was an error after which this cannot go on."""
-        return self._broken_by is not None
-
     def break_off(self, error: BaseException) -> None:
         """Something failed in the middle of a step: this cannot go on."""
-        self._broken_by = self._broken_by or error
+        self.broken_by = self.broken_by or error
 
     def take(self, step: int) -> StepExemplars | None:
         """Take this step's exemplars; None in the first steps. Waits for their round, and raises what it raised."""
@@ -86,7 +81,7 @@ class Pipeline:
         if step % self._interval == 0:
             if self._delivery.launches and self._in_flight >= self._depth - 1:
                 self._receive()  # the next round's rows set off now, to be there by the time its exemplars are used
-            self._free_block_of(step)
+            self._delivery.mark(self._runner.block_of(step))  # the exemplars in this round's block are used up
         return exemplars
 
     def submit(self, step: int, offered: int, status: int = ACTIVE) -> None:
@@ -191,16 +186,12 @@ class Pipeline:
         interval, next_step = self._interval, last_step + 1
         current = next_step // interval - self._depth  # the round whose exemplars the next step uses
         for number in range(max(current, 0), last_step // interval + 1):
-            self._free_block_of(number * interval)
+            self._delivery.mark(self._runner.block_of(number * interval))
             self.submit(number * interval, offered)
             self._receive()
         if current >= 0:
             for _ in range(next_step % interval):
                 self._ready.popleft()  # used before
-
-    def _free_block_of(self, step: int) -> None:
-        """This step's round may fetch into its block: what that held was read in the step before, or is dropped."""
-        self._delivery.mark(self._runner.block_of(step))
 
     def _receive(self) -> None:
         """Wait until the oldest round in flight has fetched; raises what it raised."""

@@ -119,7 +119,9 @@ class RoundRunner:
         someone_finished = bool(statuses.any())  # ACTIVE is 0
         if len(steps) > 1 and (steps != steps[0]).any() and not someone_finished:
             raise UnevenError(f"the ranks are at different steps: {steps.tolist()}; resume all from one checkpoint")
-        counts_WS = self._counts(messages_WH, changes)
+        counts_WS = messages_WH[:, _SIZE : _SIZE + 1]  # one stratum, if they are not counted
+        if self._union is not None:
+            counts_WS = self._counts(self._union, messages_WH[:, _CHANGED], changes)
         self.union_size = int(counts_WS.sum())
         if someone_finished:
             return RoundResult(statuses, steps, [], someone_finished)
@@ -130,10 +132,17 @@ class RoundRunner:
         draws = [self._sampler.draw(step + i, counts_WS, messages_WH[:, _OFFERED]) for i in range(self.interval)]
         drawn = time.perf_counter()
 
-        block, count = self.block_of(step), len(draws[0].owner)  # as many in each draw: all are from one union
+        owners, positions, count = draws[0].owner, draws[0].position, len(draws[0].owner)  # all draw as many
+        if len(draws) > 1:
+            owners = np.concatenate([draw.owner for draw in draws])
+            positions = np.concatenate([draw.position for draw in draws])
+        block = self.block_of(step)
         if count:  # alike on all ranks: every rank draws min(r, N)
-            self.delivery.fetch(*_together(draws), block)
-        per_step = [self.exemplars_at(step + i, draw, block, i * count) for i, draw in enumerate(draws)]
+            self.delivery.fetch(owners, positions, block)
+        rows, per_step = self.blocks[block], []
+        for i, draw in enumerate(draws):
+            first = i * count
+            per_step.append(StepExemplars(step + i, draw, rows[first : first + count], block, first))
 
         end, times = time.perf_counter(), self.times
         times.rounds += 1
@@ -157,14 +166,12 @@ class RoundRunner:
         self._message[:] = (status, step, len(rows), offered, len(changes))
         return changes
 
-    def _counts(self, messages_WH: Int64Array, changes: Int64Array) -> Int64Array:
-        """Exemplars per rank and stratum, int64 [W, S]; one stratum if they are not counted."""
-        if self._union is None:
-            return messages_WH[:, _SIZE : _SIZE + 1]
-        if messages_WH[:, _CHANGED].any():
-            for rank, pairs in enumerate(self._exchange.share(changes, messages_WH[:, _CHANGED].copy())):
-                self._union.apply(rank, pairs)
-        return self._union.counts
+    def _counts(self, union: UnionCounts, lengths_W: Int64Array, changes: Int64Array) -> Int64Array:
+        """Exemplars per rank and stratum, int64 [W, S], once all ranks have shared what has changed."""
+        if lengths_W.any():
+            for rank, pairs in enumerate(self._exchange.share(changes, lengths_W.copy())):
+                union.apply(rank, pairs)
+        return union.counts
 
     # -- between rounds
 
@@ -181,10 +188,3 @@ class RoundRunner:
         """Zero the fetched rows. No round may be in flight."""
         self.delivery.erase()
         self._exchange.erase()
-
-
-def _together(draws: list[Draw]) -> tuple[Int64Array, Int64Array]:
-    """Owners and positions of all draws, one after the other."""
-    if len(draws) == 1:
-        return draws[0].owner, draws[0].position
-    return np.concatenate([draw.owner for draw in draws]), np.concatenate([draw.position for draw in draws])

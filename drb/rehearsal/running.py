@@ -137,7 +137,7 @@ class Running:
         """Tell the other ranks that this one ends. Raises UnevenError if others go on."""
         if self.rounds.stopped:
             return
-        if self.rounds.is_broken:
+        if self.rounds.broken_by is not None:
             self.rounds.discard()
         else:
             self.drain()

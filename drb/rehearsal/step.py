@@ -60,14 +60,15 @@ class Steps:
         self._device = device
         self._returns_home = returns_home
         self._deferred = self._defer_to(device) if device is not None else None
+        self._was_brought = False  # the last minibatch, to the host
+        self._is_async = parts.is_async
         self._waits_for_all = settings.uneven == "stop"  # in every step
 
     def extend(self, minibatch: Minibatch) -> Minibatch | None:
         """Take a step; return the minibatch with the exemplars behind it. See `Rehearsal.extend`."""
         start = time.perf_counter()
-        accepted = self._accept(minibatch)
-        extended = self._take(accepted, lambda exemplars: self._output.extend(accepted, exemplars))
-        if extended is not None and accepted is not minibatch and self._returns_home:
+        extended = self._take(minibatch, self._output.extend)
+        if extended is not None and self._was_brought and self._returns_home:
             home = next(iter(minibatch.values())).device
             extended = {name: value.to(home, non_blocking=True) for name, value in extended.items()}
         self.extend_seconds += time.perf_counter() - start
@@ -76,46 +77,58 @@ class Steps:
     def step(self, minibatch: Minibatch) -> Exemplars | None:
         """Take a step; return the exemplars by themselves. See `Rehearsal.step`."""
         start = time.perf_counter()
-        accepted = self._accept(minibatch)
-        named = self._take(accepted, lambda exemplars: self._output.named(exemplars) if exemplars else None)
+        named = self._take(minibatch, lambda _, exemplars: self._output.named(exemplars) if exemplars else None)
         self.extend_seconds += time.perf_counter() - start
         return named
 
-    def _take(self, minibatch: Minibatch, give: Callable[[StepExemplars | None], T]) -> T | None:
-        """One step; what `give` makes of its exemplars, None once a rank has ended.
+    def _take(self, given: Minibatch, give: Callable[[Minibatch, StepExemplars | None], T]) -> T | None:
+        """One step; what `give` makes of minibatch and exemplars, None once a rank has ended.
 
         Raises:
             ValueError: late fields are missing, or the minibatch is broken; nothing has changed.
         """
-        rounds, buffer, step = self._rounds, self._parts.buffer, self.last + 1
+        parts, rounds, deferred, step = self._parts, self._rounds, self._deferred, self.last + 1
+        buffer = parts.buffer
         start = time.perf_counter()
-        rounds.require_sound()
-        self.settle()
-        buffer.require_late_fields()
+        if rounds.broken_by is not None:
+            rounds.require_sound()
+        minibatch = self._accept(given)
+        if deferred is not None:
+            self.settle()
+        if parts.spec.late:
+            buffer.require_late_fields()
         offered = self._intake.num_distinct  # of the minibatches that this step's round can draw
-        stage = self._check(minibatch, step)
+        is_deferred = deferred is not None and deferred.takes(minibatch)
+        if deferred is not None and is_deferred:
+            deferred.check(minibatch)
+        else:
+            offer, fields = self._intake.take(minibatch, parts.spec, parts.max_rows, step)
         checked = time.perf_counter()
         try:
             exemplars = rounds.take(step)
             received, self.last = time.perf_counter(), step
             buffer.commit()
             buffer.expire(step)
-            stage()
+            if deferred is not None and is_deferred:
+                deferred.begin(minibatch, step)
+            else:
+                buffer.stage(fields, offer)
             staged = time.perf_counter()
-            given = give(exemplars)
+            result = give(minibatch, exemplars)
             before = time.perf_counter()
             rounds.submit(step, offered)
             end = time.perf_counter()
         except BaseException as error:
             rounds.break_off(error)
             raise
+        self._was_brought = minibatch is not given
         self.wait_seconds += received - checked
         self.admission_seconds += checked - start + staged - received
-        if not self._parts.is_async:
+        if not self._is_async:
             self.inline_seconds += end - before
         elif self._waits_for_all:
             self.wait_seconds += end - before
-        return None if rounds.stopped else given
+        return None if rounds.stopped else result
 
     def attach(self, late_fields: dict[str, Tensor]) -> None:
         """Give the last minibatch its late fields, [b, …] each. See `Rehearsal.attach`."""
@@ -156,15 +169,6 @@ class Steps:
             return on_cpu(minibatch)
         require_fields(minibatch)
         return minibatch
-
-    def _check(self, minibatch: Minibatch, step: int) -> Callable[[], object]:
-        """Check a minibatch; return what stages it or, if it lies on a device, sends for it."""
-        deferred, parts = self._deferred, self._parts
-        if deferred is not None and deferred.takes(minibatch):
-            deferred.check(minibatch)
-            return lambda: deferred.begin(minibatch, step)
-        offer, fields = self._intake.take(minibatch, parts.spec, parts.max_rows, step)
-        return lambda: parts.buffer.stage(fields, offer)
 
     def _defer_to(self, device: Device) -> DeferredIntake:
         return DeferredIntake(device, self._intake, self._parts.buffer, self._parts.max_rows)

@@ -14,6 +14,7 @@ import numpy as np
 
 from drb.buffer.admission import Columns, build_admission
 from drb.buffer.record import RecordSpec
+from drb.buffer.snapshot import LazyRows
 from drb.rehearsal.selection import Where, matching_ids
 from drb.rehearsal.state.check import require_format
 from drb.rehearsal.state.fetched import uncounted
@@ -88,7 +89,7 @@ def _without(buffer: State, settings: State, sample_ids: Int64Array) -> dict[str
 
 def _select(rows: Any, index: Int64Array) -> Any:
     """Some rows in this order, not read before they are needed if they are in files."""
-    return rows.select(index) if hasattr(rows, "select") else rows[index]
+    return rows.select(index) if isinstance(rows, LazyRows) else rows[index]
 
 
 def _any(fields: Mapping[str, Any]) -> Any:
