@@ -6,6 +6,9 @@ Read from the sources by `ast`, so imports inside functions and under TYPE_CHECK
 from __future__ import annotations
 
 import ast
+import json
+import subprocess
+import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -129,3 +132,15 @@ def test_wrong_imports_are_found():
         assert problems(PACKAGE / where, source) == []
     for where, source, roots in DOORS:
         assert forbidden(PACKAGE / where, source) == roots
+
+
+def test_importing_drb_loads_no_checkpointing_no_data_set_and_no_trainer():
+    """Whoever trains in a loop of his own pays for rehearsal only."""
+    program = "import json, sys, drb; print(json.dumps(sorted(sys.modules)))"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = json.loads(ended.stdout)
+    unwanted = ("checkpoint", "data.datasets", "data.cache", "data.scenarios", "training", "program", "plan", "runs")
+    names = tuple(f"drb.{name}" for name in unwanted)
+    assert [name for name in loaded if name in names or name.startswith(tuple(f"{name}." for name in names))] == []
+    assert set(ALLOWED_IN) & set(loaded) == set()
+    assert len([name for name in loaded if name.startswith("drb")]) <= 100
