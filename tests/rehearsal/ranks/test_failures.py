@@ -65,14 +65,14 @@ def test_a_rank_that_fails_by_itself_tells_the_others_why():
 
 def wait_for_rank_1(rank, world_size, stops):
     """The others wait, with a limit of 2 s for a rank that sends no heartbeat."""
-    room = PatientBarrier(world_size, timeout_s=2.0)
-    room.meet("the start")
+    barrier = PatientBarrier(world_size, timeout_s=2.0)
+    barrier.wait("the start")
     start = time.monotonic()
     if rank == 1 and stops:
         os.kill(os.getpid(), signal.SIGSTOP)
     elif rank == 1:
         time.sleep(5.0)
-    room.meet("waiting for rank 1")
+    barrier.wait("waiting for rank 1")
     return time.monotonic() - start
 
 
@@ -83,7 +83,7 @@ def test_a_busy_rank_is_waited_for_longer_than_the_timeout():
 def test_a_stopped_rank_is_not_waited_for():
     _, failures = collect_ranks(wait_for_rank_1, 3, True, patience=20, abandon=[1], gloo_timeout=2.0)
     for rank in (0, 2):
-        assert f"PeerError: rank {rank}, waiting for rank 1: failed; rank 1 did not arrive and gives" in failures[rank]
+        assert f"PeerError: rank {rank}, waiting for rank 1: failed; rank 1 did not arrive and sends" in failures[rank]
 
 
 def count_beats(rank, world_size):
@@ -113,11 +113,11 @@ class _StoreIsGone:
 def wait_after_the_end(rank, world_size):
     import drb.distributed.waiting
 
-    room, others_may_end = PatientBarrier(world_size, timeout_s=60.0), dist.new_group(backend="gloo")
+    barrier, others_may_end = PatientBarrier(world_size, timeout_s=60.0), dist.new_group(backend="gloo")
     if rank == 0:
         drb.distributed.waiting.heartbeat = _StoreIsGone
         try:
-            room.meet("step 3")
+            barrier.wait("step 3")
         except PeerError as error:
             return str(error)
         finally:
