@@ -12,13 +12,11 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from types import TracebackType
 from typing import Any, ClassVar, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from typing_extensions import Self
 
 from drb.buffer.record import Field, RecordSpec
 from drb.exchange import count_distinct, open_peers
@@ -26,6 +24,7 @@ from drb.rehearsal.cuda import Device
 from drb.rehearsal.factory import Factory
 from drb.rehearsal.forget import ForgetObserver
 from drb.rehearsal.intake import REHEARSED
+from drb.rehearsal.lifetime import Lifetime
 from drb.rehearsal.running import Running
 from drb.rehearsal.selection import SampleIds, Where
 from drb.rehearsal.settings import RehearsalSettings
@@ -36,7 +35,7 @@ from drb.types import Exemplars, Int64Array, Minibatch, OwnerOf
 log = logging.getLogger("drb")
 
 
-class Rehearsal:
+class Rehearsal(Lifetime):
     """A distributed rehearsal buffer for a training loop of one's own. A context manager.
 
         with Rehearsal(capacity=500, exemplars=7, seed=0) as rehearsal:
@@ -119,27 +118,26 @@ class Rehearsal:
         self._peers = open_peers(process_group, timeout_s)
         spec = spec if spec is None or isinstance(spec, RecordSpec) else RecordSpec(spec)
         self._setup = Setup(self.settings, spec, self._peers, self._factory, device)
-        self._running: Running | None = None  # from the first minibatch on
-        self._closed = False
         self._setup_seconds = 0.0
         self._stored_and_distinct: tuple[int, int] | None = None
 
     # -- a step
 
     def extend(self, minibatch: Minibatch) -> Minibatch:
-        """The minibatch (b rows) with this step's exemplars behind it: b + r rows, and `rehearsed` bool [b + r].
+        """Offer a minibatch and get it back with this step's exemplars behind it: every field [b + r, …].
 
-        b rows until exemplars exist. The memory is reused two calls later, `rehearsed` is shared between calls: clone
-        what you keep or write to. With uneven="stop" None (and end your loop) once any rank has no more minibatches.
+        The result also has the field `rehearsed`, bool [b + r], False for the first b rows. It has b rows until
+        exemplars exist. Its memory is reused two calls later, and `rehearsed` is shared between calls: clone what you
+        keep or write to. With uneven="stop" the result is None once any rank has no more minibatches: end your loop.
         With a GPU as `device`, or a first minibatch there, all is queued on the current stream and the host waits for
-        no copy. On the host, what is returned is page-locked where CUDA is present.
+        no copy. On the host, the result is page-locked where CUDA is present.
 
         A minibatch of no rows offers nothing and gets its exemplars all the same. What a field holds is stored as it
-        is, a NaN too; of a sample id that comes twice in a minibatch the first row counts.
+        is, a NaN too. If a sample id comes twice in a minibatch, its first row counts.
 
         Raises:
             ValueError: fields that differ from the schema, or late fields that were not attached. The call has changed
-                nothing and is to be repeated with a good minibatch: the other ranks' rounds wait for this rank's.
+                nothing; repeat it with a good minibatch, because the other ranks' rounds wait for this rank's.
             UnevenError: another rank stopped. PeerError: a rank died or stalled.
         """
         running = self._running_with(minibatch)
@@ -148,10 +146,10 @@ class Rehearsal:
         return running.steps.extend(minibatch)  # type: ignore[return-value]  # None only with uneven="stop"
 
     def step(self, minibatch: Minibatch) -> Exemplars | None:
-        """Offer a minibatch and get this step's exemplars, for strategies that treat them apart from it.
+        """Offer a minibatch and get this step's exemplars by themselves.
 
-        None until exemplars exist, and with uneven="stop" once a rank has ended (see `stopped`). Their memory is
-        overwritten in the next call.
+        The result is None until exemplars exist and, with uneven="stop", once a rank has ended (see `stopped`). Its
+        memory is overwritten in the next call.
         """
         running = self._running_with(minibatch)
         return None if running is None else running.steps.step(minibatch)
@@ -165,11 +163,6 @@ class Rehearsal:
         self._require_open("attach")
         self._require_running("attach").steps.attach(late_fields)
 
-    @property
-    def stopped(self) -> bool:
-        """Whether a rank has ended and, with uneven="stop", all are to."""
-        return self._running is not None and self._running.rounds.stopped
-
     # -- what is known
 
     def describe(self) -> str:
@@ -177,7 +170,7 @@ class Rehearsal:
         return self._require_running("describe").parts.describe(self.settings)
 
     def stats(self) -> dict[str, Any]:
-        """Counts, bytes and seconds so far, of this rank unless it says total. Not collective.
+        """This rank's counts, bytes and seconds so far, and all ranks' where a name says total. Not collective.
 
         extend_seconds: on the training thread, in rehearsal calls; of those, wait_seconds: waiting for a round,
         inline_seconds: in rounds that run there, and admission_seconds: deciding who is stored and copying those.
@@ -199,10 +192,10 @@ class Rehearsal:
         return (self._running or self._setup).sample_ids()
 
     def duplicate_share(self) -> float:
-        """Share of the union's exemplars that are stored more than once. Collective.
+        """The share of the union's exemplars that are stored more than once. Collective.
 
-        Ids are compared by hash bucket: each rank receives about as many as it stores. 0 with `OwnerSampler`;
-        with reshuffled shards every rank sooner or later holds the same samples.
+        It is 0 with `OwnerSampler`; with reshuffled shards every rank sooner or later holds the same samples. Ids are
+        compared by hash bucket, so each rank receives about as many as it stores.
         """
         self._require_open("ask")
         if self._running is not None:
@@ -213,10 +206,10 @@ class Rehearsal:
     # -- erasure
 
     def forget(self, sample_ids: SampleIds | None = None, *, where: Where | None = None) -> int:
-        """Remove samples from all ranks' buffers for good; how many exemplars that were, on all ranks. Collective.
+        """Remove samples from all ranks' buffers for good; return how many exemplars that were. Collective.
 
-        Between steps. What any rank names is removed on all, zeroed wherever a record may have been (what `extend` and
-        `step` returned included), and its ids are never stored again. See docs/retention.md for what is promised.
+        Call it between steps. What any rank names is removed on all ranks, zeroed wherever a record may have been (what
+        `extend` and `step` returned included), and never stored again. docs/retention.md says what is promised.
 
         Args:
             sample_ids: integers, in any order; those that are not stored are denied from now on.
@@ -239,11 +232,10 @@ class Rehearsal:
     def state_dict(self, *, lazy: bool = False) -> dict[str, Any]:
         """Everything that the next steps depend on, as arrays, numbers and strings. Waits for the rounds in flight.
 
-        Collective with exchange=nccl, whose rows are launched for it.
+        It is collective with exchange=nccl, whose rows are launched for it.
 
-        lazy: the buffer's rows are not copied but read when they are asked for
-        (`drb.buffer.snapshot.LazyRows`), by another thread while this one goes on. There is at most one such
-        state at a time, and its rows must be closed.
+        lazy: the buffer's rows are not copied but read when they are asked for (`drb.buffer.snapshot.LazyRows`), by
+        another thread while this one goes on. There is at most one such state at a time; close its rows.
         """
         self._require_open("take its state")
         if self._running is None:
@@ -253,11 +245,12 @@ class Rehearsal:
     def load_state_dict(
         self, state: Mapping[str, Any] | Sequence[Mapping[str, Any]], owner_of: OwnerOf | None = None
     ) -> None:
-        """Go on from what `state_dict` gave. Before the first minibatch.
+        """Go on from what `state_dict` gave. Call it before the first minibatch.
 
         Args:
-            state: of the same rank of as many ranks; or those of all ranks there were, by rank, to go on with another
-                number: every exemplar goes to its new owner; what does not fit is dropped (see `resharded`).
+            state: the state of this rank, to go on with as many ranks; or a list of the states of all ranks there
+                were, to go on with another number. Then every exemplar goes to its new owner, and what does not fit is
+                dropped (see `resharded`).
             owner_of: ids -> ranks that will be offered them, int64 [n]: `OwnerSampler.owner_of`; None for "arrival".
         Raises:
             ValueError: states of other settings or another schema, or that cannot be divided.
@@ -268,45 +261,8 @@ class Rehearsal:
 
     @property
     def resharded(self) -> Mapping[str, int] | None:
-        """From states of another number of ranks: `from` how many, exemplars `stored` there, `dropped` here."""
+        """How states of another number of ranks were loaded: `from` how many, exemplars `stored`, `dropped` here."""
         return (self._setup.saved or {}).get("resharded")
-
-    # -- the end
-
-    def close(self) -> None:
-        """Finish the round in flight and tell the other ranks that this one ends. Collective, idempotent.
-
-        Raises:
-            UnevenError: other ranks go on (unless uneven="stop").
-        """
-        if self._closed:
-            return
-        self._closed, together = True, False
-        try:
-            (self._running or self._setup).finish()
-            together = True
-        finally:
-            if self._running is not None:
-                self._running.rounds.close(together)
-        if self._peers is not None:
-            self._peers.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if error is None:
-            self.close()
-        elif not self._closed:
-            # a farewell to dead peers would only hide the first error, but the round in flight may know its cause
-            self._closed = True
-            if self._running is not None:
-                cause = self._running.rounds.cause_of(error)
-                self._running.rounds.close(together=False)
-                if cause is not None:
-                    raise cause from error
 
     # -- behind the scenes
 
@@ -333,12 +289,3 @@ class Rehearsal:
         log.info(line)
         if self._verbose:
             print(f"drb: {line}", file=sys.stderr, flush=True)
-
-    def _require_open(self, what: str) -> None:
-        if self._closed:
-            raise ValueError(f"this rehearsal has ended and its memory is gone; {what} before close()")
-
-    def _require_running(self, operation: str) -> Running:
-        if self._running is None:
-            raise ValueError(f"{operation}() needs a first minibatch: call extend() or step() before")
-        return self._running
