@@ -3,7 +3,7 @@
 The path of a minibatch of b samples at step t:
 
     training thread   loader ─Minibatch[b]→ rehearsal.extend ─Minibatch[b + r]→ augment → loss → backward → optimizer
-    worker            round t:  publish → announce → draw → fetch ─Exemplars[r] for step t+1→
+    worker            round t:  publish → gather counts → draw → fetch ─Exemplars[r] for step t+1→
 
     with Rehearsal(capacity=500, exemplars=7, seed=0) as rehearsal:    # both per rank
         for minibatch in loader:                                        # {"image", "label", "sample_id"}

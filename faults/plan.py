@@ -16,7 +16,7 @@ TARGETS: dict[str, dict[str, str]] = {
     "backward": {"any": "torch:Tensor.backward"},
     "index_exchange": {
         "collective": "drb.exchange.requests:RowRequests.ask",
-        "shared": "drb.exchange.shared:SharedExchange.announce",
+        "shared": "drb.exchange.shared:SharedExchange.gather_counts",
     },
     "row_exchange": {
         "collective": "drb.exchange.collective:CollectiveExchange._gather",

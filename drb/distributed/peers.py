@@ -87,8 +87,8 @@ class Peers:
         assert isinstance(group, dist.ProcessGroup)
         return group
 
-    def announce(self, message: Int64Array) -> Int64Array:
-        """Every rank's message, int64 [W, H]; returns only after every rank has called it."""
+    def gather_counts(self, message: Int64Array) -> Int64Array:
+        """Every rank's message of H integers, int64 [W, H]; returns only after every rank has called it."""
         if len(self._announcement) != self.world_size * len(message):
             self._announcement = torch.empty(self.world_size * len(message), dtype=torch.int64)
             self._announced = torch.empty_like(self._announcement)
@@ -126,7 +126,7 @@ class Peers:
         text = np.frombuffer(json.dumps(value).encode(), np.uint8)
         words = np.zeros(-(-len(text) // 8), np.int64)
         words.view(np.uint8)[: len(text)] = text
-        sizes = self.announce(np.array([len(text)]))[:, 0].copy()
+        sizes = self.gather_counts(np.array([len(text)]))[:, 0].copy()
         parts = self.share(words, -(-sizes // 8))
         return [json.loads(p.view(np.uint8)[:n].tobytes()) for p, n in zip(parts, sizes, strict=True)]
 
@@ -159,5 +159,5 @@ def count_distinct(ids: Int64Array, peers: Peers | None) -> tuple[int, int]:
     bucket = (mix64(ids.view(np.uint64)) % np.uint64(peers.world_size)).astype(np.int64)
     order = np.argsort(bucket, kind="stable")
     ids, _ = peers.scatter(ids[order], np.bincount(bucket, minlength=peers.world_size))
-    total, distinct = peers.announce(np.array([len(ids), len(np.unique(ids))])).sum(axis=0)
+    total, distinct = peers.gather_counts(np.array([len(ids), len(np.unique(ids))])).sum(axis=0)
     return int(total), int(distinct)

@@ -1,10 +1,10 @@
 """The contract of an exchange: how ranks learn each other's counts and read each other's rows.
 
-A round calls, in this order and on every rank alike: `publish`, `announce`, perhaps `share`, `fetch`. `announce` is
-the round's barrier: no rank returns before every rank has published. `fetch` reads the tables published in this
-round. Rows retired before a `publish` may be reused after the next `announce`.
+A round calls, in this order and on every rank alike: `publish`, `gather_counts`, perhaps `share`, `fetch`.
+`gather_counts` is the round's barrier: no rank returns before every rank has published. `fetch` reads the tables
+published in this round. Rows retired before a `publish` may be reused after the next `gather_counts`.
 
-Letters: W ranks, H integers of an announcement, R exemplars, K words of a row, n stored exemplars.
+Letters: W ranks, H integers of a message, R exemplars, K words of a row, n stored exemplars.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ class Exchange(Protocol):
 
     @property
     def index_seconds(self) -> float:
-        """Of all fetches so far: until the owners, or this rank, knew which rows to read. 0 where that takes no time of
-        its own."""
+        """Seconds of all fetches so far, until the owners, or this rank, knew which rows to read.
+
+        It is 0 where that takes no time of its own.
+        """
         ...
 
     @property
@@ -34,7 +36,7 @@ class Exchange(Protocol):
         """Offer position → row, int64 [n], to the peers; changed=False: it is the one of the last round."""
         ...
 
-    def announce(self, message: Int64Array) -> Int64Array:
+    def gather_counts(self, message: Int64Array) -> Int64Array:
         """The barrier. message int64 [H] → every rank's message, int64 [W, H]; valid until the next call."""
         ...
 

@@ -1,12 +1,13 @@
-"""Announcements between ranks of one node, through shared memory: no socket and nobody in between.
+"""A board in shared memory, on which the ranks of one node leave a few integers for each other in every round.
 
-Every rank writes its message into its place, says that it has arrived and sleeps; the last to arrive, whoever that is,
-wakes all. So each sleeps at most once, however many they are, where a dissemination barrier has log2 W sleeps; the last
-one's 3 W semaphore operations take less than a microsecond each. Who finds no ticket is the last. Arrivals are counted
-by another semaphore, because it is by a post that others see what was written before, and not by a wait.
+Every rank writes its message into its place, says that it has arrived and sleeps. The last rank to arrive, whichever
+that is, wakes all others. So each rank sleeps at most once, however many there are (in a dissemination barrier it
+sleeps log2 W times), and the last one's 3 W semaphore operations take less than a microsecond each. A rank that finds
+no ticket is the last. Arrivals are counted by a semaphore of their own, because it is a post, and not a wait, that lets
+others see what was written before it.
 
-Two versions of the places, used in turn: who writes version v again has passed the barrier after it, which nobody
-enters before it has read v.
+The places exist in two versions, used in turn. A rank that writes version v again has passed the barrier that follows
+v, and no rank enters that barrier before it has read v.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class NodeBoard:
         self._pids = [pid for pid, namespace in processes if namespace and namespace == own[1]]
         self._version = 0
 
-    def announce(self, message: Int64Array) -> Int64Array:
+    def gather_counts(self, message: Int64Array) -> Int64Array:
         """Every rank's message, int64 [W, H], valid until the next call; a barrier.
 
         Raises:

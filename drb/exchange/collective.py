@@ -29,8 +29,8 @@ class CollectiveExchange:
     def publish(self, table: Int64Array, changed: bool) -> None:
         self._table = table
 
-    def announce(self, message: Int64Array) -> Int64Array:
-        return self._meeting.announce(message)
+    def gather_counts(self, message: Int64Array) -> Int64Array:
+        return self._meeting.gather_counts(message)
 
     def share(self, values: Int64Array, lengths: Int64Array) -> list[Int64Array]:
         return self._peers.share(values, lengths)

@@ -54,8 +54,8 @@ class HierarchicalExchange:
     def publish(self, table: Int64Array, changed: bool) -> None:
         self._node.publish(table, changed)
 
-    def announce(self, message: Int64Array) -> Int64Array:
-        messages = self._meeting.announce(np.append(message, self._node.version))
+    def gather_counts(self, message: Int64Array) -> Int64Array:
+        messages = self._meeting.gather_counts(np.append(message, self._node.version))
         self._node.versions = messages[self._places.neighbours, -1]
         return messages[:, :-1]
 

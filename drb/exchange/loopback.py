@@ -21,7 +21,7 @@ class LoopbackExchange:
     def publish(self, table: Int64Array, changed: bool) -> None:
         self._table = table
 
-    def announce(self, message: Int64Array) -> Int64Array:
+    def gather_counts(self, message: Int64Array) -> Int64Array:
         return message[None]
 
     def share(self, values: Int64Array, lengths: Int64Array) -> list[Int64Array]:

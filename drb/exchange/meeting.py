@@ -43,14 +43,14 @@ class Meeting:
         if places.has_rails and len(places.neighbours) > 1:
             self._board = self._open_board(MOST_WORDS * self._num_nodes, needs_memory)
 
-    def announce(self, message: Int64Array) -> Int64Array:
+    def gather_counts(self, message: Int64Array) -> Int64Array:
         """Every rank's message, int64 [W, H], valid until the next call; nobody returns before everybody has called."""
         if self._board is None:
-            return self._peers.announce(message)
+            return self._peers.gather_counts(message)
         if self._num_nodes == 1:
-            return self._board.announce(message)
-        along_rail = self.rail_peers.announce(message)
-        of_rails = self._board.announce(along_rail.reshape(-1))
+            return self._board.gather_counts(message)
+        along_rail = self.rail_peers.gather_counts(message)
+        of_rails = self._board.gather_counts(along_rail.reshape(-1))
         messages = np.empty((self._peers.world_size, len(message)), np.int64)
         messages[self._rails] = of_rails.reshape(*self._rails.shape, len(message))
         return messages

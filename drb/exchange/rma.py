@@ -48,14 +48,14 @@ class RmaExchange:
         self._capacities = capacities
 
     def publish(self, table: Int64Array, changed: bool) -> None:
-        """Write the table peers are not reading; they learn which one by the announcement."""
+        """Write the table peers are not reading; they learn which one when counts are gathered."""
         if changed:
             self._version ^= 1
             self._tables[self._version, : len(table)] = table
 
-    def announce(self, message: Int64Array) -> Int64Array:
+    def gather_counts(self, message: Int64Array) -> Int64Array:
         self._window.sync()
-        messages = self._meeting.announce(np.append(message, self._version))
+        messages = self._meeting.gather_counts(np.append(message, self._version))
         self._window.sync()
         self._peer_tables = self._first_tables + messages[:, -1] * self._capacities
         return messages[:, :-1]

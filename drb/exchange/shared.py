@@ -2,7 +2,7 @@
 
 The node's segment holds all ranks' rows one after the other, so that a gather over all owners is one flat `np.take`
 at memcpy speed, and two position tables per rank, written in turn. All that a round waits for is the meeting at which
-ranks announce their sizes. It is the barrier: a rank writes the table of round t before it and reads its peers' after
+ranks tell their sizes. It is the barrier: a rank writes the table of round t before it and reads its peers' after
 it, and no peer is more than one round away, so neither the table nor a row that is read can change; a test takes the
 barrier away and sees wrong rows.
 
@@ -22,7 +22,7 @@ from drb.types import Int64Array
 class SharedExchange:
     """rows_per_rank, capacities: int64 [W], known to all ranks. All ranks of the group must share one node.
 
-    meeting: of these ranks and perhaps of others, if someone else announces; None: one of its own.
+    meeting: of these ranks and perhaps of others, if someone else gathers; None: one of its own.
     version: which of this rank's tables was published last; versions: those of all ranks in this round, int64 [W].
     """
 
@@ -59,14 +59,14 @@ class SharedExchange:
         self._first_entry_of = np.concatenate((first_entry[:-1], first_entry[:-1] + num_entries))
 
     def publish(self, table: Int64Array, changed: bool) -> None:
-        """Write the table peers are not reading; they learn which one by the announcement."""
+        """Write the table peers are not reading; they learn which one when counts are gathered."""
         if changed:
             self.version ^= 1
             start = int(self._first_entry_of[self.version * self._peers.world_size + self._peers.rank])
             np.add(table, self._first_row[self._peers.rank], out=self._tables[start : start + len(table)])
 
-    def announce(self, message: Int64Array) -> Int64Array:
-        messages = self._meeting.announce(np.append(message, self.version))
+    def gather_counts(self, message: Int64Array) -> Int64Array:
+        messages = self._meeting.gather_counts(np.append(message, self.version))
         self.versions = messages[:, -1]
         return messages[:, :-1]
 

@@ -96,7 +96,7 @@ def _communicator(peers: Peers) -> tuple[Any, Any, list[str]]:
 def _allocate(peers: Peers, mpi: Any, comm: Any, size_words: int, nodes: list[str]) -> Any:
     """A window of MPI's own memory; a rank that cannot have it is named on all."""
     size_bytes, window, problem = size_words * 8, None, ""
-    sizes = peers.announce(np.array([size_bytes]))[:, 0]
+    sizes = peers.gather_counts(np.array([size_bytes]))[:, 0]
     neighbours = [int(s) for s, node in zip(sizes, nodes, strict=True) if node == nodes[peers.rank]]
     try:
         require_memory(size_bytes, available_memory_bytes(), "memory")

@@ -52,10 +52,10 @@ RANGES: tuple[tuple[type, str, str], ...] = (
     (Learner, "step", "drb/train: optimizer"),
     (RoundRunner, "_run", "drb/round"),
     (Sampler, "draw", "drb/round: draw"),
-    *((exchange, "announce", "drb/round: announce") for exchange in _EXCHANGES),
+    *((exchange, "gather_counts", "drb/round: announce") for exchange in _EXCHANGES),
     *((exchange, "fetch", "drb/round: fetch") for exchange in _EXCHANGES),
 )
-"""Class, method, range. Inside announce and fetch every collective has one of its own, `drb/exchange: rows` say."""
+"""Class, method, range. Inside announce and fetch, every collective has one of its own, `drb/exchange: rows` say."""
 
 
 @contextlib.contextmanager

@@ -86,4 +86,4 @@ def agree_on_ids(peers: Peers | None, select: Callable[[], Int64Array]) -> Int64
 
 def total(peers: Peers | None, count: int) -> int:
     """The sum of all ranks' counts. Collective."""
-    return count if peers is None else int(peers.announce(np.array([count])).sum())
+    return count if peers is None else int(peers.gather_counts(np.array([count])).sum())

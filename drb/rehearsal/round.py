@@ -32,10 +32,10 @@ _STATUS, _STEP, _SIZE, _OFFERED, _CHANGED = range(5)  # a rank's message
 
 @dataclass
 class RoundTimes:
-    """Seconds summed over rounds. `announce` includes waiting for the slowest peer; `index` is a part of `fetch`."""
+    """Seconds summed over rounds. `gather` includes waiting for the slowest peer; `index` is a part of `fetch`."""
 
     rounds: int = 0
-    announce: float = 0.0
+    gather: float = 0.0
     draw: float = 0.0
     fetch: float = 0.0
     index: float = 0.0
@@ -112,7 +112,7 @@ class RoundRunner:
     def _run(self, step: int, status: int, offered: int, change: TableChange) -> RoundResult:
         start, cpu = time.perf_counter(), time.thread_time()
         changes = self._publish(step, status, offered, change)
-        messages_WH = self._exchange.announce(self._message)
+        messages_WH = self._exchange.gather_counts(self._message)
         statuses, steps = messages_WH[:, _STATUS].copy(), messages_WH[:, _STEP].copy()
         if self.on_gathered is not None:
             self.on_gathered(statuses)
@@ -146,7 +146,7 @@ class RoundRunner:
 
         end, times = time.perf_counter(), self.times
         times.rounds += 1
-        times.announce += gathered - start
+        times.gather += gathered - start
         times.draw += drawn - gathered
         times.fetch += end - drawn
         times.index = self._exchange.index_seconds

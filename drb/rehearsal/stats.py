@@ -51,7 +51,7 @@ def statistics(
         "admission_seconds": steps.admission_seconds,
         "setup_seconds": setup_seconds,
         "round_seconds": times.total,
-        "announce_seconds": times.announce,
+        "announce_seconds": times.gather,
         "draw_seconds": times.draw,
         "fetch_seconds": times.fetch,
         "index_seconds": times.index,

@@ -67,7 +67,7 @@ def use(rank, world_size, name):
                 [np.full(capacity, rank), np.full(capacity, round_), np.arange(capacity), *[np.zeros(capacity)] * 2]
             ).astype(np.int64)
         exchange.publish(table, changed)
-        messages = exchange.announce(np.array([rank * 10 + round_, 7]))
+        messages = exchange.gather_counts(np.array([rank * 10 + round_, 7]))
         if not (messages == [[k * 10 + round_, 7] for k in range(world_size)]).all():
             wrong.append(("announce", round_, messages.tolist()))
         lengths = np.arange(world_size) + round_
@@ -111,7 +111,7 @@ def meet_without_room(rank, world_size):
     Meeting(open_peers(None, 30.0), "aab", needs_memory=False)  # uneven: nobody needs any
     assert not said
     meeting = Meeting(open_peers(None, 30.0), "aaa", needs_memory=False)
-    return said, meeting.announce(np.array([rank, 7])).tolist()
+    return said, meeting.gather_counts(np.array([rank, 7])).tolist()
 
 
 def test_without_shared_memory_ranks_meet_by_gloo_and_the_first_says_so():
