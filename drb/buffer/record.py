@@ -1,21 +1,22 @@
 """Records: one sample as a set of named fields, packed into a row of 64-bit words.
 
-A row is a header of HEADER_WORDS words followed by the fields, each aligned to 8 bytes, so that a buffer is
-one int64 array, a gather is one `np.take`, an insert one numpy assignment and an exchange one message; fields
-are views into rows. Rows of small integers move 10 times slower (7 images of 150 KB: 433 µs against 45 µs).
-Large rows end on a multiple of ROW_ALIGNMENT_BYTES: copies to memory that is aligned so are a tenth faster.
+A row is a header of HEADER_WORDS words followed by the fields, each aligned to 8 bytes, so that a buffer is one int64
+array, a gather is one `np.take`, an insert one numpy assignment and an exchange one message, and fields are views into
+rows. Rows of small integers move 10 times slower (7 images of 150 KB: 433 µs against 45 µs). Large rows end on a
+multiple of ROW_ALIGNMENT_BYTES: copies to memory that is aligned so are a tenth faster.
 
 The layout is a function of the set of fields: the largest comes first (where it begins is aligned), then by name. Ranks
-that list the same fields in another order, and saved states, therefore agree on every byte.
+that list the same fields in another order, and saved states, therefore agree on every byte. A field with a codec lies
+in its row as the codec stores it. An optional or growing field is followed by one word: how many columns the record has
+of it, 0 if it lacks the field.
 
-Letters: B rows of a minibatch, R rows of a block, K words of a row.
+Letters: B rows of a minibatch, A rows that are selected from it, R rows of a block, K words of a row.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from drb.buffer.field import Field, declared_field
 from drb.types import ROW_ALIGNMENT_BYTES, Int64Array, Minibatch
 
 HEADER_WORDS = 4
@@ -30,40 +32,15 @@ SAMPLE_ID, STRATUM, ROUND, SLOT = range(HEADER_WORDS)
 _LARGE_WORDS = 256  # from here on aligning costs little memory (1 %) and gains time
 _ALIGNED_WORDS = ROW_ALIGNMENT_BYTES // 8
 
-_DTYPES = {
-    str(dtype).removeprefix("torch."): dtype
-    for dtype in (
-        torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool,
-        torch.float16, torch.bfloat16, torch.float32, torch.float64,
-    )
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Field:
-    """One field of a record.
-
-    dtype: a torch dtype. shape: of one sample, without the batch dimension.
-    late: the field does not exist when a minibatch arrives; `Rehearsal.attach` brings it after the forward pass.
-    """
-
-    dtype: torch.dtype
-    shape: tuple[int, ...] = ()
-    late: bool = False
-
-    @property
-    def size_bytes(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
-
-    def __str__(self) -> str:
-        return f"{str(self.dtype).removeprefix('torch.')}{list(self.shape)}{' late' if self.late else ''}"
-
 
 class RecordSpec:
     """The schema of a buffer's records: field names, dtypes and shapes.
 
     fields: {name: Field}, in the order of the layout, whatever the order they were given in; (dtype, shape) pairs are
     accepted, too. The sample id travels in the header, not as a field.
+
+    late, required_late, counted, encoded: the names of the late fields; of those that every record must have; of the
+    optional and growing ones; of those with a codec.
     """
 
     def __init__(self, fields: Mapping[str, Field | tuple[torch.dtype, tuple[int, ...]]]) -> None:
@@ -71,45 +48,58 @@ class RecordSpec:
             raise ValueError(f"a record's schema is {{name: Field or (dtype, shape)}}, got {fields!r}")
         if not fields:
             raise ValueError("a record needs at least one field besides the sample id; the minibatch has none")
-        self.fields = _in_layout_order({name: _field(name, declared) for name, declared in fields.items()})
-        for name, field in self.fields.items():
-            if field.dtype not in _DTYPES.values():
-                raise ValueError(f"field {name!r} has dtype {field.dtype}; drb stores {', '.join(_DTYPES)}")
+        self.fields = _in_layout_order({name: declared_field(name, declared) for name, declared in fields.items()})
         self.offsets: dict[str, int] = {}
         words = HEADER_WORDS
         for name, field in self.fields.items():
             self.offsets[name] = words * 8
-            words += -(-field.size_bytes // 8)
+            words += _words_in_row(field)
         self.words = words if words < _LARGE_WORDS else -(-words // _ALIGNED_WORDS) * _ALIGNED_WORDS
         self._late = {name: field for name, field in self.fields.items() if field.late}
         self._prompt = {name: field for name, field in self.fields.items() if not field.late}
         self.late = list(self._late)
+        self.required_late = {name for name, field in self._late.items() if not field.optional}
+        self.counted = [name for name, field in self.fields.items() if field.is_counted]
+        self.encoded = [name for name, field in self.fields.items() if field.codec is not None]
+        self._words_of_optional = [self._span(name) for name, field in self.fields.items() if field.optional]
 
     @classmethod
     def of(cls, minibatch: Minibatch, exclude: str | None) -> RecordSpec:
-        """The schema of a minibatch's fields; `exclude` names the sample id's."""
+        """Return the schema of a minibatch's fields without `exclude`, the field of the sample id."""
         return cls({k: Field(v.dtype, tuple(v.shape[1:])) for k, v in minibatch.items() if k != exclude})
 
     @property
     def row_bytes(self) -> int:
+        """The bytes that one record takes in a buffer and on its way between ranks."""
         return self.words * 8
 
+    @property
+    def decoded_bytes(self) -> int:
+        """The bytes that the fields of one record take where they are used, at least a row's."""
+        return max(self.row_bytes, sum(field.size_bytes for field in self.fields.values()))
+
     def check(self, minibatch: Mapping[str, Tensor], rows: int, *, late: bool = False) -> None:
-        """Raise ValueError unless the fields are exactly this schema's (late or other) ones, `rows` rows each."""
+        """Raise ValueError unless the fields are exactly this schema's (late or other) ones, `rows` rows each.
+
+        Optional fields may be missing, and growing ones may have fewer columns than the schema's.
+        """
         expected = self._late if late else self._prompt
         if minibatch.keys() != expected.keys():
-            missing = sorted(expected.keys() - minibatch.keys())
+            missing = sorted((self.required_late if late else expected.keys()) - minibatch.keys())
             unknown = sorted(minibatch.keys() - expected.keys(), key=str)
-            raise ValueError(
-                f"the {'late fields' if late else 'minibatch'} must have the fields {sorted(expected)}"
-                + (f"; missing: {missing}" if missing else "")
-                + (f"; not in the schema: {unknown}" if unknown else "")
-            )
-        for name, field in expected.items():
-            value = minibatch[name]
+            if missing or unknown:
+                raise ValueError(
+                    f"the {'late fields' if late else 'minibatch'} must have the fields {sorted(expected)}"
+                    + (f"; missing: {missing}" if missing else "")
+                    + (f"; not in the schema: {unknown}" if unknown else "")
+                )
+        for name, value in minibatch.items():
+            field = expected[name]
             if value.dtype == field.dtype and value.shape == (rows, *field.shape):
                 continue
-            if value.dtype == field.dtype and value.shape[1:] == field.shape:
+            if field.takes(value, rows):
+                continue
+            if value.dim() and field.takes(value, len(value)):
                 raise ValueError(f"field {name!r} has {len(value)} rows, the minibatch has {rows}")
             raise ValueError(
                 f"field {name!r} is {Field(value.dtype, tuple(value.shape[1:]))} a sample, "
@@ -117,53 +107,118 @@ class RecordSpec:
             )
 
     def pack(self, name: str, values: Tensor, selected: Int64Array, rows_RK: Int64Array, where: Int64Array) -> None:
-        """Write `values[selected]` of one field into rows `where` of a block; values [B, *shape], on the CPU."""
+        """Write `values[selected]` of one field into the rows `where` of a block.
+
+        Args:
+            values: [B, *shape] on the CPU, in the field's dtype.
+            selected, where: int64 [A] each; `selected` ascends.
+        """
+        field = self.fields[name]
+        if field.codec is not None or field.is_counted:
+            values = values.detach()
+            values = values if len(selected) == len(values) else values[torch.from_numpy(selected)]
+            if field.is_counted:
+                rows_RK[where, self._count_word(name)] = field.columns_of(values)
+            values = field.encode(values)
         source = _words_of(values)
         view = _columns_like(source, rows_RK, self.offsets[name])
         view[where] = source if len(selected) == len(source) else source[selected]
 
+    def clear_optional(self, rows_RK: Int64Array, where: Int64Array) -> None:
+        """Let the rows `where` int64 [A] of a block lack all optional fields."""
+        for words in self._words_of_optional:
+            rows_RK[where, words] = 0
+
     def views(self, rows_RK: Int64Array | Tensor) -> Minibatch:
-        """Every field of a block of rows as a tensor [R, *shape] that shares the rows' memory, wherever that is."""
-        num_rows = len(rows_RK)
+        """Return every field of a block of rows as a tensor [R, *shape], wherever the block lies.
+
+        A field shares the rows' memory unless it has a codec: then its values are decoded into memory of their own.
+        """
+        fields = self.stored_views(rows_RK)
+        for name in self.encoded:
+            field, stored = self.fields[name], fields[name]
+            fields[name] = torch.empty((len(stored), *field.shape), dtype=field.dtype, device=stored.device)
+            field.decode(stored, fields[name])
+        return fields
+
+    def stored_views(self, rows_RK: Int64Array | Tensor) -> Minibatch:
+        """Return every field of a block of rows as it is stored, [R, *slot shape], in the rows' memory."""
         flat = rows_RK.view(torch.uint8) if isinstance(rows_RK, Tensor) else torch.from_numpy(rows_RK.view(np.uint8))
-        return {
-            name: flat[:, self.offsets[name] : self.offsets[name] + field.size_bytes]
-            .view(field.dtype)
-            .view(num_rows, *field.shape)
+        fields = {}
+        for name, field in self.fields.items():
+            (dtype, shape), start = field.slot, self.offsets[name]
+            fields[name] = flat[:, start : start + field.stored_bytes].view(dtype).view(len(flat), *shape)
+        return fields
+
+    def known(self, rows_RK: Tensor) -> Minibatch:
+        """Return how many columns of each optional or growing field every row has: int64 [R], in the rows' memory."""
+        return {name: rows_RK[:, self._count_word(name)] for name in self.counted}
+
+    def read(self, name: str, rows_RK: Int64Array, index: Int64Array) -> Tensor:
+        """Return one field of the rows `index` int64 [A] of a block, decoded: [A, *shape], a copy."""
+        field, words = self.fields[name], self._span(name)
+        dtype, shape = field.slot
+        taken = torch.from_numpy(np.ascontiguousarray(rows_RK[index, words]).view(np.uint8))
+        stored = taken[:, : field.stored_bytes].view(dtype).view(len(index), *shape)
+        if field.codec is None:
+            return stored.contiguous()
+        values = torch.empty((len(index), *field.shape), dtype=field.dtype)
+        field.decode(stored, values)
+        return values
+
+    def widens(self, other: RecordSpec) -> bool:
+        """Whether records of the schema `other` can be laid out anew for this one without losing anything.
+
+        That is so if this one has all of its fields, perhaps with more room for growing ones, and otherwise only
+        optional fields.
+        """
+        return other.fields.keys() <= self.fields.keys() and all(
+            field.widens(other.fields[name]) if name in other.fields else field.optional
             for name, field in self.fields.items()
-        }
+        )
+
+    def widen(self, rows_RK: Int64Array, other: RecordSpec) -> Int64Array:
+        """Return rows of a schema that this one widens as rows of this one, int64 [R, words]; they lack new fields."""
+        wide: Int64Array = np.zeros((len(rows_RK), self.words), np.int64)
+        wide[:, :HEADER_WORDS] = rows_RK[:, :HEADER_WORDS]
+        theirs, counts = other.stored_views(rows_RK), other.known(torch.from_numpy(rows_RK))
+        ours, own_counts = self.stored_views(wide), self.known(torch.from_numpy(wide))
+        for name, stored in theirs.items():
+            target, field = ours[name], other.fields[name]
+            (target[:, : stored.shape[1]] if field.growing else target).copy_(stored)
+            if name in own_counts:
+                own_counts[name][:] = counts[name] if name in counts else max(1, *field.shape[:1])
+        return wide
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            name: {"dtype": str(f.dtype).removeprefix("torch."), "shape": list(f.shape), "late": f.late}
-            for name, f in self.fields.items()
-        }
+        """Return the schema for a saved state."""
+        return {name: field.to_json() for name, field in self.fields.items()}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> RecordSpec:
-        return cls({k: Field(_DTYPES[f["dtype"]], tuple(f["shape"]), bool(f["late"])) for k, f in value.items()})
+        """Return the schema that `to_json` gave."""
+        return cls({name: Field.from_json(field) for name, field in value.items()})
+
+    def _span(self, name: str) -> slice:
+        """The words of a row that belong to this field."""
+        first = self.offsets[name] // 8
+        return slice(first, first + _words_in_row(self.fields[name]))
+
+    def _count_word(self, name: str) -> int:
+        """The word that says how many columns of a counted field there are."""
+        return self._span(name).stop - 1
+
+
+def _words_in_row(field: Field) -> int:
+    return -(-field.stored_bytes // 8) + field.is_counted
 
 
 def _in_layout_order(fields: dict[str, Field]) -> dict[str, Field]:
-    return dict(sorted(fields.items(), key=lambda item: (-item[1].size_bytes, item[0])))
-
-
-def _field(name: object, declared: Any) -> Field:
-    """Raises ValueError for what declares no field."""
-    if isinstance(declared, Field):
-        declared = (declared.dtype, declared.shape, declared.late)
-    try:
-        dtype, shape, late = (*declared, False)[:3]
-        field = Field(dtype, tuple(int(size) for size in shape), bool(late))
-    except (TypeError, ValueError):
-        raise ValueError(f"field {name!r} must be declared as Field or (dtype, shape), got {declared!r}") from None
-    if not isinstance(name, str) or min(field.shape, default=0) < 0:
-        raise ValueError(f"field {name!r} must have a string as its name and no negative size, got {field}")
-    return field
+    return dict(sorted(fields.items(), key=lambda item: (-item[1].stored_bytes, item[0])))
 
 
 def warn_about_float_images(minibatch: Minibatch) -> None:
-    """Floating-point images are usually already augmented: rehearsed samples would repeat one augmentation."""
+    """Warn that floating-point images are usually already augmented: exemplars would repeat one augmentation."""
     for name, value in minibatch.items():
         if value.is_floating_point() and value.dim() == 4:
             warnings.warn(
@@ -175,7 +230,7 @@ def warn_about_float_images(minibatch: Minibatch) -> None:
 
 
 def _words_of(values: Tensor) -> npt.NDArray[Any]:
-    """The values' memory as [B, words] of the widest word that fits, without a copy where contiguous.
+    """Return the values' memory as [B, words] of the widest word that fits, without a copy where it is contiguous.
 
     One number a row is [B]: numpy scatters that several times faster than [B, 1].
     """
@@ -191,7 +246,7 @@ def _words_of(values: Tensor) -> npt.NDArray[Any]:
 
 
 def _columns_like(words: npt.NDArray[Any], rows_RK: Int64Array, offset: int) -> npt.NDArray[Any]:
-    """Columns of a block, from a byte offset, typed and shaped as `words` [B] or [B, n]."""
+    """Return the columns of a block from a byte offset on, typed and shaped as `words` [B] or [B, n]."""
     typed = rows_RK if words.dtype == np.int64 else rows_RK.view(words.dtype)
     start = offset // words.itemsize
     return typed[:, start] if words.ndim == 1 else typed[:, start : start + words.shape[1]]

@@ -1,0 +1,94 @@
+"""Codecs: what is stored has the promised values and size, by itself and in a record."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from drb.buffer.codecs import Bits, Codec
+from drb.buffer.record import Field, RecordSpec
+
+ALL_VALUES = torch.arange(256, dtype=torch.uint8)
+
+
+def through(codec, values):
+    field = Field(values.dtype, tuple(values.shape[1:]), codec=codec)
+    stored = codec.encode(values)
+    assert (stored.dtype, tuple(stored.shape[1:])) == field.slot
+    out = torch.full_like(values, 77)
+    codec.decode(stored, out)
+    return out
+
+
+@pytest.mark.parametrize("bits", range(1, 8))
+def test_bits_gives_the_nearest_of_its_levels(bits):
+    highest = 2**bits - 1
+    expected = [round(round(value / 255 * highest) / highest * 255) for value in range(256)]
+    assert through(Bits(bits), ALL_VALUES[:, None].repeat(1, 3))[:, 1].tolist() == expected
+
+
+@given(st.integers(1, 7), st.integers(0, 40), st.integers(0, 5), st.integers(0, 2**32))
+def test_bits_of_any_shape_do_not_mix(bits, num_values, rows, seed):
+    values = torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (rows, 1, num_values), dtype=np.uint8))
+    levels = through(Bits(bits), ALL_VALUES[:, None])[:, 0]
+    assert torch.equal(through(Bits(bits), values), levels[values.long()])
+    assert Field(torch.uint8, (num_values,), codec=Bits(bits)).stored_bytes <= (num_values + 7) // 8 * bits
+
+
+def test_bits_refuses_what_it_cannot_store():
+    with pytest.raises(ValueError, match="stores 1 to 7 bits per value, got bits=8"):
+        Bits(8)
+    with pytest.raises(ValueError, match="field 'x' cannot be stored: the codec bits stores uint8 values, got float32"):
+        RecordSpec({"x": Field(torch.float32, (3,), codec=Bits(4))})
+    with pytest.raises(ValueError, match="field 'x' must have a Codec such as Bits"):
+        RecordSpec({"x": Field(torch.uint8, (3,), codec="bits")})
+
+
+@pytest.mark.parametrize("bits", [3, 4])
+def test_a_record_holds_the_encoded_field_and_its_views_decode_it(bits):
+    spec = RecordSpec({"image": Field(torch.uint8, (1, 28, 28), codec=Bits(bits)), "label": (torch.int64, ())})
+    raw = RecordSpec({"image": Field(torch.uint8, (1, 28, 28)), "label": (torch.int64, ())})
+    assert spec.row_bytes == 4 * 8 + 8 + (784 * bits // 8 + 7) // 8 * 8 < raw.row_bytes
+    assert spec.decoded_bytes == 784 + 8
+    images = torch.arange(5 * 784).reshape(5, 1, 28, 28).to(torch.uint8)
+    block, where, selected = np.full((6, spec.words), -1), np.array([4, 0, 2]), np.array([0, 1, 4])
+    spec.pack("image", images, selected, block, where)
+    spec.pack("label", torch.arange(5), selected, block, where)
+    expected = through(Bits(bits), images[[0, 1, 4]])
+    assert torch.equal(spec.views(block[where])["image"], expected)
+    assert torch.equal(spec.views(torch.from_numpy(block[where]))["image"], expected)
+    assert torch.equal(spec.read("image", block, where), expected)
+    assert spec.views(block[where])["label"].tolist() == [0, 1, 4]
+    assert (block[[1, 3, 5]] == -1).all()
+    again = RecordSpec.from_json(spec.to_json())
+    assert again.fields == spec.fields
+    assert str(again.fields["image"]) == f"uint8[1, 28, 28] stored by bits(bits={bits})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Halves(Codec):
+    """Somebody's own codec: float32 as float16."""
+
+    name = "test-halves"
+    is_exact = False
+
+    def slot(self, dtype, shape):
+        return torch.float16, shape
+
+    def encode(self, values):
+        return values.half()
+
+    def decode(self, stored, out):
+        out.copy_(stored)
+
+
+def test_a_codec_of_ones_own_is_found_by_the_name_that_a_state_has():
+    spec = RecordSpec({"x": Field(torch.float32, (3,), codec=Halves())})
+    assert RecordSpec.from_json(spec.to_json()).fields == spec.fields
+    value = spec.to_json()
+    value["x"]["codec"]["name"] = "unheard-of"
+    with pytest.raises(ValueError, match=r"codec 'unheard-of', which is not known here \(known are bits, .*import"):
+        RecordSpec.from_json(value)
