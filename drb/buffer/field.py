@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from drb.buffer.codecs import Codec, codec_from_json, codec_to_json
+from drb.buffer.codecs import Codec, codec_from_json
+from drb.registry import identity
 
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype
@@ -32,7 +33,7 @@ class Field:
         before the field was part of the schema.
     growing: a late field whose first dimension in `shape` is a maximum: what is attached may have fewer columns, as
         the outputs of a network whose head grows. The columns beyond are stored as zeros.
-    codec: how values are stored, for example `drb.buffer.codecs.Bits(4)`; None stores them as they are.
+    codec: how values are stored, for example `drb.buffer.codecs.Bits(bits=4)`; None stores them as they are.
 
     `Exemplars.known` tells how many columns of an optional or growing field each exemplar has.
     """
@@ -97,10 +98,9 @@ class Field:
         """Whether records with the field `other` can be laid out anew for this one without losing anything."""
         if self == other:
             return True
-        kinds = {(f.dtype, f.shape[1:], f.late, f.codec, f.growing) for f in (self, other)}
-        return len(kinds) == 1 and self.optional >= other.optional and (
-            self.shape == other.shape or (self.growing and self.shape[0] > other.shape[0])
-        )
+        if self.growing and other.growing and self.shape[0] >= other.shape[0]:
+            other = replace(other, shape=(self.shape[0], *other.shape[1:]))
+        return self == replace(other, optional=self.optional) and self.optional >= other.optional
 
     def __str__(self) -> str:
         shape = [f"up to {self.shape[0]}", *self.shape[1:]] if self.growing else self.shape
@@ -113,7 +113,7 @@ class Field:
         """Return this field for a saved state."""
         value = {"dtype": str(self.dtype).removeprefix("torch."), "shape": list(self.shape), "late": self.late}
         value |= {name: True for name in ("optional", "growing") if getattr(self, name)}
-        return value if self.codec is None else {**value, "codec": codec_to_json(self.codec)}
+        return value if self.codec is None else {**value, "codec": identity(self.codec)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Field:
@@ -151,7 +151,7 @@ def declared_field(name: object, declared: Any) -> Field:
         raise ValueError(f"field {name!r} is growing: give it a shape whose first size is the maximum, and no codec")
     if field.codec is not None:
         if not isinstance(field.codec, Codec):
-            raise ValueError(f"field {name!r} must have a Codec such as Bits(4) as its codec, got {field.codec!r}")
+            raise ValueError(f"field {name!r} must have a Codec such as Bits(bits=4) as its codec, got {field.codec!r}")
         try:
             field.codec.slot(field.dtype, field.shape)
         except ValueError as error:

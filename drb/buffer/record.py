@@ -24,7 +24,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from drb.buffer.field import Field, declared_field
+from drb.buffer.field import Field as Field  # who declares a schema needs both
+from drb.buffer.field import declared_field
 from drb.types import ROW_ALIGNMENT_BYTES, Int64Array, Minibatch
 
 HEADER_WORDS = 4
@@ -206,7 +207,7 @@ class RecordSpec:
 
     def _count_word(self, name: str) -> int:
         """The word that says how many columns of a counted field there are."""
-        return self._span(name).stop - 1
+        return self.offsets[name] // 8 + _words_in_row(self.fields[name]) - 1
 
 
 def _words_in_row(field: Field) -> int:

@@ -9,35 +9,31 @@ Letters: A admitted samples, R exemplars.
 
 from __future__ import annotations
 
-import dataclasses
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
 
-Slot = tuple[torch.dtype, tuple[int, ...]]
+from drb.registry import Registry, Variant, identity, name_of
+
+Slot: TypeAlias = tuple[torch.dtype, tuple[int, ...]]
 """The dtype and the shape of one sample, as it is stored."""
 
 
-class Codec(ABC):
-    """The base of all codecs. A subclass is a frozen dataclass whose fields are its options, checked on construction.
+class Codec(Variant):
+    """The base class of codecs. Two codecs are equal if they are of one class and have the same options.
 
-    Defining a subclass makes its name known, so that saved states that were stored with it can be read.
-
-    name: stands for the codec in saved states and messages.
     is_exact: whether decoding gives back every bit of what was encoded.
     """
 
-    name: ClassVar[str]
-    is_exact: ClassVar[bool]
+    is_exact: ClassVar[bool] = False
     _known: ClassVar[dict[str, type[Codec]]] = {}
 
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        if "name" in cls.__dict__:
-            Codec._known[cls.name] = cls
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        Codec._known[name_of(cls)] = cls
 
     @abstractmethod
     def slot(self, dtype: torch.dtype, shape: tuple[int, ...]) -> Slot:
@@ -58,26 +54,31 @@ class Codec(ABC):
         The same bytes must give the same values on every device, without waiting for it.
         """
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Codec) and identity(self) == identity(other)
+
+    def __hash__(self) -> int:
+        return hash(name_of(self))
+
     def __str__(self) -> str:
-        options = dataclasses.asdict(self)  # type: ignore[call-overload]  # a subclass is a dataclass
-        return f"{self.name}({', '.join(f'{name}={value!r}' for name, value in options.items())})"
+        name, *options = identity(self).items()
+        return f"{name[1]}({', '.join(f'{option}={value!r}' for option, value in options)})"
 
 
-def codec_to_json(codec: Codec) -> dict[str, Any]:
-    """Return the codec's name and options for a saved state."""
-    return {"name": codec.name, "options": dataclasses.asdict(codec)}  # type: ignore[call-overload]
+CODECS: Registry[Codec] = Registry("codec", Codec, "drb.buffer.codecs", "drb.codecs")  # type: ignore[type-abstract]
 
 
 def codec_from_json(value: Mapping[str, Any]) -> Codec:
-    """Return the codec that a saved state names.
+    """Return the codec whose `identity` a saved state holds. Imports nothing that is not drb's own.
 
     Raises:
-        ValueError: no codec of that name is known, or it refuses the options.
+        ValueError: no such codec was imported, or it refuses the options.
     """
-    kind = Codec._known.get(value["name"])
+    options = dict(value)
+    name = options.pop("name")
+    kind = CODECS.own.get(name) or Codec._known.get(name)
     if kind is None:
         raise ValueError(
-            f"the saved state was stored with the codec {value['name']!r}, which is not known here (known are "
-            f"{', '.join(sorted(Codec._known))}); import the module that defines it first"
+            f"the saved state was stored with the codec {name}, which this program has not imported; import it first"
         )
-    return kind(**value["options"])
+    return CODECS.build(kind, options)

@@ -13,29 +13,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from drb.buffer.codecs.base import Codec, Slot
+from drb.options import setting
 
 # round(q · 255 / (2^n - 1)) = (q · factor + offset) >> shift, in 16 bits, for every q: found by trying
 _WITHOUT_DIVISION = {3: (1166, 14, 5), 5: (527, 23, 6), 6: (259, 33, 6), 7: (129, 0, 6)}
 
 
-@dataclass(frozen=True)
 class Bits(Codec):
-    """Stores uint8 values with `bits` bits each, from 1 to 7. Not exact; dark stays 0 and bright stays 255."""
+    """Store uint8 values with a few bits each. Not exact, except that 0 stays 0 and 255 stays 255.
 
-    bits: int = 4
+    bits: per value.
+    """
 
     name = "bits"
-    is_exact = False
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.bits, int) or isinstance(self.bits, bool) or not 1 <= self.bits <= 7:
-            raise ValueError(f"the codec bits stores 1 to 7 bits per value, got bits={self.bits!r}")
+    bits: int = setting(4, at_least=1, at_most=7)
 
     def slot(self, dtype: torch.dtype, shape: tuple[int, ...]) -> Slot:
         if dtype != torch.uint8:
