@@ -51,7 +51,7 @@ class Variant(abc.ABC):  # noqa: B024  # each kind adds its own
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
         cls._made = vars(dataclass(kw_only=True, eq=False)(cls))["__dataclass_fields__"]
-        cls._options = MappingProxyType({option.name: option for option in fields(cls) if option.init})
+        cls._options = MappingProxyType({option.name: option for option in fields(cls) if option.init})  # type: ignore[arg-type]
         if "name" in cls._options:
             raise TypeError(f"{cls.__qualname__}.name must not be annotated: it names the class and is not an option")
 
