@@ -26,10 +26,10 @@ class RoundGenerator:
         self._state = self._bits.state
         self._rank = rank
 
-    def at(self, round_: int) -> np.random.Generator:
-        """The generator for this round; whatever was drawn before has no influence."""
-        # counter word 0 counts blocks within a round, word 1 is the round, word 2 the rank
-        self._state["state"]["counter"][:] = (0, round_, self._rank, 0)
+    def at(self, round_: int, index: int = 0) -> np.random.Generator:
+        """The generator for this round, and in it for this draw; whatever was drawn before has no influence."""
+        # counter word 0 counts blocks within a draw, word 1 is the round, word 2 the rank, word 3 the draw
+        self._state["state"]["counter"][:] = (0, round_, self._rank, index)
         self._state["buffer_pos"] = 4
         self._state["has_uint32"] = 0
         self._bits.state = self._state

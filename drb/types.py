@@ -8,7 +8,7 @@ M capacity of one rank, W ranks, S strata, K words (int64) of a packed record.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
@@ -54,6 +54,9 @@ class Exemplars:
     weight:    float32 [R], inverse inclusion probability of this draw
     age:       int64 [R], steps from its arrival to the draw
     handle:    where each one lies
+    draws:     how many independent draws these are, of R / draws exemplars each, one after the other
+    known:     for each optional or growing late field, how many of its columns each exemplar has: int64 [R], 0 where
+               it lacks the field
     """
 
     fields: Minibatch
@@ -62,6 +65,8 @@ class Exemplars:
     weight: Tensor
     age: Tensor
     handle: Handle
+    draws: int = 1
+    known: Minibatch = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.sample_id)

@@ -130,15 +130,20 @@ class RecordSpec:
         for words in self._words_of_optional:
             rows_RK[where, words] = 0
 
-    def views(self, rows_RK: Int64Array | Tensor) -> Minibatch:
+    def views(self, rows_RK: Int64Array | Tensor, decoded: Minibatch | None = None) -> Minibatch:
         """Return every field of a block of rows as a tensor [R, *shape], wherever the block lies.
 
-        A field shares the rows' memory unless it has a codec: then its values are decoded into memory of their own.
+        A field shares the rows' memory unless it has a codec: then its values are decoded.
+
+        decoded: memory [at least R, *shape] for the fields that have a codec; None allocates it.
         """
         fields = self.stored_views(rows_RK)
         for name in self.encoded:
             field, stored = self.fields[name], fields[name]
-            fields[name] = torch.empty((len(stored), *field.shape), dtype=field.dtype, device=stored.device)
+            if decoded is not None:
+                fields[name] = decoded[name][: len(stored)]
+            else:
+                fields[name] = torch.empty((len(stored), *field.shape), dtype=field.dtype, device=stored.device)
             field.decode(stored, fields[name])
         return fields
 

@@ -57,8 +57,9 @@ def assemble(
     nodes, capacities = [g["node"] for g in greetings], np.array([g["capacity"] for g in greetings])
     kind, why = choose_exchange(settings.exchange, nodes)
     require_devices(kind, greetings)
-    exemplars, depth, interval = most_exemplars_of_all(settings, greetings), settings.depth, settings.interval
-    rows = require_room_for_buffers(greetings, kind, spec.row_bytes, exemplars, depth, interval)
+    per_draw, draws = most_exemplars_of_all(settings, greetings), settings.draws
+    exemplars, depth, interval = draws * per_draw, settings.depth, settings.interval
+    rows = require_room_for_buffers(greetings, kind, spec, exemplars, depth, interval)
     if settings.min_fill > capacities.sum():
         raise ValueError(
             f"min_fill={settings.min_fill} is more than all buffers hold: {capacities.sum()} exemplars; nothing would "
@@ -73,12 +74,13 @@ def assemble(
     runner = RoundRunner(
         PositionTable(capacity, by_stratum=proportions.needs_strata),
         exchange,
-        factory.sampler(settings, exemplars, proportions.groups, rank),
+        factory.sampler(settings, per_draw, proportions.groups, rank),
         delivery,
         rank=rank,
         world_size=world_size,
         count_strata=proportions.needs_strata,
         interval=interval,
+        draws=draws,
         peers=peers,
     )
     engine, engine_why = choose_engine(

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from drb.buffer.record import ROUND, SAMPLE_ID, SLOT, STRATUM, RecordSpec
+from drb.buffer.record import ROUND, SAMPLE_ID, SLOT, STRATUM
 from drb.distributed.failure import first_few
 from drb.sampling.sampler import Draw
-from drb.types import Exemplars, Handle, Int64Array
+from drb.types import Exemplars, Handle, Int64Array, Minibatch
 
 ACTIVE, FINISHED = 0, 1  # what a rank says of itself in a round: it goes on, or this is its last
 
@@ -24,9 +24,10 @@ class UnevenError(ValueError):
 
 @dataclass(frozen=True)
 class StepExemplars:
-    """One draw and its rows, which begin at row `first` of block `block`.
+    """The exemplars of one step, whose rows begin at row `first` of block `block`.
 
-    step: the draw's number; the last sample that it could draw was offered two steps before.
+    step: the step's number; the last sample that could be drawn was offered two steps before.
+    draw: what was drawn, in `draws` independent draws one after the other.
     rows: int64 [R, K], whose memory is reused when the block's exemplars are used up.
     """
 
@@ -35,20 +36,23 @@ class StepExemplars:
     rows: Int64Array
     block: int
     first: int
+    draws: int = 1
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def named(self, spec: RecordSpec) -> Exemplars:
-        """The rows as named tensors that share their memory."""
+    def named(self, fields: Minibatch, known: Minibatch) -> Exemplars:
+        """The exemplars with these fields and counts of columns; the rest is read from the rows' headers."""
         headers = torch.from_numpy(self.rows)
         return Exemplars(
-            fields=spec.views(self.rows),
+            fields=fields,
             sample_id=headers[:, SAMPLE_ID],
             stratum=headers[:, STRATUM],
             weight=torch.from_numpy(self.draw.weight).float(),
             age=self.step - headers[:, ROUND],
             handle=Handle(self.draw.owner, self.rows[:, SLOT], self.rows[:, ROUND]),
+            draws=self.draws,
+            known=known,
         )
 
 

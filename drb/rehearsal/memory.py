@@ -42,6 +42,7 @@ def memory_bytes(
     interval: int = 1,
     *,
     counts_offers: bool = False,
+    decoded_bytes: int | None = None,
 ) -> dict[str, int]:
     """Bytes that a rank holds at most, by purpose.
 
@@ -49,13 +50,14 @@ def memory_bytes(
         max_rows: of a minibatch. exemplars: the most of a step.
         exchange_staging_bytes: bytes of rows that are on their way between ranks.
         counts_offers: distinct ones, as proportions=stream needs.
+        decoded_bytes: bytes of one record where it is used; None: those of a row.
     """
     fetched, extended = (depth + 1) * interval * exemplars, 2 * (max_rows + exemplars)
     return {
         "rows": capacity * row_bytes,
         "spare rows": spare_rows(capacity, max_rows, depth, interval) * row_bytes,
         "metadata": capacity * COLUMN_BYTES + counts_offers * COUNTER_BYTES,
-        "staging": (fetched + extended) * row_bytes + exchange_staging_bytes,
+        "staging": fetched * row_bytes + extended * (decoded_bytes or row_bytes) + exchange_staging_bytes,
     }
 
 
@@ -65,7 +67,7 @@ def free_memory() -> dict[str, int]:
 
 
 def require_room_for_buffers(
-    greetings: Sequence[Mapping[str, Any]], kind: str, row_bytes: int, exemplars: int, depth: int, interval: int
+    greetings: Sequence[Mapping[str, Any]], kind: str, spec: RecordSpec, exemplars: int, depth: int, interval: int
 ) -> list[int]:
     """The number of rows that each rank is to have, spare ones included.
 
@@ -79,9 +81,11 @@ def require_room_for_buffers(
     for greeting in greetings:
         capacity, max_rows = greeting["capacity"], greeting["max_rows"] or largest
         rows.append(capacity + spare_rows(capacity, max_rows, depth, interval))
-        amounts = memory_bytes(row_bytes, capacity, max_rows, exemplars, 0, depth, interval)
+        amounts = memory_bytes(
+            spec.row_bytes, capacity, max_rows, exemplars, 0, depth, interval, decoded_bytes=spec.decoded_bytes
+        )
         # without what the exchange stages: its bound is for one rank that holds the whole union
-        in_shared_memory = rows[-1] * row_bytes + 16 * capacity if kind in ("shared", "hierarchical") else 0
+        in_shared_memory = rows[-1] * spec.row_bytes + 16 * capacity if kind in ("shared", "hierarchical") else 0
         needed.append(amounts | {SHARED: in_shared_memory})
     require_room(needed, [greeting["free"] for greeting in greetings], [greeting["node"] for greeting in greetings])
     return rows

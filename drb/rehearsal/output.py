@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from drb.buffer.record import SAMPLE_ID, RecordSpec
+from drb.buffer.record import SAMPLE_ID, Field, RecordSpec
 from drb.rehearsal.delivery import ReuseFence
 from drb.rehearsal.exemplars import StepExemplars
 from drb.types import Exemplars, Int64Array, Minibatch
@@ -22,7 +22,9 @@ class _Views:
     """Where one shape of step reads and writes: made once, since slicing costs more than copying small rows."""
 
     output: Minibatch  # [B + R, …]
-    parts: dict[str, tuple[Tensor, Tensor, Tensor]]  # by field: the output's first B rows, its last R, the exemplars
+    own: Minibatch  # the output's first B rows
+    stored: list[tuple[Tensor, Tensor]]  # the output's last R rows, and the exemplars, of each field without a codec
+    encoded: list[tuple[Field, Tensor, Tensor]]  # a field with a codec, the exemplars as stored, the output's last R
 
 
 class Extension:
@@ -39,10 +41,12 @@ class Extension:
         if sample_id is not None:
             fields[sample_id] = ((), torch.int64)
         self._spec = spec
+        self._most = exemplars
+        self._decoded: Minibatch | None = None  # fields with a codec of exemplars that are returned by themselves
         self._outputs = [{name: _empty((rows, *s), d) for name, (s, d) in fields.items()} for _ in range(2)]
         self._exemplars = []
         for block in blocks:
-            views = {name: view for name, view in spec.views(block).items() if name in fields}
+            views = {name: view for name, view in spec.stored_views(block).items() if name in fields}
             if sample_id is not None:
                 views[sample_id] = torch.from_numpy(block)[:, SAMPLE_ID]
             self._exemplars.append(views)
@@ -65,20 +69,27 @@ class Extension:
             self._fence.wait(self._turn ^ 1)
         self._turn ^= 1
         views = self._views_of(exemplars, num_rows, count)
-        for name, (own, rehearsed, stored) in views.parts.items():
+        for name, own in views.own.items():
             own.copy_(minibatch[name])
+        for rehearsed, stored in views.stored:
             rehearsed.copy_(stored)
+        for field, stored, rehearsed in views.encoded:
+            field.decode(stored, rehearsed)
         return {**views.output, "rehearsed": self._mask(num_rows, count)}
 
     def named(self, exemplars: StepExemplars) -> Exemplars:
-        """For strategies that treat them apart from the minibatch."""
-        return exemplars.named(self._spec)
+        """Return the exemplars by themselves, for strategies that treat them apart from the minibatch."""
+        if self._decoded is None:
+            fields = {name: self._spec.fields[name] for name in self._spec.encoded}
+            self._decoded = {name: _empty((self._most, *f.shape), f.dtype) for name, f in fields.items()}
+        known = self._spec.known(torch.from_numpy(exemplars.rows)) if self._spec.counted else {}
+        return exemplars.named(self._spec.views(exemplars.rows, self._decoded), known)
 
     def erase(self) -> None:
         """Zero what was returned last and before; its readers must have been queued."""
         if self._fence is not None:
             self._fence.settle()
-        for output in self._outputs:
+        for output in (*self._outputs, self._decoded or {}):
             for values in output.values():
                 values.zero_()
 
@@ -88,11 +99,13 @@ class Extension:
         if key not in self._views:
             outputs = {name: output[: num_rows + count] for name, output in self._outputs[self._turn].items()}
             stored = self._exemplars[exemplars.block]
-            parts = {
-                name: (output[:num_rows], output[num_rows:], stored[name][first : first + count])
-                for name, output in outputs.items()
-            }
-            self._views[key] = _Views(outputs, parts)
+            own = {name: output[:num_rows] for name, output in outputs.items()}
+            rows = {name: (output[num_rows:], stored[name][first : first + count]) for name, output in outputs.items()}
+            encoded = []
+            for name in filter(rows.__contains__, self._spec.encoded):
+                rehearsed, values = rows.pop(name)
+                encoded.append((self._spec.fields[name], values, rehearsed))
+            self._views[key] = _Views(outputs, own, list(rows.values()), encoded)
         return self._views[key]
 
     def _mask(self, num_rows: int, num_exemplars: int) -> Tensor:

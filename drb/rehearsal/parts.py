@@ -62,13 +62,19 @@ class Parts:
         return (
             f"rehearsal: {self._amount(settings)} exemplars per rank and step from buffers of {self.buffer.capacity} "
             f"per rank, {int(self.capacities.sum())} in total ({settings.admission}, {settings.proportions}); "
-            f"{retention}{self.why}; memory per rank at most {format_bytes(sum(memory.values()))} ({amounts})"
+            f"{self._codecs()}{retention}{self.why}; "
+            f"memory per rank at most {format_bytes(sum(memory.values()))} ({amounts})"
             + ("" if self.outlet is None else f", of {self.outlet.device.device} {format_bytes(self.device_bytes())}")
         )
 
+    def _codecs(self) -> str:
+        """How many bytes fields with a codec take, and would take without it."""
+        fields = [(name, self.spec.fields[name]) for name in self.spec.encoded]
+        return "".join(f"{name} in {f.stored_bytes} of {f.size_bytes} bytes by {f.codec}; " for name, f in fields)
+
     def _amount(self, settings: RehearsalSettings) -> str:
         if self.auto is None:
-            return str(settings.exemplars)
+            return str(settings.exemplars) if settings.draws == 1 else f"{settings.draws} draws of {settings.exemplars}"
         return f"at most {self.auto.most} (auto)" if self.auto.chosen is None else f"{self.auto.chosen} (auto)"
 
     def memory_bytes(self) -> dict[str, int]:
@@ -82,6 +88,7 @@ class Parts:
             self.depth,
             self.interval,
             counts_offers=self.counts_offers,
+            decoded_bytes=self.spec.decoded_bytes,
         )
 
     def device_bytes(self) -> int:
@@ -89,4 +96,4 @@ class Parts:
         if self.outlet is None:
             return 0
         passing = 3 * self.max_rows + 2 * self.exemplars  # rows: a snapshot, and two minibatches that are returned
-        return self.outlet.device_bytes + passing * self.spec.row_bytes
+        return self.outlet.device_bytes + passing * self.spec.decoded_bytes

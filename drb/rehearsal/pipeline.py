@@ -166,7 +166,7 @@ class Pipeline:
         """After `drain`: what is ready for the next steps; None if nothing is."""
         for block in {exemplars.block for exemplars in self._ready}:
             self._delivery.to_host(block)
-        return fetched_state(self._ready, self._depth, self._interval)
+        return fetched_state(self._ready, self._depth, self._interval, self._runner.draws)
 
     def load_state_dict(self, fetched: Mapping[str, Any] | None, last_step: int, offered: int) -> None:
         """Go on after step `last_step`. Collective where nothing is fetched, which must then be so on every rank."""

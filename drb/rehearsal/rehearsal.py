@@ -74,6 +74,8 @@ class Rehearsal(Lifetime):
             rounds that now and then take longer than a step.
         interval: steps per round, which draws r exemplars for each of them: less work where steps take few
             milliseconds. The first depth · interval steps have no exemplars.
+        draws: independent draws of r exemplars per step (D), one behind the other: for methods that rehearse two terms
+            on different exemplars. Every one is distinct inside; the same sample may come in several.
         batch_size: the largest minibatch's rows, if the first is not the largest.
         num_samples: of the whole stream; for a capacity given as a share.
         device: where extend and step return, as "cuda" or "cuda:1"; None: where the first minibatch lies. See
@@ -106,6 +108,7 @@ class Rehearsal(Lifetime):
         timeout_s: float = 300.0,
         depth: int = 1,
         interval: int = 1,
+        draws: int = 1,
         batch_size: int | None = None,
         num_samples: int | None = None,
         device: str | int | torch.device | Device | None = None,
@@ -126,9 +129,10 @@ class Rehearsal(Lifetime):
     def extend(self, minibatch: Minibatch) -> Minibatch:
         """Offer a minibatch and get it back with this step's exemplars behind it: every field [b + r, …].
 
-        The result also has the field `rehearsed`, bool [b + r], False for the first b rows. It has b rows until
-        exemplars exist. Its memory is reused two calls later, and `rehearsed` is shared between calls: clone what you
-        keep or write to. With uneven="stop" the result is None once any rank has no more minibatches: end your loop.
+        The result also has the field `rehearsed`, bool [b + r], False for the first b rows; with draws=D there are D · r
+        exemplars, the draws one behind the other. It has b rows until exemplars exist. Its memory is reused two calls
+        later, and `rehearsed` is shared between calls: clone what you keep or write to. With uneven="stop" the result
+        is None once any rank has no more minibatches: end your loop.
         With a GPU as `device`, or a first minibatch there, all is queued on the current stream and the host waits for
         no copy. On the host, the result is page-locked where CUDA is present.
 

@@ -2,7 +2,7 @@
 
     publish    peers may read this rank's new position table
     gather     every rank's status, step and sizes; the round's barrier
-    draw       this rank's exemplars, one draw for each step that the round serves
+    draw       this rank's exemplars, for each step that the round serves
     fetch      their rows, into the block that is this round's turn
 
 Every rank runs its rounds in the same order. What a round reads was fixed when it was submitted, so its result does
@@ -45,10 +45,10 @@ class RoundTimes:
 
 
 class RoundRunner:
-    """Runs rounds one after the other; each serves `interval` steps.
+    """Runs rounds one after the other; each serves `interval` steps, with `draws` independent draws for each.
 
-    blocks: int64 [depth + 1, interval · R, K], of the delivery: one for each round in flight, and one whose exemplars
-    are being used. Round number n, counted from 0, has block n % (depth + 1).
+    blocks: int64 [depth + 1, interval · draws · R, K], of the delivery: one for each round in flight, and one whose
+    exemplars are being used. Round number n, counted from 0, has block n % (depth + 1).
     exemplars_of: the number of exemplars that a round draws, as a function of the union's size; None: the sampler's.
     on_gathered: is told the ranks' statuses, int64 [W], as soon as they are known.
     failure: the error of a round, after which none is run.
@@ -65,9 +65,11 @@ class RoundRunner:
         world_size: int = 1,
         count_strata: bool = False,
         interval: int = 1,
+        draws: int = 1,
         peers: Peers | None = None,
     ) -> None:
         self.interval = interval
+        self.draws = draws
         self.delivery = delivery
         self.blocks = delivery.host_blocks
         self.times = RoundTimes()
@@ -129,7 +131,8 @@ class RoundRunner:
 
         if self.exemplars_of is not None:
             self._sampler.exemplars = self.exemplars_of(self.union_size)
-        draws = [self._sampler.draw(step + i, counts_WS, messages_WH[:, _OFFERED]) for i in range(self.interval)]
+        offered_W = messages_WH[:, _OFFERED]
+        draws = [self._draw(step + i, counts_WS, offered_W) for i in range(self.interval)]
         drawn = time.perf_counter()
 
         owners, positions, count = draws[0].owner, draws[0].position, len(draws[0].owner)  # all draw as many
@@ -155,6 +158,10 @@ class RoundRunner:
         times.exemplars += count * len(draws)
         return RoundResult(statuses, steps, per_step)
 
+    def _draw(self, step: int, counts_WS: Int64Array, offered_W: Int64Array) -> Draw:
+        """The draws of one step, joined."""
+        return Draw.join([self._sampler.draw(step, counts_WS, offered_W, index) for index in range(self.draws)])
+
     def _publish(self, step: int, status: int, offered: int, change: TableChange) -> Int64Array:
         """Write this rank's message and show peers its table; the strata whose counts have changed, with those."""
         table, changed = self._table, self._table.apply(change)
@@ -176,8 +183,9 @@ class RoundRunner:
     # -- between rounds
 
     def exemplars_at(self, step: int, draw: Draw, block: int, first: int) -> StepExemplars:
-        """The exemplars of one draw, whose rows are in the block, or about to be, from row `first` on."""
-        return StepExemplars(step, draw, self.blocks[block, first : first + len(draw.owner)], block, first)
+        """The exemplars of one step, whose rows are in the block, or about to be, from row `first` on."""
+        rows = self.blocks[block, first : first + len(draw.owner)]
+        return StepExemplars(step, draw, rows, block, first, self.draws)
 
     def uncount(self, rounds: int, exemplars: int) -> None:
         """Take so many rounds, which fetched so many exemplars, off the statistics: they will be run again."""

@@ -47,9 +47,11 @@ def matching_ids(where: Where, spec: RecordSpec, rows: Any, index: Int64Array) -
     step = max(1, _CHUNK_BYTES // spec.row_bytes)
     for start in range(0, len(index), step):
         block = np.ascontiguousarray(rows[index[start : start + step]])
-        ids = block[:, SAMPLE_ID].copy()
-        found.append(ids[_mask(where, _named(spec, block))])
+        ids, fields = block[:, SAMPLE_ID].copy(), _named(spec, block)
+        found.append(ids[_mask(where, fields)])
         block.fill(0)  # nothing of a record may be left in memory that is given back
+        for name in spec.encoded:
+            fields[name].zero_()
     return np.concatenate([*found, np.empty(0, np.int64)])
 
 

@@ -39,6 +39,7 @@ class RehearsalSettings:
     timeout_s: float = 300.0
     depth: int = 1
     interval: int = 1
+    draws: int = 1
     batch_size: int | None = None
     num_samples: int | None = None
 
@@ -53,6 +54,10 @@ class RehearsalSettings:
                 raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}; got {getattr(self, name)!r}")
         if self.is_auto:
             check_auto(str(self.exemplars), self.asynchronous)
+            if self.draws != 1:
+                raise ValueError(
+                    f"exemplars={self.exemplars} finds the size of one draw: draws must be 1, got {self.draws}"
+                )
         for name, least in _COUNTS:
             value = None if name == "exemplars" and self.is_auto else getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
@@ -130,7 +135,7 @@ _WITHOUT_THRESHOLD = ("random_replacement", "fifo")
 
 _TEN_YEARS_S = 3.2e8
 _MOST_AHEAD = 1024  # rounds in flight; steps of a round
-_COUNTS = (("exemplars", 1), ("min_fill", 0), ("batch_size", 1), ("num_samples", 1))
+_COUNTS = (("exemplars", 1), ("draws", 1), ("min_fill", 0), ("batch_size", 1), ("num_samples", 1))
 _KINDS: tuple[tuple[str, Any, str], ...] = (
     ("seed", int, "an integer"),
     ("candidates", (int, NoneType), "an integer or None"),

@@ -39,6 +39,7 @@ def statistics(
         "exemplars": parts.auto.chosen if parts.auto else exemplars,
         "depth": parts.depth,
         "interval": parts.interval,
+        "draws": parts.runner.draws,
         "exemplars_fetched": times.exemplars,
         "capacity": parts.buffer.capacity,
         "capacity_total": int(parts.capacities.sum()),

@@ -9,6 +9,7 @@ Letters: R exemplars, W ranks, S strata, G groups, C cells of a group.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +35,16 @@ class Draw:
     def __len__(self) -> int:
         return len(self.owner)
 
+    @staticmethod
+    def join(draws: Sequence[Draw]) -> Draw:
+        """Return several draws one after the other, as one."""
+        if len(draws) == 1:
+            return draws[0]
+        return Draw(*(np.concatenate([getattr(draw, name) for draw in draws]) for name in _PARTS))
+
+
+_PARTS = ("owner", "position", "weight")
+
 
 class Sampler:
     """Draws min(exemplars, N) distinct exemplars per round; none while the union holds fewer than min_fill.
@@ -48,8 +59,11 @@ class Sampler:
         self._rng = RoundGenerator(seed, "draw", rank)
         self._union: _Union | None = None  # of the last draw: most of the time no count has changed since
 
-    def draw(self, round_: int, counts_WS: Int64Array, offered_W: Int64Array) -> Draw:
-        """This rank's draw; counts_WS int64 [W, S] exemplars per rank and stratum, strata ascending by value."""
+    def draw(self, round_: int, counts_WS: Int64Array, offered_W: Int64Array, index: int = 0) -> Draw:
+        """This rank's draw in a round; counts_WS int64 [W, S] exemplars per rank and stratum, strata ascending.
+
+        index: of the draw, where a round makes several, each independent of the others.
+        """
         known_by = (counts_WS.tobytes(), counts_WS.shape, offered_W.tobytes())
         union = self._union
         if union is None or union.known_by != known_by:
@@ -58,7 +72,7 @@ class Sampler:
         if count == 0:
             nothing = np.empty(0, np.int64)
             return Draw(nothing, nothing, np.empty(0))
-        rng = self._rng.at(round_)
+        rng = self._rng.at(round_, index)
         if len(union.cells) == 1:  # one rank, one group: nothing to look up
             return Draw(np.zeros(count, np.int64), *_draw_from_one(union.size, count, rng))
         flat, weight = draw_from_groups(union.group_sizes, union.group_weights, count, rng)

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from drb.buffer.field import Field
 from drb.exchange import Peers
 
 
@@ -71,6 +72,10 @@ class Device(Protocol):
 
     def concatenate(self, parts: Sequence[Tensor], out: Tensor) -> None:
         """Queue out[...] = the parts [n, …] one after the other, on the current stream."""
+        ...
+
+    def decode(self, field: Field, stored: Tensor, out: Tensor) -> None:
+        """Queue out[...] = the values of a field that is stored with a codec, on the current stream."""
         ...
 
     def scatter(self, target: Tensor, source: Tensor, where: Tensor) -> None:
@@ -147,6 +152,9 @@ class CudaDevice:
 
     def concatenate(self, parts: Sequence[Tensor], out: Tensor) -> None:
         torch.cat(tuple(parts), out=out)
+
+    def decode(self, field: Field, stored: Tensor, out: Tensor) -> None:
+        field.decode(stored, out)
 
     def scatter(self, target: Tensor, source: Tensor, where: Tensor) -> None:
         target.index_copy_(0, where, source)

@@ -35,6 +35,8 @@ class DeviceExtension:
         self._outlet = outlet
         self._spec = spec
         self._max_rows = max_rows
+        self._most = exemplars
+        self._decoded: Minibatch = {}  # fields with a codec of exemplars that are returned by themselves
         fields = {name: (field.shape, field.dtype) for name, field in spec.fields.items() if not field.late}
         if sample_id is not None:
             fields[sample_id] = ((), torch.int64)
@@ -42,7 +44,7 @@ class DeviceExtension:
         self._outputs = [{name: device.empty((rows, *s), d) for name, (s, d) in fields.items()} for _ in range(_SLOTS)]
         self._exemplars = []
         for block in outlet.blocks:
-            views = {name: view for name, view in spec.views(block).items() if name in fields}
+            views = {name: view for name, view in spec.stored_views(block).items() if name in fields}
             if sample_id is not None:
                 views[sample_id] = block[:, SAMPLE_ID]
             self._exemplars.append(views)
@@ -66,7 +68,15 @@ class DeviceExtension:
         for name, output in self._outputs[self._turn].items():
             extended[name] = output[: num_rows + rows.stop - rows.start]
             value, behind = minibatch[name].detach(), self._exemplars[block][name][rows]
-            if device.owns(value):
+            if name in self._spec.encoded:
+                rehearsed = extended[name][num_rows:]
+                if len(rehearsed):
+                    device.decode(self._spec.fields[name], behind, rehearsed)
+                if device.owns(value):
+                    device.copy(extended[name][:num_rows], value, current)
+                else:
+                    on_host[name] = value
+            elif device.owns(value):
                 device.concatenate((value, behind), extended[name])
             else:
                 on_host[name] = value
@@ -80,14 +90,16 @@ class DeviceExtension:
         self._outlet.receive(block)
         self._outlet.fill_headers(block, last)
         rows = self._outlet.blocks[block, first:last]
-        on_host = exemplars.named(self._spec)
+        on_host = exemplars.named({}, {})
         return Exemplars(
-            fields=self._spec.views(rows),
+            fields=self._fields_of(rows),
             sample_id=rows[:, SAMPLE_ID],
             stratum=rows[:, STRATUM],
             weight=bring(self._device, on_host.weight),
             age=bring(self._device, on_host.age),
             handle=on_host.handle,
+            draws=on_host.draws,
+            known=self._spec.known(rows),
         )
 
     def erase(self) -> None:
@@ -98,6 +110,19 @@ class DeviceExtension:
                 pinned.zero_()
             for output in outputs.values():
                 self._device.zero(output)
+        for values in self._decoded.values():
+            self._device.zero(values)
+
+    def _fields_of(self, rows: Tensor) -> Minibatch:
+        """Every field of these rows; those with a codec are decoded into memory of their own."""
+        fields = self._spec.stored_views(rows)
+        for name in self._spec.encoded:
+            field, stored = self._spec.fields[name], fields[name]
+            if name not in self._decoded:
+                self._decoded[name] = self._device.empty((self._most, *field.shape), field.dtype)
+            fields[name] = self._decoded[name][: len(rows)]
+            self._device.decode(field, stored, fields[name])
+        return fields
 
     def _take_from_host(self, values: Minibatch, targets: Minibatch) -> None:
         """By way of memory that the caller cannot write to before it is read."""

@@ -1,6 +1,6 @@
 """What rounds have fetched for the next steps, as a state that is saved and restored.
 
-Letters: D draws, one per step, Q exemplars of all of them, K words of a row.
+Letters: D steps, Q exemplars of all of them, K words of a row.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from drb.types import Int64Array
 _OF_DRAW = {"owner": np.int64, "position": np.int64, "weight": np.float64}
 
 
-def fetched_state(ready: Sequence[StepExemplars], depth: int, interval: int) -> dict[str, Any] | None:
+def fetched_state(ready: Sequence[StepExemplars], depth: int, interval: int, draws: int = 1) -> dict[str, Any] | None:
     """counts int64 [D]; rows int64 [Q, K]; owner, position int64 and weight float64 [Q]. None if nothing is ready."""
     if not ready:
         return None
     return {
         "depth": depth,
         "interval": interval,
+        "draws": draws,
         "counts": np.array([len(exemplars) for exemplars in ready]),
         "rows": np.concatenate([exemplars.rows for exemplars in ready]),
         **{name: np.concatenate([getattr(e.draw, name) for e in ready]) for name in _OF_DRAW},
@@ -56,9 +57,10 @@ def counts_of(fetched: Mapping[str, Any]) -> Int64Array:
     return np.asarray(fetched["counts"], np.int64)
 
 
-def is_for(fetched: Mapping[str, Any], depth: int, interval: int) -> bool:
+def is_for(fetched: Mapping[str, Any], depth: int, interval: int, draws: int = 1) -> bool:
     """Whether these exemplars are those of the steps that such a rehearsal would use them in."""
-    return (int(fetched["depth"]), int(fetched["interval"])) == (depth, interval)
+    wanted = {"depth": depth, "interval": interval, "draws": draws}
+    return all(int(fetched[name]) == value for name, value in wanted.items())
 
 
 def uncounted(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -45,7 +45,18 @@ def test_options_are_the_parameters_of_what_is_configured(group, choice):
 
 def test_the_rehearsals_settings_are_its_parameters():
     own = {"exemplars_scope", "allow_duplicates"}
-    passed = {"seed", "spec", "process_group", "sample_id", "uneven", "batch_size", "num_samples", "device", "verbose"}
+    passed = {
+        "seed",
+        "spec",
+        "process_group",
+        "sample_id",
+        "uneven",
+        "batch_size",
+        "num_samples",
+        "draws",
+        "device",
+        "verbose",
+    }
     assert {f.name for f in fields(RehearsalConfig)} - own == set(signature(Rehearsal).parameters) - passed
 
 

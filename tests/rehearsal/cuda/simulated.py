@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from drb.buffer.field import Field
 from drb.exchange import Peers
 
 HOST = "host"
@@ -154,6 +155,11 @@ class SimulatedGpu:
     def concatenate(self, parts: Sequence[Tensor], out: Tensor) -> None:
         assert all(self.owns(part) for part in (*parts, out)), "host memory in a device's operation"
         self.run(self.current(), "concatenate", parts, [out], lambda: torch.cat(tuple(parts), out=out))
+
+    def decode(self, field: Field, stored: Tensor, out: Tensor) -> None:
+        assert self.owns(stored)
+        assert self.owns(out)
+        self.run(self.current(), "decode", [stored], [out], lambda: field.decode(stored, out))
 
     def zero(self, target: Tensor) -> None:
         assert self.owns(target)
