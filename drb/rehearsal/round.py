@@ -131,8 +131,8 @@ class RoundRunner:
 
         if self.exemplars_of is not None:
             self._sampler.exemplars = self.exemplars_of(self.union_size)
-        offered_W = messages_WH[:, _OFFERED]
-        draws = [self._draw(step + i, counts_WS, offered_W) for i in range(self.interval)]
+        draw, offered_W = self._sampler.draw if self.draws == 1 else self._draw, messages_WH[:, _OFFERED]
+        draws = [draw(step + i, counts_WS, offered_W) for i in range(self.interval)]
         drawn = time.perf_counter()
 
         owners, positions, count = draws[0].owner, draws[0].position, len(draws[0].owner)  # all draw as many
@@ -145,7 +145,7 @@ class RoundRunner:
         rows, per_step = self.blocks[block], []
         for i, draw in enumerate(draws):
             first = i * count
-            per_step.append(StepExemplars(step + i, draw, rows[first : first + count], block, first))
+            per_step.append(StepExemplars(step + i, draw, rows[first : first + count], block, first, self.draws))
 
         end, times = time.perf_counter(), self.times
         times.rounds += 1
@@ -159,7 +159,7 @@ class RoundRunner:
         return RoundResult(statuses, steps, per_step)
 
     def _draw(self, step: int, counts_WS: Int64Array, offered_W: Int64Array) -> Draw:
-        """The draws of one step, joined."""
+        """All draws of one step, one after the other."""
         return Draw.join([self._sampler.draw(step, counts_WS, offered_W, index) for index in range(self.draws)])
 
     def _publish(self, step: int, status: int, offered: int, change: TableChange) -> Int64Array:

@@ -38,8 +38,6 @@ class Draw:
     @staticmethod
     def join(draws: Sequence[Draw]) -> Draw:
         """Return several draws one after the other, as one."""
-        if len(draws) == 1:
-            return draws[0]
         return Draw(*(np.concatenate([getattr(draw, name) for draw in draws]) for name in _PARTS))
 
 
