@@ -143,9 +143,9 @@ class RoundRunner:
         if count:  # alike on all ranks: every rank draws min(r, N)
             self.delivery.fetch(owners, positions, block)
         rows, per_step = self.blocks[block], []
-        for i, draw in enumerate(draws):
+        for i, drawn_for in enumerate(draws):
             first = i * count
-            per_step.append(StepExemplars(step + i, draw, rows[first : first + count], block, first, self.draws))
+            per_step.append(StepExemplars(step + i, drawn_for, rows[first : first + count], block, first, self.draws))
 
         end, times = time.perf_counter(), self.times
         times.rounds += 1
