@@ -9,6 +9,7 @@ import importlib
 
 for name in [
     "torch._dynamo",  # 2 s: the first optimizer imports it
+    "torch.distributed.run",
     "drb.train",
     "drb.training.evaluation",
     "scipy.stats",

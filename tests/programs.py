@@ -47,12 +47,12 @@ class Running:
     """A program in the background, with the environment of a user who has set nothing.
 
     `python -m drb.…` is forked from a process that has already imported what it imports: 0.3 s instead of 5 s of
-    processor time. Any other command, and every command with `cold=True`, starts an interpreter of its own. What the
-    program prints goes to files, so that it can be read while it runs. A program that still runs when this object goes
-    is killed.
+    processor time. So is torchrun, but not the ranks that it starts. Any other command starts an interpreter of its
+    own. What the program prints goes to files, so that it can be read while it runs. A program that still runs when
+    this object goes is killed.
     """
 
-    def __init__(self, command: Sequence[str], cwd: Path, *, cold: bool = False, **environment: str) -> None:
+    def __init__(self, command: Sequence[str], cwd: Path, **environment: str) -> None:
         own = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHON": sys.executable}
         environment = {**os.environ, **own, **environment}
         folder = Path(tempfile.mkdtemp(prefix="drb-test-program-"))
@@ -62,7 +62,7 @@ class Running:
         self._command = [str(part) for part in command]
         self._started = time.monotonic()
         python, option, module = (*self._command, "", "")[:3]
-        if not cold and (python, option) == (sys.executable, "-m") and module.startswith("drb."):
+        if (python, option) == (sys.executable, "-m") and module.startswith(("drb.", "torch.")):
             self._process = _Fork(self._command[2:], cwd, environment, self._files)
         else:
             self._process = _start(self._command, cwd, environment, self._files)
@@ -164,10 +164,17 @@ def free_port() -> int:
             return port
 
 
-def two_ranks(port: int, rank: int) -> dict[str, str]:
-    """What torchrun would set."""
-    place = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
-    return {**place, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+def start_ranks(world_size: int, arguments: Sequence[str], cwd: Path, **environment: str) -> list[Running]:
+    """`drb train` on that many ranks of this machine, as torchrun would start them but without it."""
+    port = free_port()
+    places = [place_of(rank, world_size, port) for rank in range(world_size)]
+    return [Running([*TRAIN, *arguments], cwd, **place, **environment) for place in places]
+
+
+def place_of(rank: int, world_size: int, port: int) -> dict[str, str]:
+    """What torchrun would set on one machine."""
+    place = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": world_size}
+    return {name: str(value) for name, value in place.items()} | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
 
 
 def visible(folder: Path) -> list[str]:

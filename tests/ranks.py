@@ -11,10 +11,11 @@ import multiprocessing as mp
 import multiprocessing.connection
 import os
 import signal
+import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,34 @@ def run_ranks(
     if failures:
         raise AssertionError("\n".join(f"--- rank {r}\n{text}" for r, text in sorted(failures.items())))
     return [results[rank] for rank in range(world_size)]
+
+
+def run_cases(
+    fn: Callable[..., Any],
+    world_size: int,
+    cases: Mapping[str, Sequence[Any]],
+    *,
+    timeout: float = 30.0,
+    gloo_timeout: float | None = None,
+) -> dict[str, list[Any]]:
+    """fn(rank, world_size, *case) for each case, one after the other in the same ranks; by case, the results by rank.
+
+    Starting ranks costs more than most cases do. A case that fails or hangs is named in the report, and ends the rest.
+    """
+    per_rank = run_ranks(_each_case, world_size, fn, dict(cases), timeout=timeout, gloo_timeout=gloo_timeout)
+    return {name: [results[name] for results in per_rank] for name in cases}
+
+
+def _each_case(rank: int, world_size: int, fn: Callable[..., Any], cases: Mapping[str, Sequence[Any]]) -> dict:
+    results = {}
+    for name, case in cases.items():
+        torch.manual_seed(rank)  # a case alone gives what it gives among others
+        print(f"in case {name!r}:", file=_stacks, flush=True)
+        try:
+            results[name] = fn(rank, world_size, *case)
+        except BaseException as error:
+            raise AssertionError(f"case {name!r} failed on rank {rank}") from error
+    return results
 
 
 def collect_ranks(
@@ -81,9 +110,13 @@ def collect_ranks(
                 process.join()
 
 
+_stacks = sys.stderr  # in a rank, the file of what is reported if it hangs
+
+
 def _rank_main(fn, rank, world_size, args, scratch, sender, gloo_timeout):
-    stacks = open(os.path.join(scratch, f"rank{rank}.stacks"), "w")  # noqa: SIM115 - lives as long as the process
-    faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
+    global _stacks
+    _stacks = open(os.path.join(scratch, f"rank{rank}.stacks"), "w")  # noqa: SIM115 - lives as long as the process
+    faulthandler.register(signal.SIGUSR1, file=_stacks, all_threads=True)
     torch.set_num_threads(1)
     torch.manual_seed(rank)
     try:

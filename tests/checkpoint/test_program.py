@@ -6,12 +6,11 @@ import dataclasses
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from programs import start_ranks
 from ranks import collect_ranks
 
 import drb.program.run
@@ -22,7 +21,6 @@ from drb.tracking.store import connect
 from drb.tracking.tracker import BufferedTracker
 from drb.training import Monitor
 
-ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = [
     "experiment=digits",
     "tracking=none",
@@ -32,51 +30,27 @@ SETTINGS = [
 ]
 
 
-def launch(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "drb.train"]
-    return subprocess.Popen(
-        [*launcher, *SETTINGS, *arguments], cwd=folder, env=environment, stdout=-1, stderr=-1, text=True
-    )
-
-
-def children(pid: int) -> list[int]:
-    """Processes whose parent this is, oldest first."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rsplit(")", 1)[1].split()
-        except OSError:  # it has just ended
-            continue
-        if int(fields[1]) == pid:
-            found.append(int(stat.parent.name))
-    return sorted(found)
-
-
 def summary(run_dir: Path) -> dict:
     return json.loads((run_dir / "summary.json").read_text())
 
 
 def test_two_ranks_are_stopped_by_a_signal_to_one_and_go_on(tmp_path):
-    reference = launch(tmp_path, "hydra.run.dir=never", "checkpoint=none")
-    interrupted = launch(tmp_path, "hydra.run.dir=out")
-    assert interrupted.stdout is not None
-    assert any(line.startswith("after task 1") for line in interrupted.stdout)
-    os.kill(children(interrupted.pid)[1], signal.SIGUSR2)
-    out, err = interrupted.communicate(timeout=60)
+    reference = start_ranks(2, [*SETTINGS, "hydra.run.dir=never", "checkpoint=none"], tmp_path)
+    interrupted = start_ranks(2, [*SETTINGS, "hydra.run.dir=out"], tmp_path)
+    interrupted[0].wait_for("after task 1")
+    interrupted[1].signal(signal.SIGUSR2)
+    ended = [rank.wait() for rank in interrupted]
     marker = json.loads((tmp_path / "out/INTERRUPTED").read_text())
-    assert (marker["signal"], interrupted.returncode) == ("SIGUSR2", 1), err
-    assert f"interrupted by SIGUSR2 after {marker['step']} steps" in out
-    assert "exitcode  : 75" in err
+    assert marker["signal"] == "SIGUSR2"
+    assert [rank.code for rank in ended] == [os.EX_TEMPFAIL] * 2, ended
+    assert f"interrupted by SIGUSR2 after {marker['step']} steps" in ended[0].out
     assert (tmp_path / "out" / marker["checkpoint"] / "manifest.json").exists()
     assert not (tmp_path / "out/summary.json").exists()
 
-    resumed = launch(tmp_path, "hydra.run.dir=out")
-    out, err = resumed.communicate(timeout=60)
-    assert resumed.returncode == 0, err
-    assert f"{marker['step']} steps done" in out
-    _, err = reference.communicate(timeout=60)
-    assert reference.returncode == 0, err
+    resumed = [rank.wait() for rank in start_ranks(2, [*SETTINGS, "hydra.run.dir=out"], tmp_path)]
+    assert [rank.code for rank in resumed] == [0, 0], resumed
+    assert f"{marker['step']} steps done" in resumed[0].out
+    assert [rank.wait().code for rank in reference] == [0, 0]
     never, went_on = summary(tmp_path / "never"), summary(tmp_path / "out")
     assert not (tmp_path / "out/INTERRUPTED").exists()
     for key in ("accuracy_matrix", "loss_matrix", "baselines", "samples", "steps"):

@@ -6,12 +6,10 @@ import gzip
 import json
 import os
 import signal
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from programs import visible
+from programs import ROOT, TORCHRUN, TRAIN, Running, visible
 
 import drb.program.run
 import drb.program.tracker_run
@@ -19,22 +17,19 @@ from drb.distributed.world import World
 from drb.program.config import compose_config
 from drb.tracking import NullTracker
 
-ROOT = Path(__file__).resolve().parents[2]
 TINY = ["tracking=none", "training.epochs=1", "hydra.run.dir=out"]
 
 
-def start(command: list[str], folder: Path) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, *command], cwd=folder, env=environment, stdout=-1, stderr=-1, text=True)
-
-
-@pytest.mark.parametrize("program", [["-m", "drb.train"], ["-m", "drb.cli", "train"], [str(ROOT / "launch/train.py")]])
+@pytest.mark.parametrize(
+    "program",
+    [TRAIN, [sys.executable, "-m", "drb.cli", "train"], [sys.executable, str(ROOT / "launch/train.py")]],
+    ids=["drb.train", "drb.cli", "launch/train.py"],
+)
 def test_one_rank_trains_without_a_launcher(tmp_path, program):
-    process = start([*program, *TINY, "scenario.num_tasks=2"], tmp_path)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
-    assert "after task 1 (classes 2,3): accuracy" in out
-    assert "Traceback" not in err
+    ended = Running([*program, *TINY, "scenario.num_tasks=2"], tmp_path).wait()
+    assert ended.code == 0, ended
+    assert "after task 1 (classes 2,3): accuracy" in ended.out
+    assert "Traceback" not in ended.err
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert (summary["world_size"], summary["rehearsal"]["exchange"]) == (1, "loopback")
     assert sorted(os.listdir(tmp_path)) == ["out"]
@@ -42,24 +37,19 @@ def test_one_rank_trains_without_a_launcher(tmp_path, program):
 
 
 def test_a_run_that_is_told_to_stop_says_so_by_its_exit_code(tmp_path):
-    process = start(["-m", "drb.train", *TINY, "checkpoint=none", "training.epochs=1000000"], tmp_path)
-    assert process.stdout is not None
-    assert "er on digits" in process.stdout.readline()
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=30)
-    assert process.returncode == 128 + signal.SIGTERM
-    assert "Traceback" not in err
+    program = Running([*TRAIN, *TINY, "checkpoint=none", "training.epochs=1000000"], tmp_path)
+    program.wait_for("er on digits")
+    program.signal(signal.SIGTERM)
+    ended = program.wait(30)
+    assert ended.code == 128 + signal.SIGTERM
+    assert "Traceback" not in ended.err
     assert not (tmp_path / "out" / "summary.json").exists()
 
 
 def test_the_library_works_in_a_plain_loop(tmp_path):
-    process = start(
-        ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(ROOT / "examples/plain_ddp.py")],
-        tmp_path,
-    )
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
-    *_, last = out.splitlines()
+    ended = Running([*TORCHRUN, "--nproc-per-node=2", str(ROOT / "examples/plain_ddp.py")], tmp_path).wait()
+    assert ended.code == 0, ended
+    *_, last = ended.out.splitlines()
     assert last.startswith("after task 4: accuracy ")
     assert float(last.split()[4].rstrip("%")) > 75  # 20 without rehearsal
 

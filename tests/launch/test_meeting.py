@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import socket
 
-from programs import TINY, TRAIN, Running, free_port, two_ranks
+from programs import TINY, TRAIN, Running, free_port, place_of
 
 
 def test_master_addr_where_nobody_listens(tmp_path):
     port = free_port()
-    ended = Running([*TRAIN, *TINY, "start_timeout_s=2"], tmp_path, **two_ranks(port, 1)).wait()
+    ended = Running([*TRAIN, *TINY, "start_timeout_s=2"], tmp_path, **place_of(1, 2, port)).wait()
     assert ended.code == 1
     assert ended.seconds < 30
     assert f"cannot reach rank 0 at 127.0.0.1:{port}" in ended.err
@@ -19,7 +19,7 @@ def test_master_addr_where_nobody_listens(tmp_path):
 def test_master_port_in_use(tmp_path):
     with socket.create_server(("", 0)) as server:
         port = server.getsockname()[1]
-        ended = Running([*TRAIN, *TINY], tmp_path, **two_ranks(port, 0)).wait()
+        ended = Running([*TRAIN, *TINY], tmp_path, **place_of(0, 2, port)).wait()
     assert ended.code == 1
     assert ended.seconds < 30
     assert f"drb: error: rank 0 cannot listen at port {port} of " in ended.err

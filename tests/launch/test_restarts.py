@@ -6,15 +6,14 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 import torch.distributed as dist
-from programs import ROOT, TORCHRUN, free_port
+from programs import ROOT, TORCHRUN, Running, free_port, start_ranks
 
 from drb.distributed.failure import PeerError
 from drb.distributed.launchers import read_place
@@ -24,33 +23,9 @@ JOB = ["experiment=digits", "tracking=none", "checkpoint.every_steps=20", "train
 SAMPLES = 12 * 1438  # of digits' training set, in all epochs
 
 
-class Program:
-    """Writes to files, so that a killed launcher's orphan cannot keep a pipe open."""
-
-    def __init__(self, command: list[str], folder: Path, name: str, **environment: str) -> None:
-        self.log = folder / f"{name}.log"
-        own = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHON": sys.executable}
-        with open(self.log, "w") as log:
-            self.process = subprocess.Popen(
-                command, cwd=folder, env={**os.environ, **own, **environment}, stdout=log, stderr=subprocess.STDOUT
-            )
-
-    def wait_for(self, pattern: str, timeout_s: float = 90.0) -> None:
-        deadline = time.monotonic() + timeout_s
-        while not re.search(pattern, self.log.read_text()):
-            assert time.monotonic() < deadline, self.log.read_text()
-            assert self.process.poll() is None, self.log.read_text()
-            time.sleep(0.05)
-
-    @property
-    def ranks(self) -> list[int]:
-        listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(self.process.pid)], capture_output=True, text=True)
-        return sorted(map(int, listed.stdout.split()))
-
-    def kill(self) -> None:
-        """As if the machine had failed."""
-        for pid in (self.process.pid, *self.ranks):
-            os.kill(pid, signal.SIGKILL)
+def ranks_of(agent: Running) -> list[int]:
+    """Process ids of the ranks that a torchrun has started."""
+    return sorted(child.pid for child in psutil.Process(agent.pid).children())
 
 
 def summary(folder: Path) -> dict:
@@ -59,26 +34,29 @@ def summary(folder: Path) -> dict:
 
 
 def test_a_killed_rank_is_started_again_and_the_run_completes_by_itself(tmp_path):
-    run = Program([*TORCHRUN, "--nproc-per-node=2", "--max-restarts=1", "-m", "drb.train", *JOB], tmp_path, "run")
-    run.wait_for("after task 1")
-    os.kill(run.ranks[1], signal.SIGKILL)
-    assert run.process.wait(120) == 0, run.log.read_text()
-    assert len(re.findall(r"resumed from runs/torchrun-[0-9a-f]{8}/checkpoints/step-", run.log.read_text())) == 1
+    run = Running([*TORCHRUN, "--nproc-per-node=2", "--max-restarts=1", "-m", "drb.train", *JOB], tmp_path)
+    run.wait_for("after task 1", 90)
+    os.kill(ranks_of(run)[1], signal.SIGKILL)
+    ended = run.wait(100)
+    assert ended.code == 0, ended
+    resumed = r"resumed from runs/torchrun-[0-9a-f]{8}/checkpoints/step-"
+    assert len(re.findall(resumed, ended.out + ended.err)) == 1
     assert summary(tmp_path)["samples"] == SAMPLES
 
 
 def test_one_told_to_stop_is_not_started_again_but_goes_on_with_another_number_of_ranks(tmp_path):
     restarting = [*TORCHRUN, "--max-restarts=2", "--nproc-per-node=2", "-m", "drb.train", *JOB, "run_id=it"]
-    run = Program(restarting, tmp_path, "two")
-    run.wait_for("after task 1")
-    os.kill(run.ranks[0], signal.SIGUSR2)
-    assert run.process.wait(90) == 0, run.log.read_text()
+    run = Running(restarting, tmp_path)
+    run.wait_for("after task 1", 90)
+    os.kill(ranks_of(run)[0], signal.SIGUSR2)
+    ended = run.wait(60)
+    assert ended.code == 0, ended
     marker = json.loads((tmp_path / "runs/it/INTERRUPTED").read_text())
     assert not (tmp_path / "runs/it/summary.json").exists()
-    run = Program([*TORCHRUN, "--nproc-per-node=4", "-m", "drb.train", *JOB, "run_id=it"], tmp_path, "four")
-    assert run.process.wait(120) == 0, run.log.read_text()
-    assert f"{marker['step']} steps done" in run.log.read_text()
-    assert "resumed on 4 ranks from 2: global batch 16, learning rate 0.05" in run.log.read_text()
+    main, *others = [rank.wait(100) for rank in start_ranks(4, [*JOB, "run_id=it"], tmp_path)]
+    assert [main.code, *(rank.code for rank in others)] == [0] * 4, main
+    assert f"{marker['step']} steps done" in main.out
+    assert "resumed on 4 ranks from 2: global batch 16, learning rate 0.05" in main.out + main.err
     assert summary(tmp_path)["samples"] == SAMPLES
     assert summary(tmp_path)["world_size"] == 4
 
@@ -88,24 +66,21 @@ def test_a_machine_that_fails_is_done_without(tmp_path):
     settings = {"NNODES": "1:2", "RDZV_ENDPOINT": endpoint, "RDZV_ID": "elastic", "RDZV_CONF": conf}
     script = str(ROOT / "launch" / "torchrun.sh")
     machines = [
-        Program(
-            *([script, *JOB, "training.epochs=30"], tmp_path, f"machine {node}"),
+        Running(
+            *([script, *JOB, "training.epochs=30"], tmp_path),
             **{**settings, "NPROC_PER_NODE": "1", "LOCAL_ADDR": "localhost", "NODE_RANK": str(node)},
         )
         for node in (0, 1)
     ]
-    try:
-        deadline = time.monotonic() + 120
-        while not any(re.search(r"2 ranks on(.|\n)*after task", machine.log.read_text()) for machine in machines):
-            assert time.monotonic() < deadline, [machine.log.read_text() for machine in machines]
-            time.sleep(0.05)
-        machines[1].kill()
-        assert machines[0].process.wait(120) == 0, machines[0].log.read_text()
-    finally:
-        for machine in machines:
-            if machine.process.poll() is None:
-                machine.kill()
-    assert "resumed on 1 rank from 2: global batch 16" in machines[0].log.read_text()
+    deadline = time.monotonic() + 100
+    while not any(re.search(r"2 ranks on(.|\n)*after task", machine.out + machine.err) for machine in machines):
+        assert time.monotonic() < deadline, [machine.out + machine.err for machine in machines]
+        time.sleep(0.05)
+    for pid in (machines[1].pid, *ranks_of(machines[1])):
+        os.kill(pid, signal.SIGKILL)
+    ended = machines[0].wait(100)
+    assert ended.code == 0, ended
+    assert "resumed on 1 rank from 2: global batch 16" in ended.out + ended.err
     assert summary(tmp_path)["samples"] == 30 * 1438
 
 

@@ -6,7 +6,7 @@ import json
 import socket
 
 import pytest
-from programs import ROOT, TINY, Running, free_port
+from programs import ROOT, TINY, Running, free_port, start_ranks
 
 SCRIPT = str(ROOT / "launch" / "torchrun.sh")
 
@@ -17,16 +17,21 @@ def two_machines(port: int, node: int, **changes: str) -> dict[str, str]:
     return {**settings, "NPROC_PER_NODE": "1", "LOCAL_ADDR": "localhost", **changes}
 
 
-@pytest.mark.parametrize(("options", "voices"), [([], [0, 1]), (["console=all"], [1, 1])], ids=["main", "all"])
-def test_two_agents_are_one_run(options, voices, tmp_path):
+def test_two_agents_are_one_run(tmp_path):
     port = free_port()
-    agents = [Running([SCRIPT, *TINY, *options], tmp_path, **two_machines(port, node)) for node in (0, 1)]
+    agents = [Running([SCRIPT, *TINY], tmp_path, **two_machines(port, node)) for node in (0, 1)]
     ended = [agent.wait(90) for agent in agents]
     assert [agent.code for agent in ended] == [0, 0], [agent.err for agent in ended]
     assert [folder.name for folder in (tmp_path / "runs").iterdir()] == ["july"]
     assert json.loads((tmp_path / "runs/july/summary.json").read_text())["world_size"] == 2
-    assert sorted(agent.out.count("after task 0") for agent in ended) == voices  # by default rank 0 alone speaks
-    assert sum(agent.out.count("[rank 1] after task 0") for agent in ended) == sum(voices) - 1
+    assert sorted(agent.out.count("after task 0") for agent in ended) == [0, 1]  # rank 0 alone speaks
+
+
+def test_every_rank_speaks_if_it_is_asked_to(tmp_path):
+    ended = [rank.wait() for rank in start_ranks(2, [*TINY, "console=all"], tmp_path)]
+    assert [rank.code for rank in ended] == [0, 0], ended
+    assert ["[rank 1] after task 0" in rank.out for rank in ended] == [False, True]
+    assert ["after task 0" in rank.out for rank in ended] == [True, True]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
-from programs import TINY, TORCHRUN, Running, free_port, two_ranks
+from programs import TINY, TORCHRUN, Running, free_port, place_of
 
 # as many CUDA devices as the first argument says, but no driver: everything before a device is used runs as with them
 FAKE_DEVICES = """
@@ -51,7 +51,7 @@ def test_ranks_started_with_different_arguments(tmp_path):
     port = free_port()
     arguments = [TINY, [*TINY, "seed=1", "training.batch_size=32"]]
     command = [sys.executable, str(program)]
-    ranks = [Running([*command, *arguments[rank]], tmp_path, **two_ranks(port, rank)) for rank in (0, 1)]
+    ranks = [Running([*command, *arguments[rank]], tmp_path, **place_of(rank, 2, port)) for rank in (0, 1)]
     main, other = [rank.wait() for rank in ranks]
     message = "rank 1 was started with seed=1 (rank 0: 0), training.batch_size=32 (rank 0: 16); start all ranks with "
     assert (main.code, other.code) == (1, 1)

@@ -10,13 +10,12 @@ import contextlib
 import json
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from programs import TRAIN, Running
+from programs import start_ranks
 from slurm.jobs import Cluster, Job
 
 TINY = ["experiment=digits", "tracking=none", "scenario.num_tasks=1", "training.epochs=1"]
@@ -36,11 +35,10 @@ def interrupted(cluster: Cluster) -> Job:
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What the same run gives under torchrun on this machine, without Slurm and never interrupted."""
+    """What the same run gives on two ranks of this machine, without Slurm and never interrupted."""
     folder = tmp_path_factory.mktemp("local")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    ended = Running([*torchrun, *TRAIN[1:], *RUN, "hydra.run.dir=run"], folder).wait(100)
-    assert ended.code == 0, ended.err
+    ended = [rank.wait(100) for rank in start_ranks(2, [*RUN, "hydra.run.dir=run"], folder)]
+    assert [rank.code for rank in ended] == [0, 0], ended
     return results(json.loads((folder / "run/summary.json").read_text()))
 
 
@@ -64,7 +62,7 @@ def test_a_job_that_is_told_to_stop_checkpoints_and_is_requeued(interrupted: Job
     assert "after task 2" not in interrupted.output
 
 
-def test_two_nodes_are_one_world_and_learn_what_torchrun_learns(cluster: Cluster, expected: dict[str, Any]):
+def test_two_nodes_are_one_world_and_learn_what_two_ranks_of_one_learn(cluster: Cluster, expected: dict[str, Any]):
     job = cluster.submit("train_srun.sbatch", *RUN)
     assert job.wait()["JobState"] == "COMPLETED", job.output
     assert "the ranks are on 2 nodes" in job.output

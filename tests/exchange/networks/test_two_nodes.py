@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from exchange.networks.link import can_join, joined_nodes
-from programs import TRAIN, Running
+from programs import TRAIN, Running, start_ranks
 
 RUN = ["experiment=digits", "tracking=none", "scenario.num_tasks=2", "training.epochs=2"]
 RESULTS = ("accuracy_matrix", "acc", "forgetting", "samples", "steps", "world_size")
@@ -46,7 +46,6 @@ def test_ranks_of_two_nodes_share_memory_inside_and_learn_what_collective_learns
     assert "exchange hierarchical (auto: 4 ranks on 2 nodes)" in ended[0].err + ended[0].out
     assert min(carried) > 100_000  # gradients and rows did go over the link
 
-    command = [*TRAIN, *RUN, f"hydra.run.dir={tmp_path}/local", "rehearsal.exchange=collective", "start_timeout_s=60"]
-    for rank in [start(command, tmp_path, rank, "127.0.0.1") for rank in range(4)]:
-        assert rank.wait(100).code == 0
+    local = [*RUN, f"hydra.run.dir={tmp_path}/local", "rehearsal.exchange=collective"]
+    assert [rank.wait(100).code for rank in start_ranks(4, local, tmp_path)] == [0] * 4
     assert results(tmp_path / "nodes") == results(tmp_path / "local")

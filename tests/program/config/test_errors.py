@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
+from programs import TRAIN, Running
 
 import drb.train
 from drb.train import main
@@ -137,10 +134,7 @@ def test_other_ranks_fail_silently(capsys, monkeypatch):
 
 
 def test_the_process_prints_one_line_and_makes_nothing(tmp_path):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-m", "drb.train", "optimizer.lr=-1"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1
-    assert done.stderr == "drb: error: optimizer.lr must be above 0, got -1.0\n"
-    assert done.stdout == ""
+    ended = Running([*TRAIN, "optimizer.lr=-1"], tmp_path).wait()
+    assert (ended.code, ended.out) == (1, "")
+    assert ended.err == "drb: error: optimizer.lr must be above 0, got -1.0\n"
     assert list(tmp_path.iterdir()) == []

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from ranks import run_ranks
+from ranks import run_cases, run_ranks
 from rehearsal.ranks.streams import ids_of_rank, num_wrong, records
 
 from drb import Rehearsal
@@ -89,10 +89,11 @@ CASES = [
 def test_engines_and_exchanges_agree_bit_for_bit(world_size, admission, proportions):
     exchanges = ["auto"] if world_size == 1 else ["collective", "shared"]
     variants = [(False, exchanges[0], False)] + [(True, x, True) for x in exchanges]
-    results = [
-        run_ranks(train, world_size, asynchronous, exchange, admission, proportions, jitter)
+    cases = {
+        f"{exchange}, asynchronous={asynchronous}": (asynchronous, exchange, admission, proportions, jitter)
         for asynchronous, exchange, jitter in variants
-    ]
+    }
+    results = list(run_cases(train, world_size, cases).values())
     if world_size > 2:  # with 4 ranks two rails, with 3 none
         results.append(run_ranks(train_on_two_nodes, world_size, True, "hierarchical", admission, proportions, True))
     assert all(wrong == 0 for result in results for *_, wrong in result)
@@ -103,8 +104,12 @@ def test_engines_and_exchanges_agree_bit_for_bit(world_size, admission, proporti
 @pytest.mark.parametrize(("world_size", "depth", "interval"), [(2, 2, 1), (3, 1, 3), (4, 2, 3)])
 def test_engines_and_exchanges_agree_with_rounds_further_ahead(world_size, depth, interval):
     rounds = (*CASES[1], True, depth, interval)
-    results = [run_ranks(train, world_size, False, "collective", *CASES[1], False, depth, interval)]
-    results += [run_ranks(train, world_size, True, exchange, *rounds) for exchange in ("collective", "shared")]
+    cases = {
+        "inline": (False, "collective", *CASES[1], False, depth, interval),
+        "collective": (True, "collective", *rounds),
+        "shared": (True, "shared", *rounds),
+    }
+    results = list(run_cases(train, world_size, cases).values())
     if world_size > 2:
         results.append(run_ranks(train_on_two_nodes, world_size, True, "hierarchical", *rounds))
     assert all(wrong == 0 for result in results for *_, wrong in result)
