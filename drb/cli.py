@@ -13,8 +13,8 @@ usage: drb COMMAND ...
     drb plan     is rehearsal overlapped with training, and what does it cost? (drb plan --help)
     drb report   several runs in a table and plots (drb report --help)
     drb forget   remove samples from a run's checkpoints (drb forget --help)
-    drb inspect  what a checkpoint holds
-    drb verify   whether a checkpoint is whole
+    drb inspect  what a checkpoint contains
+    drb verify   whether a checkpoint is intact
 """
 
 

@@ -48,9 +48,9 @@ _V1, _V2 = ("memory.limit_in_bytes", "memory.usage_in_bytes"), ("memory.max", "m
 
 
 def _cgroups(root: Path) -> Iterator[tuple[Path, tuple[str, str]]]:
-    """This process's groups and those around them, each with the names of its limit and usage.
+    """The control groups of this process and those around them, each with the names of its limit and usage files.
 
-    A container shows its own group as the root; a Slurm step's is deeper than its job's.
+    A container sees its own group as the root; the group of a Slurm step is inside its job's.
     """
     yield root, _V2
     yield root / "memory", _V1
@@ -67,7 +67,7 @@ def _cgroups(root: Path) -> Iterator[tuple[Path, tuple[str, str]]]:
 
 
 def _cgroup_available_bytes(group: Path, limit_name: str, used_name: str) -> int:
-    """What the limit leaves. Cached files count as used but give way, so they are free: a data set that was read is."""
+    """Bytes that the limit leaves. Cached files, such as a data set that was read, count as free: they give way."""
     limit, used = (int((group / name).read_text()) for name in (limit_name, used_name))
     amounts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
     return limit - used + int(amounts.get("inactive_file", 0)) + int(amounts.get("active_file", 0))
@@ -92,8 +92,9 @@ SHM_DIRECTORY = "/dev/shm"
 
 
 def free_shared_memory_bytes(directory: str = SHM_DIRECTORY) -> int:
-    """Bytes of shared memory that are free on this node; unlimited if there is no such directory, which whoever uses it
-    then reports.
+    """Bytes of shared memory that are free on this node.
+
+    If there is no such directory, the number is huge, and whoever uses it will report that it is missing.
     """
     try:
         stat = os.statvfs(directory)

@@ -1,8 +1,8 @@
-"""Saves a run when it is due, stops it when it is told to, and finds what it goes on from.
+"""Saves a run when a checkpoint is due, stops it on a signal, and finds the checkpoint that it resumes from.
 
-A checkpoint is written by all ranks in parallel, each its own part and rank 0 what all have alike, into a directory
-that gets its name only when every file is on the disk. Training goes on meanwhile (`drb.checkpoint.writing`); it waits
-for the copy of what it will change, for the write before, and at the end of a task or of the run for the write itself.
+All ranks write a checkpoint in parallel: each its own part, and rank 0 what is the same on all ranks. The directory
+gets its name when every file is on the disk. Training goes on meanwhile (`drb.checkpoint.writing`); it waits for the
+copy of what it will change and for the previous write, and at the end of a task or of the run for the write itself.
 """
 
 from __future__ import annotations
@@ -49,7 +49,12 @@ class Interrupted(SystemExit):
 
 
 class Saver(Protocol):
-    """What a training loop calls. next_step: `visit` is not needed before it; seconds: that training has waited."""
+    """What a training loop calls.
+
+    Attributes:
+        next_step: the step before which `visit` need not be called.
+        seconds: how long training has waited for checkpoints.
+    """
 
     next_step: float
     seconds: float
@@ -64,7 +69,7 @@ class Saver(Protocol):
 
 
 class NoCheckpoints(Saver):
-    """For runs that are not saved."""
+    """The saver of runs that are not saved."""
 
     next_step = math.inf
     seconds = 0.0
@@ -99,9 +104,9 @@ class Checkpointer(Saver):
         """
         Args:
             run_dir: the same directory for all ranks.
-            signals: those that stop the run, already installed.
-            timeout_s: of the exchange in which ranks agree to save, and how long a rank may go without a heartbeat.
-            ask_every_s: how often they do, about.
+            signals: the signals that stop the run, already installed.
+            timeout_s: timeout of the votes on saving, and how long a rank may go without a heartbeat.
+            ask_every_s: roughly how often ranks vote.
             say: called on rank 0 with lines for the user.
         """
         self._settings = settings
@@ -128,12 +133,12 @@ class Checkpointer(Saver):
 
     @property
     def seconds(self) -> float:  # type: ignore[override]
-        """That training on this rank has waited for checkpoints."""
+        """How long training on this rank has waited for checkpoints."""
         return self._writer.tally.pause_seconds
 
     @property
     def tally(self) -> Tally:
-        """What checkpoints have cost, also before the run was resumed."""
+        """What checkpoints have cost, including the time before the run was resumed."""
         return self._writer.tally
 
     def __enter__(self) -> Self:
@@ -153,12 +158,12 @@ class Checkpointer(Saver):
             self._lock.release()  # otherwise a write may be in flight: the lock goes with the process
 
     def begin_run(self, facts: Mapping[str, Any], flush: Callable[[], Callable[[], None]]) -> None:
-        """The run starts or goes on: an earlier marker is removed.
+        """Call this when the run starts or resumes. It removes an earlier INTERRUPTED marker.
 
         Args:
-            facts: saved besides the trainer's state, as JSON.
-            flush: starts to write out what was logged and returns what waits for the end of that. A checkpoint counts
-                only then, so that a run that goes on from it misses nothing that was logged before.
+            facts: JSON values that are saved beside the trainer's state.
+            flush: starts writing what was logged and returns a function that waits for its end. A checkpoint gets its
+                name only afterwards, so that a run that resumes from it misses nothing that was logged before.
         """
         self._facts, self._flush = facts, flush
         if self._world.is_main:
@@ -167,13 +172,13 @@ class Checkpointer(Saver):
     # -- during training
 
     def begin_task(self, step: int) -> None:
-        """Training starts after `step` steps."""
+        """Call this when training starts after `step` steps."""
         self._next_periodic = (step // self._period + 1) * self._period if self._period < math.inf else math.inf
         self._ballot.restart(step)
         self._plan()
 
     def visit(self, step: int, state: Callable[[], State]) -> None:
-        """After an optimisation step, at `next_step`: save if it is due.
+        """Save if it is due. Call this after the optimisation step `next_step`, or after every step.
 
         Raises:
             Interrupted: saved, because a rank was told to stop.
@@ -190,7 +195,7 @@ class Checkpointer(Saver):
             self._save(step, state, vote.signal)
 
     def visit_boundary(self, step: int, state: Callable[[], State], *, evaluated: bool) -> None:
-        """Before or after the evaluation of a task; as `visit`."""
+        """The same as `visit`, before or after the evaluation of a task."""
         vote = self._ballot.now()
         if vote or (evaluated and self._settings.at_task_end):
             self._save(step, state, vote.signal, evaluated=evaluated)
@@ -201,7 +206,7 @@ class Checkpointer(Saver):
         """Wait for the checkpoint that is being written, if any.
 
         Raises:
-            CheckpointError: it could not be saved; alike on all ranks.
+            CheckpointError: it could not be saved; the same on all ranks.
         """
         start = time.perf_counter()
         self._writer.wait()
@@ -210,7 +215,7 @@ class Checkpointer(Saver):
     # -- going on
 
     def find(self) -> Saved | None:
-        """What `resume` says to go on from, read and checked on every rank; None to start anew.
+        """The checkpoint to resume from, read and checked on every rank; None to start anew.
 
         Raises:
             CheckpointError: none can be used.
@@ -235,7 +240,7 @@ class Checkpointer(Saver):
         self._writer.clear_memory()
 
     def alone(self, action: Callable[[CheckpointDirectory, Key | None], Any], failed: str) -> Any:
-        """Do this on rank 0, with the run's checkpoints, while no rank writes; its result, on all ranks.
+        """Run the action on rank 0 with the run's checkpoints, while no rank writes; returns its result on all ranks.
 
         Raises:
             CheckpointError: beginning with `failed`; on all ranks.

@@ -1,7 +1,7 @@
-"""A run's checkpoints: RUN_DIR/checkpoints/step-0000000123/, and the names of those that are not finished yet.
+"""The checkpoints of a run: RUN_DIR/checkpoints/step-0000000123/, and the hidden names of unfinished ones.
 
-Hidden names end in `.writing` (not finished), `.old` (about to be replaced by a directory of the same name) or
-`.deleted` (about to be gone).
+Hidden names end in `.writing` (unfinished), `.old` (about to be replaced by a directory of the same name) or `.deleted`
+(about to be deleted).
 """
 
 from __future__ import annotations
@@ -16,25 +16,29 @@ _NAME = re.compile(r"step-(\d+)(-evaluated)?")
 
 
 def checkpoint_name(step: int, evaluated: bool = False) -> str:
-    """evaluated: at the end of a task, which takes no step of its own."""
+    """The directory name of a checkpoint.
+
+    Args:
+        evaluated: whether it is that at the end of a task, after the evaluation.
+    """
     return f"step-{step:010d}" + ("-evaluated" if evaluated else "")
 
 
 class CheckpointDirectory:
-    """Only rank 0 changes it; other ranks write into the directory that `begin` made."""
+    """The directory of all checkpoints. Only rank 0 changes it; other ranks write into what `begin` created."""
 
     def __init__(self, root: Path, keep_last: int) -> None:
         self.root = root
         self._keep_last = keep_last
 
     def checkpoints(self) -> list[Path]:
-        """Finished ones, oldest first; whether they are intact is not known yet."""
+        """The finished checkpoints, oldest first. Whether they are intact is not checked."""
         if not self.root.is_dir():
             return []
         return sorted((path for path in self.root.iterdir() if _order(path) is not None), key=_order)  # type: ignore[arg-type]
 
     def clean(self) -> None:
-        """Remove what a run left behind that was killed while it saved."""
+        """Remove what is left of a run that was killed while it saved."""
         if not self.root.is_dir():
             return
         for path in [*self.root.glob(".step-*.writing"), *self.root.glob(".step-*.deleted")]:
@@ -53,9 +57,9 @@ class CheckpointDirectory:
         path.mkdir(parents=True)
 
     def publish(self, name: str) -> Path:
-        """Give a finished checkpoint its name. Only now older ones are deleted.
+        """Give a finished checkpoint its name, and only then delete older ones.
 
-        So are later ones, which a run has that went back to an older checkpoint: they are not of its past.
+        Later ones are deleted, too: a run that went back to an older checkpoint has left them behind.
         """
         final = self.root / name
         replace_folder(final)
@@ -69,12 +73,12 @@ class CheckpointDirectory:
 
 
 def unfinished(final: Path) -> Path:
-    """Where a checkpoint is written that gets this path."""
+    """The path at which a checkpoint is written before it gets its final one."""
     return final.with_name(f".{final.name}.writing")
 
 
 def replace_folder(final: Path) -> None:
-    """Give what is complete in `unfinished(final)` its name, in the place of what has it."""
+    """Rename the complete `unfinished(final)` to `final`, replacing what is there."""
     old = final.with_name(f".{final.name}.old")
     if final.exists():
         shutil.rmtree(old, ignore_errors=True)
@@ -86,7 +90,7 @@ def replace_folder(final: Path) -> None:
 
 
 def _delete(path: Path) -> None:
-    """Killed half way, nothing is left that has a checkpoint's name and not its files."""
+    """Delete a checkpoint by renaming it first: if killed half way, nothing incomplete has a checkpoint's name."""
     doomed = path.with_name(f".{path.name}.deleted")
     path.rename(doomed)
     shutil.rmtree(doomed)

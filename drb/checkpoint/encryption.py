@@ -1,9 +1,9 @@
-"""Files that only those with a key can read, and that nobody else can change unnoticed.
+"""Encrypted files: readable only with the key, and protected against undetected changes.
 
-AES-256-GCM in chunks, as in the STREAM construction (Hoang, Reyhanitabar, Rogaway, Vizár 2015): a chunk's nonce is its
-number and whether it is the last, so chunks cannot be swapped, dropped or added. Every file has a key of its own,
-derived (HKDF-SHA256) from the user's, a random salt and the file's name. Layout: 8 bytes of magic, 32 of salt, the
-chunks.
+Files are encrypted with AES-256-GCM in chunks, as in the STREAM construction (Hoang, Reyhanitabar, Rogaway, Vizár
+2015). The nonce of a chunk is its number and whether it is the last, so chunks cannot be swapped, dropped or added.
+Every file has its own key, derived (HKDF-SHA256) from the user's key, a random salt and the file's name. The layout is
+8 bytes of magic, 32 bytes of salt, and the chunks.
 
 `cryptography` is imported when there is a key: the extra [encryption].
 """
@@ -30,14 +30,19 @@ _CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Key:
-    """secret: 32 bytes, never shown; source: the file it was read from."""
+    """An encryption key.
+
+    Attributes:
+        secret: 32 bytes, never shown.
+        source: the file that it was read from.
+    """
 
     secret: bytes = field(repr=False)
     source: str
 
     @property
     def check(self) -> str:
-        """Tells keys apart and says nothing about them."""
+        """A short text that tells keys apart without revealing them."""
         return _derive(self.secret, b"", b"drb check")[:4].hex()
 
     def of_file(self, name: str, salt: bytes) -> Any:
@@ -80,7 +85,7 @@ class Sealer:
         self._waiting = bytearray()
 
     def update(self, data: bytes | memoryview) -> Iterator[bytes]:
-        """What can be written now."""
+        """Encrypt more data; yields what can be written already."""
         view = memoryview(data).cast("B")
         for start in range(0, len(view), _CHUNK_BYTES):
             self._waiting += view[start : start + _CHUNK_BYTES]
@@ -99,7 +104,7 @@ class Sealer:
 
 
 def decrypt_file(path: Path, key: Key | None) -> bytes:
-    """The whole file.
+    """The decrypted content of a file.
 
     Raises:
         CheckpointError: another key, or the file was altered, renamed or cut short.

@@ -1,4 +1,4 @@
-"""What can be wrong with a checkpoint."""
+"""Errors of checkpoints."""
 
 
 class CheckpointError(ValueError):
@@ -6,4 +6,4 @@ class CheckpointError(ValueError):
 
 
 class UnusableError(CheckpointError):
-    """A checkpoint that may be whole, but cannot be read like this: another key or version. No reason to go back."""
+    """A checkpoint that may be intact but cannot be read, for lack of the right key or version of drb."""

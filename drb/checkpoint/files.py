@@ -1,8 +1,8 @@
-"""The files of a checkpoint: written as a stream, summed on the way, forced to the disk; JSON and safetensors.
+"""The files of a checkpoint, JSON and safetensors: written as a stream with a running checksum, and synced to the disk.
 
-Tensors are streamed by hand because the library wants a whole file in memory and holds the interpreter's lock for most
-of the time, which would stop training; the library reads them. Of https://github.com/huggingface/safetensors: 8 bytes
-with the header's length, the header (JSON, padded to 8 bytes), the tensors' bytes without gaps.
+The safetensors library reads these files, but does not write them: it needs the whole file in memory and holds the
+interpreter's lock most of the time, which would stop training. The format (https://github.com/huggingface/safetensors)
+is 8 bytes with the length of the header, the header (JSON, padded to 8 bytes), and the tensors' bytes without gaps.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _CODES = {
 
 @dataclass(frozen=True)
 class FileRecord:
-    """What the manifest says of a file."""
+    """The size and checksum of a file, as the manifest contains them."""
 
     size_bytes: int
     crc32: str
@@ -48,7 +48,7 @@ class FileRecord:
 
 @contextlib.contextmanager
 def naming_file(path: str | Path) -> Iterator[None]:
-    """A write that fails knows only why (a full disk), not where."""
+    """Add the path to an OSError that has none: a failing write reports why (a full disk) but not where."""
     try:
         yield
     except OSError as error:
@@ -58,7 +58,7 @@ def naming_file(path: str | Path) -> Iterator[None]:
 
 
 class FileWriter:
-    """A new file; leaving the context without an error means that it is on the disk, and that `record` is there."""
+    """Writes a new file. When the context ends without an error, the file is on the disk and `record` is valid."""
 
     def __init__(self, path: Path, sealer: Sealer | None = None) -> None:
         self._file = open(path, "wb")  # noqa: SIM115 - closed by __exit__
@@ -97,7 +97,7 @@ class FileWriter:
 
 
 def write_tensors(folder: Path, stem: str, tensors: Mapping[str, Tensor], key: Key | None) -> dict[str, FileRecord]:
-    """Into STEM.safetensors (and .enc with a key); its name and record."""
+    """Write STEM.safetensors (.enc with a key) and return its name and record."""
     # as the library does: the largest elements first, so that each is aligned
     names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
     shapes = {name: (_CODES[tensors[name].dtype], list(tensors[name].shape), tensors[name].nbytes) for name in names}
@@ -107,14 +107,16 @@ def write_tensors(folder: Path, stem: str, tensors: Mapping[str, Tensor], key: K
 def write_rows(
     folder: Path, stem: str, num_rows: int, words: int, blocks: Iterable[Int64Array], key: Key | None
 ) -> dict[str, FileRecord]:
-    """Rows that come in blocks, int64 [any, words]; `open_rows` reads them."""
+    """Write rows that come in blocks, int64 [any, words], and return the file's name and record; see `open_rows`."""
     shapes = {_ROWS: ("I64", [num_rows, words], num_rows * words * 8)}
     return _write(folder, stem, shapes, (block.reshape(-1).view(np.uint8).data for block in blocks), key)
 
 
 def read_tensors(path: Path, key: Key | None) -> dict[str, Tensor]:
-    """Raises:
-    CheckpointError: not such a file, or it cannot be decrypted.
+    """The tensors of a file, by name.
+
+    Raises:
+        CheckpointError: it is no such file, or it cannot be decrypted.
     """
     try:
         return load(decrypt_file(path, key)) if is_encrypted(path.name) else load_file(path)
@@ -123,7 +125,7 @@ def read_tensors(path: Path, key: Key | None) -> dict[str, Tensor]:
 
 
 def open_rows(path: Path, key: Key | None) -> Int64Array:
-    """int64 [m, K], read-only: mapped into memory, or decrypted there.
+    """The rows of a file, int64 [m, K] and read-only: memory-mapped, or decrypted into memory.
 
     Raises:
         CheckpointError: as `read_tensors`.
@@ -187,8 +189,10 @@ def write_json(path: Path, value: Any) -> FileRecord:
 
 
 def read_json(path: Path) -> Any:
-    """Raises:
-    CheckpointError: it is no JSON.
+    """The content of a JSON file.
+
+    Raises:
+        CheckpointError: it is no JSON.
     """
     try:
         return json.loads(path.read_text())
@@ -197,7 +201,7 @@ def read_json(path: Path) -> Any:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make names that were added, renamed or deleted in a directory survive a crash of the machine."""
+    """Sync a directory, so that names added, renamed or deleted in it survive a crash of the machine."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -214,8 +218,10 @@ def sync_file(path: Path) -> None:
 
 
 def require_unchanged(path: Path, expected: FileRecord) -> None:
-    """Raises:
-    CheckpointError: the file is not as it was written.
+    """Compare a file's size and checksum with its record.
+
+    Raises:
+        CheckpointError: they differ, or the file is missing.
     """
     if not path.is_file():
         raise CheckpointError(f"{path} is missing")

@@ -1,4 +1,4 @@
-"""What a run goes on from: the newest checkpoint that every rank can read, or the one that was asked for."""
+"""Finds the checkpoint that a run resumes from: the newest that every rank can read, or the one that was asked for."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from drb.checkpoint.format import rank_part, read_manifest, read_part, require_k
 from drb.checkpoint.ranks import read_rank_states
 from drb.distributed.world import World
 
-OWN = "rank"  # the part of a state that is one rank's own
-OTHERS = "ranks"  # in its place, from a checkpoint of another number of ranks: those of all of them
-SHARED = ("trainer", "model", "optimizer")  # alike on all ranks, written by rank 0
+OWN = "rank"  # the part of a state that belongs to one rank
+OTHERS = "ranks"  # replaces it in a checkpoint of another number of ranks: the parts of all of them
+SHARED = ("trainer", "model", "optimizer")  # the same on all ranks, written by rank 0
 
 State: TypeAlias = Mapping[str, Any]
 """The parts of a run's state by name: `rank` and those in SHARED."""
@@ -25,10 +25,13 @@ State: TypeAlias = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Saved:
-    """What a run goes on from. facts: what `Checkpointer.begin_run` was told; costs: of the checkpoints before.
+    """What a run resumes from.
 
-    state: as it was given, a buffer's rows as `LazyRows`. Saved by another number of ranks it has, in place of this
-    rank's own part, those of all of them, as the list `ranks`.
+    Attributes:
+        state: the state that was saved, with a buffer's rows as `LazyRows`. If another number of ranks saved it, it
+            contains the list `ranks` with the parts of all of them instead of this rank's own part `rank`.
+        facts: what `Checkpointer.begin_run` was given.
+        costs: the `Tally` of earlier checkpoints.
     """
 
     path: Path
@@ -45,11 +48,13 @@ def find_saved(
     say: Callable[[str], None],
     key: Key | None = None,
 ) -> Saved | None:
-    """Collective. resume: auto, never, or a path.
+    """The checkpoint to resume from, None to start anew. Collective.
 
+    Args:
+        resume: auto, never, or a path.
     Raises:
-        CheckpointError: there are checkpoints, but none is good; or the newest cannot be read for a reason that says
-            nothing against it, so that going on from an older one would throw it away.
+        CheckpointError: there are checkpoints, but none is good; or the newest may be good but cannot be read (for
+            example without its key), so that going back to an older one would throw it away.
     """
     if resume == "never":
         return None
@@ -73,7 +78,7 @@ def find_saved(
 
 
 def _read(path: Path, coordinator: Coordinator, world: World, key: Key | None) -> Saved:
-    """Raises the same error on all ranks."""
+    """Read a checkpoint; errors are the same on all ranks."""
     parts: dict[str, Any] = {}
     problem, is_damaged = "", True
     try:
@@ -96,7 +101,7 @@ def _read(path: Path, coordinator: Coordinator, world: World, key: Key | None) -
 
 
 def _of_all_ranks(path: Path, saved_by: int, world: World, key: Key | None) -> list[dict[str, Any]]:
-    """Each rank needs a few rows of all of them; all together check the whole files, each its share."""
+    """The parts of all ranks, of which each rank needs a few rows. The ranks share the work of checking the files."""
     share = range(world.rank, saved_by, world.world_size)
     read_rank_states(path, key=key, ranks=share)
     return read_rank_states(path, key=key, check_rows=False)

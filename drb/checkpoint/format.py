@@ -1,9 +1,9 @@
 """One checkpoint on disk: a directory of safetensors and JSON files, and a manifest that vouches for them.
 
-A *part* is a nested state under a name: its tensors in NAME.safetensors, the rest in NAME.json, either only if there is
-any; rows in shards (`drb.checkpoint.shards`), which NAME.rows.json lists. With a key, the tensors and rows of ranks are
-encrypted: they hold samples. The manifest, written last, has the size and CRC-32 of every file; a directory without one
-is no checkpoint.
+A *part* is a named nested state. Its tensors are in NAME.safetensors and the rest is in NAME.json; either exists only
+if needed. Rows are in shards (`drb.checkpoint.shards`), which NAME.rows.json lists. With a key, the tensors and rows of
+ranks are encrypted, because they contain samples. The manifest is written last and contains the size and CRC-32 of
+every file; a directory without a manifest is no checkpoint.
 """
 
 from __future__ import annotations
@@ -42,7 +42,13 @@ _TABLE = ("shard", "position")  # of each row, among the tensors
 
 @dataclass(frozen=True)
 class Manifest:
-    """step: optimisation steps taken; files: by name; key_check: of the key that files are encrypted with, if any."""
+    """The content of a manifest.
+
+    Attributes:
+        step: optimisation steps taken.
+        files: the files' records by name.
+        key_check: identifies the key that files are encrypted with; None without encryption.
+    """
 
     step: int
     world_size: int
@@ -52,7 +58,7 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Written:
-    """The files of a part, and how many bytes were not there before."""
+    """The files of a part, and how many of their bytes are new."""
 
     files: Mapping[str, FileRecord]
     new_bytes: int
@@ -69,11 +75,11 @@ def rank_part(rank: int) -> str:
 def write_part(
     folder: Path, name: str, state: Split, *, final: Path, key: Key | None, shards: dict[str, RowShards] | None = None
 ) -> Written:
-    """Write a state that was taken apart, and force it to the disk.
+    """Write a state that was taken apart, and sync it to the disk.
 
     Args:
-        final: what the folder will be called.
-        shards: by name of the rows, those that were written before; completed here.
+        final: the path that the folder will get.
+        shards: shards that were written before, by the name of their rows; updated here.
     """
     shards = {} if shards is None else shards
     key = key if name.startswith(_RANK) else None
@@ -97,7 +103,7 @@ def write_part(
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """The last file: from now on the directory is a checkpoint."""
+    """Write the manifest, which makes the directory a checkpoint."""
     files = {
         name: {"bytes": record.size_bytes, "crc32": record.crc32} for name, record in sorted(manifest.files.items())
     }
@@ -113,8 +119,10 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Raises:
-    CheckpointError: there is none, or not one of this format.
+    """The manifest of a checkpoint.
+
+    Raises:
+        CheckpointError: there is none, or it has another format.
     """
     path = folder / MANIFEST
     try:
@@ -135,13 +143,15 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _checksum(content: Mapping[str, Any]) -> str:
-    """Of a manifest's own content."""
+    """The checksum of a manifest's own content."""
     return f"{zlib.crc32(json.dumps(content, sort_keys=True).encode()):08x}"
 
 
 def require_key(folder: Path, manifest: Manifest, key: Key | None) -> None:
-    """Raises:
-    CheckpointError: the checkpoint is encrypted, and not with this key.
+    """Check that a key fits a checkpoint.
+
+    Raises:
+        CheckpointError: the checkpoint is encrypted, and not with this key.
     """
     if manifest.key_check is None:
         return
@@ -152,20 +162,22 @@ def require_key(folder: Path, manifest: Manifest, key: Key | None) -> None:
 
 
 def verify_files(folder: Path, manifest: Manifest, names: Iterable[str]) -> None:
-    """Raises:
-    CheckpointError: naming the first of these files that is not as it was written.
+    """Compare the sizes and checksums of files with the manifest.
+
+    Raises:
+        CheckpointError: naming the first file that differs.
     """
     for name in names:
         require_unchanged(folder / name, manifest.files[name])
 
 
 def read_part(folder: Path, manifest: Manifest, name: str, key: Key | None = None, *, check_rows: bool = True) -> Any:
-    """The state that was written under this name; rows are `StoredRows`, which read files when they are asked.
+    """The state that was written under this name; its rows are `StoredRows`, which read files on demand.
 
     Args:
-        check_rows: check also the shards, which means to read all of them.
+        check_rows: whether to check the shards, too, which reads all of them.
     Raises:
-        CheckpointError: a file that is missing, cut short or changed, or cannot be decrypted.
+        CheckpointError: a file is missing, cut short or changed, or cannot be decrypted.
     """
     own = [file for file in manifest.files if file.startswith(f"{name}.")]
     if not own:

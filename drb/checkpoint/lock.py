@@ -18,7 +18,7 @@ _held: weakref.WeakValueDictionary[tuple[str, str], RunLock] = weakref.WeakValue
 
 
 def lock_run(run_dir: Path, holder: str, *, patience_s: float = 0.0) -> RunLock:
-    """As `RunLock`; the same one, if this process has one for the same holder that was not released."""
+    """A `RunLock`, or the one that this process already has for the same holder and has not released."""
     name = (str(run_dir.resolve()), holder)
     lock = _held.get(name)
     if lock is None or not lock.release.alive:
@@ -27,16 +27,16 @@ def lock_run(run_dir: Path, holder: str, *, patience_s: float = 0.0) -> RunLock:
 
 
 class RunLock:
-    """A lock that the kernel gives up when its holder dies, however it does. `release` it, or let go of the object.
+    """A lock on a run directory, which the kernel releases when its holder dies. Call `release`, or drop the object.
 
-    Where a file system has no locks nothing is locked.
+    On a file system without locks nothing is locked.
     """
 
     def __init__(self, run_dir: Path, holder: str, *, patience_s: float = 0.0) -> None:
         """
         Args:
-            holder: what others are told that the run directory is in use by.
-            patience_s: how long to wait for another holder; one that was killed on another node is held for a while.
+            holder: who uses the run directory, for other processes' error messages.
+            patience_s: how long to wait for another holder. A lock may outlive a process killed on another node.
         Raises:
             CheckpointError: another process holds it.
         """

@@ -1,4 +1,4 @@
-"""The ranks' own states of a checkpoint, to look at, to deal out to another number of ranks, or to change."""
+"""The ranks' own states in a checkpoint: to inspect them, to reshard them, or to change them."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from drb.checkpoint.tree import split
 def read_rank_states(
     path: Path, *, key: Key | None = None, ranks: Sequence[int] | None = None, check_rows: bool = True
 ) -> list[dict[str, Any]]:
-    """What each rank saved for itself, in the order of ranks.
+    """What each rank saved for itself, by rank.
 
-    state["rehearsal"] is what `Rehearsal.state_dict` gave (None without a rehearsal), but its buffer's `rows` are lazy:
-    `drb.checkpoint.StoredRows`, with `len`, `shape` and indexing by rows, which reads only what is asked for.
+    state["rehearsal"] is what `Rehearsal.state_dict` returned (None without rehearsal), except that the buffer's `rows`
+    are lazy: an object with `len`, `shape` and indexing by rows that reads only what is asked for.
 
     Args:
-        ranks: only those.
-        check_rows: compare the checksums of the rows' files, too, which means to read all of them.
+        ranks: the ranks to read; all if None.
+        check_rows: whether to compare the checksums of the files of rows, which reads all of them.
     Raises:
         CheckpointError: naming a file that is missing, damaged or cannot be decrypted.
     """
@@ -49,13 +49,13 @@ def read_rank_states(
 def rewrite_checkpoint(
     path: Path, transform: Callable[[int, dict[str, Any]], dict[str, Any]], *, key: Key | None = None
 ) -> None:
-    """Replace a checkpoint by one with other rank states, atomically: killed at any moment, one of the two is there.
+    """Replace a checkpoint atomically by one with changed rank states. If killed, one of the two is there.
 
-    Nothing of the old ranks' files is linked: all rows that stay are written anew. One process does it, while no run
-    uses the directory.
+    No file of the old ranks is linked: all rows that stay are written anew. Call it in one process while no run uses
+    the directory.
 
     Args:
-        transform: (rank, its state, as `read_rank_states` gives it) -> the state to store.
+        transform: maps a rank and its state, as `read_rank_states` returns it, to the state to store.
         key: the checkpoint's, if it is encrypted; the new one is, too.
     Raises:
         CheckpointError: as `read_rank_states`.
@@ -80,7 +80,7 @@ def rewrite_checkpoint(
 
 
 def _with_lazy_rows(state: dict[str, Any]) -> dict[str, Any]:
-    """A buffer's rows that were made an array belong into a file of rows again."""
+    """Wrap a buffer's rows that are a plain array, so that they are written to a file of rows."""
     rehearsal = state.get("rehearsal") or {}
     buffer = rehearsal.get("buffer") or {}
     if not isinstance(buffer.get("rows"), np.ndarray):

@@ -1,4 +1,4 @@
-"""When a run is saved, and what it goes on from."""
+"""Settings of checkpoints: when a run is saved, and what it resumes from."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ SIGNALS = ("USR1", "USR2", "TERM", "INT", "HUP")
 class CheckpointSettings:
     """Checkpoints in the run directory; see docs/checkpoints.md.
 
-    every_steps:   optimisation steps between two checkpoints; null none
-    every_minutes: by rank 0's clock; null none
-    at_task_end:   after each task's evaluation
-    keep_last:     older ones are deleted
+    enabled:       whether the run is saved at all
+    every_steps:   optimisation steps between two checkpoints; null: none
+    every_minutes: minutes between two checkpoints, by rank 0's clock; null: none
+    at_task_end:   save after each task's evaluation
+    keep_last:     how many checkpoints are kept; older ones are deleted
     incremental:   link the files of rows that have not changed; false: write all rows each time
-    key_file:      of 32 bytes, raw, hexadecimal or base64: encrypts what holds samples; null: no encryption
+    key_file:      a file with a key of 32 bytes (raw, hexadecimal or base64) that encrypts what contains samples; null:
+                   no encryption
     resume:        auto (the newest good checkpoint of the run directory, if any), never, or a checkpoint's path
-    signals:       make the run save, leave the file INTERRUPTED and end with exit code 75
+    signals:       signals that make the run save itself, leave the file INTERRUPTED and exit with code 75
     """
 
     enabled: bool = True
@@ -36,8 +38,10 @@ class CheckpointSettings:
 
 
 def check_signals(names: Sequence[str]) -> None:
-    """Raises:
-    ValueError: not the name of a signal that can be used.
+    """Check the names of signals.
+
+    Raises:
+        ValueError: a name is not that of a signal that can be used.
     """
     for name in names:
         if name not in SIGNALS:

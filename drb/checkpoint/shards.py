@@ -1,10 +1,10 @@
-"""Rows on disk: in files that never change, of which each checkpoint links those that it still needs.
+"""Rows on disk: files that never change, and that later checkpoints link as long as they need them.
 
-A rank writes only rows that are in none of its files yet, into a new one, a *shard*. The next checkpoint gets hard
-links to the shards before (copies where the file system has no links), so every checkpoint's directory is complete in
-itself. A shard of which less than half is still stored is not linked: its rows are written again. So at most one row is
-rewritten for each row that was replaced, and files take at most twice the buffer. Beyond MOST_SHARDS the smaller half
-of them is written into one.
+A rank writes only rows that are in none of its files yet, into a new file: a *shard*. The next checkpoint gets hard
+links to earlier shards (or copies, if the file system has no hard links), so every checkpoint directory is complete in
+itself. A shard of which less than half is still stored is not linked; its remaining rows are written again. So at most
+one row is rewritten for each row that was replaced, and files take at most twice the buffer's size. Beyond MOST_SHARDS
+the smaller half of the shards is merged into one.
 
 Letters: n rows of a state, K words of a row.
 """
@@ -33,9 +33,11 @@ _NO_LINKS = (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EM
 
 @dataclass(frozen=True)
 class RowTable:
-    """Where rows are: row i is number position[i] of shards[shard[i]]; int64 [n] each.
+    """Where rows are: row i is row position[i] of shards[shard[i]]; int64 [n] each.
 
-    files: what the manifest needs to know of the shards; new_bytes: of the one that was written now.
+    Attributes:
+        files: the records of the shards.
+        new_bytes: the size of the shard that was written now.
     """
 
     shards: Sequence[str]
@@ -56,7 +58,10 @@ class RowShards:
     """The shards of one rank's rows in the newest checkpoint that this process has written."""
 
     def __init__(self, stem: str) -> None:
-        """stem: of their names. No two objects give the same names, so a link never meets another shard."""
+        """
+        Args:
+            stem: how their names begin. No two objects create the same name, so links never collide.
+        """
         self._stem = f"{stem}.rows-{secrets.token_hex(4)}"
         self._serial = 0
         self._folder: Path | None = None
@@ -66,7 +71,7 @@ class RowShards:
         self._position: Int64Array = np.empty(0, np.int64)
 
     def write(self, folder: Path, final: Path, rows: LazyRows, key: Key | None) -> RowTable:
-        """Have all rows in files of `folder`, which will become `final`."""
+        """Put all rows into files of `folder`, which will become `final`, by links and one new file."""
         shard, position = self._locate(rows.versions, len(rows))
         shards, shard = self._link(folder, shard)
         fresh = np.flatnonzero(shard < 0)
@@ -81,7 +86,7 @@ class RowShards:
         return RowTable([s.name for s in shards], shard, position, {s.name: s.record for s in shards}, new_bytes)
 
     def _locate(self, versions: Int64Array | None, num_rows: int) -> tuple[Int64Array, Int64Array]:
-        """Shard (-1: in none) and position of each row."""
+        """The shard (-1: none) and the position of each row."""
         if versions is None or not len(self._versions):
             return np.full(num_rows, -1, np.int64), np.zeros(num_rows, np.int64)
         place = np.searchsorted(self._versions, versions).clip(max=len(self._versions) - 1)
@@ -89,7 +94,7 @@ class RowShards:
         return np.where(is_known, self._shard[place], -1), np.where(is_known, self._position[place], 0)
 
     def _link(self, folder: Path, shard: Int64Array) -> tuple[list[_Shard], Int64Array]:
-        """Bring the shards that stay into the folder; them, and in which of them each row is (-1: in none)."""
+        """Link the shards that stay into the folder; returns them, and the shard of each row (-1: none)."""
         stays = self._worth_keeping(np.bincount(shard[shard >= 0], minlength=len(self._shards)))
         kept = [s for s, is_kept in zip(self._shards, stays, strict=True) if is_kept]
         try:
@@ -138,12 +143,12 @@ class RowShards:
 
 
 class StoredRows(LazyRows):
-    """Rows of several arrays that are opened when they are first needed."""
+    """Rows in several arrays, each of which is opened when it is first needed."""
 
     def __init__(
         self, arrays: Sequence[Callable[[], Int64Array]], shard: Int64Array, position: Int64Array, words: int
     ) -> None:
-        """Row i is number position[i] of arrays[shard[i]](); int64 [n] each."""
+        """Row i is row position[i] of arrays[shard[i]](); int64 [n] each."""
         super().__init__(len(shard), words)
         self._openers = arrays
         self._arrays: list[Int64Array | None] = [None] * len(arrays)
@@ -151,11 +156,11 @@ class StoredRows(LazyRows):
 
     @classmethod
     def of(cls, rows: Int64Array) -> StoredRows:
-        """Those of an array in memory, int64 [n, K]."""
+        """The rows of an array in memory, int64 [n, K]."""
         return cls([lambda: rows], np.zeros(len(rows), np.int64), np.arange(len(rows)), rows.shape[1])
 
     def select(self, index: Int64Array | BoolArray) -> StoredRows:
-        """Some of them, in this order, still not read."""
+        """The chosen rows in this order, not read yet."""
         return StoredRows(self._openers, self._shard[index], self._position[index], self.shape[1])
 
     def require_reachable(self, name: str) -> None:

@@ -1,8 +1,8 @@
 """Nested states (dicts and lists of tensors, arrays, numbers and strings) as named tensors and JSON, and back.
 
-In the JSON a tensor is `{"$tensor": NAME}`, a numpy array `{"$array": NAME}` and rows that are written apart
-`{"$rows": NAME}`; NAME is its path in the state. So nothing is pickled, and everything but the numbers themselves can
-be read with an editor.
+In the JSON, `{"$tensor": NAME}` stands for a tensor, `{"$array": NAME}` for a numpy array and `{"$rows": NAME}` for
+rows that are written separately; NAME is the path in the state. So nothing is pickled, and everything but the numbers
+themselves can be read with an editor.
 """
 
 from __future__ import annotations
@@ -22,7 +22,12 @@ _TENSOR, _ARRAY, _ROWS = "$tensor", "$array", "$rows"
 
 @dataclass(frozen=True)
 class Split:
-    """A state taken apart. tensors and rows by name; skeleton: what JSON can hold, with the names in it."""
+    """A state taken apart.
+
+    Attributes:
+        skeleton: what JSON can represent, with the names of tensors and rows in it.
+        tensors, rows: by name.
+    """
 
     skeleton: Any
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
@@ -30,7 +35,7 @@ class Split:
 
 
 def split(state: Any) -> Split:
-    """The tensors share memory with the state, and maybe with one another; the rest is copied."""
+    """Take a state apart. The tensors share memory with the state, and maybe with one another; the rest is copied."""
     tensors: dict[str, Tensor] = {}
     rows: dict[str, LazyRows] = {}
     return Split(_split(state, "", tensors, rows), tensors, rows)

@@ -31,7 +31,12 @@ from drb.distributed.world import World
 
 @dataclass
 class Tally:
-    """What checkpoints cost so far. pause_seconds: of this rank's training; bytes: newly written, by all ranks."""
+    """What checkpoints have cost so far.
+
+    Attributes:
+        pause_seconds: how long training on this rank waited.
+        bytes: newly written bytes, of all ranks.
+    """
 
     count: int = 0
     pause_seconds: float = 0.0
@@ -41,7 +46,12 @@ class Tally:
 
 @dataclass(frozen=True)
 class _Job:
-    """One checkpoint of this rank. parts: what it writes, by name; published: called on rank 0 just before the end."""
+    """One checkpoint of this rank.
+
+    Attributes:
+        parts: what it writes, by name.
+        published: called on rank 0 just before the checkpoint gets its name.
+    """
 
     name: str
     step: int
@@ -51,7 +61,7 @@ class _Job:
 
 @dataclass
 class CheckpointWriter:
-    """One per rank; `start` and `wait` are called by every rank in the same order."""
+    """One per rank; every rank calls `start` and `wait` in the same order."""
 
     folder: CheckpointDirectory
     coordinator: Coordinator
@@ -71,7 +81,7 @@ class CheckpointWriter:
         return self._background.has_failed
 
     def wait(self) -> None:
-        """Until the write in flight is done.
+        """Wait until the write in flight is done.
 
         Raises:
             CheckpointError: it failed; alike on all ranks.
@@ -79,11 +89,11 @@ class CheckpointWriter:
         self._background.wait()
 
     def linger(self, limit_s: float) -> None:
-        """Let the write in flight end, if it does in time: the run is failing for another reason."""
+        """Give the write in flight some time to end, while the run fails for another reason."""
         self._background.linger(limit_s)
 
     def start(self, name: str, step: int, state: State, published: Callable[[], None]) -> None:
-        """Copy what training will change, and write the rest of the time. Waits for the write before."""
+        """Wait for the previous write, copy what training will change, and start writing in the background."""
         self.wait()
         parts = {rank_part(self.world.rank): split(state[OWN])}
         if self.world.is_main:
@@ -98,7 +108,7 @@ class CheckpointWriter:
         self._background.start(lambda: self._write(job))
 
     def clear_memory(self) -> None:
-        """Give back what holds copies of samples, when no write is in flight."""
+        """Release the memory that contains copies of samples, after the write in flight."""
         self.wait()
         self._memory.clear()
 
@@ -146,13 +156,13 @@ def _rows_of(job: _Job) -> list[Any]:
 
 
 class StateMemory:
-    """Host memory for a state's tensors that is used again for the next state; page-locked for those on a GPU."""
+    """Host memory for copies of a state's tensors, reused for the next state; page-locked for tensors on a GPU."""
 
     def __init__(self) -> None:
         self._copies: dict[str, Tensor] = {}
 
     def copy(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Contiguous copies by name; they stay as they are until the next call."""
+        """Contiguous copies by name. They are valid until the next call."""
         copies: dict[str, Tensor] = {}
         devices: set[torch.device] = set()
         for name, tensor in tensors.items():
@@ -169,16 +179,16 @@ class StateMemory:
         return copies
 
     def clear(self) -> None:
-        """Zero the memory and give it back: it may hold samples that must be forgotten."""
+        """Zero and release the memory, because it may contain samples that must be forgotten."""
         for copy in self._copies.values():
             copy.zero_()
         self._copies = {}
 
 
 class Background:
-    """The owner starts work and later waits for it; what the work raised is raised there.
+    """Runs one piece of work at a time on a thread. What the work raises is raised where its owner waits for it.
 
-    Its threads are daemons: work that waits for a dead peer keeps no process alive.
+    The threads are daemons, so work that waits for a dead peer keeps no process alive.
     """
 
     def __init__(self, name: str) -> None:
@@ -192,13 +202,13 @@ class Background:
         return self._error is not None
 
     def start(self, work: Callable[[], None]) -> None:
-        """Waits for the work before."""
+        """Start work, after waiting for the previous one."""
         self.wait()
         self._thread = threading.Thread(target=self._run, args=(work,), name=self._name, daemon=True)
         self._thread.start()
 
     def wait(self) -> None:
-        """Until nothing is being done. Raises what the work raised, each time."""
+        """Wait until no work is in progress. Raises what the work raised, every time."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -206,7 +216,7 @@ class Background:
             raise self._error
 
     def linger(self, limit_s: float) -> None:
-        """As `wait`, but not for ever, and whatever comes of it: the owner is failing already."""
+        """Wait at most limit_s and raise nothing, because the owner is failing already."""
         if self._thread is not None:
             self._thread.join(limit_s)
 

@@ -1,9 +1,9 @@
-"""Whether all ranks were started alike. A run whose ranks disagree would hang or, worse, learn something odd.
+"""Checks that all ranks were started alike. A run whose ranks disagree would hang or learn something wrong.
 
-Compared through the run's store, not by collectives on the settings themselves: that works when the ranks differ in
-what their collectives run on. One all_reduce of one integer tells everybody the outcome.
+Settings are compared through the run's store rather than by collectives, which would fail if ranks differ in the device
+that their collectives run on. One all_reduce of one integer tells every rank the outcome.
 
-All functions need the default process group if there are several ranks, and every rank calls them in the same order.
+With several ranks all functions need the default process group, and every rank calls them in the same order.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def check_same_settings(settings: Mapping[str, Any], world: World) -> None:
     """Compare this rank's settings with rank 0's. Collective.
 
     Args:
-        settings: nested mappings of what JSON can hold.
+        settings: nested mappings of JSON values.
     Raises:
         ValueError: on every rank, naming the lowest rank that differs, the settings and both ranks' values.
     """
@@ -46,9 +46,9 @@ def raise_on_all_ranks(name: str, error: str | None, world: World, group: dist.P
     """If some ranks have an error, raise that of the lowest on all of them. Collective.
 
     Args:
-        name: of what is agreed on, used once per run.
-        error: this rank's, None if it has none.
-        group: of all ranks, on the CPU; the default group if None.
+        name: the name of what is checked, used once per run.
+        error: this rank's error, None if it has none.
+        group: a CPU group of all ranks; the default group if None.
     Raises:
         ValueError: on every rank, with the same message.
     """
@@ -67,7 +67,7 @@ def raise_on_all_ranks(name: str, error: str | None, world: World, group: dist.P
 
 
 def value_of_main(name: str, value: str, world: World) -> str:
-    """Rank 0's value of what each rank has made up, such as a run's name. Collective."""
+    """Rank 0's value of something that each rank has made up, such as the run's name. Collective."""
     if world.world_size == 1:
         return value
     store = default_store()
@@ -83,7 +83,7 @@ def _sentence(rank: int, different: list[str], own: Mapping[str, str], main: Map
 
 
 def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Dotted key -> value as JSON."""
+    """The settings as a flat dictionary: dotted key -> value as JSON."""
     flat: dict[str, str] = {}
     for key, value in settings.items():
         if isinstance(value, Mapping):

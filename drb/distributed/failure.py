@@ -1,7 +1,7 @@
-"""Naming the peer that failed.
+"""Finds out which peer failed.
 
-When a collective fails, Gloo knows at best that a socket closed. So a rank that notices announces what it was doing,
-hears what the others announce, and looks at the heartbeats of those that announce nothing (`heartbeat.py`). A rank
+When a collective fails, Gloo knows at best that a socket closed. So a rank that notices it announces what it was doing,
+reads what the others announce, and looks at the heartbeats of those that announce nothing (`heartbeat.py`). A rank
 that fails by itself announces its own error before it leaves.
 """
 
@@ -33,13 +33,19 @@ class PeerError(RuntimeError):
 
 
 class OwnError(RuntimeError):
-    """This rank failed by an error that no user can mend, its cause. The message names the rank, the step and the
-    place."""
+    """This rank failed by an unexpected error, its cause. The message names the rank, the step and the place in drb."""
 
 
 @dataclass(frozen=True)
 class _Findings:
-    """silent: neither announced anything nor beat; busy: beat, but announced nothing. store: "", "gone" or "hung"."""
+    """What a rank found out about its peers.
+
+    Attributes:
+        news: what other ranks announced.
+        silent: ranks that neither announced anything nor sent a heartbeat.
+        busy: ranks that sent heartbeats but announced nothing.
+        store: "", "gone" or "hung".
+    """
 
     news: Sequence[News] = ()
     silent: tuple[int, ...] = ()
@@ -48,9 +54,13 @@ class _Findings:
 
 
 class FailureBoard:
-    """Where ranks tell each other that a collective failed. ranks: global ranks of those that take part in it."""
+    """Where ranks tell each other that a collective failed."""
 
     def __init__(self, ranks: Sequence[int]) -> None:
+        """
+        Args:
+            ranks: the global ranks that take part in the collective.
+        """
         self.ranks = tuple(ranks)
         self._heartbeat = heartbeat()
         self.rank = self._heartbeat.rank if self._heartbeat is not None else 0
@@ -105,9 +115,11 @@ class FailureBoard:
 
 @contextlib.contextmanager
 def naming_peers(ranks: Sequence[int], where: Callable[[], str]) -> Iterator[None]:
-    """Turn a collective of this block that fails, a gradient all-reduce say, into a PeerError that names who failed.
+    """Turn the failure of a collective in this block, such as a gradient all-reduce, into a PeerError.
 
-    ranks: that take part in it; where: what to call this place, asked when it fails ("step 17, gradients").
+    Args:
+        ranks: the global ranks that take part in it.
+        where: returns the name of this place ("step 17, gradients"); called when it fails.
     """
     try:
         yield
@@ -121,9 +133,9 @@ def naming_peers(ranks: Sequence[int], where: Callable[[], str]) -> Iterator[Non
 
 @contextlib.contextmanager
 def naming_failures(ranks: Sequence[int], where: Callable[[], str]) -> Iterator[None]:
-    """As `naming_peers`; besides, an error of this rank's own is announced to the others.
+    """Do what `naming_peers` does, and also announce this rank's own error to the others.
 
-    It leaves as it is if a user can mend it (ValueError), otherwise as the cause of an OwnError.
+    A ValueError, which a user can mend, is raised unchanged; any other error becomes the cause of an OwnError.
     """
     try:
         with naming_peers(ranks, where):
@@ -139,7 +151,7 @@ def naming_failures(ranks: Sequence[int], where: Callable[[], str]) -> Iterator[
 
 
 def is_of_a_collective(error: BaseException) -> bool:
-    """Gloo raises plain RuntimeErrors: only their text tells them from others."""
+    """Whether an error comes from a collective. Gloo raises plain RuntimeErrors, which only their text identifies."""
     text = str(error).lower()
     return isinstance(error, dist.DistError) or (
         isinstance(error, RuntimeError) and any(word in text for word in ("gloo", "nccl", "connection closed"))
@@ -154,13 +166,13 @@ def one_line(error: BaseException) -> str:
 
 
 def first_few(things: Sequence[object], separator: str = ", ") -> str:
-    """Of ranks, say: a message about thousands of them stays a line."""
+    """The first few things as text, so that a message about thousands of ranks stays a line."""
     more = f" and {len(things) - _SHOWN} more" if len(things) > _SHOWN else ""
     return separator.join(map(str, things[:_SHOWN])) + more
 
 
 def _ask(beat: Heartbeat, operation: str, ranks: Sequence[int]) -> _Findings:
-    """A conversation over the store, as long as there is somebody to wait for."""
+    """Announce this rank's failure and wait for what the others announce, as long as some of them may."""
     beat.announce(News(beat.rank, operation))
     before, start = beat.beats(ranks), time.monotonic()
     while True:
@@ -184,7 +196,7 @@ def _grace_s(beat: Heartbeat) -> float:
 
 
 def _within(limit_s: float, call: Callable[[], object]) -> bool:
-    """Whether the call ended in time, well or not; a store whose host is stopped never answers."""
+    """Whether the call ended in time, successfully or not. A store whose host is stopped never answers."""
 
     def quietly() -> None:
         with contextlib.suppress(Exception):  # the store's host is gone; which exception says so depends on the store

@@ -1,8 +1,8 @@
-"""Signs of life: every process of a run shows in the run's store that it runs, and hears when one of them fails.
+"""Heartbeats: every process of a run shows in the run's store that it is alive, and hears when another one fails.
 
-A thread of its own beats, on a connection of its own. A training thread that waits in a collective or is busy for
-minutes does not hold it up; SIGSTOP and death do. It costs a process 0.2 ms per second. Failures are announced in the
-store, too, and every process keeps what it has heard, because the store may go with the process that holds it.
+The heartbeat has a thread and a connection of its own, so a training thread that waits in a collective or is busy for
+minutes does not delay it; SIGSTOP and death do. It costs a process 0.2 ms per second. Failures are announced in the
+store, too, and every process keeps what it has heard, because the store may end with the process that holds it.
 """
 
 from __future__ import annotations
@@ -32,8 +32,10 @@ _MOST_BEATS_PER_S = 4000  # that one store gets from all ranks together
 class News:
     """What a rank announced when it failed.
 
-    where: what it was doing; reason: its own error, empty if it only waited for others; silent: ranks that it found
-    to send no heartbeat.
+    Attributes:
+        where: what it was doing.
+        reason: its own error; empty if it only waited for others.
+        silent: ranks from which it found no heartbeat.
     """
 
     rank: int
@@ -43,7 +45,7 @@ class News:
 
 
 class Heartbeat:
-    """One per process. store: of the run; methods that talk to it block if its host is stopped, properties never do."""
+    """The heartbeat of this process. Methods that use the store block if its host is stopped; properties never do."""
 
     def __init__(self, store: Any, rank: int, world_size: int) -> None:
         self.rank = rank
@@ -63,12 +65,12 @@ class Heartbeat:
 
     @property
     def news(self) -> list[News]:
-        """Heard so far, in the order of the announcements."""
+        """What was heard so far, in the order of the announcements."""
         return [news for _, news in sorted(self._news.items())]
 
     @property
     def stood_still_s(self) -> float:
-        """How long this process was stopped, if it was a moment ago."""
+        """How long this process was stopped, if that was a moment ago; else 0."""
         when, seconds = self._stood_still
         return seconds if time.monotonic() - when < _LATELY_S else 0.0
 
@@ -78,7 +80,7 @@ class Heartbeat:
 
     @property
     def gone_s(self) -> float:
-        """How long ago this process noticed that the store's host has ended; 0 if it has not."""
+        """Seconds since this process noticed that the store's host has ended; 0 if it has not."""
         return 0.0 if self._gone_at is None else time.monotonic() - self._gone_at
 
     @property
@@ -92,7 +94,7 @@ class Heartbeat:
         self._store.set(f"{_KEY}/failures/{number}", json.dumps(asdict(news)))
 
     def hear(self) -> None:
-        """Fetch what was announced since."""
+        """Fetch what was announced since the last call."""
         self._require_store()
         for number in range(self._store.add(f"{_KEY}/failures", 0)):
             key = f"{_KEY}/failures/{number}"
@@ -101,13 +103,13 @@ class Heartbeat:
                 self._news[number] = News(**{**content, "silent": tuple(content["silent"])})
 
     def beats(self, ranks: Sequence[int]) -> dict[int, int]:
-        """How often each of these ranks has beaten, 0 for one that has not begun."""
+        """The number of heartbeats of each rank; 0 for one that has not begun."""
         self._require_store()
         keys = {rank: f"{_KEY}/beats/{rank}" for rank in ranks}
         return {rank: int(self._store.get(key)) if self._store.check([key]) else 0 for rank, key in keys.items()}
 
     def stop(self) -> None:
-        """A thread that is cut off inside torch when the interpreter ends could take the process down."""
+        """End the thread. One that is inside torch when the interpreter ends could crash the process."""
         self._ended.set()
         if threading.current_thread() is not self._thread:
             self._thread.join(_JOIN_S)
@@ -151,7 +153,7 @@ _current: tuple[Any, Heartbeat] | None = None
 
 
 def heartbeat() -> Heartbeat | None:
-    """This process's, which starts with the first call; None without a default process group."""
+    """The heartbeat of this process, started by the first call; None without a default process group."""
     global _current
     if not dist.is_initialized():
         return None
@@ -170,12 +172,12 @@ def default_store() -> Any:
 
 
 def running_heartbeat() -> Heartbeat | None:
-    """This process's, if it has one: what looks while a process may be ending must not start another."""
+    """The heartbeat of this process, if one runs. Unlike `heartbeat`, it starts none in a process that is ending."""
     return _current[1] if _current is not None else None
 
 
 def stop_heartbeat() -> None:
-    """Idempotent. Before the processes of a run leave, as one of them holds the store."""
+    """Stop the heartbeat before this process leaves the run, since one of them holds the store. Idempotent."""
     global _current
     if _current is not None:
         _current[1].stop()
@@ -183,7 +185,10 @@ def stop_heartbeat() -> None:
 
 
 def own_connection(store: Any) -> Any:
-    """A store's client does one thing at a time, and may wait for minutes; before torch 2.7 there is no other."""
+    """Another connection to the store, because a client does one thing at a time and may wait for minutes.
+
+    Before torch 2.7 there is only one connection.
+    """
     return store.clone() if hasattr(store, "clone") else store
 
 

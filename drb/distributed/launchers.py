@@ -1,8 +1,7 @@
-"""What launchers say in the environment: one table, read without opening anything.
+"""Reads what launchers put into the environment, by one table.
 
-The first row whose marks are all set decides. Variables set by hand or by torchrun come first, so that torchrun may
-itself be started by srun or mpirun. `srun --mpi=pmi2` also sets PMI_RANK; its world is Slurm's, because that
-needs no MPI.
+The first launcher whose marks are all set counts. Variables set by hand or by torchrun come first, so that torchrun may
+itself be started by srun or mpirun. `srun --mpi=pmi2` also sets PMI_RANK; it counts as srun, which needs no MPI.
 
     launcher                  the ranks meet
     torchrun, or by hand      at MASTER_ADDR:MASTER_PORT
@@ -25,11 +24,14 @@ FIRST_PORT, NUM_PORTS = 15_000, 15_000  # for Slurm jobs: below the ports that L
 
 @dataclass(frozen=True)
 class Address:
-    """Where the ranks of a run find each other.
+    """Where the ranks of a run meet.
 
-    by: `agent` (torchrun runs the store), `address` (rank 0 runs it at host:port) or `mpi` (rank 0 runs it and tells
-    where). origin: what host and port were made from, for errors. attempt: which of torchrun's starts this is: its
-    store still holds what the ranks of the one before said.
+    Attributes:
+        by: `agent` (torchrun runs the store), `address` (rank 0 runs it at host:port) or `mpi` (rank 0 runs it and
+            broadcasts its address).
+        host, port: for by=address.
+        origin: what host and port were made from, for error messages.
+        attempt: which of torchrun's starts this is. torchrun's store still contains the keys of earlier starts.
     """
 
     by: Literal["agent", "address", "mpi"] = "address"
@@ -41,12 +43,14 @@ class Address:
 
 @dataclass(frozen=True)
 class Place:
-    """One process among its peers, as its launcher says.
+    """This process's place in the run, as its launcher states it.
 
-    local_rank: among the ranks of its node; None: the launcher does not say.
-    own_gpu: the scheduler shows each rank one device only, its own.
-    restarts: how often the launcher may start all ranks again when one has failed.
-    run_id: a name for the run that stays the same when it does; "" if the launcher gives none.
+    Attributes:
+        local_rank: the rank within its node; None if the launcher does not say.
+        local_world_size: the number of ranks on its node.
+        own_gpu: whether the scheduler shows each rank only its own device.
+        restarts: how often the launcher may start all ranks again after a failure.
+        run_id: a name of the run that stays the same over restarts; "" if the launcher has none.
     """
 
     rank: int = 0
@@ -62,7 +66,7 @@ class Place:
 
 @dataclass(frozen=True)
 class _Launcher:
-    """Names of variables; marks: all of these are set."""
+    """The names of a launcher's variables. It counts if all `marks` are set."""
 
     name: str
     marks: tuple[str, ...]
@@ -143,7 +147,7 @@ def read_place(env: Mapping[str, str]) -> Place:
 
 
 def _run_id(env: Mapping[str, str]) -> str:
-    """If torchrun may start the ranks again: the name it was given, or one made of what it is."""
+    """A name for the run if torchrun may restart its ranks: the one it was given, or one made from its process."""
     name = env.get("TORCHELASTIC_RUN_ID", "")
     if not name or not _int(env, "TORCHELASTIC_MAX_RESTARTS", 0):
         return ""
@@ -160,7 +164,7 @@ def _run_id(env: Mapping[str, str]) -> str:
 
 
 def head_node(node_list: str) -> str:
-    """The first host of a Slurm node list: what `scontrol show hostnames` prints first, also in a container."""
+    """The first host of a Slurm node list, as `scontrol show hostnames` would print it; works in containers, too."""
     host, rest = "", node_list
     while match := re.match(r"([^\[,]*)(?:\[([^\],-]+)[^\]]*\])?", rest):
         host += match[1] + (match[2] or "")
@@ -184,7 +188,7 @@ def _address(env: Mapping[str, str], launcher: _Launcher) -> Address:
 
 
 def _port_of_job(env: Mapping[str, str]) -> int:
-    """The same on all ranks; another one for a job's next step and after a restart, whose ports may still be held."""
+    """A port that all ranks agree on. It differs between a job's steps and restarts, whose ports may be in use."""
     job, step, restart = (_int(env, f"SLURM_{name}", 0) for name in ("JOB_ID", "STEP_ID", "RESTART_COUNT"))
     return FIRST_PORT + (job + 97 * step + 1009 * restart) % NUM_PORTS
 
@@ -201,7 +205,7 @@ def _local_world_size(env: Mapping[str, str], launcher: _Launcher) -> int:
 
 
 def _require_alone(env: Mapping[str, str]) -> None:
-    """Nothing says that there are peers: neither may anything say that there should be."""
+    """Without a launcher's variables, refuse variables that say there should be peers."""
     for given, missing in (("RANK", "WORLD_SIZE"), ("WORLD_SIZE", "RANK")):
         if env.get(given):
             raise ValueError(f"{given}={env[given]} is set but {missing} is not; start with torchrun or set both")

@@ -1,7 +1,7 @@
-"""The one door to MPI: mpi4py is imported here, and only when it is asked for.
+"""The only module that imports mpi4py, and only when MPI is used.
 
-mpi4py brings no MPI library of its own, and an mpirun of another MPI than the library starts N worlds of one rank
-each: both are said in one sentence.
+mpi4py brings no MPI library of its own, and an mpirun of another MPI than the library starts N worlds of one rank each.
+Both cases end with one sentence.
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ _REMEDY = (
 
 
 def load_mpi(purpose: str, launcher: str = "") -> Any:
-    """mpi4py's `MPI`, initialised with the highest thread level there is. `purpose` opens the error.
+    """mpi4py's `MPI`, initialised with the highest available thread level.
+
+    Args:
+        purpose: how an error message begins.
+        launcher: the name of the launcher, "" if it is not MPI's.
 
     Raises:
         ValueError: mpi4py or an MPI library is missing, or the launcher is another MPI's.
@@ -36,14 +40,14 @@ def load_mpi(purpose: str, launcher: str = "") -> Any:
 
 
 def finalize_mpi() -> None:
-    """As MPI wants before a process ends well; nothing if this process has not used MPI. Collective."""
+    """Call MPI_Finalize before a process ends normally, if it has used MPI. Collective."""
     module = sys.modules.get("mpi4py.MPI")
     if module is not None and module.Is_initialized() and not module.Is_finalized():
         module.Finalize()
 
 
 def library_name(mpi: Any) -> str:
-    """Such as 'MPICH 4.2' or 'Open MPI v5.0.11'."""
+    """The name of the MPI library, for example 'MPICH 4.2' or 'Open MPI v5.0.11'."""
     text = mpi.Get_library_version().strip("\0").split("\n")[0].split(",")[0]
     return " ".join(text.replace("Version:", "").split())
 
@@ -59,7 +63,7 @@ def require_one_world(mpi: Any, launcher: str, rank: int, world_size: int) -> No
 
 
 def _import_mpi(purpose: str) -> Any:
-    """`MPI`, not initialised yet unless someone else has."""
+    """mpi4py's `MPI`, not initialised by this call."""
     try:
         import mpi4py
 
@@ -99,7 +103,10 @@ def broadcast_json(mpi: Any, value: Any, timeout_s: float) -> Any:
 
 
 def wait_for(request: Any, timeout_s: float, what: str) -> None:
-    """MPI's own waits have no timeout. It polls: only for set-up and the end, where nothing is being trained."""
+    """Wait for an MPI request with a timeout, which MPI's own waits do not have.
+
+    It polls, so it is only for set-up and the end, where nothing is being trained.
+    """
     deadline = time.monotonic() + timeout_s
     while not request.Test():
         if time.monotonic() > deadline:

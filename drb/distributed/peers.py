@@ -1,6 +1,6 @@
-"""Small integers between ranks over Gloo: what `collective` and `shared` have in common.
+"""Exchanges small integers between ranks over Gloo.
 
-A replicated all_to_all_single moves a few integers in 46-74 µs where all_gather takes 500-900.
+A replicated all_to_all_single moves a few integers in 46 to 74 µs; all_gather takes 500 to 900.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from drb.types import Int64Array
 
 
 def open_peers(process_group: dist.ProcessGroup | None, timeout_s: float) -> Peers | None:
-    """A Gloo group over the same ranks as process_group (None: all); None for one rank. Collective over the ranks.
+    """A Gloo group of the same ranks as process_group (None: all ranks); None for one rank. Collective over the ranks.
 
-    Gloo also where the default group is NCCL: rows in host memory need no ordering between NCCL communicators.
+    Gloo is also used where the default group is NCCL: rows in host memory need no order between NCCL communicators.
     """
     if not dist.is_initialized() or dist.get_world_size(process_group) == 1:
         return None
@@ -80,7 +80,7 @@ class Peers:
         return Peers(group, self.timeout_s, parent=self)
 
     def new_group(self, backend: str) -> dist.ProcessGroup:
-        """Another group of these ranks, for something that this one does not carry. Collective over them."""
+        """Another group of these ranks with another backend. Collective over them."""
         group = dist.new_group(
             self._ranks, timeout=timedelta(seconds=self.timeout_s), backend=backend, use_local_synchronization=True
         )
@@ -139,10 +139,10 @@ class Peers:
         self.run(operation, lambda: dist.barrier(group=self.group))
 
     def close(self) -> None:
-        """End the group and its threads; only after all its operations ended well, or it would wait for a dead peer.
+        """End the group and its threads. Call it only if all its operations succeeded; else it waits for a dead peer.
 
-        Gloo's threads let go of a collective's tensors a moment after it has returned. In an interpreter that is ending
-        by then they would abort the process.
+        Gloo's threads release a collective's tensors a moment after it has returned. If the interpreter were ending by
+        then, they would abort the process.
         """
         if dist.is_initialized():
             dist.destroy_process_group(self.group)

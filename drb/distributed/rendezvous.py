@@ -1,7 +1,7 @@
-"""Where the ranks of a run meet: the store that torch.distributed starts from.
+"""Opens the store at which the ranks of a run meet, and from which torch.distributed starts.
 
-torch's own store answers an address that leads nowhere with pages of stack traces, again for every attempt. So
-the address is tried first, with plain sockets, and what is wrong with it becomes one sentence.
+torch's own store reports a wrong address with pages of stack traces for every attempt. So the address is tried first
+with plain sockets, and what is wrong with it becomes one sentence.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _FAREWELL_S = 1.0  # rank 0 keeps the store for so much longer, or the others co
 
 
 def open_store(place: Place, node: str, timeout_s: float) -> Store:
-    """A store on which all ranks have arrived. Collective.
+    """The store, once all ranks have arrived at it. Collective.
 
     Args:
-        node: this machine's name.
+        node: this machine's name (`drb.machine.node_name`).
         timeout_s: how long to wait for the other ranks.
     Raises:
         ValueError: the address cannot be used. PeerError: some ranks did not arrive in time.
@@ -49,14 +49,14 @@ def open_store(place: Place, node: str, timeout_s: float) -> Store:
 
 
 def _store_of_agent(place: Place, timeout_s: float) -> Store:
-    """torchrun's, which it names in variables of its own; a part of it that earlier starts have not used."""
+    """A part of torchrun's store that earlier starts have not used."""
     store: Store
     store, *_ = next(rendezvous("env://", place.rank, place.world_size, timeout=timedelta(seconds=timeout_s)))
     return fresh_store(store, place.rank, place.world_size, timeout_s)
 
 
 def _meet_by_mpi(place: Place, node: str, timeout_s: float) -> Store:
-    """Rank 0 takes a free port and tells it. MASTER_ADDR or MASTER_PORT alone count, too."""
+    """Rank 0 listens at a free port and broadcasts it. MASTER_ADDR or MASTER_PORT are used if one of them is set."""
     address = place.address
     mpi = load_mpi(f"a start by {place.launcher}", place.launcher)
     require_one_world(mpi, place.launcher, place.rank, place.world_size)
@@ -76,7 +76,7 @@ def _meet_by_mpi(place: Place, node: str, timeout_s: float) -> Store:
 
 
 def _serve(listener: socket.socket, world_size: int, timeout_s: float) -> Store:
-    """The store itself; it takes over the listening socket."""
+    """The store of rank 0, on the listening socket."""
     port = listener.getsockname()[1]
     timeout = timedelta(seconds=timeout_s)
     return TCPStore(
@@ -147,8 +147,9 @@ def _is_of_this_machine(host: str) -> bool:
 
 
 def _require_that_it_leads_here(address: Address) -> None:
-    """An address that is not this machine's own may still be forwarded to it, as into a container: then the listening
-    socket answers.
+    """Check that an address of another machine leads here.
+
+    It may be forwarded to this one, as into a container; then the listening socket answers.
     """
     try:
         socket.create_connection((address.host, address.port), timeout=_PROOF_S).close()
@@ -161,7 +162,7 @@ def _require_that_it_leads_here(address: Address) -> None:
 
 
 def _await_listener(address: Address, rank: int, timeout_s: float) -> None:
-    """Return once someone listens there."""
+    """Wait until somebody listens at the address."""
     start = time.monotonic()
     while True:
         waited = time.monotonic() - start
@@ -181,7 +182,7 @@ def _await_listener(address: Address, rank: int, timeout_s: float) -> None:
 
 
 def _await_all(store: Store, place: Place, timeout_s: float) -> None:
-    """The last rank to arrive opens the gate for all: a few small messages per rank."""
+    """Wait for all ranks. The last one to arrive sets a key that releases the others."""
     patience = timeout_s + (place.rank == 0) * _FAREWELL_S
     try:
         store.set(f"drb/arrived/{place.rank}", "")

@@ -1,10 +1,10 @@
-"""torchrun's store outlives a restart of the ranks, with every key that the ranks before have left in it.
+"""Separates the keys of a start from those of earlier starts in torchrun's store, which outlives restarts.
 
-So the ranks of each start agree on a name of their own for it, which none of the ranks before can have known. Neither
-the number of restarts nor the world size would do: agents that joined later count from 0, and a start may be cut short.
+The ranks of each start agree on a new name that no earlier rank can have known. The number of restarts or the world
+size would not do: agents that joined later count from 0, and a start may be cut short.
 
-    rank k    writes a random word of its own, and waits until rank 0's roll has it
-    rank 0    writes the roll, the words that it sees and the name of this start, until every rank has answered to it
+    rank k    writes a random word of its own, and waits until rank 0's list contains it
+    rank 0    writes the list of the words that it sees and the name of this start, until every rank has answered
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]  
 from drb.distributed.failure import PeerError, first_few
 
 _POLL_S = 0.02
-_ROLL = "drb/roll"
+_LIST = "drb/start"
 
 
 def fresh_store(store: Store, rank: int, world_size: int, timeout_s: float) -> Store:
@@ -39,7 +39,7 @@ def _call(store: Store, world_size: int, timeout_s: float) -> str:
         seen = [_read(store, f"drb/word/{rank}") for rank in range(1, world_size)]
         if seen != words or world_size == 1:
             words = seen
-            store.set(_ROLL, json.dumps({"name": name, "words": words}))
+            store.set(_LIST, json.dumps({"name": name, "words": words}))
         missing = [rank for rank in range(1, world_size) if not store.check([f"drb/{name}/here/{rank}"])]
         if not missing:
             return name
@@ -53,10 +53,10 @@ def _answer(store: Store, rank: int, world_size: int, timeout_s: float) -> str:
     word = secrets.token_hex(8)
     store.set(f"drb/word/{rank}", word)
     while True:
-        roll = json.loads(_read(store, _ROLL) or '{"words": []}')
-        if rank <= len(roll["words"]) and roll["words"][rank - 1] == word:
-            store.set(f"drb/{roll['name']}/here/{rank}", "")
-            return str(roll["name"])
+        listed = json.loads(_read(store, _LIST) or '{"words": []}')
+        if rank <= len(listed["words"]) and listed["words"][rank - 1] == word:
+            store.set(f"drb/{listed['name']}/here/{rank}", "")
+            return str(listed["name"])
         if time.monotonic() > deadline:
             raise _absent(rank, [0], world_size, timeout_s)
         time.sleep(_POLL_S)

@@ -1,4 +1,4 @@
-"""Who this process is among its peers. The only reader of the environment; see `launchers` for what is in it."""
+"""This process's place in the run, and the process group. The only module that reads the environment."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ from drb.machine import node_name
 class World(Place):
     """This process's place in the run, and what it runs on.
 
-    node names the machine (host name and boot id), so that ranks that share memory can find each other.
+    Attributes:
+        node: identifies the machine (host name and boot id), so that ranks that share memory find each other.
+        device: the device that this rank trains on.
     """
 
     node: str = "localhost"
@@ -34,12 +36,13 @@ class World(Place):
 
 
 def detect_world(device: str = "auto", env: Mapping[str, str] | None = None) -> World:
-    """Read the launcher's variables; opens nothing.
+    """This process's place, from the launcher's variables. Opens nothing.
 
     Args:
-        device: auto (CUDA where there is one for this rank), cpu or cuda.
+        device: auto (CUDA if there is a device for this rank), cpu or cuda.
+        env: the environment; os.environ if None.
     Raises:
-        ValueError: variables that contradict each other, or a device that is not there.
+        ValueError: variables contradict each other, or there is no such device.
     """
     place = read_place(os.environ if env is None else env)
     return World(**vars(place), node=node_name(), device=_device(device, place))
@@ -47,12 +50,14 @@ def detect_world(device: str = "auto", env: Mapping[str, str] | None = None) -> 
 
 @contextlib.contextmanager
 def open_world(world: World, timeout_s: float = 600.0, start_timeout_s: float = 25.0) -> Iterator[World]:
-    """Open the default process group (NCCL on CUDA, Gloo on CPU) and close it at the end, unless that is a failure.
+    """Open the default process group (NCCL on CUDA, Gloo on the CPU), and close it at the end.
 
-    After a failure it would wait for operations that are still under way with peers that have gone.
+    It is not closed after a failure, because it would wait for operations with peers that have gone. One rank needs no
+    group.
 
-    One rank needs no group. start_timeout_s bounds the wait for all ranks to arrive, timeout_s every collective.
-
+    Args:
+        timeout_s: bounds every collective.
+        start_timeout_s: bounds the wait for all ranks to arrive.
     Raises:
         ValueError: the ranks cannot meet. PeerError: some did not arrive.
     """

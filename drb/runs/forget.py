@@ -1,7 +1,7 @@
-"""Forgetting in the checkpoints of a run: all that are kept, whichever of them still holds the samples.
+"""Removes samples from all checkpoints of a run.
 
-Each checkpoint is replaced by one in new files: files of rows also hold what has been evicted since they were written.
-Killed at any moment, every checkpoint is there as it was or as it is to be; doing it again finishes the work.
+Each checkpoint is replaced by one in new files, because files of rows also contain what has been evicted since they
+were written. If killed, every checkpoint is either old or new, and doing it again finishes the work.
 """
 
 from __future__ import annotations
@@ -30,8 +30,14 @@ from drb.types import Int64Array
 
 @dataclass(frozen=True)
 class Purged:
-    """sample_ids: all that were named or matched, ascending; checkpoints: those that were rewritten; removed: stored
-    exemplars, of all ranks and checkpoints together; erased: samples of the data set's cache, if the run read one."""
+    """What was removed.
+
+    Attributes:
+        sample_ids: all ids that were named or matched, ascending.
+        checkpoints: the checkpoints that were rewritten.
+        removed: the number of stored exemplars, of all ranks and checkpoints together.
+        erased: the number of samples erased from the cache of the data set, if the run read one.
+    """
 
     sample_ids: Int64Array
     checkpoints: Sequence[Path]
@@ -42,16 +48,16 @@ class Purged:
 def forget_in_run(
     run_dir: Path, sample_ids: SampleIds | None = None, *, where: Where | None = None, key: Key | None = None
 ) -> Purged:
-    """Remove samples from all that a run that is not running keeps, and deny them when it goes on.
+    """Remove samples from everything that a stopped run keeps, and deny them when it goes on.
 
-    That is every checkpoint, and the cache of the data set that it read, if it read one: other runs that read the same
-    cache go without these samples, too.
+    This covers every checkpoint and the cache of the data set, if the run read one. Other runs that read the same cache
+    go without these samples, too.
 
     Args:
-        where: see `drb.runs.forget.Where`; what matches in any checkpoint is removed from all.
-        key: if the checkpoints are encrypted.
+        where: conditions on fields (`Where`); what matches in any checkpoint is removed from all.
+        key: the key of encrypted checkpoints.
     Raises:
-        ValueError: the run is in progress or has no checkpoints; a checkpoint is damaged; no proper selection.
+        ValueError: the run is in progress or has no checkpoints, a checkpoint is damaged, or the selection is wrong.
     """
     if not (run_dir / "checkpoints").is_dir():
         raise ValueError(f"{run_dir} has no checkpoints: it is no run directory, or its run has not saved anything yet")
@@ -73,7 +79,7 @@ def forget_in_run(
 def forget_in_checkpoints(
     paths: Sequence[Path], sample_ids: Int64Array, where: Where | None, key: Key | None
 ) -> Purged:
-    """As `forget_in_run`, by the only process that uses these checkpoints."""
+    """Do what `forget_in_run` does to these checkpoints, which no other process may be using."""
     if where is not None:
         states = [state for path in paths for state in _rehearsals(path, key)]
         found = [ids_in_state(state, where) for state in states]
@@ -94,7 +100,7 @@ def forget_in_checkpoints(
 
 
 class CheckpointPurge:
-    """A `ForgetObserver`: what the rehearsal of a run forgets leaves the run's checkpoints, too."""
+    """A `ForgetObserver` that removes from a run's checkpoints what its rehearsal forgets."""
 
     def __init__(self, checkpointer: Checkpointer) -> None:
         self._checkpointer = checkpointer

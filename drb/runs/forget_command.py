@@ -1,4 +1,4 @@
-"""`drb forget`: remove samples from all checkpoints of a run that is not running."""
+"""Remove samples from all checkpoints of a stopped run."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from drb.checkpoint import read_key
 from drb.runs.forget import forget_in_run
 
 _EPILOG = """\
-The samples are removed from the buffers in every checkpoint and from the cache of the data set, if the run read one,
-and are not stored again when the run goes on. What is promised, and what is not: docs/retention.md.
+The samples are removed from the buffers in every checkpoint, and from the cache of the data set if the run read one.
+They are not stored again when the run goes on. docs/retention.md says what is promised and what is not.
 """
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Returns the exit code."""
+    """Run `drb forget`; returns the exit code."""
     parser = argparse.ArgumentParser(prog="drb forget", description=__doc__, epilog=_EPILOG)
-    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="of the run, which must not be running")
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the directory of a run that is not running")
     parser.add_argument("--ids", help="sample ids, separated by commas")
     parser.add_argument("--ids-file", type=Path, metavar="FILE", help="sample ids, separated by commas or white space")
     parser.add_argument(
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
         metavar="FIELD=VALUE[,VALUE]",
         help="samples whose field has one of these values; given several times, all must hold",
     )
-    parser.add_argument("--key-file", metavar="FILE", help="if the checkpoints are encrypted (checkpoint.key_file)")
+    parser.add_argument("--key-file", metavar="FILE", help="the key of encrypted checkpoints (checkpoint.key_file)")
     options = parser.parse_args(arguments)
     try:
         ids = _ids(options.ids or "", "--ids")

@@ -1,4 +1,4 @@
-"""What is stored in a checkpoint: for people, and as JSON for programs."""
+"""What a checkpoint contains: as tables for people, and as JSON for programs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _HEADLINE = ("strategy", "dataset", "scenario", "model")
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The checkpoint itself, or the newest of a run directory.
+    """The path itself if it is a checkpoint, or the newest checkpoint of a run directory.
 
     Raises:
         CheckpointError: there is none.
@@ -34,10 +34,12 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def inspect(path: Path, key: Key | None = None) -> dict[str, Any]:
-    """Counts, ages in rounds and bytes, by rank and stratum; where the run was and how it was configured.
+    """Counts, ages in rounds and bytes by rank and stratum (class or group), and the run's position and configuration.
+
+    Checksums of rows are not compared; `verify` does that.
 
     Raises:
-        CheckpointError: it cannot be read. Checksums of rows are not compared: that is what `verify` does.
+        CheckpointError: it cannot be read.
     """
     manifest = read_manifest(path)
     trainer = read_part(path, manifest, "trainer")
@@ -57,7 +59,7 @@ def inspect(path: Path, key: Key | None = None) -> dict[str, Any]:
 
 
 def describe(facts: Mapping[str, Any]) -> str:
-    """What `inspect` found, as tables."""
+    """The result of `inspect` as tables."""
     ranks = facts["ranks"]
     lines = [
         f"{facts['checkpoint']}: step {facts['step']}, {facts['world_size']} ranks, {format_bytes(facts['bytes'])}"
@@ -100,7 +102,7 @@ def _headline(facts: Mapping[str, Any]) -> list[str]:
 
 
 def _strata_table(ranks: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
-    """One line per stratum: its exemplars in total and on each rank, or of many ranks the least and the most."""
+    """One row per stratum: its exemplars in total and on each rank; with many ranks, the least and the most."""
     strata = sorted({stratum for rank in ranks for stratum in rank["strata"]})
     counts = {stratum: [rank["strata"].get(stratum, 0) for rank in ranks] for stratum in strata}
     if len(ranks) <= _MOST_COLUMNS:

@@ -1,4 +1,4 @@
-"""`drb inspect` and `drb verify`: what a checkpoint holds, and whether it is whole."""
+"""The commands `drb inspect` and `drb verify`: what a checkpoint contains, and whether it is intact."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from drb.runs.verification import verify
 
 
 def main(command: str, arguments: Sequence[str]) -> int:
-    """command: inspect or verify. Returns the exit code."""
+    """Run inspect or verify; returns the exit code."""
     options = _parser(command).parse_args(arguments)
     try:
         path = find_checkpoint(options.path)
@@ -36,7 +36,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
 
 def _parser(command: str) -> argparse.ArgumentParser:
     what = {
-        "inspect": "Show what a checkpoint holds: exemplars by rank and stratum, ages, bytes, step, configuration.",
+        "inspect": "Show what a checkpoint contains: exemplars by rank and stratum, ages, bytes, step, configuration.",
         "verify": "Check every file and row of a checkpoint; exit code 1 and one line if something is wrong.",
     }
     parser = argparse.ArgumentParser(prog=f"drb {command}", description=what[command])

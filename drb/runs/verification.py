@@ -1,6 +1,6 @@
-"""Whether a checkpoint is whole: every file as it was written, and the files' content consistent.
+"""Checks that a checkpoint is intact: every file as it was written, and its content consistent.
 
-What is said of a file that is wrong names it, and the field in it.
+An error names the file and the field in it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from drb.types import Int64Array
 
 @dataclass(frozen=True)
 class Verified:
-    """What was checked. exemplars: of all ranks."""
+    """What was checked; `exemplars` counts those of all ranks."""
 
     files: int
     bytes: int
@@ -32,7 +32,7 @@ class Verified:
 
 
 def verify(path: Path, key: Key | None = None) -> Verified:
-    """Read all of it.
+    """Read and check the whole checkpoint.
 
     Raises:
         CheckpointError: naming the file, and the field if its content is wrong.
@@ -60,7 +60,7 @@ def verify(path: Path, key: Key | None = None) -> Verified:
 
 
 def _check_rank(state: Mapping[str, Any]) -> int:
-    """The exemplars it holds. Raises ValueError, naming the field."""
+    """The number of exemplars in a rank's state. Raises ValueError naming a field that is wrong."""
     rehearsal = state.get("rehearsal")
     if rehearsal is None or "buffer" not in rehearsal:
         return 0
@@ -91,7 +91,7 @@ def _require_distinct(ids: Int64Array, field: str) -> None:
 
 
 def _require_same_ids(rows: StoredRows | Int64Array, ids: Int64Array, slots: Int64Array, size: int, where: str) -> None:
-    """Each row's header must have the id that its slot's column has; a staged one's counts from now on."""
+    """Check that each row's header has the id of its slot's column; for a staged row, the new one."""
     in_rows = rows.column(SAMPLE_ID) if isinstance(rows, StoredRows) else rows[:, SAMPLE_ID]
     expected = ids[np.concatenate((np.arange(size), slots))]
     is_replaced = np.isin(np.arange(size), slots)

@@ -1,4 +1,4 @@
-"""Opening a tracker, the store in the run directory as its way out, and copying that store to a server later."""
+"""Opens a tracker, falls back to a store in the run directory, and copies that store to a server later."""
 
 from __future__ import annotations
 
@@ -35,16 +35,17 @@ def open_tracker(
     run_id: str | None = None,
     flush_seconds: float = 10.0,
 ) -> Tracker:
-    """Start a run in MLflow, or go on with one; a NullTracker unless enabled (pass False on all ranks but one).
+    """Start a run in MLflow, or continue one.
 
     Args:
+        enabled: if False, a `NullTracker` is returned; pass False on all ranks but one.
         run_dir: where metrics are kept if the server is away.
-        uri: an MLflow store; None takes MLFLOW_TRACKING_URI, else mlflow.db in the working directory.
-        run_id: `Tracker.run_id` of the run to go on with. Each metric goes on after the last step that the store
-            holds of it, so a run resumed from an older checkpoint repeats no step.
+        uri: an MLflow store; None means MLFLOW_TRACKING_URI, or else mlflow.db in the working directory.
+        run_id: `Tracker.run_id` of the run to continue. Each metric continues after the last step that the store
+            contains, so a run resumed from an older checkpoint logs no step twice.
         flush_seconds: metrics are written at least this often while more are logged.
     Raises:
-        ValueError: MLflow is not installed; the store is neither a server nor usable; run_id is not in it.
+        ValueError: MLflow is not installed, the store cannot be used (and is no server), or run_id is not in it.
     """
     if not enabled:
         return NullTracker()
@@ -66,12 +67,14 @@ def open_tracker(
 
 
 def sync(run_dir: str | Path, uri: str | None = None) -> str:
-    """Copy what a run kept in its directory while the server was away. Repeatable: nothing is copied twice.
+    """Copy to the server what a run kept in its directory while the server was away. Nothing is copied twice.
 
+    Args:
+        uri: see `open_tracker`.
     Returns:
-        The run's id in the store at uri (as in `open_tracker`).
+        The run's id in the store at uri.
     Raises:
-        ValueError: nothing was kept there.
+        ValueError: nothing was kept in the directory.
     """
     import_quietly()
     offline = _offline_run(Path(run_dir))
@@ -119,14 +122,14 @@ def _open_offline(
 
 
 def _root_cause(error: BaseException) -> BaseException:
-    """What MLflow and the HTTP client wrapped: 'connection refused' instead of a paragraph."""
+    """The error that MLflow and the HTTP client wrapped: 'connection refused' instead of a paragraph."""
     while cause := error.__cause__ or error.__context__:
         error = cause
     return error
 
 
 def _offline_run(run_dir: Path) -> MlflowRun | None:
-    """The one run of a run directory's own store."""
+    """The run in a run directory's own store; None if there is none."""
     if not _offline_file(run_dir).exists():
         return None
     uri = sqlite_uri(_offline_file(run_dir))

@@ -1,6 +1,6 @@
-"""One run in one MLflow store: the calls, and the care that each needs. `mlflow` is imported inside functions.
+"""One run in one MLflow store. `mlflow` is imported inside functions.
 
-MlflowClient is used, never the fluent API with its process-wide active run.
+It uses MlflowClient and never the fluent API, which has one active run per process.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ENVIRONMENT = {
 
 
 class MlflowRun:
-    """A run that exists in the store of `client`; implements `drb.tracking.tracker.Run`."""
+    """A run in an MLflow store; implements `drb.tracking.tracker.Run`."""
 
     def __init__(self, client: Any, uri: str, run_id: str) -> None:
         self._client = client
@@ -73,7 +73,7 @@ class MlflowRun:
         self._client.log_batch(self.run_id, metrics=metrics)
 
     def write_params(self, params: Mapping[str, str]) -> None:
-        """Those that the run does not have yet: MLflow refuses to change a param."""
+        """Write the params that the run does not have yet, because MLflow refuses to change a param."""
         from mlflow.entities import Param
 
         known = self._client.get_run(self.run_id).data.params
@@ -88,7 +88,7 @@ class MlflowRun:
         self._client.log_artifact(self.run_id, str(path), folder)
 
     def copy_artifacts(self, to: MlflowRun) -> None:
-        """From a local store."""
+        """Copy this run's artifacts to another run. Only for a local store."""
         if self._client.list_artifacts(self.run_id):
             to._client.log_artifacts(to.run_id, self._client.download_artifacts(self.run_id, ""))
 
@@ -112,7 +112,7 @@ def reopen_run(uri: str, run_id: str) -> MlflowRun:
 
 
 def connect(uri: str) -> Any:
-    """An MlflowClient. A local database is made, or brought to this MLflow's schema, by one process at a time."""
+    """An MlflowClient. One process at a time creates a local database, or migrates it to this MLflow's schema."""
     import_quietly()
     with _quiet_warnings():
         from mlflow import MlflowClient
@@ -129,7 +129,7 @@ def connect(uri: str) -> Any:
 
 
 def import_quietly() -> None:
-    """Import MLflow without telemetry and noise.
+    """Import MLflow without telemetry and without its messages.
 
     Raises:
         ValueError: it is not installed.
@@ -201,7 +201,7 @@ def _upgrade(uri: str) -> None:
 
 @contextlib.contextmanager
 def _alone(uri: str) -> Iterator[None]:
-    """Hold a lock beside a local database: processes that make the same fresh one at once would crash."""
+    """Hold a lock beside a local database, because processes that create the same one at once would crash."""
     path = sqlite_path(uri)
     if path is None:
         yield

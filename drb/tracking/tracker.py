@@ -1,7 +1,7 @@
-"""Trackers: what the rest of drb calls. Nothing here knows MLflow.
+"""Trackers, which the rest of drb calls. Nothing here knows MLflow.
 
-Metrics are buffered; a worker thread writes them a thousand at a time, or every few seconds, or when `flush` is
-called (between tasks: outside timed regions). A store that fails is exchanged, once, for one in the run directory.
+Metrics are buffered. A worker thread writes them when there are a thousand, every few seconds, or when `flush` is
+called (between tasks, outside timed regions). A store that fails is replaced, once, by one in the run directory.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Point(NamedTuple):
 
 
 class Run(Protocol):
-    """One run in some store; every method may block and raise whatever the store raises."""
+    """A run in some store. Every method may block, and raises whatever the store raises."""
 
     @property
     def run_id(self) -> str: ...
@@ -44,7 +44,7 @@ class Run(Protocol):
     def url(self) -> str: ...
 
     def last_steps(self) -> dict[str, int]:
-        """The last step that the store holds of each metric."""
+        """The last step of each metric in the store, by the metric's name."""
 
     def write_points(self, points: Sequence[Point]) -> None: ...
 
@@ -56,30 +56,30 @@ class Run(Protocol):
 
 
 class Tracker(Protocol):
-    """Where a run's params, metrics and files go. Leaving the context closes it with the status that fits."""
+    """Where a run's params, metrics and files go. A context manager that sets the run's status at its end."""
 
     @property
     def run_id(self) -> str | None:
-        """What a checkpoint keeps, so that a resumed run continues this one."""
+        """The id that a checkpoint saves, so that a resumed run continues this one."""
 
     @property
     def url(self) -> str | None:
         """The run's page on a server, or a local store's URI for `mlflow ui --backend-store-uri`."""
 
     def log_params(self, params: Mapping[str, object]) -> None:
-        """Settings, possibly nested (names are joined by dots). A param's first value stays for ever."""
+        """Log settings, which may be nested; names are joined by dots. A param keeps its first value for ever."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Buffered: microseconds for the caller. Characters that MLflow forbids in names become `_`.
+        """Log metrics. They are buffered, which takes microseconds. Characters that MLflow forbids in names become `_`.
 
-        In a resumed run, steps that the store already holds of a metric are left out.
+        In a resumed run, steps that the store already contains are left out.
         """
 
     def log_artifact(self, path: str | Path, folder: str | None = None) -> None:
-        """Copy a file into the run, soon: do not change it before the next `flush`."""
+        """Copy a file into the run in the background. Do not change it before the next `flush`."""
 
     def start_flush(self) -> Callable[[], None]:
-        """Write soon what was logged so far; calling the result, on any thread, waits until it is written."""
+        """Start writing what was logged so far. The returned function, on any thread, waits until it is written."""
 
     def flush(self) -> None:
         """Wait until everything is written."""
@@ -98,7 +98,7 @@ class Tracker(Protocol):
 
 
 class NullTracker(Tracker):
-    """Tracks nothing: tracking is off, or another rank does it."""
+    """Tracks nothing, because tracking is off or another rank does it."""
 
     @property
     def run_id(self) -> None:
@@ -129,7 +129,7 @@ class BufferedTracker(Tracker):
 
     Args:
         run: the run in its store.
-        go_offline: gives the run to use instead when the store fails; called at most once, on the worker. None: the
+        go_offline: returns the run to use instead if the store fails; called at most once, on the worker. None if the
             store is that run already.
         flush_seconds: metrics are written at least this often while more are logged.
     """
@@ -204,7 +204,7 @@ class BufferedTracker(Tracker):
         self._writes.append(self._worker.submit(self._attempt, write))
 
     def _attempt(self, write: Callable[[Run], None]) -> None:
-        """On the worker: write; if that fails, write to the other store; if that fails, too, give up and say so."""
+        """Write, on the worker. If that fails, write to the other store; if that fails, too, give up and say so."""
         if self._run is None:
             return
         try:
@@ -231,7 +231,7 @@ def _write_points(points: Sequence[Point], run: Run) -> None:
 
 
 def status_of(error: BaseException | None) -> Status:
-    """FAILED for an error; KILLED for an interrupt, an exit by signal (128 + n) or one to be resumed; else FINISHED."""
+    """FAILED for an error, KILLED for an interrupt, an exit by signal (128 + n) or a saved stop, otherwise FINISHED."""
     if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
         return "FINISHED"
     by_signal = (
@@ -244,7 +244,7 @@ def status_of(error: BaseException | None) -> Status:
 
 @lru_cache(maxsize=4096)
 def valid_name(name: str) -> str:
-    """A name that every MLflow takes: letters, digits, `_ - . /` and spaces, a relative path, 250 characters."""
+    """A name that every MLflow accepts: letters, digits, `_ - . /` and spaces, a relative path, 250 characters."""
     cleaned = posixpath.normpath(re.sub(r"[^\w./ -]", "_", name))
     return cleaned.replace("..", "__").strip("/.")[:_MAX_NAME] or "_"
 

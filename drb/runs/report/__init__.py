@@ -1,5 +1,4 @@
-"""What runs did, side by side: a table (`drb.runs.report.table`), plots (`drb.runs.report.plots`) and how they scale
-(`drb.runs.report.scaling`), from their `summary.json`; `drb.runs.report.command` is `drb report`.
+"""Compares runs by their `summary.json`: a table, plots, and how throughput scales. `command` is `drb report`.
 
 A summary is the parsed JSON of one run. Keys that are read here: name, strategy, accuracy_matrix, task_names, acc,
 bwt, forgetting, train_seconds, history (list of {"task", "seconds", "acc"} at the end of each task, optionally with

@@ -1,4 +1,4 @@
-"""Where the time of a step went: two stacked bars per run, the training thread's parts and a round's."""
+"""The plot of where the time of a step went: two stacked bars per run, for the training thread and for a round."""
 
 from __future__ import annotations
 

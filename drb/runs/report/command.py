@@ -1,4 +1,4 @@
-"""`drb report`: several runs side by side, from the summary.json that each leaves in its run directory."""
+"""The command `drb report`: compares runs by the summary.json that each leaves in its run directory."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def read_summaries(path: Path) -> list[Summary]:
-    """Of a run, or of all runs below a folder.
+    """The summaries of a run, or of all runs below a folder.
 
     Raises:
         ValueError: there is none, or a file that is no summary.
@@ -67,7 +67,7 @@ def _read(file: Path) -> Summary:
 
 
 def _take_plots(arguments: list[str]) -> Path | None:
-    """Takes --plots FOLDER out of the arguments."""
+    """Remove --plots FOLDER from the arguments and return the folder; None if it is not there."""
     if "--plots" not in arguments:
         return None
     index = arguments.index("--plots")

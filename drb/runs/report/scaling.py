@@ -1,8 +1,8 @@
 """How runs scale with the number of ranks: a table and a plot of throughput and parallel efficiency.
 
-Runs of one strategy and one number of ranks (seeds, say) are averaged. Efficiency is the throughput per rank over that
-of the strategy's runs on the fewest ranks. Summaries need, besides what `drb.runs.report` says: world_size and
-samples_per_second (of the stream, all ranks together).
+Runs of one strategy on one number of ranks, such as several seeds, are averaged. Efficiency is the throughput per rank
+divided by that of the strategy's runs on the fewest ranks. Besides what `drb.runs.report` lists, summaries need
+world_size and samples_per_second (of the stream, all ranks together).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from drb.runs.report.plots import STYLE, save, strategy_colours
 
 @dataclass(frozen=True)
 class ScalingPoint:
-    """Runs of one strategy on so many ranks. acc: a fraction, or None if no run has one."""
+    """The mean of the runs of one strategy on one number of ranks; acc is a fraction, None if no run has one."""
 
     strategy: str
     ranks: int
@@ -31,7 +31,7 @@ class ScalingPoint:
 
 
 def scaling_points(summaries: Sequence[Summary]) -> list[ScalingPoint]:
-    """By strategy and ranks; runs without a throughput are left out."""
+    """One point per strategy and number of ranks. Runs without a throughput are left out."""
     groups: dict[str, dict[int, list[Summary]]] = defaultdict(lambda: defaultdict(list))
     for summary in summaries:
         if summary.get("samples_per_second"):
@@ -61,7 +61,7 @@ def scaling_table(points: Sequence[ScalingPoint]) -> str:
 
 
 def save_scaling_plot(summaries: Sequence[Summary], folder: Path) -> Path | None:
-    """folder/scaling.png: throughput against ranks, both doubling, beside the ideal; None for one number of ranks."""
+    """Draw folder/scaling.png: throughput against ranks beside the ideal. None if there is one number of ranks."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
