@@ -1,26 +1,29 @@
 """The network that learns, its optimizer, and how gradients reach it from all ranks.
 
-One forward per backward, on the whole extended batch. DDP averages gradients over ranks; callers weight each loss so
-that this average is the gradient of the mean over all rows of all ranks (see `drb.training.loop`).
+One forward through DDP per backward, on the whole batch; whatever else a method computes goes past it. DDP averages
+gradients over ranks; a batch weights its loss so that this average is the gradient of the mean over all rows of all
+ranks (see `drb.training.batch`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
 
 from drb.distributed.world import World
 from drb.training.finite import FiniteCheck
 from drb.training.models import Network
 from drb.training.optim import OptimizerSettings, build_optimizer, carry_state, load_named_state, named_state
-from drb.types import Minibatch
+from drb.training.parameters import Gradient, ParameterVector, Weights
+from drb.training.structure import map_tensors, zero_of, zeros_of_shapes
 
 # the same setting under its new name where there is one: no broadcast of buffers at every forward
 _HAS_NEW_NAME = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
@@ -65,7 +68,8 @@ class Learner:
         self._clip_norm = clip_norm
         self._sync_bn = sync_bn
         self._finite = finite or FiniteCheck("stop", world, loss_scaling=self._scaler is not None)
-        self._settled_by: torch.Size | None = None  # a sample's shape in a backward pass through the present wrapper
+        self._shapes: Any = None  # of a sample, in the last forward
+        self._settled_by: Any = None  # those of a backward pass through the present wrapper
         self.restart(network)
 
     def restart(self, network: Network) -> None:
@@ -90,47 +94,72 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
 
-    def backward(
-        self,
-        images: Tensor,
-        batch: Minibatch,
-        loss: Callable[[Tensor, Minibatch], Tensor],
-        weight: float,
-        *,
-        more: bool = False,
-    ) -> Tensor:
-        """One forward and backward; gradients add up until `step`.
+    def autocast(self) -> contextlib.AbstractContextManager[None]:
+        """The precision of forwards and losses."""
+        if self._autocast_dtype is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self._world.device.type, self._autocast_dtype)
 
-        A batch without rows takes part in the exchange of gradients with zeros. (Convolutions and batch norms know
-        what to do with it; a loss, the mean over no rows, does not.)
+    def forward(self, inputs: Any) -> Any:
+        """The outputs in float32, through DDP: inside the loss of `backward`, once."""
+        self._shapes = map_tensors(lambda tensor: list(tensor.shape[1:]), inputs)
+        return map_tensors(Tensor.float, self._forward(inputs))
+
+    def extra_forward(
+        self, inputs: Any, *, network: nn.Module | None = None, weights: Mapping[str, Tensor] | None = None
+    ) -> Any:
+        """Outputs in float32 past DDP, without a change of running statistics: the network works on copies of them.
 
         Args:
-            images: float [B, C, H, W], on the device.
-            loss: gives the mean loss over the batch's rows.
-            weight: what this mean is multiplied by.
+            network: another one than this learner's. weights: by name, in place of its own.
+        """
+        network = self.network if network is None else network
+        buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
+        with self.autocast():
+            outputs = functional_call(network, {**(weights or {}), **buffers}, (inputs,))
+        return map_tensors(Tensor.float, outputs)
+
+    def gradient_of(self, loss: Callable[[], Tensor]) -> Gradient:
+        """The gradient of a loss of `extra_forward`s on this rank. Neither DDP nor the parameters' own take notice."""
+        trainable = {name: p for name, p in self.network.named_parameters() if p.requires_grad}
+        with self.autocast():
+            value = loss()
+        if self._scaler is not None:
+            value = self._scaler.scale(value)
+        gradients = torch.autograd.grad(value, list(trainable.values()), allow_unused=True)
+        scale = 1.0 if self._scaler is None else self._scaler.get_scale()
+        return ParameterVector(
+            {
+                name: torch.zeros_like(parameter) if gradient is None else gradient / scale
+                for (name, parameter), gradient in zip(trainable.items(), gradients, strict=True)
+            }
+        )
+
+    def backward(self, loss: Callable[[], Tensor], *, more: bool = False) -> Tensor:
+        """One forward and backward; gradients add up until `step`.
+
+        A batch without rows takes part in the exchange of gradients with zeros.
+
+        Args:
+            loss: calls `forward` once and gives a scalar, weighted by the batch's part in the step.
             more: another batch follows before `step`, so ranks need not exchange gradients yet.
         Returns:
-            The weighted loss, detached, still on the device.
+            The loss, detached, still on the device.
         """
-        if not len(images):
-            loss, weight = _no_loss, 1.0
         with self._no_sync() if more else contextlib.nullcontext():
-            if self._autocast_dtype is None:
-                value = loss(self._forward(images), batch)
-            else:
-                with torch.autocast(images.device.type, self._autocast_dtype):
-                    value = loss(self._forward(images), batch)
-            if weight != 1.0:
-                value = value * weight
+            with self.autocast():
+                value = loss()
             start = self._finite.start_of_backward(value)
             (value if self._scaler is None else self._scaler.scale(value)).backward(start)  # type: ignore[no-untyped-call]
         if not more:
-            self._settled_by = images.shape[1:]
+            self._settled_by = self._shapes
         return value.detach()
 
-    def step(self, rescale: float = 1.0) -> bool:
+    def step(self, rescale: float = 1.0, change: Callable[[Weights, Gradient], None] | None = None) -> bool:
         """One step of the optimizer on the gradients times `rescale`, then none are left.
 
+        Args:
+            change: is given the weights and the gradient, which is that of all ranks, to be changed in place.
         Returns:
             Whether it was made: not if gradients are not finite and such steps are skipped. Alike on all ranks.
         Raises:
@@ -140,14 +169,18 @@ class Learner:
         if rescale != 1.0:
             for gradient in gradients:
                 gradient.mul_(rescale)
+        if self._scaler is not None and (change is not None or self._clip_norm is not None):
+            self._scaler.unscale_(self.optimizer)
+        if change is not None:
+            change(ParameterVector.weights_of(self.network), ParameterVector.gradient_of(self.network))
         norm = None
         if self._clip_norm is not None:
-            if self._scaler is not None:
-                self._scaler.unscale_(self.optimizer)
             norm = nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
         is_allowed = self._finite.allows_update(gradients, norm)
         if self._scaler is not None:
-            self._scaler.step(self.optimizer)
+            # the scaler looked at the gradients before they were changed
+            if change is None or all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
+                self._scaler.step(self.optimizer)
             self._scaler.update()
         elif is_allowed:
             self.optimizer.step()
@@ -177,7 +210,7 @@ class Learner:
         return {
             "optimizer": named_state(self.optimizer, self.network),
             "scaler": None if self._scaler is None else self._scaler.state_dict(),
-            "settled_by": None if self._settled_by is None else list(self._settled_by),
+            "settled_by": self._settled_by,
         }
 
     def statistics(self) -> dict[str, Tensor]:
@@ -197,17 +230,21 @@ class Learner:
             self._scaler.load_state_dict(state["scaler"])
         self._keep_buffers()
 
-    def _settle(self, image_shape: Sequence[int]) -> None:
+    def _settle(self, shapes: Any) -> None:
         """Let DDP have seen a backward pass, as it had before.
 
         After the first one it orders gradients anew in its buckets. An element's place in a message decides in which
         order three or more ranks' values are added, so without this the first step would round differently.
         """
-        images = torch.zeros(2, *image_shape, device=self._world.device).to(memory_format=self._memory_format)
-        logits = self._forward(images)
-        (logits.sum() * 0.0).backward()  # type: ignore[no-untyped-call]
+        zeros = zeros_of_shapes(shapes, 2, self._world.device)
+        outputs = self.forward(map_tensors(self.as_laid_out, zeros))
+        zero_of(outputs).backward()  # type: ignore[no-untyped-call]
         self.optimizer.zero_grad()
-        self._settled_by = torch.Size(image_shape)
+        self._settled_by = shapes
+
+    def as_laid_out(self, tensor: Tensor) -> Tensor:
+        """Images in the network's memory format; other tensors as they are."""
+        return tensor.contiguous(memory_format=self._memory_format) if tensor.dim() == 4 else tensor
 
     def _keep_buffers(self) -> None:
         """Of the last good step: a batch norm's running mean that has met a NaN stays one."""
@@ -234,8 +271,3 @@ class Learner:
             **_KEEP_OWN_BUFFERS,
         )
         self._forward, self._no_sync = wrapped, wrapped.no_sync
-
-
-def _no_loss(logits: Tensor, batch: Minibatch) -> Tensor:
-    """Zero, with a gradient of zero for every parameter."""
-    return logits.sum() * 0.0

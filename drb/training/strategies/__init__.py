@@ -7,14 +7,14 @@ from drb.training.strategies.finetune import Finetune
 from drb.training.strategies.from_scratch import FromScratch
 from drb.training.strategies.strategy import Strategy
 
-STRATEGIES: dict[str, type[Finetune]] = {
+STRATEGIES: dict[str, type[Strategy]] = {
     "er": ExperienceReplay,
     "finetune": Finetune,
     "from_scratch": FromScratch,
 }
 
 
-def build_strategy(name: str, *, label_smoothing: float = 0.0) -> Strategy:
+def build_strategy(name: str) -> Strategy:
     """The strategy of this name.
 
     Raises:
@@ -22,7 +22,7 @@ def build_strategy(name: str, *, label_smoothing: float = 0.0) -> Strategy:
     """
     if name not in STRATEGIES:
         raise ValueError(f"strategy must be one of {', '.join(STRATEGIES)}, got {name!r}")
-    return STRATEGIES[name](label_smoothing=label_smoothing)
+    return STRATEGIES[name]()
 
 
 __all__ = ["STRATEGIES", "ExperienceReplay", "Finetune", "FromScratch", "Strategy", "build_strategy"]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from drb.training.needs import Needs
+from drb.training.strategies.strategy import Strategy
 
-from drb.training.strategies.finetune import Finetune
 
+class FromScratch(Strategy):
+    """The mean loss on cumulative data, from fresh weights at each task."""
 
-class FromScratch(Finetune):
-    """Cross-entropy on cumulative data, from fresh weights at each task."""
-
-    cumulative: ClassVar[bool] = True
-    fresh_weights: ClassVar[bool] = True
+    def needs(self) -> Needs:
+        return Needs(cumulative=True, fresh_weights=True)

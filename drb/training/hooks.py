@@ -1,0 +1,124 @@
+"""The hooks by which strategies and terms take part in training. None of them sees a rank or a process group.
+
+In the order in which they are called:
+
+    needs                              once, from the options
+    adapt, begin_task, next_phase      at a task's begin
+      select, loss                     for each minibatch, on every rank, also one without rows
+      observe, penalise, project       once per optimiser step, on the reduced gradient
+      updated                          after the optimiser's step
+    end_task                           after a task's last step
+    evaluated_network, predict         in evaluation
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor, nn
+
+from drb.training.needs import Needs, Phase
+from drb.training.parameters import Gradient, Weights
+from drb.training.part import Part
+
+if TYPE_CHECKING:
+    from drb.training.batch import Batch
+    from drb.training.step import Step
+    from drb.training.tasks import CurrentTask, FinishedTask
+
+# a hook that only one part may have, and what a part claims by having it
+_CLAIMED_BY = {
+    "adjust": "adjust",
+    "project": "gradient",
+    "predict": "prediction",
+    "evaluated_network": "network",
+    "next_phase": "phases",
+}
+
+
+class Hooks(Part):
+    """Everything that a strategy or a term may take part in. What is not overridden costs nothing.
+
+    claims: what no other part may do beside this one, besides what its hooks say: loss, adjust, gradient, prediction,
+        network, phases or admission.
+    """
+
+    claims: ClassVar[frozenset[str]] = frozenset()
+
+    @classmethod
+    def overrides(cls, hook: str) -> bool:
+        return getattr(cls, hook) is not getattr(Hooks, hook)
+
+    @classmethod
+    def all_claims(cls) -> frozenset[str]:
+        return cls.claims | {claim for hook, claim in _CLAIMED_BY.items() if cls.overrides(hook)}
+
+    def needs(self) -> Needs:
+        """What this part asks of the trainer; a function of its options."""
+        return Needs()
+
+    # -- a task
+
+    def adapt(self, network: nn.Module, task: int) -> None:
+        """Add parameters to the network, or change which of them are trained.
+
+        Called before the optimizer and DDP are made: at the begin of the task with this index, and again for every
+        task so far when a run is resumed. It is the only place for such changes, and depends on its arguments alone.
+        """
+
+    def begin_task(self, task: CurrentTask) -> None:
+        """Before a task's first minibatch; the head has grown already. Not repeated by a resumed run."""
+
+    def next_phase(self, task: int, done: int) -> Phase | None:
+        """The next phase of this task, of which so many are done; None once there is none. A function of shared state."""
+        raise NotImplementedError
+
+    def end_task(self, task: FinishedTask) -> None:
+        """After a task's last step, before its evaluation. The network is in eval mode.
+
+        Running statistics have been averaged over the ranks. Not repeated by a resumed run.
+        """
+
+    # -- a minibatch
+
+    def select(self, batch: Batch) -> Tensor:
+        """Which candidates to train on: int64 [`batch.num_selected`], places among the candidates.
+
+        Before the forward. Every rank keeps equally many.
+        """
+        raise NotImplementedError
+
+    def adjust(self, outputs: Any, batch: Batch) -> Any:
+        """The outputs that the loss is to see, such as logits with a prior added."""
+        raise NotImplementedError
+
+    def loss(self, batch: Batch) -> Tensor:
+        """What is minimised on this minibatch: a sum of `batch.mean(...)`, so that it is a mean over all ranks' rows.
+
+        Called on every rank, also on one without rows. Base and terms are added up.
+        """
+        raise NotImplementedError
+
+    # -- an optimiser step
+
+    def observe(self, step: Step, gradient: Gradient) -> None:
+        """Look at the gradient of the loss alone, the mean over all rows of all ranks and minibatches of the step."""
+
+    def penalise(self, weights: Weights, gradient: Gradient) -> Tensor | None:
+        """Add the gradient of a penalty on the weights to `gradient`; its value is logged if it is returned."""
+
+    def project(self, step: Step, gradient: Gradient) -> None:
+        """Change the gradient with which the optimizer will step. After this it must be finite, and is clipped."""
+
+    def updated(self, step: Step) -> None:
+        """After the weights have moved; not after a step that was left out."""
+
+    # -- evaluation
+
+    def evaluated_network(self, network: nn.Module) -> nn.Module:
+        """The network to evaluate in place of the trained one. Called once per evaluation, in eval mode."""
+        raise NotImplementedError
+
+    def predict(self, network: nn.Module, inputs: Any) -> Any:
+        """What is scored in place of the network's outputs for these inputs."""
+        raise NotImplementedError

@@ -1,0 +1,170 @@
+"""A method: a strategy and any number of terms, called as one.
+
+Only hooks that a part overrides are called, so that a plain strategy costs what a plain loop does. Two parts that claim
+the same thing are refused when the method is put together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from drb.training.batch import Batch
+from drb.training.hooks import Hooks
+from drb.training.needs import Draws, Needs, Phase, draws_of, merged
+from drb.training.parameters import Gradient, Weights
+from drb.training.step import Step
+from drb.training.strategies.strategy import Strategy
+from drb.training.tasks import CurrentTask, FinishedTask
+from drb.training.terms.term import Term
+
+
+class Method:
+    """A strategy and its terms; every hook is that of all parts, in order.
+
+    parts: by name, the strategy first.
+    """
+
+    def __init__(self, strategy: Strategy, terms: Sequence[Term] | Mapping[str, Term] = ()) -> None:
+        """
+        Args:
+            terms: in the order in which they act; by name, or each called as its class.
+        Raises:
+            ValueError: parts that cannot be combined, naming both.
+        """
+        named = terms.items() if isinstance(terms, Mapping) else [(type(term).__name__, term) for term in terms]
+        self.parts: dict[str, Hooks] = {type(strategy).__name__: strategy}
+        for name, term in named:
+            if name in self.parts:
+                raise ValueError(f"the term {name} is named twice; a method has each term once")
+            self.parts[name] = term
+        _refuse_claims(self.parts.items())
+        needs = [(name, part.needs()) for name, part in self.parts.items()]
+        self.draws: Draws = draws_of(needs)
+        self.needs: Needs = merged(needs)
+        hooks = ("loss", "observe", "penalise", "project", "updated", "adapt", "begin_task", "end_task")
+        self._having = {hook: [part for part in self.parts.values() if part.overrides(hook)] for hook in hooks}
+        self._single = {
+            hook: next((part for part in self.parts.values() if part.overrides(hook)), None)
+            for hook in ("select", "adjust", "next_phase", "evaluated_network", "predict")
+        }
+        if self.needs.candidates and self._single["select"] is None:
+            raise ValueError(f"{' + '.join(self.parts)} asks for candidates, but no part chooses among them (select)")
+        self.changes_gradient = any(self._having[hook] for hook in ("observe", "penalise", "project"))
+        self.penalties: dict[str, Tensor] = {}
+
+    # -- a task
+
+    def adapt(self, network: nn.Module, task: int) -> None:
+        for part in self._having["adapt"]:
+            part.adapt(network, task)
+
+    def begin_task(self, task: CurrentTask) -> None:
+        for part in self._having["begin_task"]:
+            part.begin_task(task)
+
+    def end_task(self, task: FinishedTask) -> None:
+        for part in self._having["end_task"]:
+            part.end_task(task)
+
+    @property
+    def ends_tasks(self) -> bool:
+        return bool(self._having["end_task"])
+
+    def next_phase(self, task: int, done: int, epochs: int) -> Phase | None:
+        """epochs: of the one phase that a task has unless a part says otherwise."""
+        part = self._single["next_phase"]
+        if part is not None:
+            return part.next_phase(task, done)
+        return Phase(epochs) if done == 0 else None
+
+    # -- a minibatch
+
+    def select(self, batch: Batch) -> Tensor:
+        part = self._single["select"]
+        assert part is not None
+        return part.select(batch)
+
+    def adjust(self, outputs: Any, batch: Batch) -> Any:
+        part = self._single["adjust"]
+        return outputs if part is None else part.adjust(outputs, batch)
+
+    def loss(self, batch: Batch) -> Tensor:
+        first, *others = self._having["loss"]
+        total = first.loss(batch)
+        for part in others:
+            total = total + part.loss(batch)
+        return total
+
+    # -- an optimiser step
+
+    def change_gradient(self, step: Step, weights: Weights, gradient: Gradient) -> None:
+        """From the gradient of the loss to the one with which the optimizer steps."""
+        for part in self._having["observe"]:
+            part.observe(step, gradient)
+        for name, part in self.parts.items():
+            if part in self._having["penalise"] and (value := part.penalise(weights, gradient)) is not None:
+                self.penalties[name] = value.detach()
+        for part in self._having["project"]:
+            part.project(step, gradient)
+
+    def updated(self, step: Step) -> None:
+        for part in self._having["updated"]:
+            part.updated(step)
+
+    # -- evaluation
+
+    def evaluated_network(self, network: nn.Module) -> nn.Module:
+        part = self._single["evaluated_network"]
+        return network if part is None else part.evaluated_network(network)
+
+    def predict(self, network: nn.Module, inputs: Any) -> Any:
+        part = self._single["predict"]
+        return network(inputs) if part is None else part.predict(network, inputs)
+
+    # -- state
+
+    def grow(self, network: nn.Module) -> None:
+        for part in self.parts.values():
+            part.grow(network)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: state for name, part in self.parts.items() if (state := part.state_dict())}
+
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """
+        Raises:
+            ValueError: a state of other parts.
+        """
+        if unknown := sorted(state.keys() - self.parts.keys()):
+            raise ValueError(
+                f"the saved run was trained with {', '.join(unknown)}, this one with {', '.join(self.parts)}; name the "
+                "same strategy and terms to go on with it"
+            )
+        for name, part_state in state.items():
+            self.parts[name].load_state_dict(part_state, device)
+
+
+def _refuse_claims(parts: Iterable[tuple[str, Hooks]]) -> None:
+    claimed: dict[str, str] = {}
+    for name, part in parts:
+        for claim in sorted(type(part).all_claims()):
+            if claim in claimed:
+                raise ValueError(
+                    f"{claimed[claim]} and {name} cannot be combined: both determine the {_MEANING[claim]}; leave one out"
+                )
+            claimed[claim] = name
+
+
+_MEANING = {
+    "loss": "main loss",
+    "adjust": "outputs that the loss sees",
+    "gradient": "direction of the step",
+    "prediction": "prediction",
+    "network": "network that is evaluated",
+    "phases": "phases of a task",
+    "admission": "exemplars that are stored",
+}

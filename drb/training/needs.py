@@ -1,0 +1,154 @@
+"""What a strategy or a term asks for: exemplars, late fields, gradients of the past, phases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import reduce
+
+import torch
+
+from drb.buffer.record import Field
+from drb.training.optim import OptimizerSettings
+
+EXEMPLARS = ("none", "joined", "apart")
+REFERENCES = ("none", "one", "per_task")
+
+
+@dataclass(frozen=True)
+class LateField:
+    """A field of the record that exists only after the forward pass; `Batch.attach` brings it.
+
+    columns: numbers per sample, float32. None: the network's outputs, up to `max_outputs`; columns that an output had
+        not got yet, and those of samples stored without the field, are NaN.
+    """
+
+    columns: int | None = None
+
+    @classmethod
+    def outputs(cls) -> LateField:
+        """The network's outputs, as many as the head may come to have."""
+        return cls()
+
+    def declared(self, max_outputs: int) -> Field:
+        """How the record declares it."""
+        return Field(torch.float32, (max_outputs if self.columns is None else self.columns,), late=True)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a part asks of the trainer, from its options; those of a base and its terms are merged.
+
+    exemplars:  joined to the minibatch and trained on with it, or apart from it; none
+    draws:      independent draws of exemplars per minibatch
+    own_draw:   exemplars apart are a draw of their own where other exemplars are joined
+    candidates: exemplars drawn in place of `rehearsal.exemplars`, of which `select` chooses that many; None: no choice
+    late:       fields that come after the forward pass, by name
+    references: gradients of the loss on the exemplars apart: one, or one per task seen so far
+    cumulative: a task is trained on the data of all tasks so far
+    fresh_weights: every task starts from a freshly initialised network
+    """
+
+    exemplars: str = "none"
+    draws: int = 1
+    own_draw: bool = False
+    candidates: int | None = None
+    late: Mapping[str, LateField] = field(default_factory=dict)
+    references: str = "none"
+    cumulative: bool = False
+    fresh_weights: bool = False
+
+    def __post_init__(self) -> None:
+        if self.exemplars not in EXEMPLARS or self.references not in REFERENCES or self.draws < 1:
+            raise ValueError(
+                f"exemplars must be one of {', '.join(EXEMPLARS)}, references one of {', '.join(REFERENCES)} and draws "
+                f"at least 1, got exemplars={self.exemplars!r}, references={self.references!r}, draws={self.draws}"
+            )
+
+
+@dataclass(frozen=True)
+class Draws:
+    """How the exemplars of a minibatch are divided: the joined draws come first.
+
+    joined, apart: independent draws of each kind
+    """
+
+    joined: int = 0
+    apart: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.joined + self.apart
+
+
+def draws_of(named: Iterable[tuple[str, Needs]]) -> Draws:
+    """How many draws the parts need together; those that are joined to the minibatch are shared.
+
+    Raises:
+        ValueError: exemplars apart beside joined ones without a draw of their own: the same rows would be learnt from
+            and be held against what was learnt from them.
+    """
+    needs = list(named)
+    joined = max((n.draws for _, n in needs if n.exemplars == "joined"), default=0)
+    apart = [(name, n) for name, n in needs if n.exemplars == "apart"]
+    for name, need in needs:
+        if need.references != "none" and need.exemplars != "apart":
+            raise ValueError(f"{name} needs the gradient on exemplars, so it needs them apart from the minibatch")
+    for name, need in apart:
+        if joined and not need.own_draw:
+            base = next(other for other, n in needs if n.exemplars == "joined")
+            raise ValueError(
+                f"{name} holds exemplars against the gradient that {base} has already learnt from; give it exemplars "
+                f"of its own ({name}.own_draw=true) or use it with strategy=finetune"
+            )
+    return Draws(joined, max((n.draws for _, n in apart), default=0))
+
+
+def merged(named: Iterable[tuple[str, Needs]]) -> Needs:
+    """What the parts need together.
+
+    Raises:
+        ValueError: needs that contradict each other, naming both parts.
+    """
+    return reduce(_merge, named)[1]
+
+
+def _merge(left: tuple[str, Needs], right: tuple[str, Needs]) -> tuple[str, Needs]:
+    (one, a), (other, b) = left, right
+    for name in a.late.keys() & b.late.keys():
+        if a.late[name] != b.late[name]:
+            raise ValueError(f"{one} and {other} both store a late field {name!r}, but not the same")
+    if a.candidates and b.candidates and a.candidates != b.candidates:
+        raise ValueError(f"{one} wants {a.candidates} candidates and {other} {b.candidates}; give them the same number")
+    if (a.cumulative or b.cumulative) and {a.exemplars, b.exemplars} != {"none"}:
+        raise ValueError(f"{one} trains on the data of all tasks, so there is nothing to rehearse; leave {other} out")
+    return f"{one} + {other}", Needs(
+        exemplars=max(a.exemplars, b.exemplars, key=("none", "apart", "joined").index),
+        draws=max(a.draws, b.draws),
+        candidates=a.candidates or b.candidates,
+        late={**a.late, **b.late},
+        cumulative=a.cumulative or b.cumulative,
+        references=max(a.references, b.references, key=REFERENCES.index),
+        cumulative=a.cumulative or b.cumulative,
+        fresh_weights=a.fresh_weights or b.fresh_weights,
+    )
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of a task's training; every phase that differs from the one before wraps the network anew.
+
+    epochs:    over the phase's rows
+    rows:      the task's, or the exemplars stored on all ranks
+    trainable: parameters that begin with one of these names; None: all
+    optimizer: its settings; None: the run's
+    """
+
+    epochs: int
+    rows: str = "task"
+    trainable: tuple[str, ...] | None = None
+    optimizer: OptimizerSettings | None = None
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.rows not in ("task", "stored"):
+            raise ValueError(f"a phase has at least 1 epoch over the rows task or stored, got {self}")

@@ -1,0 +1,115 @@
+"""What a network's outputs mean: which fields go in, what the loss of a row is, which scores count and which way is
+better. Strategies and the trainer speak of outputs, rows and scores only.
+
+Outputs are a tensor, or a tuple, list or dictionary of tensors, each with one row per sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias
+
+import torch
+from torch import Tensor
+
+from drb.data.datasets import Source
+from drb.data.scenarios.task import Task
+from drb.training.part import Part
+from drb.training.structure import tensors_in
+from drb.types import Minibatch
+
+Sums: TypeAlias = dict[str, Tensor]
+"""Sums over rows, float64, by name: they add up over batches and ranks. A score may need several, or a histogram."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A score of a network on a test set.
+
+    higher_is_better: the direction, for backward and forward transfer and forgetting.
+    bounds:           its least and greatest value, if it has some; it is shown in percent if they are 0 and 1
+    has_baseline:     it is also measured on the untrained network, for forward transfer
+    zero_shot:        it is also measured on a task before it is trained
+    """
+
+    name: str
+    higher_is_better: bool = True
+    bounds: tuple[float, float] | None = None
+    has_baseline: bool = False
+    zero_shot: bool = True
+
+
+class Objective(Part):
+    """What is learnt. A subclass says its metrics, the one that counts first, and overrides what is not classification."""
+
+    metrics: ClassVar[tuple[Metric, ...]] = ()
+
+    # -- a task
+
+    def num_outputs(self, task: Task) -> int | None:
+        """How many outputs the network's head needs for this task; None if outputs never change. Not collective."""
+        return None
+
+    def begin_task(
+        self, classes_of_tasks: Sequence[tuple[int, ...]], num_outputs: int, *, task_aware: bool, device: torch.device
+    ) -> None:
+        """The head has so many outputs now. Called at a task's begin and after a resume.
+
+        Args:
+            classes_of_tasks: of all tasks so far, this one included.
+            task_aware: the task is known at test time, and minibatches carry `task`.
+        """
+
+    def check_source(self, source: Source, num_outputs: int, where: str) -> None:
+        """
+        Raises:
+            ValueError: a target that no output can have, if the source tells without being read.
+        """
+
+    def check(self, minibatch: Minibatch, num_outputs: int, where: str) -> None:
+        """The same of one minibatch, on the host."""
+
+    # -- training
+
+    def inputs(self, batch: Minibatch) -> Any:
+        """The fields that the network takes, as they are stored; augmentation and normalisation come after."""
+        raise NotImplementedError
+
+    def row_losses(self, outputs: Any, batch: Minibatch) -> Tensor:
+        """The loss of each row, float32 [B]."""
+        raise NotImplementedError
+
+    def mean_loss(self, outputs: Any, batch: Minibatch) -> Tensor:
+        """The mean of `row_losses`, a scalar; for losses that one operation computes at once."""
+        return self.row_losses(outputs, batch).mean()
+
+    def flatten(self, outputs: Any) -> Tensor:
+        """Outputs as numbers that a record can hold: float32 [B, K]."""
+        return torch.cat([value.flatten(1).float() for value in tensors_in(outputs)], dim=1)
+
+    def distance(self, outputs: Any, stored: Tensor) -> Tensor:
+        """The mean square difference of each row to stored outputs, over the columns that are known: float32 [B].
+
+        Args:
+            stored: float32 [B, K'], NaN where a column was not known; K' may exceed the outputs' K.
+        """
+        flat = self.flatten(outputs)
+        stored = stored[:, : flat.shape[1]]
+        known = ~stored.isnan()
+        squares = torch.where(known, flat[:, : stored.shape[1]] - stored.nan_to_num(), 0.0).square()
+        return squares.sum(dim=1) / known.sum(dim=1).clamp_min(1)
+
+    # -- evaluation
+
+    def scorer(self, source: Source, classes: Sequence[int] | None) -> Callable[[Any, Minibatch], Sums]:
+        """A function of outputs and a batch of this source that gives `Sums`, for `values`.
+
+        Args:
+            classes: those of the task, None for all.
+        """
+        raise NotImplementedError
+
+    def values(self, sums: Mapping[str, Any]) -> dict[str, float]:
+        """Each metric's value, from sums over a whole test set; `count` is the number of samples."""
+        return {metric.name: float(sums[metric.name] / sums["count"]) for metric in self.metrics}

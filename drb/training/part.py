@@ -1,0 +1,86 @@
+"""What strategies, terms and objectives have in common: options that are dataclass fields, and a state that is saved.
+
+A subclass is made a dataclass. Its annotated fields are the options, from which configurations are derived. What it
+learns lies in attributes without an annotation: those are saved, except for names that begin with an underscore, which
+are for what lasts no longer than a step. State is alike on all ranks; what differs between ranks belongs into columns
+of the buffer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import dataclass_transform
+
+from drb.options import setting
+from drb.training.parameters import ParameterVector
+
+_VECTOR = "parameter_vector"
+
+
+@dataclass_transform(field_specifiers=(setting, field))
+class Part:
+    """A strategy, a term or an objective."""
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        dataclass(cls, eq=False)  # type: ignore[call-overload]  # in place
+
+    def learnt(self) -> dict[str, Any]:
+        """What this part has learnt, by attribute: vectors, tensors, numbers, strings, lists and dictionaries."""
+        options = {declared.name for declared in fields(self)}  # type: ignore[arg-type]  # see __init_subclass__
+        return {name: value for name, value in vars(self).items() if name not in options and name[0] != "_"}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a run that goes on needs of this part; alike on all ranks."""
+        return {name: _saved(value) for name, value in self.learnt().items()}
+
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Go on from `state_dict`, with tensors on this device."""
+        for name, value in state.items():
+            setattr(self, name, _loaded(value, device))
+
+    def grow(self, network: nn.Module) -> None:
+        """Let vectors have entries for the outputs that the network's head has gained."""
+        for value in self.learnt().values():
+            if isinstance(value, ParameterVector):
+                value.grow(network)
+
+
+def digest(state: Any) -> bytes:
+    """A fingerprint of every bit of a nested state."""
+    total = hashlib.blake2b(digest_size=16)
+    for piece in _pieces(state):
+        total.update(piece)
+    return total.digest()
+
+
+def _saved(value: Any) -> Any:
+    if not isinstance(value, ParameterVector):
+        return value
+    return {_VECTOR: value.tensors, "grows_with": value.grows_with}
+
+
+def _loaded(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, Mapping) and _VECTOR in value:
+        tensors = {name: tensor.to(device) for name, tensor in value[_VECTOR].items()}
+        return ParameterVector(tensors, value["grows_with"])
+    return value
+
+
+def _pieces(state: Any) -> Iterator[bytes]:
+    if isinstance(state, Mapping):
+        for key, value in state.items():
+            yield str(key).encode()
+            yield from _pieces(value)
+    elif isinstance(state, Tensor):
+        yield state.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    else:
+        yield repr(state).encode()

@@ -1,0 +1,97 @@
+"""One optimiser step: the batches that are accumulated for it, and what they leave behind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+import torch
+from torch import nn
+
+from drb.distributed.world import World
+from drb.training.parameters import Gradient, ParameterVector, Weights
+from drb.training.reduction import sum_over_ranks
+
+
+@dataclass
+class Cost:
+    """What a method has computed on this rank, in rows.
+
+    trained: rows that went forward and backward
+    forward: rows that went forward only
+    """
+
+    trained: int = 0
+    forward: int = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return asdict(self)
+
+
+@dataclass
+class References:
+    """Sums of gradients of the loss on exemplars apart, with the numbers of rows, one per group of exemplars."""
+
+    sums: dict[int, Gradient] = field(default_factory=dict)
+    rows: dict[int, int] = field(default_factory=dict)
+
+    def add(self, group: int, gradient: Gradient, rows: int) -> None:
+        """A gradient of a sum over this rank's rows; groups are 0, 1, … and alike on all ranks."""
+        self.rows[group] = self.rows.get(group, 0) + rows
+        if group in self.sums:
+            self.sums[group].add_(gradient)
+        else:
+            self.sums[group] = gradient
+
+    def means(self, world: World) -> list[Gradient]:
+        """The mean gradient over all rows of all ranks, 0 without rows, by group. One message; collective."""
+        groups = sorted(self.sums)
+        tensors = [tensor for group in groups for tensor in self.sums[group].tensors.values()]
+        if not tensors:
+            return []
+        counts = torch.tensor([self.rows[group] for group in groups], dtype=tensors[0].dtype, device=tensors[0].device)
+        *totals, counts = sum_over_ranks([*tensors, counts], world)
+        means, start = [], 0
+        for place, group in enumerate(groups):
+            names = list(self.sums[group].tensors)
+            vector = ParameterVector(dict(zip(names, totals[start : start + len(names)], strict=True)))
+            means.append(vector / counts[place].clamp_min(1))
+            start += len(names)
+        return means
+
+
+@dataclass
+class Step:
+    """One optimiser step of `num_batches` accumulated batches.
+
+    number:     of the step in the run, counted from 1
+    network:    the bare network, whose weights move at the end of the step
+    rate:       the optimizer's learning rate
+    new_rows:   of the stream, of all ranks and batches
+    num_tasks:  seen so far, this one included
+    expected_rows: of all ranks and batches with their exemplars, as far as is known at the first batch
+    rows:       of all ranks in the batches so far, exemplars included
+    references: mean gradients on exemplars apart, by group; for `project`
+    cost:       counted on
+    """
+
+    number: int
+    network: nn.Module
+    rate: float
+    num_batches: int
+    new_rows: int
+    num_tasks: int
+    cost: Cost
+    expected_rows: int = 0
+    rows: int = 0
+    references: Sequence[Gradient] = ()
+    partial: References = field(default_factory=References)
+
+    @property
+    def weights(self) -> Weights:
+        """The network's weights as they are now, not copied."""
+        return ParameterVector.weights_of(self.network)
+
+    def reduce_references(self, world: World) -> None:
+        """Collective."""
+        self.references = self.partial.means(world)
