@@ -25,6 +25,7 @@ import record
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+import torch.nn.functional as F
 
 from drb import Rehearsal
 from drb.checkpoint import Checkpointer, CheckpointSettings, StopSignals
@@ -58,7 +59,7 @@ class Job:
     def step(self) -> None:
         batch = self.extend()
         images = batch["image"].float() / 255
-        self.learner.backward(images, batch, loss, 1.0)
+        self.learner.backward(lambda: F.cross_entropy(self.learner.forward(images), batch["label"]))
         self.learner.step()
 
     def state(self) -> dict[str, Any]:
@@ -69,10 +70,6 @@ class Job:
             "optimizer": self.learner.state_dict(),
             "rank": {"statistics": self.learner.statistics(), "rehearsal": self.rehearsal.state_dict(lazy=True)},
         }
-
-
-def loss(logits: torch.Tensor, batch: Minibatch) -> torch.Tensor:
-    return torch.nn.functional.cross_entropy(logits, batch["label"])
 
 
 def _below(prefix: str, values: dict[str, Any]) -> dict[str, Any]:

@@ -53,8 +53,11 @@ class _Run:
         for _ in range(count):
             batch = {name: value.to(self._device, non_blocking=True) for name, value in self.extend().items()}
             images = batch["image"].to(torch.float32).div_(255).contiguous(memory_format=torch.channels_last)
-            self._learner.backward(images, batch, lambda y, b: F.cross_entropy(y, b["label"]), 1.0)
+            self._learner.backward(partial(self._loss, images, batch["label"]))
             self._learner.step()
+
+    def _loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(self._learner.forward(images), labels)
 
     def state(self) -> dict[str, Any]:
         weights = self._learner.network.state_dict()

@@ -28,8 +28,8 @@ from drb.rehearsal.pipeline import Pipeline
 from drb.rehearsal.rehearsal import Rehearsal
 from drb.rehearsal.round import RoundRunner
 from drb.sampling.sampler import Sampler
-from drb.training import Trainer
 from drb.training.augment import Preprocess
+from drb.training.batches import Batches
 from drb.training.breakdown import TimedLoader
 from drb.training.learner import Learner
 
@@ -46,7 +46,7 @@ RANGES: tuple[tuple[type, str, str], ...] = (
     (DeviceExtension, "extend", "drb/extend: copy"),
     (DeferredIntake, "settle", "drb/extend: admission (from the device)"),
     (RowLauncher, "launch", "drb/extend: launch"),
-    (Trainer, "_to_device", "drb/to device"),
+    (Batches, "_to_device", "drb/to device"),
     (Preprocess, "train", "drb/train: augment"),
     (Learner, "backward", "drb/train: forward and backward"),
     (Learner, "step", "drb/train: optimizer"),

@@ -45,7 +45,8 @@ from drb.training import Monitor, Trainer
 from drb.training.augment import Preprocess
 from drb.training.models import Network, build_model
 from drb.training.monitor import Console
-from drb.training.strategies import build_strategy
+from drb.training.objectives import Classification
+from drb.training.strategies import STRATEGIES
 
 
 def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[str] = ()) -> None:
@@ -198,9 +199,9 @@ def _build_trainer(
     on_step: Callable[[], None] | None,
     stack: ExitStack,
 ) -> tuple[Trainer, Rehearsal | None]:
-    strategy = build_strategy(config.strategy.name, label_smoothing=config.strategy.label_smoothing)
+    strategy = STRATEGIES.build(config.strategy.name)
     rehearsal = None
-    if strategy.uses_rehearsal:
+    if strategy.needs().exemplars != "none":
         rehearsal = stack.enter_context(build_rehearsal(config, world, dataset))
     scenario = build_scenario(
         config.scenario.name,
@@ -214,6 +215,7 @@ def _build_trainer(
         partial(build_network, config, dataset),
         build_preprocess(config, dataset),
         strategy,
+        objective=Classification(label_smoothing=config.strategy.label_smoothing),
         world=world,
         training=config.training,
         optimizer=config.optimizer,

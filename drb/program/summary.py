@@ -51,7 +51,8 @@ def summarise(
     samples_per_second counts the stream's samples on all ranks, without exemplars; nonfinite_steps those of steps
     with a NaN or infinite loss or gradient.
     """
-    seconds = trainer.clock.seconds
+    progress = trainer.progress
+    seconds = progress.clock.seconds
     rehearsal = None
     if rehearsal_stats is not None:
         rehearsal = {key: rehearsal_stats.get(key) for key in _REHEARSAL_KEYS}
@@ -59,13 +60,14 @@ def summarise(
         "name": config.name or config.strategy.name,
         "strategy": config.strategy.name,
         **trainer.scores.summary(),
-        "history": trainer.history,
+        "history": progress.history,
         "train_seconds": seconds,
-        "train_cpu_seconds": trainer.clock.cpu_seconds,
-        "breakdown": trainer.breakdown.summary(trainer.steps),
-        "samples_per_second": trainer.rows / seconds if seconds else None,
-        "samples": trainer.rows,
-        "steps": trainer.steps,
+        "train_cpu_seconds": progress.clock.cpu_seconds,
+        "breakdown": progress.breakdown.summary(progress.steps),
+        "samples_per_second": progress.rows / seconds if seconds else None,
+        "samples": progress.rows,
+        "steps": progress.steps,
+        "cost": {"rows_trained": progress.cost.trained, "rows_forward": progress.cost.forward},
         "nonfinite_steps": trainer.finite.steps,
         "world_size": world.world_size,
         "device": str(world.device),

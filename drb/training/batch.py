@@ -39,7 +39,14 @@ class Batch(Mapping[str, Tensor]):
     """
 
     def __init__(
-        self, fields: Minibatch, apart: Minibatch, new_rows: int, draws: int, new_rows_total: int, step: Step, of: Batches
+        self,
+        fields: Minibatch,
+        apart: Minibatch,
+        new_rows: int,
+        draws: int,
+        new_rows_total: int,
+        step: Step,
+        of: Batches,
     ) -> None:
         """
         Args:
@@ -199,7 +206,7 @@ class Batch(Mapping[str, Tensor]):
         if rows is self.all:
             return self.num_rows_total
         if rows is self.exemplars or any(rows is draw for draw in self._draws):
-            return self._of.world.world_size * (rows.stop - rows.start)
+            return self._of.world.world_size * int(rows.stop - rows.start)
         raise ValueError(
-            f"a mean is taken over batch.new, batch.exemplars, batch.all, a batch.draw(i) or a mask bool [B], got {rows}"
+            f"a mean is taken over batch.new, batch.exemplars, batch.all, batch.draw(i) or a mask bool [B], got {rows}"
         )

@@ -1,31 +1,25 @@
 """Batches from minibatches: exemplars join them, they go to the device, and forwards are made for them.
 
-    minibatch -> rehearsal.extend -> device -> select -> Batch
+minibatch -> rehearsal.extend -> device -> select -> Batch
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from drb.distributed.world import World
-from drb.training.augment import Preprocess
 from drb.training.batch import Batch
-from drb.training.breakdown import Breakdown
 from drb.training.learner import Learner
-from drb.training.objectives.objective import Objective
 from drb.training.parameters import Weights
+from drb.training.parts import Parts
 from drb.training.step import Step
-from drb.training.structure import count_rows, map_tensors
+from drb.training.structure import count_rows, map_tensors, rows_of
 from drb.types import Minibatch
-
-if TYPE_CHECKING:
-    from drb.rehearsal.rehearsal import Rehearsal
-    from drb.training.method import Method
 
 
 class Batches:
@@ -36,30 +30,18 @@ class Batches:
 
     learner: Learner
 
-    def __init__(
-        self,
-        method: Method,
-        objective: Objective,
-        preprocess: Preprocess,
-        world: World,
-        *,
-        rehearsal: Rehearsal | None,
-        breakdown: Breakdown,
-        generator: torch.Generator,
-        num_exemplars: int | None = None,
-    ) -> None:
+    def __init__(self, parts: Parts, num_exemplars: int | None) -> None:
         """
         Args:
-            generator: of augmentation.
-            num_exemplars: how many of the candidates to train on, for a method that chooses among them.
+            num_exemplars: how many of the candidates to train on, for a method that chooses among them; None: all.
         """
-        self.method = method
-        self.objective = objective
-        self.world = world
-        self._preprocess = preprocess
-        self._rehearsal = rehearsal
-        self._breakdown = breakdown
-        self._generator = generator
+        self.method = parts.method
+        self.objective = parts.objective
+        self.world = parts.world
+        self._preprocess = parts.preprocess
+        self._rehearsal = parts.rehearsal
+        self._breakdown = parts.progress.breakdown
+        self._generator = parts.randomness.augmentation
         self._num_exemplars = num_exemplars
 
     def make(self, minibatch: Minibatch, new_rows_total: int, step: Step) -> Batch:
@@ -93,18 +75,23 @@ class Batches:
         value = self.method.loss(batch)
         if not batch.has_outputs():
             names = " + ".join(self.method.parts)
-            raise ValueError(f"the loss of {names} must use batch.outputs(), once per batch; extra_outputs() is beside it")
+            raise ValueError(
+                f"the loss of {names} must use batch.outputs(), once per batch; extra_outputs() is beside it"
+            )
         return value
 
     def add_references(self, batch: Batch) -> None:
         """Gradients of the loss on the exemplars apart, summed over this rank's rows, for the end of the step."""
-        kind = self.method.needs.references
-        if kind == "none" or not batch.apart or not count_rows(batch.apart):
+        kind, apart = self.method.needs.references, batch.apart
+        if kind == "none" or not apart or not count_rows(apart):
             return
-        groups = [slice(None)] if kind == "one" else [batch.apart["task"] == task for task in range(batch.step.num_tasks)]
+        groups: list[slice | Tensor] = [slice(None)]
+        if kind == "per_task":
+            groups = [apart["task"] == task for task in range(batch.step.num_tasks)]
         for group, rows in enumerate(groups):
-            fields: Minibatch = map_tensors(lambda field, rows=rows: field[rows], batch.apart)  # type: ignore[misc]
-            batch.step.partial.add(group, self.learner.gradient_of(lambda: self._loss_apart(fields)), count_rows(fields))  # noqa: B023
+            fields: Minibatch = rows_of(apart, rows)
+            gradient = self.learner.gradient_of(partial(self._loss_apart, fields))
+            batch.step.partial.add(group, gradient, count_rows(fields))
             batch.step.cost.trained += count_rows(fields)
 
     # -- for batches
@@ -135,25 +122,10 @@ class Batches:
     def attach(self, late_fields: Minibatch) -> None:
         if self._rehearsal is None:
             return
-        declared = self.method.needs.late
-        padded = {}
-        for name, value in late_fields.items():
-            if name not in declared:
-                raise ValueError(f"the late field {name!r} is not among the needs, {sorted(declared)}; say so in needs()")
-            padded[name] = self._padded(name, value)
-        self._rehearsal.attach(**padded)
-
-    def _padded(self, name: str, value: Tensor) -> Tensor:
-        """float32 [b, columns], NaN where there is no output yet."""
-        assert self._rehearsal is not None
-        spec = self._rehearsal.spec
-        columns = spec.fields[name].shape[0]
-        if value.shape[1] > columns:
-            raise ValueError(
-                f"the network has {value.shape[1]} outputs, but the record's field {name!r} holds {columns}; give it as "
-                "many as the head will ever have"
-            )
-        return torch.nn.functional.pad(value, (0, columns - value.shape[1]), value=torch.nan)
+        for name in late_fields:
+            if name not in self.method.needs.late:
+                raise ValueError(f"the late field {name!r} is not among the method's needs; add it there")
+        self._rehearsal.attach(**late_fields)
 
     def _select(self, batch: Batch) -> None:
         chosen = self.method.select(batch)

@@ -60,19 +60,16 @@ def evaluate(
     if classes is not None and not classes:
         raise ValueError("classes must name at least one class or be None for all, got an empty sequence")
     bare = network.module if isinstance(network, DistributedDataParallel) else network
-    present = _present_rows(source)
-    own_rows = present[world.rank :: world.world_size]
-    rows = own_rows if len(own_rows) else present[:1]  # to know what is summed, though it does not count
+    own_rows = _present_rows(source)[world.rank :: world.world_size]
     score = objective.scorer(source, classes)
     sums: dict[str, Tensor] = {}
     with eval_mode(bare), torch.inference_mode():
-        for minibatch in _gathered(source, rows, batch_size):
+        for minibatch in _gathered(source, own_rows, batch_size):
             moved: Minibatch = {name: field.to(device, non_blocking=True) for name, field in minibatch.items()}
             inputs = preprocess.evaluate(objective.inputs(moved))
             outputs = bare(inputs) if predict is None else predict(bare, inputs)
             for name, value in score(map_tensors(Tensor.float, outputs), moved).items():
-                counted = value.double() if len(own_rows) else torch.zeros_like(value, dtype=torch.float64)
-                sums[name] = sums[name] + counted if name in sums else counted
+                sums[name] = sums[name] + value.double() if name in sums else value.double()
     return objective.values(dict(zip(sums, sum_over_ranks(list(sums.values()), world), strict=True)))
 
 
@@ -91,7 +88,8 @@ def _present_rows(source: Source) -> Int64Array:
 
 
 def _gathered(source: Source, rows: Int64Array, batch_size: int) -> Iterator[Minibatch]:
-    parts = (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
+    starts = range(0, max(1, len(rows)), batch_size)  # one batch at least, which shows what is summed
+    parts = (rows[start : start + batch_size] for start in starts)
     return gather_ahead(source, parts)
 
 

@@ -70,7 +70,7 @@ class Hooks(Part):
         """Before a task's first minibatch; the head has grown already. Not repeated by a resumed run."""
 
     def next_phase(self, task: int, done: int) -> Phase | None:
-        """The next phase of this task, of which so many are done; None once there is none. A function of shared state."""
+        """The next phase of this task after so many; None once there is none. A function of what ranks share."""
         raise NotImplementedError
 
     def end_task(self, task: FinishedTask) -> None:

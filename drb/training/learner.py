@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from drb.distributed.world import World
 from drb.training.finite import FiniteCheck
 from drb.training.models import Network
+from drb.training.needs import Phase
 from drb.training.optim import OptimizerSettings, build_optimizer, carry_state, load_named_state, named_state
 from drb.training.parameters import Gradient, ParameterVector, Weights
 from drb.training.structure import map_tensors, zero_of, zeros_of_shapes
@@ -28,6 +29,7 @@ from drb.training.structure import map_tensors, zero_of, zeros_of_shapes
 # the same setting under its new name where there is one: no broadcast of buffers at every forward
 _HAS_NEW_NAME = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
 _KEEP_OWN_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if _HAS_NEW_NAME else "broadcast_buffers": False}
+_PLAIN = Phase(1)
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -77,18 +79,58 @@ class Learner:
         if self._sync_bn and self._world.world_size > 1:
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         self.network = network.to(self._world.device).to(memory_format=self._memory_format)
+        self._phase = _PLAIN
+        self._frozen: list[nn.Parameter] = []
         self.optimizer = build_optimizer(self._settings, self.network, self._world.world_size)
         self._wrap()
 
-    def grow(self, num_classes: int, seed: int) -> None:
-        """Let the head have at least so many classes; old rows keep their weights and their optimizer state."""
+    def grow(self, num_outputs: int, seed: int, adapt: Callable[[Network], bool] = lambda network: False) -> None:
+        """Let the head have at least so many outputs; old rows keep their weights and their optimizer state.
+
+        adapt: may change parameters, too, and says whether it may have.
+        """
         old_parameters: dict[str, Tensor] = dict(self.network.named_parameters())
-        if not self.network.grow(num_classes, seed):
+        has_grown = self.network.grow(num_outputs, seed)
+        if not (adapt(self.network) or has_grown):
             return
         self.network.to(self._world.device)
         old, self.optimizer = self.optimizer, build_optimizer(self._settings, self.network, self._world.world_size)
         carry_state(old, old_parameters, self.optimizer, dict(self.network.named_parameters()))
         self._wrap()
+
+    def begin_phase(self, phase: Phase) -> None:
+        """Train what the phase says, by its optimizer. If that is another than now, its state begins anew."""
+        if (phase.trainable, phase.optimizer) == (self._phase.trainable, self._phase.optimizer):
+            return
+        self._phase = phase
+        for parameter in self._frozen:
+            parameter.requires_grad_(True)
+        named = self.network.named_parameters()
+        others = [p for name, p in named if phase.trainable is not None and not name.startswith(phase.trainable)]
+        self._frozen = [parameter for parameter in others if parameter.requires_grad]
+        for parameter in self._frozen:
+            parameter.requires_grad_(False)
+        settings = phase.optimizer or self._settings
+        self.optimizer = build_optimizer(settings, self.network, self._world.world_size)
+        self._wrap()
+
+    def end_phases(self) -> None:
+        """Train all of the network by the run's optimizer again."""
+        self.begin_phase(_PLAIN)
+
+    def train(self) -> None:
+        """Train mode, but eval mode for modules of which nothing is trained: their statistics stay as they are."""
+        self.network.train()
+        for module in self.network.modules():
+            parameters = list(module.parameters())
+            if parameters and not any(parameter.requires_grad for parameter in parameters):
+                module.eval()
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+        rate: float = self.optimizer.param_groups[0]["lr"]
+        return rate
 
     def set_rate(self, lr: float) -> None:
         for group in self.optimizer.param_groups:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from drb.registry import name_of
 from drb.training.batch import Batch
 from drb.training.hooks import Hooks
 from drb.training.needs import Draws, Needs, Phase, draws_of, merged
@@ -28,19 +29,18 @@ class Method:
     parts: by name, the strategy first.
     """
 
-    def __init__(self, strategy: Strategy, terms: Sequence[Term] | Mapping[str, Term] = ()) -> None:
+    def __init__(self, strategy: Strategy, terms: Sequence[Term] = ()) -> None:
         """
         Args:
-            terms: in the order in which they act; by name, or each called as its class.
+            terms: in the order in which they act.
         Raises:
             ValueError: parts that cannot be combined, naming both.
         """
-        named = terms.items() if isinstance(terms, Mapping) else [(type(term).__name__, term) for term in terms]
-        self.parts: dict[str, Hooks] = {type(strategy).__name__: strategy}
-        for name, term in named:
-            if name in self.parts:
-                raise ValueError(f"the term {name} is named twice; a method has each term once")
-            self.parts[name] = term
+        self.parts: dict[str, Hooks] = {name_of(strategy): strategy}
+        for term in terms:
+            if name_of(term) in self.parts:
+                raise ValueError(f"the term {name_of(term)} is named twice; a method has each term once")
+            self.parts[name_of(term)] = term
         _refuse_claims(self.parts.items())
         needs = [(name, part.needs()) for name, part in self.parts.items()]
         self.draws: Draws = draws_of(needs)
@@ -58,9 +58,11 @@ class Method:
 
     # -- a task
 
-    def adapt(self, network: nn.Module, task: int) -> None:
+    def adapt(self, network: nn.Module, task: int) -> bool:
+        """Whether any part may have changed the network's parameters."""
         for part in self._having["adapt"]:
             part.adapt(network, task)
+        return bool(self._having["adapt"])
 
     def begin_task(self, task: CurrentTask) -> None:
         for part in self._having["begin_task"]:
@@ -69,10 +71,6 @@ class Method:
     def end_task(self, task: FinishedTask) -> None:
         for part in self._having["end_task"]:
             part.end_task(task)
-
-    @property
-    def ends_tasks(self) -> bool:
-        return bool(self._having["end_task"])
 
     def next_phase(self, task: int, done: int, epochs: int) -> Phase | None:
         """epochs: of the one phase that a task has unless a part says otherwise."""
@@ -154,7 +152,8 @@ def _refuse_claims(parts: Iterable[tuple[str, Hooks]]) -> None:
         for claim in sorted(type(part).all_claims()):
             if claim in claimed:
                 raise ValueError(
-                    f"{claimed[claim]} and {name} cannot be combined: both determine the {_MEANING[claim]}; leave one out"
+                    f"{claimed[claim]} and {name} cannot be combined: both determine the {_MEANING[claim]}; leave one "
+                    "out"
                 )
             claimed[claim] = name
 

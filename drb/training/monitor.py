@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from drb.tracking import NullTracker, Tracker
+from drb.training.objectives.objective import Metric
 
 if TYPE_CHECKING:
     from drb.rehearsal.rehearsal import Rehearsal
@@ -60,16 +61,16 @@ class Monitor:
         if not isinstance(self._tracker, NullTracker):
             self._tracker.log_metrics(metrics | rehearsal_metrics(rehearsal), step)
 
-    def end_task(self, index: int, name: str, metrics: dict[str, float], step: int) -> None:
-        """The evaluation after a task."""
+    def end_task(self, index: int, name: str, metrics: dict[str, float], step: int, metric: Metric) -> None:
+        """The evaluation after a task. metric: the one that counts."""
         self._tracker.log_metrics(metrics, step)
         self._tracker.flush()
         if self._console is not None:
             self._console.draw_bar(self._completed, self._note)
             self._console.close_bar()
             self._console.say(
-                f"after task {index} ({name}): accuracy {metrics['accuracy/mean']:.1%} over all tasks so far, "
-                f"{metrics[f'accuracy/task_{index}']:.1%} on this one, "
+                f"after task {index} ({name}): {metric.name} {metric.show(metrics[f'{metric.name}/mean'])} over all "
+                f"tasks so far, {metric.show(metrics[f'{metric.name}/task_{index}'])} on this one, "
                 f"{metrics['time/train_seconds']:.1f} s of training"
             )
 

@@ -127,7 +127,6 @@ def _merge(left: tuple[str, Needs], right: tuple[str, Needs]) -> tuple[str, Need
         draws=max(a.draws, b.draws),
         candidates=a.candidates or b.candidates,
         late={**a.late, **b.late},
-        cumulative=a.cumulative or b.cumulative,
         references=max(a.references, b.references, key=REFERENCES.index),
         cumulative=a.cumulative or b.cumulative,
         fresh_weights=a.fresh_weights or b.fresh_weights,

@@ -9,19 +9,26 @@ from typing import Any
 from drb.seeding import derive_seed
 from drb.training.learner import Learner
 from drb.training.models import Network
+from drb.training.needs import Phase
 
 
 class Networks:
     """Made at the first task. starting: the untrained network, on the CPU, which FWT is measured against."""
 
     def __init__(
-        self, make_network: Callable[[int, int], Network], learn: Callable[[Network], Learner], seed: int
+        self,
+        make_network: Callable[[int, int], Network],
+        learn: Callable[[Network], Learner],
+        adapt: Callable[[Network, int], bool],
+        seed: int,
     ) -> None:
         """
         Args:
             make_network: (number of classes, task index) -> a freshly initialised network, the same on every rank.
             learn: its learner.
+            adapt: changes the parameters of the network that learns for a task; returns whether it may have.
         """
+        self._adapt = adapt
         self._make_network = make_network
         self._learn = learn
         self._seed = seed
@@ -29,6 +36,7 @@ class Networks:
         self._starting: Network | None = None
         # what make_network was called with: it may decide the range of the rows that a head gains later
         self._learner_from = self._starting_from = (0, 0)
+        self._last_task = 0
 
     @property
     def learner(self) -> Learner:
@@ -45,21 +53,26 @@ class Networks:
         assert self._starting is not None
         return self._starting
 
-    def grow(self, num_classes: int, task_index: int) -> None:
-        """Have at least so many classes; the first time, make the networks."""
-        if self._learner is None:
-            self._learner_from = self._starting_from = (num_classes, task_index)
-            network = self._make_network(num_classes, task_index)
-            self._starting = copy.deepcopy(network)
-            self._learner = self._learn(network)
+    def begin_task(self, num_outputs: int, task_index: int) -> None:
+        """Have at least so many outputs, and what the method adds for the task; the first time, make the networks."""
         seed = derive_seed(self._seed, "head", task_index)
-        self.starting.grow(num_classes, seed)
-        self._learner.grow(num_classes, seed)
+        if self._learner is None:
+            self._learner_from = self._starting_from = (num_outputs, task_index)
+            network = self._make_network(num_outputs, task_index)
+            self._starting = copy.deepcopy(network)
+            self._adapt(network, task_index)
+            self._learner = self._learn(network)
+        else:
+            self._learner.grow(num_outputs, seed, lambda network: self._adapt(network, task_index))
+        self._last_task = task_index
+        self.starting.grow(num_outputs, seed)
 
     def renew(self, task_index: int) -> None:
         """Let a fresh network of the same size learn."""
         self._learner_from = (self.learner.network.num_classes, task_index)
-        self.learner.restart(self._make_network(*self._learner_from))
+        network = self._make_network(*self._learner_from)
+        self._adapt(network, task_index)
+        self.learner.restart(network)
 
     # -- state
 
@@ -69,6 +82,7 @@ class Networks:
             "num_classes": self.learner.network.num_classes,
             "learner_from": self._learner_from,
             "starting_from": self._starting_from,
+            "last_task": self._last_task,
         }
 
     def weights(self) -> dict[str, Any]:
@@ -82,13 +96,20 @@ class Networks:
         weights: Mapping[str, Any],
         learner: Mapping[str, Any],
         statistics: Mapping[str, Any],
+        phase: Phase | None,
     ) -> None:
-        """Make them again. learner, statistics: of `Learner`. Collective."""
+        """Make them again. learner, statistics: of `Learner`. phase: that was being trained. Collective."""
         (classes, task), (starting_classes, starting_task) = shape["learner_from"], shape["starting_from"]
         self._learner_from, self._starting_from = (classes, task), (starting_classes, starting_task)
         self._starting = self._remake(self._starting_from, shape["num_classes"])
         self._starting.load_state_dict(_below("starting.", weights))
-        self._learner = self._learn(self._remake(self._learner_from, shape["num_classes"]))
+        network = self._remake(self._learner_from, shape["num_classes"])
+        self._last_task = shape["last_task"]
+        for index in range(task, self._last_task + 1):
+            self._adapt(network, index)
+        self._learner = self._learn(network)
+        if phase is not None:
+            self._learner.begin_phase(phase)
         self._learner.load_state_dict(learner, _below("network.", weights), statistics)
 
     def _remake(self, made_from: tuple[int, int], num_classes: int) -> Network:

@@ -1,39 +1,32 @@
-"""What strategies, terms and objectives have in common: options that are dataclass fields, and a state that is saved.
+"""What strategies, terms and objectives have in common: variants with options, and a state that is saved.
 
-A subclass is made a dataclass. Its annotated fields are the options, from which configurations are derived. What it
-learns lies in attributes without an annotation: those are saved, except for names that begin with an underscore, which
-are for what lasts no longer than a step. State is alike on all ranks; what differs between ranks belongs into columns
-of the buffer.
+Annotated fields of the class are options (see `drb.registry.Variant`). What a part learns lies in attributes without
+an annotation, made in `begin_task`: they are saved, except for those whose names begin with an underscore, which are
+for what lasts no longer than a step. State is alike on all ranks; what differs between ranks belongs into columns of
+the buffer.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import dataclass_transform
 
-from drb.options import setting
+from drb.registry import Variant, options_of
 from drb.training.parameters import ParameterVector
 
 _VECTOR = "parameter_vector"
 
 
-@dataclass_transform(field_specifiers=(setting, field))
-class Part:
+class Part(Variant):
     """A strategy, a term or an objective."""
-
-    def __init_subclass__(cls, **keywords: Any) -> None:
-        super().__init_subclass__(**keywords)
-        dataclass(cls, eq=False)  # type: ignore[call-overload]  # in place
 
     def learnt(self) -> dict[str, Any]:
         """What this part has learnt, by attribute: vectors, tensors, numbers, strings, lists and dictionaries."""
-        options = {declared.name for declared in fields(self)}  # type: ignore[arg-type]  # see __init_subclass__
+        options = options_of(self)
         return {name: value for name, value in vars(self).items() if name not in options and name[0] != "_"}
 
     def state_dict(self) -> dict[str, Any]:

@@ -22,5 +22,5 @@ def sum_over_ranks(tensors: Sequence[Tensor], world: World) -> list[Tensor]:
     served = [entry.split(":")[0] for entry in dist.get_backend_config().split(",")]
     total = flat if flat.device.type in served else flat.to(served[0])
     dist.all_reduce(total)
-    parts = total.to(flat.device).split([tensor.numel() for tensor in tensors])
+    parts = total.to(flat.device).split_with_sizes([tensor.numel() for tensor in tensors])
     return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]

@@ -22,7 +22,7 @@ from drb.training import Monitor, OptimizerSettings, ScheduleSettings, Trainer, 
 from drb.training.augment import Preprocess
 from drb.training.models import Network, build_model
 from drb.training.models.network import GrowingHead
-from drb.training.strategies import build_strategy
+from drb.training.strategies import STRATEGIES
 
 IMAGE_SHAPE = (1, 6, 6)
 SEED = 5
@@ -76,7 +76,7 @@ def run(
     """
     torch.manual_seed(rank)
     world = World(rank, world_size)
-    strategy = build_strategy(options.get("strategy", "er"))
+    strategy = STRATEGIES.build(options.get("strategy", "er"))
     dataset = load_dataset("synthetic", image_shape=IMAGE_SHAPE, num_classes=6, num_train=198, num_test=60, seed=1)
     monitor = Losses()
     saver = None
@@ -84,7 +84,7 @@ def run(
         saver = SaverAt(settings, run_dir, world, signals=StopSignals([]))
         saver.steps = frozenset(options.get("save_at", ()))
     rehearsal = None
-    if strategy.uses_rehearsal:
+    if strategy.needs().exemplars != "none":
         given = {"capacity": 20, "exemplars": 3, "asynchronous": True, "batch_size": 9} | options.get("rehearsal", {})
         rehearsal = Rehearsal(**given, seed=SEED, verbose=False)
     trainer = Trainer(
@@ -114,9 +114,9 @@ def run(
         "weights": _digest(trainer.network.state_dict()),
         "scores": trainer.scores.state_dict(),
         "losses": monitor.points,
-        "counts": [entry.get("counts") for entry in trainer.history],
+        "counts": [entry.get("counts") for entry in trainer.progress.history],
         "random": float(torch.rand(())),
-        "steps": (trainer.steps, trainer.rows),
+        "steps": (trainer.steps, trainer.progress.rows),
     }
     if rehearsal is not None:
         state = rehearsal.state_dict()

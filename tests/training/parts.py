@@ -13,9 +13,11 @@ from drb.data.scenarios import build_scenario
 from drb.distributed.world import World
 from drb.training import OptimizerSettings, ScheduleSettings, Trainer, TrainingSettings
 from drb.training.augment import Preprocess
+from drb.training.batch import Batch
 from drb.training.models import Network, build_model
-from drb.training.strategies import STRATEGIES
-from drb.types import Minibatch
+from drb.training.needs import Needs
+from drb.training.strategies import STRATEGIES, Strategy
+from drb.training.tasks import CurrentTask, FinishedTask
 
 Array = npt.NDArray[np.float32]
 SHAPE = (1, 4, 4)
@@ -35,27 +37,41 @@ def make_network(num_classes: int, task: int) -> Network:
     return build_model("mlp", SHAPE, num_classes, seed=100 + task, hidden=[8])
 
 
-class Recording:
+class Recording(Strategy):
     """A strategy that also keeps the labels and ids of every batch, and the weights at each task's start and end."""
 
-    def __init__(self, name: str) -> None:
-        self._strategy = STRATEGIES[name]()
-        self.uses_rehearsal = self._strategy.uses_rehearsal
-        self.cumulative = self._strategy.cumulative
-        self.fresh_weights = self._strategy.fresh_weights
-        self.batches: list[tuple[Tensor, Tensor]] = []
-        self.starts: list[dict[str, Array]] = []
-        self.ends: list[dict[str, Array]] = []
+    base: str
 
-    def loss(self, logits: Tensor, batch: Minibatch) -> Tensor:
+    def __post_init__(self) -> None:
+        self._strategy = STRATEGIES.build(self.base)
+        self._batches: list[tuple[Tensor, Tensor]] = []
+        self._starts: list[dict[str, Array]] = []
+        self._ends: list[dict[str, Array]] = []
+
+    def needs(self) -> Needs:
+        return self._strategy.needs()
+
+    def loss(self, batch: Batch) -> Tensor:
         self.batches.append((batch["sample_id"].clone(), batch["label"].clone()))
-        return self._strategy.loss(logits, batch)
+        return self._strategy.loss(batch)
 
-    def begin_task(self, index: int, network: nn.Module) -> None:
-        self.starts.append(weights(network))
+    def begin_task(self, task: CurrentTask) -> None:
+        self.starts.append(weights(task.network))
 
-    def end_task(self, index: int, network: nn.Module) -> None:
-        self.ends.append(weights(network))
+    def end_task(self, task: FinishedTask) -> None:
+        self.ends.append(weights(task.network))
+
+    @property
+    def batches(self) -> list[tuple[Tensor, Tensor]]:
+        return self._batches
+
+    @property
+    def starts(self) -> list[dict[str, Array]]:
+        return self._starts
+
+    @property
+    def ends(self) -> list[dict[str, Array]]:
+        return self._ends
 
 
 def weights(network: nn.Module) -> dict[str, Array]:
@@ -73,6 +89,9 @@ def small_trainer(
     optimizer: OptimizerSettings | None = None,
     schedule: ScheduleSettings | None = None,
     num_outputs: int | None = None,
+    terms: Any = (),
+    objective: Any = None,
+    seed: int = 0,
     scenario_options: dict[str, Any] | None = None,
     **training: Any,
 ) -> Trainer:
@@ -81,6 +100,9 @@ def small_trainer(
         make_network,
         preprocess(),
         strategy,
+        terms=terms,
+        objective=objective,
+        seed=seed,
         world=world or World(),
         training=TrainingSettings(**training),
         optimizer=optimizer or OptimizerSettings(lr=0.1, momentum=0.9),

@@ -12,9 +12,9 @@ from drb.training.breakdown import ROUND, TRAINING, Breakdown, Stopwatch
 
 def trained(asynchronous):
     with Rehearsal(capacity=8, exemplars=4, asynchronous=asynchronous, verbose=False) as rehearsal:
-        trainer = small_trainer(small_dataset(80), Recording("er"), rehearsal=rehearsal, batch_size=10)
+        trainer = small_trainer(small_dataset(80), Recording(base="er"), rehearsal=rehearsal, batch_size=10)
         trainer.run()
-        return trainer, rehearsal.stats(), trainer.breakdown.summary(trainer.steps)
+        return trainer, rehearsal.stats(), trainer.progress.breakdown.summary(trainer.steps)
 
 
 @pytest.mark.parametrize("asynchronous", [True, False])
@@ -23,7 +23,7 @@ def test_the_parts_add_up_to_the_training_time(asynchronous):
     assert tuple(told["training"]) == TRAINING
     assert tuple(told["round"]) == ROUND
     assert all(seconds >= 0 for seconds in told["training"].values())
-    assert sum(told["training"].values()) + told["setup"] == pytest.approx(trainer.clock.seconds)
+    assert sum(told["training"].values()) + told["setup"] == pytest.approx(trainer.progress.clock.seconds)
     assert sum(told["round"].values()) == pytest.approx(stats["round_seconds"])
     inline = told["training"]["round"]
     assert inline == 0 if asynchronous else inline >= stats["round_seconds"]
@@ -50,20 +50,20 @@ def test_a_run_that_goes_on_with_another_engine_keeps_what_was_measured_apart():
 
 def test_rounds_between_steps_are_no_part_of_extend():
     with Rehearsal(8, 4, asynchronous=False, verbose=False) as rehearsal:
-        trainer = small_trainer(small_dataset(80), Recording("er"), rehearsal=rehearsal, batch_size=10)
+        trainer = small_trainer(small_dataset(80), Recording(base="er"), rehearsal=rehearsal, batch_size=10)
         trainer.run()
-        before = trainer.breakdown.totals()
+        before = trainer.progress.breakdown.totals()
         for sample in range(5):
             rehearsal.forget([sample])  # and fetch anew
-        after = trainer.breakdown.totals()
+        after = trainer.progress.breakdown.totals()
     assert all(after[name] == before[name] for name in ("round", "copy"))
     assert after["rows"] > before["rows"]
 
 
 def test_without_rehearsal_there_is_no_round():
-    trainer = small_trainer(small_dataset(40), Recording("finetune"), batch_size=10)
+    trainer = small_trainer(small_dataset(40), Recording(base="finetune"), batch_size=10)
     trainer.run()
-    told = trainer.breakdown.summary(trainer.steps)
+    told = trainer.progress.breakdown.summary(trainer.steps)
     assert told["round"] is None
     assert tuple(told["training"]) == ("load", "copy", "train")
     assert told["training"]["load"] > 0
@@ -103,10 +103,10 @@ def test_intervals_are_means_per_step_and_go_on_after_a_resume():
 
 
 def test_a_resumed_trainer_knows_the_seconds_before():
-    trainer, resumed = (small_trainer(small_dataset(40), Recording("finetune"), batch_size=10) for _ in range(2))
+    trainer, resumed = (small_trainer(small_dataset(40), Recording(base="finetune"), batch_size=10) for _ in range(2))
     trainer.run()
     resumed.load_state_dict(trainer.state_dict())
-    before, after = (one.breakdown.summary(one.steps) for one in (trainer, resumed))
+    before, after = (one.progress.breakdown.summary(one.steps) for one in (trainer, resumed))
     assert after == before
     assert before["training"]["load"] > 0
 
@@ -118,14 +118,17 @@ def test_what_is_logged_has_every_part():
 
         def begin_task(self, *_): ...
         def advance(self, *_): ...
+        def say(self, *_): ...
         def end_task(self, *_): ...
         def log_interval(self, metrics, rehearsal, step):
             self.metrics.append(metrics)
 
     points = Points()
     with Rehearsal(capacity=8, exemplars=4, verbose=False) as rehearsal:
-        trainer = small_trainer(small_dataset(80), Recording("er"), rehearsal=rehearsal, batch_size=10, log_every=4)
-        trainer._monitor = points
+        trainer = small_trainer(
+            small_dataset(80), Recording(base="er"), rehearsal=rehearsal, batch_size=10, log_every=4
+        )
+        trainer._reporter.monitor = points
         trainer.run()
     assert len(points.metrics) == trainer.steps // 4
     for metrics in points.metrics:

@@ -17,7 +17,7 @@ from drb.data.scenarios import build_scenario
 from drb.distributed.world import World
 from drb.train import main
 from drb.training import Monitor, OptimizerSettings, ScheduleSettings, Trainer, TrainingSettings
-from drb.training.finite import FiniteCheck, NonFiniteError
+from drb.training.finite import NonFiniteError
 from drb.training.models import Network
 from drb.training.models.network import GrowingHead
 from drb.training.strategies import Finetune
@@ -29,29 +29,37 @@ class Broken(Finetune):
     kind: loss (NaN), infinite (the loss alone: its gradient is finite) or gradient (the loss is finite).
     """
 
-    def __init__(self, rank: int, ranks: tuple[int, ...], batches: tuple[int, ...], kind: str = "loss") -> None:
-        super().__init__()
-        self._batches = batches if rank in ranks else ()
-        self._kind = kind
+    rank: int
+    ranks: tuple[int, ...]
+    batches: tuple[int, ...]
+    kind: str = "loss"
+
+    def __post_init__(self) -> None:
+        self._broken = self.batches if self.rank in self.ranks else ()
         self._count = 0
-        self.before: list[dict[str, np.ndarray]] = []
-        self.network: nn.Module | None = None
+        self._before: list[dict[str, np.ndarray]] = []
+        self._network: nn.Module | None = None
 
-    def begin_task(self, index, network):
-        self.network = network
+    @property
+    def before(self) -> list[dict[str, np.ndarray]]:
+        """Weights before each batch."""
+        return self._before
 
-    def loss(self, logits, batch):
+    def begin_task(self, task):
+        self._network = task.network
+
+    def loss(self, batch):
         self._count += 1
-        if self.network is not None:  # not after a resume inside the task
-            self.before.append(weights(self.network))
-        value = super().loss(logits, batch)
-        if self._count not in self._batches:
+        if self._network is not None:  # not after a resume inside the task
+            self._before.append(weights(self._network))
+        value = super().loss(batch)
+        if self._count not in self._broken:
             return value
-        if self._kind == "loss":
+        if self.kind == "loss":
             return value * math.nan
-        if self._kind == "infinite":
+        if self.kind == "infinite":
             return value + math.inf
-        return value + (logits.sum() * 0).sqrt()  # the derivative of the root at 0
+        return value + (batch.outputs().sum() * 0).sqrt()  # the derivative of the root at 0
 
 
 class Lines(Monitor):
@@ -89,20 +97,20 @@ def build(rank, world_size, strategy, *, at_once=None, network=make_network, sav
         saver=saver,
     )
     if at_once is not None:
-        trainer.finite = FiniteCheck(trainer.finite.policy, world, reads_at_once=at_once)
+        trainer.finite._at_once = at_once
     return trainer
 
 
 def train(rank, world_size, ranks, batches, kind, options):
     """What a rank ended with: error, weights before each batch and at the end, and what was counted and said."""
-    strategy = Broken(rank, ranks, batches, kind)
+    strategy = Broken(rank=rank, ranks=ranks, batches=batches, kind=kind)
     trainer = build(rank, world_size, strategy, **options)
     error = None
     try:
         trainer.run()
     except NonFiniteError as raised:
         error = str(raised)
-    monitor = trainer._monitor
+    monitor = trainer._reporter.monitor
     return error, strategy.before, weights(trainer.network), trainer.finite.steps, monitor.lines, monitor.points
 
 
@@ -172,18 +180,15 @@ def test_an_outcome_that_stays_on_the_device_is_noticed_with_its_step(world_size
 
 
 def test_running_statistics_that_met_a_nan_are_taken_back():
-    class NanImages(Broken):
-        def loss(self, logits, batch):
-            return Finetune.loss(self, logits, batch)
-
-    trainer = build(0, 1, NanImages(0, (), ()), network=batch_norm_network, on_nonfinite="skip")
-    prepare, calls = trainer._preprocess.train, []
+    trainer = build(0, 1, Finetune(), network=batch_norm_network, on_nonfinite="skip")
+    images = trainer._parts.preprocess
+    prepare, calls = images.train, []
 
     def broken(images, generator):
         calls.append(1)
         return prepare(images, generator) * (math.nan if len(calls) == 3 else 1.0)
 
-    trainer._preprocess.train = broken
+    images.train = broken
     trainer.run()
     assert trainer.finite.steps == 1
     assert is_finite(weights(trainer.network))
@@ -193,7 +198,7 @@ def save_and_fail(rank, world_size, run_dir, policy, at_once):
     world = World(rank, world_size)
     saver = Checkpointer(CheckpointSettings(every_steps=1, keep_last=20), run_dir, world, signals=StopSignals([]))
     batches = (4,) if policy == "stop" else (1,)  # the broken batch is the first one after the resume
-    strategy = Broken(rank, (1,), batches)
+    strategy = Broken(rank=rank, ranks=(1,), batches=batches)
     trainer = build(rank, world_size, strategy, saver=saver, on_nonfinite=policy, at_once=at_once)
     with saver:  # which lets a write in flight end, whatever happens
         saved = saver.find()

@@ -8,8 +8,8 @@ import torch
 from training.parts import small_dataset, small_trainer
 
 from drb.data.datasets import TensorSource
-from drb.training.classes import check_labels
-from drb.training.strategies import build_strategy
+from drb.training.objectives.classification import check_labels
+from drb.training.strategies import STRATEGIES
 
 
 @pytest.mark.parametrize(("label", "num_classes"), [(4, 4), (-1, 4), (-100, 4), (2**62, 4), (1, 1)])
@@ -34,7 +34,7 @@ def relabelled(label):
 def test_a_dataset_with_a_wrong_label_ends_before_the_first_step(label):
     trainer = small_trainer(
         relabelled(label),
-        build_strategy("finetune"),
+        STRATEGIES.build("finetune"),
         scenario="instance_incremental",
         scenario_options={"num_tasks": 1},
         num_outputs=4,
@@ -62,7 +62,7 @@ def test_a_source_that_reads_files_is_checked_by_the_minibatch():
     object.__setattr__(dataset, "train", Lying(dataset.train.columns))
     trainer = small_trainer(
         dataset,
-        build_strategy("finetune"),
+        STRATEGIES.build("finetune"),
         scenario="instance_incremental",
         scenario_options={"num_tasks": 1},
         num_outputs=4,

@@ -16,12 +16,8 @@ IMAGES = torch.randn(6, *SHAPE, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 0, 1, 1, 0])
 
 
-def loss(logits, batch):
-    return F.cross_entropy(logits, batch["label"])
-
-
 def step(learner, labels=LABELS):
-    value = learner.backward(IMAGES, {"label": labels}, loss, 1.0)
+    value = learner.backward(lambda: F.cross_entropy(learner.forward(IMAGES), labels))
     learner.step()
     return value
 
@@ -98,9 +94,9 @@ def test_channels_last_keeps_the_result():
 def test_fp16_scales_the_loss_on_a_gpu():
     world = World(device=torch.device("cuda", 0))
     learner = Learner(make_network(2, 0), OptimizerSettings(), world, precision="fp16", clip_norm=1.0)
-    images, batch = IMAGES.cuda(), {"label": LABELS.cuda()}
+    images, labels = IMAGES.cuda(), LABELS.cuda()
     values = []
     for _ in range(20):
-        values.append(learner.backward(images, batch, loss, 1.0).item())
+        values.append(learner.backward(lambda: F.cross_entropy(learner.forward(images), labels)).item())
         learner.step()
     assert values[-1] < values[0]

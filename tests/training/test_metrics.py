@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from drb.training.metrics import AccuracyMatrix
+from drb.training.metrics import ScoreMatrix
 
 R = [
     [0.90, 0.20, 0.10],
@@ -14,8 +14,8 @@ R = [
 BASELINES = [0.15, 0.05, 0.10]
 
 
-def filled(rows: list[list[float]], baselines: list[float] | None = None) -> AccuracyMatrix:
-    matrix = AccuracyMatrix()
+def filled(rows: list[list[float]], baselines: list[float] | None = None) -> ScoreMatrix:
+    matrix = ScoreMatrix()
     for i, row in enumerate(rows):
         for j, value in enumerate(row):
             matrix.add(i, j, value)
@@ -71,13 +71,13 @@ def test_one_task_has_an_accuracy_and_nothing_else():
 
 
 def test_no_task_has_no_metric():
-    matrix = AccuracyMatrix()
+    matrix = ScoreMatrix()
     assert (matrix.acc(), matrix.bwt(), matrix.fwt(), matrix.forgetting()) == (None, None, None, None)
     assert matrix.rows() == []
 
 
 def test_a_metric_with_an_entry_missing_is_unknown_and_not_an_average_of_the_rest():
-    matrix = AccuracyMatrix()
+    matrix = ScoreMatrix()
     matrix.add(0, 0, 0.9)
     matrix.add(1, 1, 0.8)  # task 0 was not evaluated after task 1
     assert (matrix.acc(), matrix.bwt(), matrix.forgetting()) == (None, None, None)
@@ -87,7 +87,7 @@ def test_a_metric_with_an_entry_missing_is_unknown_and_not_an_average_of_the_res
 def test_forgetting_needs_every_row_since_the_task_was_learnt():
     matrix = filled([[0.9], [0.7, 0.8], [0.6, 0.5, 1.0]])
     assert matrix.forgetting() is not None
-    gap = AccuracyMatrix()
+    gap = ScoreMatrix()
     for i, j, value in [(0, 0, 0.9), (1, 1, 0.8), (2, 0, 0.6), (2, 1, 0.5), (2, 2, 1.0)]:
         gap.add(i, j, value)
     assert gap.forgetting() is None
@@ -107,7 +107,7 @@ def test_rows_are_json_with_null_where_nothing_was_evaluated():
 
 def test_state_survives_json():
     matrix = filled(R, BASELINES)
-    restored = AccuracyMatrix()
+    restored = ScoreMatrix()
     restored.load_state_dict(json.loads(json.dumps(matrix.state_dict())))
     assert restored.rows() == matrix.rows()
     assert restored.baselines() == BASELINES
@@ -115,10 +115,10 @@ def test_state_survives_json():
 
 
 def test_percentages_are_refused():
-    with pytest.raises(ValueError, match=r"fractions in \[0, 1\], got 95\.0"):
-        AccuracyMatrix().add(0, 0, 95.0)
+    with pytest.raises(ValueError, match=r"lies in \[0, 1\], got 95\.0; divide percentages by 100"):
+        ScoreMatrix().add(0, 0, 95.0)
 
 
 def test_tasks_are_counted_from_zero():
     with pytest.raises(ValueError, match="counted from 0, got -1"):
-        AccuracyMatrix().baseline(-1, 0.5)
+        ScoreMatrix().baseline(-1, 0.5)

@@ -8,11 +8,11 @@ from training.parts import Recording, make_network, small_dataset, small_trainer
 
 from drb import Rehearsal
 from drb.training import OptimizerSettings, ScheduleSettings
-from drb.training.strategies import build_strategy
+from drb.training.strategies import STRATEGIES
 
 
 def test_from_scratch_trains_on_all_data_so_far_from_fresh_weights():
-    recording = Recording("from_scratch")
+    recording = Recording(base="from_scratch")
     trainer = small_trainer(small_dataset(40), recording, batch_size=10)
     trainer.run()
     ids = [set(batch.tolist()) for batch, _ in recording.batches]
@@ -25,7 +25,7 @@ def test_from_scratch_trains_on_all_data_so_far_from_fresh_weights():
 
 
 def test_finetune_goes_on_with_its_weights_and_its_own_task():
-    recording = Recording("finetune")
+    recording = Recording(base="finetune")
     small_trainer(small_dataset(40), recording, batch_size=10).run()
     assert {int(label) for _, labels in recording.batches[:2] for label in labels} == {0, 1}
     assert {int(label) for _, labels in recording.batches[2:] for label in labels} == {2, 3}
@@ -35,7 +35,7 @@ def test_finetune_goes_on_with_its_weights_and_its_own_task():
 
 
 def test_the_head_grows_with_the_classes_or_is_there_from_the_start():
-    growing, fixed = Recording("finetune"), Recording("finetune")
+    growing, fixed = Recording(base="finetune"), Recording(base="finetune")
     small_trainer(small_dataset(40), growing).run()
     small_trainer(small_dataset(40), fixed, num_outputs=4).run()
     assert [len(start["head.bias"]) for start in growing.starts] == [2, 4]
@@ -43,19 +43,19 @@ def test_the_head_grows_with_the_classes_or_is_there_from_the_start():
 
 
 def test_rehearsal_shows_the_past_and_is_counted():
-    recording = Recording("er")
+    recording = Recording(base="er")
     with Rehearsal(capacity=8, exemplars=4, verbose=False) as rehearsal:
         trainer = small_trainer(small_dataset(40), recording, rehearsal=rehearsal, batch_size=10)
         trainer.run()
     assert {0, 1} & set(recording.batches[-1][1].tolist())
     assert len(recording.batches[-1][1]) == 14
-    assert trainer.rows == 40
-    assert sum(trainer.history[-1]["counts"].values()) == 8
+    assert trainer.progress.rows == 40
+    assert sum(trainer.progress.history[-1]["counts"].values()) == 8
 
 
 def test_a_known_task_masks_the_others_classes():
     """The head's rows of task 0 get no gradient from task 1, and the accuracy that counts is the masked one."""
-    recording = Recording("finetune")
+    recording = Recording(base="finetune")
     trainer = small_trainer(
         small_dataset(40),
         recording,
@@ -68,20 +68,20 @@ def test_a_known_task_masks_the_others_classes():
     trainer.run()
     assert np.array_equal(recording.ends[0]["head.weight"][:2], recording.ends[1]["head.weight"][:2])
     assert np.array_equal(recording.starts[0]["head.weight"][2:], recording.ends[0]["head.weight"][2:])
-    assert trainer.scores.top1.rows() == trainer.scores.masked.rows()
+    assert trainer.scores.main.rows() == trainer.scores.matrices["masked"].rows()
 
 
 def test_a_schedule_of_the_run_goes_on_over_tasks_and_one_of_the_task_begins_anew():
     def rates(span):
         trainer = small_trainer(
             small_dataset(40),
-            build_strategy("finetune"),
+            STRATEGIES.build("finetune"),
             schedule=ScheduleSettings("step", span=span, milestones=[1]),
             batch_size=10,
             epochs=2,
         )
         seen = []
-        trainer._optimisation_step = lambda learner, *_: seen.append(learner.optimizer.param_groups[0]["lr"])
+        trainer._phases._optimisation_step = lambda learner, *_: seen.append(learner.rate)
         trainer.run()
         return seen
 
@@ -97,7 +97,7 @@ def test_duplicates_in_the_buffers_end_the_run():
         def duplicate_share(self):
             return 0.02
 
-    trainer = small_trainer(small_dataset(40), build_strategy("er"), rehearsal=Duplicated())
+    trainer = small_trainer(small_dataset(40), STRATEGIES.build("er"), rehearsal=Duplicated())
     with pytest.raises(ValueError, match=r"2\.0% of all exemplars are stored more than once .*allow_duplicates=true"):
         trainer.run()
 
@@ -105,7 +105,7 @@ def test_duplicates_in_the_buffers_end_the_run():
 def test_scores_hold_what_metrics_need():
     trainer = small_trainer(
         small_dataset(60),
-        build_strategy("finetune"),
+        STRATEGIES.build("finetune"),
         scenario_options={"num_tasks": 2, "validation": 0.2},
         batch_size=5,
         epochs=40,
@@ -126,7 +126,7 @@ def test_scores_hold_what_metrics_need():
 def test_one_seed_gives_one_result():
     def train():
         with Rehearsal(capacity=8, exemplars=4, verbose=False) as rehearsal:
-            trainer = small_trainer(small_dataset(40), build_strategy("er"), rehearsal=rehearsal, batch_size=5)
+            trainer = small_trainer(small_dataset(40), STRATEGIES.build("er"), rehearsal=rehearsal, batch_size=5)
             trainer.run()
         return weights(trainer.network)
 

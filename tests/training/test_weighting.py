@@ -20,7 +20,7 @@ ADAM = OptimizerSettings(name="adam", lr=0.01)
 
 def train_on_ranks(rank, world_size, strategy, accumulate, optimizer, num_outputs):
     """What this rank showed the network, and the final weights."""
-    recording = Recording(strategy)
+    recording = Recording(base=strategy)
     rehearsal = Rehearsal(capacity=10, exemplars=3, verbose=False, batch_size=5) if strategy == "er" else None
     trainer = small_trainer(
         small_dataset(SAMPLES),
@@ -80,7 +80,7 @@ def steps(num_batches, accumulate):
 
 def train_growing(rank, world_size, batch_size):
     trainer = small_trainer(
-        small_dataset(40), Recording("finetune"), world=World(rank, world_size), batch_size=batch_size, epochs=2
+        small_dataset(40), Recording(base="finetune"), world=World(rank, world_size), batch_size=batch_size, epochs=2
     )
     trainer.run()
     return weights(trainer.network)
@@ -96,7 +96,7 @@ def test_a_head_that_grows_on_two_ranks_is_wrapped_anew():
 def test_accumulated_batches_equal_one_large_batch():
     def train(batch_size, accumulate):
         trainer = small_trainer(
-            small_dataset(43), Recording("finetune"), batch_size=batch_size, accumulate=accumulate, epochs=2
+            small_dataset(43), Recording(base="finetune"), batch_size=batch_size, accumulate=accumulate, epochs=2
         )
         trainer.run()
         return weights(trainer.network), trainer.steps

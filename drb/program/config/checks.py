@@ -40,7 +40,7 @@ def check_config(config: TrainConfig, world_size: int) -> None:
             "strategy.label_smoothing must be 0 with scenario=task_incremental, "
             f"got {config.strategy.label_smoothing}: it would move weight to classes outside the task"
         )
-    if STRATEGIES[config.strategy.name].uses_rehearsal:
+    if STRATEGIES.build(config.strategy.name).needs().exemplars != "none":
         _check_rehearsal(config, world_size)
 
 

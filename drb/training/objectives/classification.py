@@ -21,12 +21,14 @@ from drb.types import Int64Array, Minibatch
 
 
 class Classification(Objective):
-    """
+    """One of several classes per sample, by cross-entropy.
+
     input:           the field that the network takes
     target:          the field of labels, int64
     label_smoothing: the share of a target that is spread over all classes
     """
 
+    name = "classification"
     input: str = "image"
     target: str = "label"
     label_smoothing: float = setting(0.0, at_least=0, below=1)
@@ -41,8 +43,10 @@ class Classification(Objective):
     `masked` always is. top5: the right class is among the min(5, C) likeliest. loss: the mean cross-entropy, infinite
     if the head has no output for some sample's class yet."""
 
-    _others: Tensor | None = None
-    _task_aware: bool = False
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._others: Tensor | None = None
+        self._task_aware = False
 
     # -- a task
 
@@ -91,9 +95,7 @@ class Classification(Objective):
         return score
 
 
-def _sums(
-    logits: Tensor, labels: Tensor, num_classes: int, classes: Sequence[int] | None, *, by_task: bool
-) -> Sums:
+def _sums(logits: Tensor, labels: Tensor, num_classes: int, classes: Sequence[int] | None, *, by_task: bool) -> Sums:
     num_outputs = logits.shape[1]
     if num_outputs < num_classes:  # a class that the head does not know yet cannot win and has probability 0
         logits = F.pad(logits, (0, num_classes - num_outputs), value=-torch.inf)

@@ -39,9 +39,13 @@ class Metric:
     has_baseline: bool = False
     zero_shot: bool = True
 
+    def show(self, value: float) -> str:
+        """For people: 81.2%, or 0.0123."""
+        return f"{value:.1%}" if self.bounds == (0.0, 1.0) else f"{value:.4g}"
+
 
 class Objective(Part):
-    """What is learnt. A subclass says its metrics, the one that counts first, and overrides what is not classification."""
+    """What is learnt. A subclass lists its metrics, the one that counts first."""
 
     metrics: ClassVar[tuple[Metric, ...]] = ()
 

@@ -11,5 +11,7 @@ from drb.training.strategies.strategy import Strategy
 class ExperienceReplay(Strategy):
     """The mean loss on the extended minibatch: the rehearsed rows count like the new ones."""
 
+    name = "er"
+
     def needs(self) -> Needs:
         return Needs(exemplars="joined")

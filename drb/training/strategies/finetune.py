@@ -7,3 +7,5 @@ from drb.training.strategies.strategy import Strategy
 
 class Finetune(Strategy):
     """The mean loss on the minibatch."""
+
+    name = "finetune"

@@ -9,5 +9,7 @@ from drb.training.strategies.strategy import Strategy
 class FromScratch(Strategy):
     """The mean loss on cumulative data, from fresh weights at each task."""
 
+    name = "from_scratch"
+
     def needs(self) -> Needs:
         return Needs(cumulative=True, fresh_weights=True)

@@ -1,5 +1,8 @@
 """What can be added to a strategy, one term per file."""
 
+from drb.registry import Registry
 from drb.training.terms.term import Term
 
-__all__ = ["Term"]
+TERMS = Registry("term", Term, "drb.training.terms", "drb.terms")
+
+__all__ = ["TERMS", "Term"]

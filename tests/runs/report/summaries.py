@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from drb.training.metrics import AccuracyMatrix
+from drb.training.metrics import ScoreMatrix
 
 
 def summary(
     name: str, strategy: str, matrix: list[list[float | None]], seconds: list[float], **changes: Any
 ) -> dict[str, Any]:
-    metrics = AccuracyMatrix()
+    metrics = ScoreMatrix()
     for i, row in enumerate(matrix):
         for j, value in enumerate(row):
             if value is not None:

@@ -1,0 +1,42 @@
+"""What a trainer is made of; its helpers are given all of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from drb.distributed.world import World
+from drb.training.augment import Preprocess
+from drb.training.finite import FiniteCheck
+from drb.training.method import Method
+from drb.training.networks import Networks
+from drb.training.objectives import Objective
+from drb.training.optim import OptimizerSettings
+from drb.training.progress import Progress
+from drb.training.randomness import Randomness
+from drb.training.schedule import ScheduleSettings
+from drb.training.scores import Scores
+from drb.training.settings import TrainingSettings
+
+if TYPE_CHECKING:
+    from drb.rehearsal.rehearsal import Rehearsal
+
+
+@dataclass
+class Parts:
+    """One set per trainer. rehearsal: None if the method needs no exemplars."""
+
+    method: Method
+    objective: Objective
+    preprocess: Preprocess
+    rehearsal: Rehearsal | None
+    world: World
+    training: TrainingSettings
+    optimizer: OptimizerSettings
+    schedule: ScheduleSettings
+    seed: int
+    progress: Progress
+    finite: FiniteCheck
+    scores: Scores
+    networks: Networks
+    randomness: Randomness

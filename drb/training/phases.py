@@ -1,0 +1,134 @@
+"""The epochs, minibatches and optimisation steps of a phase: what happens inside a task.
+
+Letters: A accumulated batches of one optimisation step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
+from typing import Any
+
+from torch import Tensor
+
+from drb.checkpoint import Saver
+from drb.data.epochs import Deal
+from drb.data.loader import TaskLoader
+from drb.data.scenarios.task import Task
+from drb.training.batches import Batches
+from drb.training.learner import Learner
+from drb.training.needs import Phase
+from drb.training.optim import scaled_rate
+from drb.training.parts import Parts
+from drb.training.reporting import Reporter
+from drb.training.schedule import rate_factor
+from drb.training.step import Step
+from drb.types import Minibatch
+
+
+class PhaseTrainer:
+    """Trains the phases of tasks. One per trainer.
+
+    targets_are_known: the source was checked at the task's start; otherwise each minibatch is.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        batches: Batches,
+        reporter: Reporter,
+        saver: Saver,
+        on_step: Callable[[], None] | None,
+        state_to_save: Callable[[], dict[str, Any]],
+    ) -> None:
+        self.targets_are_known = True
+        self._parts = parts
+        self._method = parts.method
+        self._progress = parts.progress
+        self._training = parts.training
+        self._schedule = parts.schedule
+        self._batches = batches
+        self._reporter = reporter
+        self._saver = saver
+        self._on_step = on_step
+        self._state_to_save = state_to_save
+
+    @property
+    def updates(self) -> int:
+        """Optimisation steps so far that were not skipped."""
+        return self._progress.steps - self._parts.finite.skipped
+
+    def train(self, task: Task, learner: Learner, loader: TaskLoader, phase: Phase) -> None:
+        """From the present position to the phase's end. Collective."""
+        position = self._progress.position
+        deal = loader.deal(position.epoch, position.earlier)
+        done = position.epoch * loader.num_batches + sum(part.minibatches for part in position.earlier)
+        left = deal.num_batches + (phase.epochs - 1 - position.epoch) * loader.num_batches
+        self._reporter.monitor.begin_task(task.index, task.name, done + left)
+        self._reporter.monitor.advance(done + position.minibatch)
+        learner.begin_phase(phase)
+        learner.train()
+        if position.begins_phase and self._schedule.span == "task":
+            self._progress.epochs = 0
+        while position.epoch < phase.epochs:
+            deal = loader.deal(position.epoch, position.earlier)
+            minibatches = loader.epoch(position.epoch, position.minibatch, position.earlier)
+            self._train_epoch(learner, self._progress.breakdown.loader.over(minibatches), deal, phase)
+            position.end_epoch()
+            self._progress.epochs += 1
+
+    def _train_epoch(self, learner: Learner, minibatches: Iterator[Minibatch], deal: Deal, phase: Phase) -> None:
+        """The epoch from the present position on."""
+        size, every, position = self._training.accumulate, self._training.log_every, self._progress.position
+        advance, saver, progress = self._reporter.monitor.advance, self._saver, self._progress
+        rate = scaled_rate(phase.optimizer or self._parts.optimizer, self._parts.world.world_size)
+        rows_of_step, seen = deal.rows().tolist(), deal.share_seen
+        for start in range(position.minibatch, len(rows_of_step), size):
+            rows_A = rows_of_step[start : start + size]
+            if not self._schedule.is_constant:
+                epochs = progress.epochs + seen + (1 - seen) * start / len(rows_of_step)
+                learner.set_rate(rate * rate_factor(self._schedule, epochs, phase.epochs))
+            self._optimisation_step(learner, minibatches, rows_A)
+            progress.steps += 1
+            progress.rows += sum(rows_A)
+            position.minibatch = start + len(rows_A)
+            advance(len(rows_A))
+            if self._on_step is not None:
+                self._on_step()
+            if progress.steps % every == 0:
+                self._reporter.interval(learner, self.updates)
+            if progress.steps >= saver.next_step:
+                saver.visit(progress.steps, self._state_to_save)
+
+    def _optimisation_step(self, learner: Learner, minibatches: Iterator[Minibatch], rows_A: list[int]) -> None:
+        """rows_A: rows of the stream on all ranks together, in each of the batches to accumulate."""
+        batches, method = self._batches, self._method
+        progress = self._progress
+        step = Step(
+            progress.steps + 1,
+            learner.network,
+            learner.rate,
+            num_batches=len(rows_A),
+            new_rows=sum(rows_A),
+            num_tasks=progress.position.task + 1,
+            cost=progress.cost,
+        )
+        loss: Tensor | None = None
+        for index, minibatch in enumerate(islice(minibatches, len(rows_A))):
+            self._check(minibatch)
+            batch = batches.make(minibatch, rows_A[index], step)
+            part = learner.backward(partial(batches.loss, batch), more=index < len(rows_A) - 1)
+            batches.add_references(batch)
+            loss = part if loss is None else loss + part
+        step.reduce_references(self._parts.world)
+        change = partial(method.change_gradient, step) if method.changes_gradient else None
+        if learner.step(step.expected_rows / step.rows, change):
+            method.updated(step)
+            if loss is not None:
+                self._progress.add_loss(loss)
+
+    def _check(self, minibatch: Minibatch) -> None:
+        if not self.targets_are_known:
+            num_outputs = self._batches.learner.network.num_classes
+            self._parts.objective.check(minibatch, num_outputs, f"the minibatch of step {self._progress.steps + 1}")

@@ -1,0 +1,96 @@
+"""How far a run has come, and what it has measured on the way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from drb.distributed.world import World
+from drb.training.breakdown import Breakdown, Interval, Stopwatch
+from drb.training.position import Position
+from drb.training.step import Cost
+
+if TYPE_CHECKING:
+    from drb.rehearsal.rehearsal import Rehearsal
+
+
+class Progress:
+    """One per trainer.
+
+    position: the next minibatch. steps: optimisation steps. rows: of the stream, over all ranks, without exemplars.
+    epochs:   since the schedule of the learning rate began.
+    cost:     rows that were computed on this rank.
+    history:  one entry per task.
+    """
+
+    def __init__(self, world: World, rehearsal: Rehearsal | None) -> None:
+        self.position = Position()
+        self.steps = 0
+        self.rows = 0
+        self.epochs = 0
+        self.cost = Cost()
+        self.history: list[dict[str, Any]] = []
+        self.clock = Stopwatch()
+        self.breakdown = Breakdown(self.clock, rehearsal)
+        self._world = world
+        self._loss_sum = torch.zeros((), device=world.device)
+        self._interval = Interval()
+
+    def begin_interval(self, updates: int) -> None:
+        """Logged points begin anew. updates: steps so far that were not skipped."""
+        self._loss_sum.zero_()
+        self._interval = Interval(updates, self.rows)
+
+    def add_loss(self, loss: Tensor) -> None:
+        """This rank's part of a step's loss."""
+        self._loss_sum += loss
+
+    def interval(self, updates: int) -> dict[str, float]:
+        """The mean loss over the steps since the last call and all ranks, and the throughput. Collective."""
+        if self._world.world_size > 1:
+            dist.all_reduce(self._loss_sum)
+        seconds, steps, rows = self._interval.next(updates, self.rows)
+        loss = self._loss_sum.item()
+        self._loss_sum.zero_()
+        return {
+            "train/loss": loss / (steps * self._world.world_size) if steps else math.nan,
+            "train/samples_per_second": rows / seconds,
+            **self.breakdown.interval(self.steps),
+        }
+
+    # -- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is rank 0's for all, but `own_state`."""
+        return {
+            "position": asdict(self.position),
+            "steps": self.steps,
+            "rows": self.rows,
+            "epochs": self.epochs,
+            "cost": asdict(self.cost),
+            "history": self.history,
+            "clock": self.clock.state_dict(),
+            "breakdown": self.breakdown.state_dict(),
+            "interval": self._interval.state_dict(),
+        }
+
+    def own_state(self) -> dict[str, Tensor]:
+        return {"loss_sum": self._loss_sum}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.position = Position(**state["position"])
+        self.steps, self.rows, self.epochs = state["steps"], state["rows"], state["epochs"]
+        self.cost = Cost(**state["cost"])
+        self.history = state["history"]
+        self.clock.load_state_dict(state["clock"])
+        self.breakdown.load_state_dict(state["breakdown"])
+        self._interval.load_state_dict(state["interval"])
+
+    def load_own_state(self, state: Mapping[str, Tensor]) -> None:
+        self._loss_sum.copy_(state["loss_sum"])

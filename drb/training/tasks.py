@@ -1,0 +1,142 @@
+"""A task as a method sees it at its begin and its end: the network's parameters, and sums over the task's data.
+
+Every rank goes through its own part of the data; sums and counts are added up over the ranks, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from drb.data.scenarios.task import Task
+from drb.training.parameters import ParameterState, ParameterVector
+from drb.training.reduction import sum_over_ranks
+from drb.training.structure import count_rows, map_tensors
+from drb.types import Minibatch
+
+if TYPE_CHECKING:
+    from drb.training.parts import Parts
+
+_GRADIENT_BYTES = 64 << 20  # of the per-sample gradients that are held at once
+
+
+class CurrentTask:
+    """The task that begins.
+
+    index: counted from 0. classes: its labels.
+    network: the bare network, whose head has grown already.
+    """
+
+    def __init__(self, task: Task, network: nn.Module) -> None:
+        self.index = task.index
+        self.name = task.name
+        self.classes = task.classes
+        self.network = network
+
+    @property
+    def is_first(self) -> bool:
+        return self.index == 0
+
+    def zeros(self) -> ParameterState:
+        """A vector of zeros; entries that a growing head adds later are 0, too."""
+        weights = ParameterVector.weights_of(self.network)
+        return weights.zeros_like()
+
+    def weights(self) -> ParameterState:
+        """A copy of the network's weights; entries that a growing head adds later are the new weights."""
+        return ParameterVector.weights_of(self.network).clone()
+
+
+class FinishedTask(CurrentTask):
+    """The task that ends, with its data. All methods are collective: every rank calls them equally often.
+
+    rehearsal: the exemplars of all tasks so far, None without.
+    """
+
+    def __init__(
+        self, task: Task, network: nn.Module, parts: Parts, minibatches: Callable[[], Iterator[Minibatch]]
+    ) -> None:
+        """
+        Args:
+            minibatches: gives this rank's samples of the task, each once.
+        """
+        super().__init__(task, network)
+        self.objective = parts.objective
+        self.rehearsal = parts.rehearsal
+        self.world = parts.world
+        self._cost = parts.progress.cost
+        self._preprocess = parts.preprocess
+        self._minibatches = minibatches
+
+    def log_likelihood(self, outputs: Any, batch: Minibatch) -> Tensor:
+        """Of each row's target: minus the objective's loss, float32 [B]."""
+        return -self.objective.row_losses(outputs, batch)
+
+    def batches(self) -> Iterator[tuple[Any, Minibatch]]:
+        """This rank's samples, each once: the network's inputs, not augmented, and the fields, on its device.
+
+        Ranks may have different numbers of batches, so nothing collective may happen in between.
+        """
+        for minibatch in self._minibatches():
+            yield self.prepared(minibatch)
+
+    def prepared(self, minibatch: Minibatch) -> tuple[Any, Minibatch]:
+        """The network's inputs, not augmented, and the fields, on its device."""
+        fields = {name: field.to(self.world.device, non_blocking=True) for name, field in minibatch.items()}
+        return self._preprocess.evaluate(self.objective.inputs(fields)), fields
+
+    def sum(self, fn: Callable[[Any, Minibatch], Tensor]) -> Tensor:
+        """The sum over all ranks' batches of what `fn` gives for a batch's inputs and fields, without gradients.
+
+        fn gives a tensor of the same shape for each batch, a sum over its rows.
+        """
+        total: Tensor | None = None
+        with torch.no_grad():
+            for inputs, fields in self.batches():
+                self._cost.forward += count_rows(inputs)
+                value = fn(inputs, fields)
+                total = value if total is None else total + value
+        assert total is not None, "every rank has samples of a task"
+        return sum_over_ranks([total], self.world)[0]
+
+    def mean_of_gradients(
+        self,
+        fn: Callable[[Any, Minibatch], Tensor],
+        each: Callable[[Tensor], Tensor] = torch.square,
+    ) -> ParameterState:
+        """The mean over all samples of `each` of the gradient of `fn` for one sample.
+
+        The gradient of each sample goes through `each` (such as `torch.square` or `torch.abs`) before anything is
+        added up, within the rank or over the ranks; so many are held at once as take 64 MiB.
+
+        Args:
+            fn: gives a number for each row, float32 [B], from outputs and fields; it is called for one row at a time
+                inside `torch.func.vmap`.
+        """
+        parameters = {name: p.detach() for name, p in self.network.named_parameters() if p.requires_grad}
+        buffers = dict(self.network.named_buffers())
+
+        def of_one(weights: dict[str, Tensor], inputs: Any, fields: Minibatch) -> Tensor:
+            one = map_tensors(lambda value: value[None], inputs)
+            outputs = functional_call(self.network, {**weights, **buffers}, (one,))
+            return fn(map_tensors(Tensor.float, outputs), {name: value[None] for name, value in fields.items()})[0]
+
+        per_sample = vmap(grad(of_one), in_dims=(None, 0, 0), randomness="different")
+        rows = max(1, _GRADIENT_BYTES // (4 * sum(value.numel() for value in parameters.values())))
+        sums = ParameterVector({name: torch.zeros_like(value) for name, value in parameters.items()})
+        count = 0
+        for inputs, fields in self.batches():
+            size = count_rows(inputs)
+            self._cost.trained += size
+            count += size
+            for start in range(0, size, rows):
+                part = slice(start, start + rows)
+                gradients = per_sample(parameters, *(map_tensors(lambda v, p=part: v[p], x) for x in (inputs, fields)))  # type: ignore[misc]
+                sums.add_(ParameterVector({name: each(value).sum(0) for name, value in gradients.items()}))
+        counted = torch.tensor([float(count)], device=self.world.device)
+        *totals, number = sum_over_ranks([*sums.tensors.values(), counted], self.world)
+        return ParameterVector({n: value / number for n, value in zip(sums.tensors, totals, strict=True)})
