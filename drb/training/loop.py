@@ -201,30 +201,29 @@ class Trainer:
         self._task_classes.append(task.classes)
 
     def _begin_task(self, task: Task) -> Learner:
-        if not self.position.begun:
-            self._prepare(task)
-        learner = self._batches.learner = self._parts.networks.learner
+        parts, is_new = self._parts, not self.position.begun
         self._past.append(task.train)
         self._task_classes.append(task.classes)
+        if is_new:
+            parts.networks.begin_task(self._num_outputs or self._outputs_needed(task), task.index)
+            parts.method.grow(parts.networks.learner.network)
+        learner = self._batches.learner = parts.networks.learner
         num_outputs, task_aware = learner.network.num_classes, self._scenario.task_aware
-        self._parts.objective.check_source(task.train, num_outputs, f"task {task.index} ({task.name})")
-        self._parts.objective.begin_task(
-            self._task_classes, num_outputs, task_aware=task_aware, device=self._parts.world.device
-        )
-        if not self.position.begun:
-            self._parts.method.begin_task(CurrentTask(task, learner.network))
-            self.progress.position = Position(task.index, begun=True)
+        parts.objective.check_source(task.train, num_outputs, f"task {task.index} ({task.name})")
+        parts.objective.begin_task(self._task_classes, num_outputs, task_aware=task_aware, device=parts.world.device)
+        if is_new:
+            self._prepare(task, learner)
         return learner
 
-    def _prepare(self, task: Task) -> None:
-        """A head for the task's classes, what FWT needs, fresh weights if the method wants them."""
+    def _prepare(self, task: Task, learner: Learner) -> None:
+        """What FWT needs, fresh weights if the method wants them, and what the method does at a task's begin."""
         self._activity = "evaluation before the task"
-        networks = self._parts.networks
-        networks.begin_task(self._num_outputs or self._outputs_needed(task), task.index)
-        self._parts.method.grow(networks.learner.network)
-        self.scores.before(task, networks.learner.network, networks.starting)
-        if self._parts.method.needs.fresh_weights and task.index > 0:
+        networks, method = self._parts.networks, self._parts.method
+        self.scores.before(task, learner.network, networks.starting)
+        if method.needs.fresh_weights and task.index > 0:
             networks.renew(task.index)
+        method.begin_task(CurrentTask(task, learner.network))
+        self.progress.position = Position(task.index, begun=True)
 
     def _train_task(self, task: Task, learner: Learner) -> None:
         """Its phases, of which there is one unless the method says otherwise."""
