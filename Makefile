@@ -27,16 +27,17 @@ help:
 demo: $(INSTALLED)
 	$(PY) -m drb.demo
 
-# Three workers on two cores: ranks wait for one another much of the time. What is imported is compiled once, whatever
-# the shell says, and not once per process.
+# Three workers on two cores, since ranks wait for one another much of the time; each takes one file after the other.
+# Python's bytecode is kept, whatever the shell says, so that each new process need not compile what it imports.
 WORKERS ?= 3
+PYTEST := $(PY) -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder --durations=10
 test test-all: export OMP_NUM_THREADS ?= 1
 test test-all: export PYTHONDONTWRITEBYTECODE =
 test: $(INSTALLED)
-	$(PY) -m pytest --numprocesses=$(WORKERS) --dist=worksteal --durations=10
+	$(PYTEST)
 
 test-all: $(INSTALLED)
-	$(PY) -m pytest --numprocesses=$(WORKERS) --dist=worksteal --durations=10 -m ""
+	$(PYTEST) -m ""
 
 faults: $(INSTALLED)
 	$(PY) -m faults --out benchmarks/results/faults.json
@@ -86,5 +87,5 @@ $(INSTALLED):
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV): 6 GB, a minute or two with a fast network"
 	@$(PY) -m pip install -qq -c constraints.txt torch torchvision setuptools uv
-	@$(PY) -m uv pip install --quiet --python $(PY) --no-build-isolation -c constraints.txt -e '.[train,mpi,encryption,dev,docs]'
+	@$(PY) -m uv pip install --quiet --compile-bytecode --python $(PY) --no-build-isolation -c constraints.txt -e '.[train,mpi,encryption,dev,docs]'
 	@cat $(PINS) > $@

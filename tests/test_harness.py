@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import time
@@ -46,7 +45,7 @@ def test_a_forked_program_is_a_program(tmp_path):
     assert "WORLD_SIZE must be an integer, got 'two'" in ended.err
     program = Running([*TRAIN, "experiment=digits", "tracking=none", "training.epochs=1000000"], tmp_path)
     program.wait_for("er on digits")
-    assert os.readlink(f"/proc/{program.pid}/cwd") == str(tmp_path)
+    assert (tmp_path / "runs").exists()
     program.signal(signal.SIGKILL)
     assert program.wait().code == -signal.SIGKILL
 
