@@ -130,9 +130,9 @@ class Rehearsal(Lifetime):
         """Offer a minibatch and get it back with this step's exemplars behind it: every field [b + r, …].
 
         The result also has the field `rehearsed`, bool [b + r], False for the first b rows. With draws=D there are
-        D · r exemplars, the draws one behind the other. It has b rows until exemplars exist. Its memory is reused two calls
-        later, and `rehearsed` is shared between calls: clone what you keep or write to. With uneven="stop" the result
-        is None once any rank has no more minibatches: end your loop.
+        D · r exemplars, the draws one behind the other. It has b rows until exemplars exist. Its memory is reused two
+        calls later, and `rehearsed` is shared between calls: clone what you keep or write to. With uneven="stop" the
+        result is None once any rank has no more minibatches: end your loop.
         With a GPU as `device`, or a first minibatch there, all is queued on the current stream and the host waits for
         no copy. On the host, the result is page-locked where CUDA is present.
 
