@@ -142,13 +142,8 @@ def examples_page() -> str:
     text = ["# Examples\n\nThese programs are in `examples/`.\n"]
     for path in sorted((ROOT / "examples").glob("*.py")):
         source = path.read_text()
-        docstring = ast.get_docstring(ast.parse(source)) or ""
+        docstring = ast.get_docstring(ast.parse(source)) or path.stem
         title, _, rest = docstring.partition("\n")
-        text += [
-            f"## {title.rstrip('.')}\n",
-            rest.strip(),
-            f'\n```python title="examples/{path.name}"',
-            source,
-            "```\n",
-        ]
+        code = re.sub(r'\A""".*?"""\s*', "", source, flags=re.DOTALL)
+        text += [f"## {title.rstrip('.')}\n{rest}\n", f'```python title="examples/{path.name}"', code, "```\n"]
     return "\n".join(text)

@@ -1,6 +1,8 @@
-"""drb inside a plain DDP training loop: the rehearsal is the `with` block and one call of `extend`.
+"""A plain DDP training loop with rehearsal.
 
-torchrun --nproc-per-node=2 examples/plain_ddp.py
+Rehearsal takes a `with` block and one call of `extend`.
+
+    torchrun --nproc-per-node=2 examples/plain_ddp.py
 """
 
 import torch
