@@ -68,7 +68,7 @@ def mix64(values: UInt64Array) -> UInt64Array:
 
 
 def _word(value: int) -> UInt64Array:
-    """The word as an array without dimensions. Creating one, or using a numpy scalar, costs more than the arithmetic."""
+    """The word as an array without dimensions. Creating one, or a numpy scalar, costs more than the arithmetic."""
     return np.array(value, np.uint64)
 
 

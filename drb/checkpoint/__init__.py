@@ -13,7 +13,7 @@ from drb.checkpoint.checkpointer import MARKER, Checkpointer, Interrupted, NoChe
 from drb.checkpoint.directory import CheckpointDirectory
 from drb.checkpoint.encryption import Key, read_key
 from drb.checkpoint.errors import CheckpointError
-from drb.checkpoint.finding import Saved, State
+from drb.checkpoint.finding import Saved, StateParts
 from drb.checkpoint.lock import RunLock
 from drb.checkpoint.ranks import read_rank_states, rewrite_checkpoint
 from drb.checkpoint.settings import CheckpointSettings, check_signals
@@ -31,7 +31,7 @@ __all__ = [
     "RunLock",
     "Saved",
     "Saver",
-    "State",
+    "StateParts",
     "StopSignals",
     "check_signals",
     "read_key",

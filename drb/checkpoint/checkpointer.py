@@ -25,7 +25,7 @@ from drb.checkpoint.coordinator import Coordinator
 from drb.checkpoint.directory import CheckpointDirectory, checkpoint_name
 from drb.checkpoint.encryption import Key, read_key
 from drb.checkpoint.files import write_json
-from drb.checkpoint.finding import Saved, State, find_saved
+from drb.checkpoint.finding import Saved, StateParts, find_saved
 from drb.checkpoint.lock import RunLock, lock_run
 from drb.checkpoint.settings import CheckpointSettings
 from drb.checkpoint.signals import StopSignals
@@ -61,9 +61,9 @@ class Saver(Protocol):
 
     def begin_task(self, step: int) -> None: ...
 
-    def visit(self, step: int, state: Callable[[], State]) -> None: ...
+    def visit(self, step: int, state: Callable[[], StateParts]) -> None: ...
 
-    def visit_boundary(self, step: int, state: Callable[[], State], *, evaluated: bool) -> None: ...
+    def visit_boundary(self, step: int, state: Callable[[], StateParts], *, evaluated: bool) -> None: ...
 
     def finish(self) -> None: ...
 
@@ -77,10 +77,10 @@ class NoCheckpoints(Saver):
     def begin_task(self, step: int) -> None:
         pass
 
-    def visit(self, step: int, state: Callable[[], State]) -> None:
+    def visit(self, step: int, state: Callable[[], StateParts]) -> None:
         pass
 
-    def visit_boundary(self, step: int, state: Callable[[], State], *, evaluated: bool) -> None:
+    def visit_boundary(self, step: int, state: Callable[[], StateParts], *, evaluated: bool) -> None:
         pass
 
     def finish(self) -> None:
@@ -177,7 +177,7 @@ class Checkpointer(Saver):
         self._ballot.restart(step)
         self._plan()
 
-    def visit(self, step: int, state: Callable[[], State]) -> None:
+    def visit(self, step: int, state: Callable[[], StateParts]) -> None:
         """Save if it is due. Call this after the optimisation step `next_step`, or after every step.
 
         Raises:
@@ -194,7 +194,7 @@ class Checkpointer(Saver):
         if is_due or vote:
             self._save(step, state, vote.signal)
 
-    def visit_boundary(self, step: int, state: Callable[[], State], *, evaluated: bool) -> None:
+    def visit_boundary(self, step: int, state: Callable[[], StateParts], *, evaluated: bool) -> None:
         """The same as `visit`, before or after the evaluation of a task."""
         vote = self._ballot.now()
         if vote or (evaluated and self._settings.at_task_end):
@@ -253,7 +253,7 @@ class Checkpointer(Saver):
 
     # -- saving
 
-    def _save(self, step: int, state: Callable[[], State], signal_number: int, *, evaluated: bool = False) -> None:
+    def _save(self, step: int, state: Callable[[], StateParts], signal_number: int, *, evaluated: bool = False) -> None:
         name = checkpoint_name(step, evaluated)
         self.finish()
         start = time.perf_counter()

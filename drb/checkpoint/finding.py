@@ -19,7 +19,7 @@ OWN = "rank"  # the part of a state that belongs to one rank
 OTHERS = "ranks"  # replaces it in a checkpoint of another number of ranks: the parts of all of them
 SHARED = ("trainer", "model", "optimizer")  # the same on all ranks, written by rank 0
 
-State: TypeAlias = Mapping[str, Any]
+StateParts: TypeAlias = Mapping[str, Any]
 """The parts of a run's state by name: `rank` and those in SHARED."""
 
 
@@ -35,7 +35,7 @@ class Saved:
     """
 
     path: Path
-    state: State
+    state: StateParts
     facts: Mapping[str, Any]
     costs: Mapping[str, Any]
 

@@ -22,7 +22,7 @@ from drb.checkpoint.directory import CheckpointDirectory, unfinished
 from drb.checkpoint.encryption import Key
 from drb.checkpoint.errors import CheckpointError
 from drb.checkpoint.files import FileRecord
-from drb.checkpoint.finding import OWN, SHARED, State
+from drb.checkpoint.finding import OWN, SHARED, StateParts
 from drb.checkpoint.format import Manifest, rank_part, write_manifest, write_part
 from drb.checkpoint.shards import RowShards
 from drb.checkpoint.tree import Split, split
@@ -92,7 +92,7 @@ class CheckpointWriter:
         """Give the write in flight some time to end, while the run fails for another reason."""
         self._background.linger(limit_s)
 
-    def start(self, name: str, step: int, state: State, published: Callable[[], None]) -> None:
+    def start(self, name: str, step: int, state: StateParts, published: Callable[[], None]) -> None:
         """Wait for the previous write, copy what training will change, and start writing in the background."""
         self.wait()
         parts = {rank_part(self.world.rank): split(state[OWN])}

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from drb.checkpoint import Checkpointer, CheckpointSettings, State, StopSignals
+from drb.checkpoint import Checkpointer, CheckpointSettings, StateParts, StopSignals
 from drb.data.datasets import load_dataset
 from drb.data.scenarios import build_scenario
 from drb.distributed.world import World
@@ -33,7 +33,7 @@ class SaverAt(Checkpointer):
 
     steps: frozenset[int] = frozenset()
 
-    def visit(self, step: int, state: Callable[[], State]) -> None:
+    def visit(self, step: int, state: Callable[[], StateParts]) -> None:
         if step in self.steps:
             super().visit(step, state)
 
