@@ -1,7 +1,8 @@
-"""`make demo`: three runs side by side on two ranks, on real images, in under two minutes.
+"""The command behind `make demo`: compares three ways to train on two ranks, on real images, in under two minutes.
 
-Incremental (plain training: the lower bound), rehearsal, and from scratch (retraining on everything: the upper bound),
-on 5 tasks of 2 digits. Each is one `torchrun`; at the end one table, plots, and how to browse the runs in MLflow.
+The runs are incremental (plain training, the lower bound), rehearsal, and from scratch (retraining on everything, the
+upper bound), on five tasks of two digits each. Each run is one `torchrun`. The demo ends with a table, plots, and how to
+browse the runs in MLflow.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _MLFLOW_EXPERIMENT = "drb-demo"
 
 
 def main(arguments: Sequence[str] = ()) -> int:
-    """Run the demo; further arguments (key=value) are given to all three runs. Returns the exit code."""
+    """Run the demo and return the exit code. Arguments (key=value) are passed to all three runs."""
     started = time.monotonic()
     folder = Path("runs") / f"demo-{datetime.now():%Y%m%d-%H%M%S}"
     summaries = []
@@ -65,7 +66,7 @@ def _environment() -> dict[str, str]:
 
 
 def _mlflow_command() -> str:
-    """What to type; a store that the environment names is what MLflow takes anyhow."""
+    """The command that browses the runs. It needs no store if the environment names one, which MLflow uses anyway."""
     program = Path(sys.executable).parent / "mlflow"
     if program.is_relative_to(Path.cwd()):
         program = program.relative_to(Path.cwd())
