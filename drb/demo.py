@@ -1,8 +1,8 @@
 """The command behind `make demo`: compares three ways to train on two ranks, on real images, in under two minutes.
 
 The runs are incremental (plain training, the lower bound), rehearsal, and from scratch (retraining on everything, the
-upper bound), on five tasks of two digits each. Each run is one `torchrun`. The demo ends with a table, plots, and how to
-browse the runs in MLflow.
+upper bound), on five tasks of two digits each. Each run is one `torchrun`. The demo ends with a table, plots, and how
+to browse the runs in MLflow.
 """
 
 from __future__ import annotations
