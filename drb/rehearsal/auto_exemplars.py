@@ -1,4 +1,4 @@
-"""exemplars="auto": the largest r whose rounds stay hidden, measured in the first steps, then fixed.
+"""exemplars="auto": the largest r whose rounds are overlapped with steps, measured in the first steps, then fixed.
 
 Once the union holds enough, rounds draw many and few exemplars in turn (`most` and an eighth of it) and are timed, and
 so are the steps that run meanwhile. After ROUNDS of them each rank says what it could hide, in one small collective
@@ -23,7 +23,7 @@ from drb.rehearsal.engine import AsyncEngine
 from drb.rehearsal.exemplars import RoundResult
 from drb.types import Int64Array
 
-WARM_UP, ROUNDS = 6, 24  # rounds that are not counted; that are: half of them draw many, half few
+WARM_UP, ROUNDS = 6, 24  # rounds that are not counted, and that are; half of these draw many, half few
 _NS = 1e9
 
 
@@ -110,18 +110,18 @@ class AutoExemplars:
         """Collective. Every rank's r and what it measured, in nanoseconds: the slowest rank decides, and is named."""
         points = self._medians()
         (round_few, round_most), (step_few, step_most) = points
-        hidden = largest_hidden(
+        overlapped = largest_overlapped(
             Line.through((self.few, round_few), (self.most, round_most)),
             Line.through((self.few, step_few), (self.most, step_most)),
             self.most,
         )
-        own: Int64Array = np.array([hidden, *(seconds * _NS for pair in points for seconds in pair)], np.int64)
+        own: Int64Array = np.array([overlapped, *(seconds * _NS for pair in points for seconds in pair)], np.int64)
         everyones = self._exchange.share(own, np.full(self._world_size, len(own)))
         slowest = min(range(len(everyones)), key=lambda rank: int(everyones[rank][0]))
-        hidden, *times = everyones[slowest].tolist()
-        self._fix(max(hidden, 1))
+        overlapped, *times = everyones[slowest].tolist()
+        self._fix(max(overlapped, 1))
         if self.say is not None:
-            self.say(self._sentence(hidden, slowest, [ns / 1e6 for ns in times]))
+            self.say(self._sentence(overlapped, slowest, [ns / 1e6 for ns in times]))
 
     def _medians(self) -> tuple[tuple[float, float], tuple[float, float]]:
         """Seconds of rounds, then of steps, with few and with many exemplars; the last ones have no counterpart yet."""
@@ -136,16 +136,16 @@ class AutoExemplars:
         self.chosen = exemplars
         self._engine.stop_measuring()
 
-    def _sentence(self, hidden: int, slowest: int, times_ms: list[float]) -> str:
+    def _sentence(self, overlapped: int, slowest: int, times_ms: list[float]) -> str:
         round_few, round_most, step_few, step_most = times_ms
         measured = (
             f"rank {slowest}, the slowest, took {round_few:.3g} ms for a round of {self.few} and {round_most:.3g} ms "
             f"for one of {self.most} in steps of {step_few:.3g} and {step_most:.3g} ms"
         )
-        if hidden == 0:
-            return f"exemplars=auto: 1 per rank and step, and not even that stays hidden: {measured}"
-        limit = ", the most that it may be" if hidden == self.most else ""
-        return f"exemplars=auto: {hidden} per rank and step from now on{limit}: {measured}"
+        if overlapped == 0:
+            return f"exemplars=auto: 1 per rank and step, and not even that is overlapped with a step: {measured}"
+        limit = ", the most that it may be" if overlapped == self.most else ""
+        return f"exemplars=auto: {overlapped} per rank and step from now on{limit}: {measured}"
 
 
 SHARE = 0.8  # of a step that a round may take: neither takes equally long every time
@@ -171,14 +171,14 @@ class Line:
         return cls(s_low - slope * r_low, slope)
 
 
-def is_hidden(exemplars: int, round_s: Line, step_s: Line, share: float = SHARE) -> bool:
+def is_overlapped(exemplars: int, round_s: Line, step_s: Line, share: float = SHARE) -> bool:
     """Whether a round of so many exemplars takes at most `share` of the step."""
     return round_s.at(exemplars) <= share * step_s.at(exemplars)
 
 
-def largest_hidden(round_s: Line, step_s: Line, most: int, share: float = SHARE) -> int:
-    """The largest r in [1, most] whose round is hidden; 0 if there is none."""
-    if is_hidden(most, round_s, step_s, share):
+def largest_overlapped(round_s: Line, step_s: Line, most: int, share: float = SHARE) -> int:
+    """The largest r in [1, most] whose round is overlapped; 0 if there is none."""
+    if is_overlapped(most, round_s, step_s, share):
         return most
     start = share * step_s.start - round_s.start
     slope = round_s.slope - share * step_s.slope

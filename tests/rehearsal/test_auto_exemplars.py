@@ -1,4 +1,4 @@
-"""Which r stays hidden, from what rounds and steps take."""
+"""The largest r that is overlapped, computed from what rounds and steps take."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drb.rehearsal.auto_exemplars import Line, is_hidden, largest_hidden
+from drb.rehearsal.auto_exemplars import Line, is_overlapped, largest_overlapped
 
 SECONDS = st.floats(0.0, 1.0)
 
@@ -33,14 +33,14 @@ def test_noise_that_falls_with_r_counts_as_the_longer_time():
         (Line(2.0, 0.01), Line(1.0, 0.1), 64),  # only large r: steps outgrow rounds
     ],
 )
-def test_the_largest_hidden_r(round_s, step_s, expected):
-    assert largest_hidden(round_s, step_s, 64) == expected
+def test_the_largest_overlapped_r(round_s, step_s, expected):
+    assert largest_overlapped(round_s, step_s, 64) == expected
 
 
 @given(SECONDS, SECONDS, SECONDS, SECONDS, st.integers(1, 200))
-def test_it_is_hidden_and_the_next_one_is_not(start, slope, step, step_slope, most):
+def test_it_is_overlapped_and_the_next_one_is_not(start, slope, step, step_slope, most):
     round_s, step_s = Line(start, slope), Line(step, step_slope)
-    found = largest_hidden(round_s, step_s, most)
+    found = largest_overlapped(round_s, step_s, most)
     assert 0 <= found <= most
-    hidden = [r for r in range(1, most + 1) if is_hidden(r, round_s, step_s)]
-    assert abs(found - max(hidden, default=0)) <= 1  # rounding of floats at the very edge
+    overlapped = [r for r in range(1, most + 1) if is_overlapped(r, round_s, step_s)]
+    assert abs(found - max(overlapped, default=0)) <= 1  # rounding of floats at the very edge
