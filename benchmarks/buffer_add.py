@@ -119,9 +119,9 @@ def main() -> None:
         for batch_size in (7, 64, 256):
             steps = max(20, (2_000 if quick else 20_000) // batch_size)
             result = of_runs([measure(kind, batch_size, steps) for _ in range(2 if quick else 5)])
-            bar = result["row scatter_us"] + FIXED_US + PER_RECORD_US * batch_size
+            target = result["row scatter_us"] + FIXED_US + PER_RECORD_US * batch_size
             slowest = max(result["all admitted_us"], result["all admitted, mean_us"])
-            figures[f"{kind}, {batch_size} records"] = {**result, "bar_us": bar, "holds": slowest <= bar}
+            figures[f"{kind}, {batch_size} records"] = {**result, "target_us": target, "holds": slowest <= target}
     record.save("buffer_add", figures)
 
 

@@ -63,8 +63,8 @@ def main() -> None:
         for count in (7, 64, 256):
             repeats = max(100, (5_000 if quick else 30_000) // count)
             result = of_runs([measure(kind, count, repeats) for _ in range(3 if quick else 5)])
-            bar = min(result["np.take_us"], result["index_select_us"]) + EXTRA_US
-            figures[f"{kind}, {count} records"] = {**result, "bar_us": bar, "holds": result["fetch_us"] <= bar}
+            target = min(result["np.take_us"], result["index_select_us"]) + EXTRA_US
+            figures[f"{kind}, {count} records"] = {**result, "target_us": target, "holds": result["fetch_us"] <= target}
     record.save("buffer_gather", figures)
 
 

@@ -36,7 +36,7 @@ from drb.training.models import build_model
 from drb.types import Minibatch
 
 EVERY, SAVES, STEPS = 50, 5, 3
-BAR = 0.05  # of the time between two
+TARGET = 0.05  # of the time between two
 CLASSES, SHAPE = 1000, (3, 224, 224)
 
 
@@ -123,8 +123,8 @@ def report(options: argparse.Namespace, everyone: list[Any]) -> None:
             "interval_seconds": EVERY * step_s,
             "pause_seconds": pauses,  # of the slower rank; the first copies into memory that is new
             "largest_share_of_interval": max(pauses) / (EVERY * step_s),
-            "bar": BAR,
-            "holds": max(pauses) < BAR * EVERY * step_s,
+            "target": TARGET,
+            "holds": max(pauses) < TARGET * EVERY * step_s,
             "write_seconds": [b[0] - a[0] for a, b in zip(totals, writes, strict=False)],
             "written_megabytes": [(b[1] - a[1]) / 1e6 for a, b in zip(totals, writes, strict=False)],
             "step_seconds_while_writing": [seconds for _, _, during in everyone for seconds in during],

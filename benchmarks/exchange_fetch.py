@@ -177,12 +177,12 @@ def with_ranks(exchange: str, world_size: int, repeats: int) -> dict[str, Any]:
 
 def verdict(exchange: str, runs: list[dict[str, float]]) -> dict[str, Any]:
     median = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
-    bar = FACTOR * median["bare_us"] + (EXTRA_US if exchange in ("shared", "rma") else 0)
+    target = FACTOR * median["bare_us"] + (EXTRA_US if exchange in ("shared", "rma") else 0)
     return {
         **median,
         "fetch_over_bare": median["fetch_us"] / median["bare_us"],
-        "round_bar_us": bar,
-        "holds": median["round_us"] <= bar
+        "round_target_us": target,
+        "holds": median["round_us"] <= target
         and (exchange != "shared" or median["fetch_us"] <= FACTOR * median["bare_us"]),
     }
 

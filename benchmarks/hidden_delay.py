@@ -25,7 +25,7 @@ from drb import Rehearsal
 DELAYS = (0.0, 0.8, 2.0)  # in steps
 STEPS, REPEATS, B, R = 16, 5, 56, 7
 LATE, EVERY = 2.0, 4  # steps, and how many rounds there are for one that is late
-BAR = 0.1  # of the prediction
+TARGET = 0.1  # of the prediction
 
 
 def train(rank: int, world_size: int, rendezvous: str) -> None:
@@ -80,7 +80,7 @@ def train(rank: int, world_size: int, rendezvous: str) -> None:
         predictions = [max(1.0, d + round_ms / step_ms) for d in DELAYS] + [1 + late + round_ms / step_ms / EVERY, 1.0]
         relative = [statistics.median(t / b for t, b in zip(times, base, strict=True)) for times in measured.values()]
         verdicts = {
-            f"delayed by {name}": {"predicted": p, "measured": m, "holds": abs(m - p) <= BAR * p}
+            f"delayed by {name}": {"predicted": p, "measured": m, "holds": abs(m - p) <= TARGET * p}
             for name, p, m in zip(cases, predictions, relative, strict=True)
         }
         del verdicts["delayed by 0.0"]  # what the others are measured by

@@ -34,7 +34,7 @@ def of_runs(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def upper_bound(ratios: Sequence[float], resamples: int = 10_000) -> float:
-    """Of the median ratio: the 95 % quantile over bootstrap samples (Efron 1979), one-sided."""
+    """The upper bound of the median ratio: the 95 % quantile over bootstrap samples (Efron 1979), one-sided."""
     rng = random.Random(0)
     medians = sorted(statistics.median(rng.choices(ratios, k=len(ratios))) for _ in range(resamples))
     return medians[int(0.95 * resamples)]

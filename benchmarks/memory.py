@@ -41,7 +41,7 @@ def of_a_full_buffer(shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, fl
     tracemalloc.stop()
     row_bytes = memory["rows"] / RECORDS
     stated = memory["spare rows"] + memory["staging"]
-    bar = RECORDS * (1.05 * row_bytes + METADATA_BYTES)
+    target = RECORDS * (1.05 * row_bytes + METADATA_BYTES)
     return {
         "row_bytes": row_bytes,
         "used_bytes": used,
@@ -49,8 +49,8 @@ def of_a_full_buffer(shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, fl
         "staging_bytes_at_most": memory["staging"],
         "used_over_rows": (used - stated) / memory["rows"],
         "beyond_rows_per_record_bytes": (used - stated - memory["rows"]) / RECORDS,
-        "bar_over_rows": bar / memory["rows"],
-        "holds": used - stated <= bar,
+        "target_over_rows": target / memory["rows"],
+        "holds": used - stated <= target,
     }
 
 

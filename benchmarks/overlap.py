@@ -4,7 +4,7 @@ And hence at most 3 % more than (b + r) / b of plain incremental training, DDP o
 bound, where minibatches are larger by r, and that is all.
 
 Two ranks, b = 56, r = 7: ResNet-18 on 64x64, a CNN on 32x32, an MLP on 28x28; see stepping.py for how the kinds of
-step are interleaved. Bars of the overlap are on the upper 95 % bound of the median ratio; the pair of two equal runs
+step are interleaved. Targets of the overlap are on the upper 95 % bound of the median ratio; the pair of two equal runs
 shows the noise.
 
     python benchmarks/overlap.py [--quick] [--blocks N] [--jobs mlp cnn resnet18]
@@ -19,8 +19,8 @@ from typing import Any
 import record
 from stepping import JOBS, B, R, paired, run
 
-BARS = {"resnet18": (1.015, 1.015), "cnn": (1.03, 1.03), "mlp": (1.10, 1.08)}  # wall, CPU
-INCREMENTAL_BAR = (B + R) / B * 1.03
+TARGETS = {"resnet18": (1.015, 1.015), "cnn": (1.03, 1.03), "mlp": (1.10, 1.08)}  # wall, CPU
+INCREMENTAL_TARGET = (B + R) / B * 1.03
 
 
 def measure(name: str, blocks: int) -> dict[str, Any]:
@@ -31,13 +31,13 @@ def measure(name: str, blocks: int) -> dict[str, Any]:
     plain = statistics.median(w for w, _ in times[0]["plain"])
     return {
         "plain_step_ms": 1000 * plain,
-        "wall": {**wall, "bar": BARS[name][0], "A/A": paired(times, "plain (A)", "plain", 0)},
-        "cpu": {**cpu, "bar": BARS[name][1], "A/A": paired(times, "plain (A)", "plain", 1)},
-        "holds": wall["upper_95"] <= BARS[name][0] and cpu["upper_95"] <= BARS[name][1],
+        "wall": {**wall, "target": TARGETS[name][0], "A/A": paired(times, "plain (A)", "plain", 0)},
+        "cpu": {**cpu, "target": TARGETS[name][1], "A/A": paired(times, "plain (A)", "plain", 1)},
+        "holds": wall["upper_95"] <= TARGETS[name][0] and cpu["upper_95"] <= TARGETS[name][1],
         "incremental": {
             **incremental,
-            "bar": INCREMENTAL_BAR,
-            "holds": incremental["median"] <= INCREMENTAL_BAR,
+            "target": INCREMENTAL_TARGET,
+            "holds": incremental["median"] <= INCREMENTAL_TARGET,
             "of plain DDP on b + r": larger,
         },
         "round_ms": 1000 * stats["round_seconds"] / stats["rounds"],

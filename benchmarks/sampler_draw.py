@@ -2,7 +2,7 @@
 
 Counts of every rank and stratum in, r distinct places out, by `uniform` (one group) and `balanced` (a group per
 stratum). While no count changes, which is so for most of a run, what follows from the counts is kept (`kept_us`); the
-claim, and the bar, are for counts that change before every draw, as while buffers fill (`changing_us`).
+claim, and the target, are for counts that change before every draw, as while buffers fill (`changing_us`).
 
     python benchmarks/sampler_draw.py [--quick]
 """
@@ -52,11 +52,14 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     quick = parser.parse_args().quick
     figures = {}
-    for (world_size, strata, exemplars, proportions), bar in CASES.items():
+    for (world_size, strata, exemplars, proportions), target in CASES.items():
         repeats = 300 if quick else 3000
         result = of_runs([measure(world_size, strata, exemplars, proportions, repeats) for _ in range(5)])
         name = f"W={world_size}, S={strata}, r={exemplars}, {proportions}"
-        figures[name] = {**result, **({} if bar is None else {"bar_us": bar, "holds": result["changing_us"] <= bar})}
+        figures[name] = {
+            **result,
+            **({} if target is None else {"target_us": target, "holds": result["changing_us"] <= target}),
+        }
     record.save("sampler_draw", figures)
 
 

@@ -6,7 +6,7 @@ and integers apart. r = 7 records of 150 KB out of 1,024 that all ranks together
 caches of one machine, which hold what few ranks have and not what many have, would be what is measured. `apart`: as
 many ranks that know nothing of one another, each with a buffer of its own: what sharing two cores costs by itself.
 
-Bars, by W from 2 on: for `shared` and `rma` flat, at most 1.25 times what two ranks have, both of CPU in microseconds
+Targets, by W from 2 on: for `shared` and `rma` flat, at most 1.25 times what two ranks have, both of CPU in microseconds
 and of CPU over `apart`; for `collective` at most linear in the number of other ranks, whose constant is shown.
 
     python benchmarks/scaling.py [--quick]
@@ -118,7 +118,7 @@ def medians(exchange: str, world_size: int, repeats: int) -> dict[str, float]:
 
 
 def verdicts(figures: dict[str, dict[str, float]], worlds: Sequence[int]) -> dict[str, Any]:
-    """Of each figure that has a bar, over all W."""
+    """Whether each figure that has a target meets it, over all W."""
 
     def of(exchange: str, name: str) -> list[float]:
         return [figures[f"{exchange}, W={world_size}"][name] for world_size in worlds]
@@ -137,8 +137,8 @@ def verdicts(figures: dict[str, dict[str, float]], worlds: Sequence[int]) -> dic
 
 def _grows(values: list[float], factor: float) -> dict[str, Any]:
     """values: from the fewest ranks to the most."""
-    bar = factor * values[0]
-    return {"with_fewest_ranks": values[0], "most": max(values), "bar": bar, "holds": max(values) <= bar}
+    target = factor * values[0]
+    return {"with_fewest_ranks": values[0], "most": max(values), "target": target, "holds": max(values) <= target}
 
 
 def main() -> None:
@@ -157,7 +157,7 @@ def main() -> None:
             if exchange == "hierarchical" and world_size < 4:
                 continue
             figures[f"{exchange}, W={world_size}"] = medians(exchange, world_size, repeats)
-    record.save("scaling", figures | {"bars": verdicts(figures, worlds)})
+    record.save("scaling", figures | {"targets": verdicts(figures, worlds)})
 
 
 if __name__ == "__main__":
