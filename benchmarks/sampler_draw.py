@@ -16,7 +16,7 @@ import numpy as np
 import record
 from interleaved import medians_us, of_runs
 
-from drb.sampling.proportions import build_proportions
+from drb.sampling.proportions import PROPORTIONS
 from drb.sampling.sampler import Sampler
 
 CASES = {  # ranks, strata, exemplars, proportions: at most so many µs
@@ -34,7 +34,7 @@ def measure(world_size: int, strata: int, exemplars: int, proportions: str, repe
     rng = np.random.default_rng(0)
     counts = rng.integers(0, 3 if strata > 1 else 100, (world_size, strata))
     offered = counts.sum(axis=1) + rng.integers(0, 1000, world_size)
-    kept, changing = (Sampler(exemplars, build_proportions(proportions).groups, seed=0, rank=1) for _ in range(2))
+    kept, changing = (Sampler(exemplars, PROPORTIONS.build(proportions), seed=0, rank=1) for _ in range(2))
     one_more = counts.copy()
     one_more[0, 0] += 1
     rounds, given = itertools.count(), itertools.cycle([(counts, offered), (one_more, offered + 1)])

@@ -6,7 +6,7 @@ and integers apart. r = 7 records of 150 KB out of 1,024 that all ranks together
 caches of one machine, which hold what few ranks have and not what many have, would be what is measured. `apart`: as
 many ranks that know nothing of one another, each with a buffer of its own: what sharing two cores costs by itself.
 
-Targets, by W from 2 on: for `shared` and `rma` flat, at most 1.25 times what two ranks have, both of CPU in microseconds
+Targets, by W from 2 on: for `shared` and `rma` flat, at most 1.25 times what two ranks have, both of CPU in microsec.
 and of CPU over `apart`; for `collective` at most linear in the number of other ranks, whose constant is shown.
 
     python benchmarks/scaling.py [--quick]

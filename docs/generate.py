@@ -33,7 +33,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def configuration_page() -> str:
     """Every setting of `drb train`: a table per group, from the dataclasses that check them."""
-    from drb.program.config.schema import CHOICES, TrainConfig
+    from drb.program.config.schema import TrainConfig
+    from drb.program.config.variants import GROUPS, schemas
 
     text = [
         "# Configuration\n\nEvery setting of `drb train`, with its default and what it may be. Write `key=value` on "
@@ -49,7 +50,7 @@ def configuration_page() -> str:
         text.append(f"\n## {group.name}\n\n{_introduction(section)}\n")
         text += _table(section, f"{group.name}.")
         known = {field.name for field in dataclasses.fields(section)}
-        for choice, options in CHOICES.get(group.name, {}).items():
+        for choice, options in (schemas(group.name) if group.name in GROUPS else {}).items():
             own = [field for field in dataclasses.fields(options) if field.name not in known]
             text.append(f"\n### {group.name}={choice}\n\n{_introduction(options)}\n")
             text += _table(options, f"{group.name}.", own) if own else ["It has no options of its own.\n"]

@@ -13,7 +13,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -70,6 +70,14 @@ def setting(default: Any, **bounds: Any) -> Any:
     return field(default=default, metadata=limits(**bounds))
 
 
+def same_as(settings: type, name: str) -> Any:
+    """A dataclass field with the default and the limits of a field of another dataclass."""
+    other = {field.name: field for field in fields(settings)}[name]
+    if other.default_factory is not MISSING:
+        return field(default_factory=other.default_factory, metadata=other.metadata)
+    return field(default=other.default, metadata=other.metadata)
+
+
 def required(**bounds: Any) -> Any:
     """A dataclass field without a default, with the given `limits`."""
     return field(metadata=limits(**bounds))
@@ -107,7 +115,7 @@ def fits(value: Any, hint: Any) -> bool:
         return isinstance(value, Mapping) and all(fits(item, arguments[1]) for item in value.values())
     if hint in (int, float):
         return isinstance(value, int if hint is int else (int, float)) and not isinstance(value, bool)
-    return not isinstance(hint, type) or isinstance(value, hint)
+    return hint is Any or not isinstance(hint, type) or isinstance(value, hint)
 
 
 def type_phrase(hint: Any) -> str:

@@ -21,21 +21,21 @@ import abc
 import importlib
 import pkgutil
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeGuard, TypeVar
 
 from typing_extensions import dataclass_transform
 
-from drb.options import check_settings, closest, one_of_phrase, required, setting
+from drb.options import check_settings, closest, one_of_phrase, required
 
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
 
-@dataclass_transform(kw_only_default=True, eq_default=False, field_specifiers=(field, setting, required))
+@dataclass_transform(kw_only_default=True, eq_default=False, field_specifiers=(field, required))
 class Variant(abc.ABC):  # noqa: B024  # each kind adds its own
     """The base class of every kind's base class.
 
@@ -52,11 +52,15 @@ class Variant(abc.ABC):  # noqa: B024  # each kind adds its own
         super().__init_subclass__(**arguments)
         cls._made = vars(dataclass(kw_only=True, eq=False)(cls))["__dataclass_fields__"]
         cls._options = MappingProxyType({option.name: option for option in fields(cls) if option.init})  # type: ignore[arg-type]
-        if "name" in cls._options:
-            raise TypeError(f"{cls.__qualname__}.name must not be annotated: it names the class and is not an option")
+        for name in cls._options:
+            if any(hasattr(base, name) and name not in getattr(base, "_options", {}) for base in cls.__bases__):
+                raise TypeError(
+                    f"{cls.__qualname__}.{name} must not be annotated: annotated fields are options, and {name} is "
+                    "something else"
+                )
 
     def __post_init__(self) -> None:
-        check_settings(self, f"{name_of(self).rpartition('.')[2]}.")
+        check_settings(self, f"{short_name(self)}.")
 
 
 def options_of(variant: Variant | type[Variant]) -> Mapping[str, Field[Any]]:
@@ -73,6 +77,11 @@ def name_of(variant: Variant | type[Variant]) -> str:
     if kind.__module__.partition(".")[0] == "drb" and "name" in vars(kind):
         return kind.name
     return _path(kind)
+
+
+def short_name(variant: Variant | type[Variant]) -> str:
+    """The name without the path: how messages about options begin."""
+    return name_of(variant).rpartition(".")[2]
 
 
 def identity(variant: Variant) -> dict[str, Any]:
@@ -94,6 +103,11 @@ def identity(variant: Variant) -> dict[str, Any]:
 V = TypeVar("V", bound=Variant)
 
 
+def fresh(variant: V) -> V:
+    """Another object of the same class with the same options, and with no state yet."""
+    return type(variant)(**{name: getattr(variant, name) for name in options_of(variant)})
+
+
 class Registry(Generic[V]):
     """The variants of one kind.
 
@@ -106,24 +120,33 @@ class Registry(Generic[V]):
     Args:
         kind: what a variant is, for messages, such as "admission policy".
         base: the class from which every variant derives.
-        package: the package of drb whose files hold drb's own variants.
+        package: the package of drb whose files hold drb's own variants, or several.
         entry_points: the group of entry points by which other distributions offer theirs, such as "drb.admissions".
+        besides: names that a user may give where a variant is chosen, and that mean something else.
     """
 
-    def __init__(self, kind: str, base: type[V], package: str, entry_points: str) -> None:
+    def __init__(
+        self,
+        kind: str,
+        base: type[Any],
+        package: str | Sequence[str],
+        entry_points: str,
+        besides: Sequence[str] = (),
+    ) -> None:
         self.kind = kind
-        self.base = base
-        self.base_path = f"{package}.{base.__name__}"
+        self.base: type[V] = base
+        self._packages = [package] if isinstance(package, str) else list(package)
+        self._besides = besides
+        self.base_path = f"{self._packages[0]}.{base.__name__}"
         self.entry_points = entry_points
-        self._package = package
+        self._named: dict[str, type[V]] = {}  # outside drb, by `name_of`
 
     @cached_property
     def own(self) -> dict[str, type[V]]:
         """The variants of drb itself by name, in alphabetical order. Imports their files."""
-        package = importlib.import_module(self._package)
         found: dict[str, type[V]] = {}
-        for file in pkgutil.iter_modules(package.__path__, f"{self._package}."):
-            module = importlib.import_module(file.name)
+        for name in _files_of(self._packages):
+            module = importlib.import_module(name)
             for value in vars(module).values():
                 if self._is_variant(value) and value.__module__ == module.__name__ and vars(value).get("name"):
                     assert value.name not in found, f"two {self.kind} variants are called {value.name}"
@@ -154,6 +177,9 @@ class Registry(Generic[V]):
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
 
+    def __len__(self) -> int:
+        return len(self.names())
+
     def __contains__(self, name: object) -> bool:
         return name in self.names()
 
@@ -172,13 +198,30 @@ class Registry(Generic[V]):
             module, _, attribute = point.value.partition(":")
             return self._import(f"{name} ({point.value})", module.strip(), attribute.partition("[")[0].strip())
         if not _DOTTED.fullmatch(name):
-            known = self.names()
+            known = [*self._besides, *self.names()]
             raise ValueError(
                 f"unknown {self.kind} {name!r}; {closest(name, known)}choose {one_of_phrase(known)}, or give the "
                 f"dotted path of a class derived from {self.base_path}"
             )
         module, _, attribute = name.rpartition(".")
         return self._import(name, module, attribute)
+
+    def recall(self, name: str) -> type[V]:
+        """The class that a saved file names: one of drb's own, or one that was named in this process before.
+
+        A file is not trusted to say what is imported.
+
+        Raises:
+            ValueError: any other class.
+        """
+        if name in self.own:
+            return self.own[name]
+        if name in self._named:
+            return self._named[name]
+        raise ValueError(
+            f"this was saved with the {self.kind} {name}, which is not part of drb; name it again to go on: a saved "
+            "file never says what code is run"
+        )
 
     def build(self, given: str | type[V] | V, options: Mapping[str, Any] = MappingProxyType({})) -> V:
         """The variant that a name, a class or an object stands for.
@@ -254,16 +297,23 @@ class Registry(Generic[V]):
         expected = f"expected a class derived from {self.base_path}"
         if not isinstance(found, type):
             raise ValueError(f"{name} is no {self.kind} but a {type(found).__name__}; {expected}")
-        if not (issubclass(found, self.base) and found is not self.base):
+        if not self._is_variant(found):
             raise ValueError(f"{name} is no {self.kind}; {expected}")
         if lacking := sorted(found.__abstractmethods__):
             raise ValueError(f"the {self.kind} {name} is incomplete: it does not define {', '.join(lacking)}")
         if vars(found)["__dataclass_fields__"] is not found._made:
             raise ValueError(f"{name} is decorated with @dataclass, which a {self.kind} is already; remove that line")
+        self._named[_path(found)] = found
         return found
 
-    def _is_variant(self, value: Any) -> bool:
+    def _is_variant(self, value: Any) -> TypeGuard[type[V]]:
         return isinstance(value, type) and issubclass(value, self.base) and value is not self.base
+
+
+def _files_of(packages: Sequence[str]) -> Iterator[str]:
+    for package in packages:
+        folder = importlib.import_module(package).__path__
+        yield from (file.name for file in pkgutil.iter_modules(folder, f"{package}."))
 
 
 def _is_required(option: Field[Any]) -> bool:

@@ -1,4 +1,6 @@
-"""Exchanges: how a rank reads rows of its peers' buffers. See `base.Exchange` for the contract."""
+"""Exchanges: how a rank reads rows of its peers' buffers. See `base.Exchange` for the contract.
+
+To add one, derive a class from `Transport`, whose `open` returns an `Exchange`; `drb.registry` says how it is found."""
 
 from __future__ import annotations
 
@@ -9,11 +11,9 @@ from drb.exchange.hierarchical import HierarchicalExchange
 from drb.exchange.loopback import LoopbackExchange
 from drb.exchange.rma import RmaExchange
 from drb.exchange.shared import SharedExchange
-
-EXCHANGES = ("auto", "loopback", "collective", "shared", "hierarchical", "rma", "nccl")
+from drb.exchange.transport import Sizes, Transport
 
 __all__ = [
-    "EXCHANGES",
     "CollectiveExchange",
     "Exchange",
     "HierarchicalExchange",
@@ -21,6 +21,8 @@ __all__ = [
     "Peers",
     "RmaExchange",
     "SharedExchange",
+    "Sizes",
+    "Transport",
     "count_distinct",
     "open_peers",
 ]

@@ -10,6 +10,7 @@ from drb.buffer.storage import HeapStorage
 from drb.distributed.peers import Peers
 from drb.exchange.meeting import Meeting
 from drb.exchange.requests import RowRequests
+from drb.exchange.transport import Sizes, Transport
 from drb.types import Int64Array
 
 
@@ -56,3 +57,12 @@ class CollectiveExchange:
     def close(self, together: bool = False) -> None:
         if together:
             self._meeting.close()
+
+
+class Collective(Transport):
+    """Rows by torch.distributed, between any ranks."""
+
+    name = "collective"
+
+    def open(self, peers: Peers, nodes: Sequence[str], sizes: Sizes) -> CollectiveExchange:
+        return CollectiveExchange(peers, nodes, int(sizes.rows[peers.rank]), sizes.words, sizes.at_once)

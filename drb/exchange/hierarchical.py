@@ -18,6 +18,7 @@ from drb.distributed.peers import Peers
 from drb.exchange.meeting import Meeting
 from drb.exchange.requests import RowRequests
 from drb.exchange.shared import SharedExchange
+from drb.exchange.transport import Sizes, Transport
 from drb.types import Int64Array
 
 _OWNER_SHIFT = 40  # a request is the owner's place on its node and the exemplar's position, in one word
@@ -85,3 +86,13 @@ class HierarchicalExchange:
     def close(self, together: bool = False) -> None:
         if together:
             self._meeting.close()
+
+
+class Hierarchical(Transport):
+    """Shared memory inside a node, torch.distributed between nodes."""
+
+    name = "hierarchical"
+    in_shared_memory = True
+
+    def open(self, peers: Peers, nodes: Sequence[str], sizes: Sizes) -> HierarchicalExchange:
+        return HierarchicalExchange(peers, nodes, sizes.rows, sizes.capacities, sizes.words, sizes.at_once)

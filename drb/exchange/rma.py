@@ -16,8 +16,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from drb.distributed.failure import PeerError
+from drb.distributed.mpi import load_mpi
 from drb.distributed.peers import Peers
 from drb.exchange.meeting import Meeting
+from drb.exchange.transport import Sizes, Transport
 from drb.exchange.window import Window
 from drb.types import Int64Array
 
@@ -89,3 +91,15 @@ class RmaExchange:
         self.rows = self._tables = np.empty((0, 0), np.int64)
         self._window.free()
         self._meeting.close()
+
+
+class Rma(Transport):
+    """One-sided reads by MPI (extra mpi), between ranks of one MPI world."""
+
+    name = "rma"
+
+    def check(self) -> None:
+        load_mpi("exchange=rma")
+
+    def open(self, peers: Peers, nodes: Sequence[str], sizes: Sizes) -> RmaExchange:
+        return RmaExchange(peers, nodes, sizes.rows, sizes.capacities, sizes.words)

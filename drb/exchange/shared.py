@@ -11,11 +11,14 @@ Segment, in 64-bit words: rows of rank 0, rank 1, …; then table A of rank 0, r
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from drb.distributed.peers import Peers
 from drb.exchange.meeting import Meeting
 from drb.exchange.segment import open_segment
+from drb.exchange.transport import Sizes, Transport
 from drb.types import Int64Array
 
 
@@ -88,3 +91,15 @@ class SharedExchange:
         """The memory goes with the last view of it; its name is long gone."""
         if together:
             self._meeting.close()
+
+
+class Shared(Transport):
+    """Ranks of one node gather straight from each other's buffers in shared memory."""
+
+    name = "shared"
+    one_node = True
+    in_shared_memory = True
+    meets_in_memory = True
+
+    def open(self, peers: Peers, nodes: Sequence[str], sizes: Sizes) -> SharedExchange:
+        return SharedExchange(peers, sizes.rows, sizes.capacities, sizes.words)

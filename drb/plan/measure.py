@@ -31,7 +31,7 @@ from drb.data.datasets import Dataset
 from drb.distributed.world import World
 from drb.machine import node_name
 from drb.program.config import TrainConfig
-from drb.program.config.checks import exemplars_per_rank
+from drb.program.config.rehearsal import exemplars_per_rank
 from drb.program.run import build_network, build_preprocess, build_rehearsal
 from drb.rehearsal.rehearsal import Rehearsal
 from drb.rehearsal.settings import auto_limit
@@ -81,7 +81,7 @@ class Measurement:
 def measure(config: TrainConfig, dataset: Dataset, world: World, seconds: float) -> Measurement:
     """Measure for about so many seconds, after a warm-up. Collective."""
     rows = config.training.rows_per_rank(world.world_size)
-    exemplars = exemplars_per_rank(config, world.world_size)
+    exemplars = exemplars_per_rank(config.rehearsal, config.training, world.world_size)
     count = exemplars if isinstance(exemplars, int) else auto_limit(exemplars) or rows
     settings = dataclasses.replace(
         config.rehearsal, exemplars=count, exemplars_scope="rank", min_fill=1, max_age=None, stratum="label"

@@ -19,10 +19,9 @@ from typing import Any
 
 import torch
 
-from drb.buffer.capacity import bytes_in
 from drb.checkpoint import Checkpointer, Saved, Saver, StopSignals
 from drb.data.cache import RUN_FILE
-from drb.data.datasets import CacheSettings, Dataset, load_dataset
+from drb.data.datasets import Dataset, DatasetBuilder
 from drb.data.decoding.pool import close_decoders
 from drb.data.loading import load_on_all_ranks
 from drb.data.scenarios import build_scenario
@@ -30,9 +29,9 @@ from drb.distributed.agreement import check_same_settings, value_of_main
 from drb.distributed.failure import naming_failures
 from drb.distributed.world import World, open_world
 from drb.program.config import TrainConfig, to_yaml
-from drb.program.config.checks import exemplars_per_rank
+from drb.program.config.rehearsal import rehearsal_settings
 from drb.program.config.resume import require_same_config
-from drb.program.config.schema import CachedDatasetConfig
+from drb.program.config.variants import build_variant
 from drb.program.console import RankConsole, TerminalConsole
 from drb.program.profiling import Profiler
 from drb.program.summary import summarise, versions, write_atomically
@@ -181,13 +180,8 @@ def _take_up(saved: Saved, trainer: Trainer, console: Console | None) -> None:
 
 def dataset_of(config: TrainConfig, console: Console | None) -> Dataset:
     """As configured; decoded first if it is to be cached, which the console is told."""
-    section, cache = config.dataset, None
-    if isinstance(section, CachedDatasetConfig):
-        folder = None if section.cache_dir is None else Path(section.cache_dir)
-        cache = CacheSettings(section.cache, folder, limit_bytes=bytes_in(section.cache_limit) or 0)
-    options = options_of(section, "cache", "cache_dir", "cache_limit")
-    say = (lambda line: None) if console is None else console.say
-    return load_dataset(section.name, cache=cache, say=say, **options)
+    builder: DatasetBuilder = build_variant("dataset", config.dataset)
+    return builder.load((lambda line: None) if console is None else console.say)
 
 
 def _build_trainer(
@@ -203,13 +197,7 @@ def _build_trainer(
     rehearsal = None
     if strategy.needs().exemplars != "none":
         rehearsal = stack.enter_context(build_rehearsal(config, world, dataset))
-    scenario = build_scenario(
-        config.scenario.name,
-        dataset,
-        seed=config.seed,
-        validation=config.scenario.validation,
-        **options_of(config.scenario, "validation"),
-    )
+    scenario = build_scenario(build_variant("scenario", config.scenario), dataset, seed=config.seed)
     trainer = Trainer(
         scenario,
         partial(build_network, config, dataset),
@@ -234,9 +222,8 @@ def _build_trainer(
 
 def build_network(config: TrainConfig, dataset: Dataset, num_classes: int, task_index: int) -> Network:
     seed = derive_seed(config.seed, "weights", task_index)
-    return build_model(
-        config.model.name, dataset.image_shape, num_classes, seed=seed, **options_of(config.model, "head")
-    )
+    model = build_variant("model", config.model)
+    return build_model(model, dataset.image_shape, num_classes, seed=seed, init=config.model.init)
 
 
 def build_preprocess(config: TrainConfig, dataset: Dataset) -> Preprocess:
@@ -251,14 +238,12 @@ def build_preprocess(config: TrainConfig, dataset: Dataset) -> Preprocess:
 
 
 def build_rehearsal(config: TrainConfig, world: World, dataset: Dataset) -> Rehearsal:
-    return Rehearsal(
-        exemplars=exemplars_per_rank(config, world.world_size),
-        seed=config.seed,
-        batch_size=config.training.rows_per_rank(world.world_size) + 1,  # a loader's last minibatch may have one more
-        num_samples=len(dataset.train),
-        device=world.device if config.rehearsal.exchange == "nccl" else None,  # the trainer moves what it gets
-        **options_of(config.rehearsal, "exemplars", "exemplars_scope", "allow_duplicates"),
+    settings = rehearsal_settings(
+        config.rehearsal, config.training, config.seed, world.world_size, num_samples=len(dataset.train)
     )
+    on_gpu = settings.transport is not None and settings.transport.from_gpu_to_gpu
+    values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    return Rehearsal(**values, device=world.device if on_gpu else None)  # else the trainer moves what it gets
 
 
 def _publish(config: TrainConfig, summary: dict[str, Any], run_dir: Path, tracker: Tracker) -> None:
@@ -270,11 +255,6 @@ def _publish(config: TrainConfig, summary: dict[str, Any], run_dir: Path, tracke
         files += save_plots([summary], run_dir)
     for file in files:
         tracker.log_artifact(file)
-
-
-def options_of(section: Any, *others: str) -> dict[str, Any]:
-    """A section of the configuration as keyword arguments, without its name and what others use."""
-    return {key: value for key, value in dataclasses.asdict(section).items() if key not in ("name", *others)}
 
 
 def _headline(config: TrainConfig, world: World, run_dir: Path) -> str:

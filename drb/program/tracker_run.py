@@ -14,8 +14,9 @@ from drb.checkpoint import Saved
 from drb.distributed.world import World
 from drb.program.config import TrainConfig
 from drb.program.config.resume import require_same_config
+from drb.program.config.variants import build_variant
 from drb.program.summary import write_atomically
-from drb.tracking import Tracker, open_tracker
+from drb.tracking import NullTracker, Tracker, TrackerBuilder
 
 _RECORD = "tracking.json"
 
@@ -36,14 +37,10 @@ def open_tracker_of(config: TrainConfig, run_dir: Path, world: World, saved: Sav
 
 
 def _open(config: TrainConfig, run_dir: Path, world: World, run_id: str | None) -> Tracker:
-    return open_tracker(
-        config.tracking.enabled and world.is_main,
-        experiment=config.tracking.experiment,
-        run_name=config.name or config.strategy.name,
-        run_dir=run_dir,
-        uri=config.tracking.uri,
-        run_id=run_id,
-    )
+    if not (config.tracking.enabled and world.is_main):
+        return NullTracker()
+    builder: TrackerBuilder = build_variant("tracking", config.tracking)
+    return builder.open(config.tracking.experiment, config.name or config.strategy.name, run_dir, run_id)
 
 
 def _recorded(config: TrainConfig, run_dir: Path) -> str | None:

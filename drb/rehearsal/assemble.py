@@ -6,18 +6,17 @@ import numpy as np
 
 from drb.buffer.positions import PositionTable
 from drb.buffer.record import RecordSpec
-from drb.exchange import Peers
-from drb.rehearsal.auto import choose_engine, choose_exchange, has_core
+from drb.exchange import Peers, Sizes
+from drb.rehearsal.auto import choose_engine, choose_transport, has_core
 from drb.rehearsal.auto_exemplars import AutoExemplars, MeasuringEngine
 from drb.rehearsal.cuda import Device, DeviceRing, RowLauncher
 from drb.rehearsal.delivery import allocate_blocks
-from drb.rehearsal.factory import Factory, Sizes
+from drb.rehearsal.factory import Factory
 from drb.rehearsal.handshake import greet, most_exemplars_of_all, require_devices
 from drb.rehearsal.memory import own_capacity, require_room_for_buffers
 from drb.rehearsal.parts import Parts
 from drb.rehearsal.round import RoundRunner
 from drb.rehearsal.settings import RehearsalSettings
-from drb.sampling.proportions import build_proportions
 
 
 def assemble(
@@ -55,26 +54,26 @@ def assemble(
     if not max_rows:
         return None
     nodes, capacities = [g["node"] for g in greetings], np.array([g["capacity"] for g in greetings])
-    kind, why = choose_exchange(settings.exchange, nodes)
-    require_devices(kind, greetings)
+    transport, why = choose_transport(settings.transport, nodes)
+    require_devices(transport, greetings)
     per_draw, draws = most_exemplars_of_all(settings, greetings), settings.draws
     exemplars, depth, interval = draws * per_draw, settings.depth, settings.interval
-    rows = require_room_for_buffers(greetings, kind, spec, exemplars, depth, interval)
+    rows = require_room_for_buffers(greetings, transport, spec, exemplars, depth, interval)
     if settings.min_fill > capacities.sum():
         raise ValueError(
             f"min_fill={settings.min_fill} is more than all buffers hold: {capacities.sum()} exemplars; nothing would "
             "ever be rehearsed"
         )
     sizes = Sizes(capacities, np.array(rows), spec.words, exemplars, interval * exemplars, depth + 1)
-    exchange = factory.exchange(kind, peers, nodes, sizes)
+    exchange = factory.exchange(transport, peers, nodes, sizes)
     buffer = factory.buffer(settings, spec, capacity, exchange.rows, rank)
-    proportions = build_proportions(settings.proportions)
+    proportions = settings.shares
     blocks = allocate_blocks(sizes.num_blocks, sizes.at_once, spec.words)
     delivery = factory.delivery(device, exchange, peers, blocks)
     runner = RoundRunner(
         PositionTable(capacity, by_stratum=proportions.needs_strata),
         exchange,
-        factory.sampler(settings, per_draw, proportions.groups, rank),
+        factory.sampler(settings, per_draw, proportions, rank),
         delivery,
         rank=rank,
         world_size=world_size,
@@ -84,7 +83,7 @@ def assemble(
         peers=peers,
     )
     engine, engine_why = choose_engine(
-        settings, kind, sizes.at_once * spec.row_bytes, proportions.needs_strata, has_core(greetings, rank)
+        settings, transport, sizes.at_once * spec.row_bytes, proportions.needs_strata, has_core(greetings, rank)
     )
     auto = None
     if isinstance(engine, MeasuringEngine):

@@ -9,7 +9,12 @@ from typing import Any
 
 import torch
 
-from drb.distributed.mpi import load_mpi
+from drb.exchange import Transport
+from drb.exchange.collective import Collective
+from drb.exchange.hierarchical import Hierarchical
+from drb.exchange.loopback import Loopback
+from drb.exchange.shared import Shared
+from drb.registry import name_of
 from drb.rehearsal.auto_exemplars import MeasuringEngine
 from drb.rehearsal.engine import AsyncEngine, Engine, InlineEngine
 from drb.rehearsal.exemplars import RoundResult
@@ -18,32 +23,44 @@ from drb.rehearsal.settings import RehearsalSettings
 INLINE_BYTES = 1 << 20  # gathering less, from memory of this node, takes less time than handing it to a thread
 
 
-def choose_exchange(exchange: str, nodes: Sequence[object]) -> tuple[str, str]:
-    """The exchange and the reason, alike on all ranks."""
-    num_nodes = len(set(nodes))
-    if len(nodes) == 1:
-        if exchange == "rma":
-            load_mpi("exchange=rma")  # what one rank does not need, more will
-        return "loopback", "exchange loopback (one rank)"
-    if exchange == "loopback":
-        raise ValueError(f"exchange=loopback serves one rank, there are {len(nodes)}; use exchange=auto")
-    if exchange == "shared" and num_nodes > 1:
-        raise ValueError(
-            f"exchange=shared needs all ranks on one node, they are on {num_nodes}; use exchange=auto or hierarchical"
-        )
-    if exchange != "auto":
-        return exchange, f"exchange {exchange}"
+def choose_transport(given: Transport | None, nodes: Sequence[object]) -> tuple[Transport, str]:
+    """The transport and the reason, alike on all ranks. given: by the settings; None: auto.
+
+    Raises:
+        ValueError: these ranks cannot have the given one.
+    """
+    num_ranks, num_nodes = len(nodes), len(set(nodes))
+    if given is not None:
+        given.check()  # also for one rank, since more will need it
+    if num_ranks == 1:
+        return Loopback(), "exchange loopback (one rank)"
+    if given is not None:
+        name = name_of(given)
+        if given.one_rank:
+            raise ValueError(f"exchange={name} serves one rank, there are {num_ranks}; use exchange=auto")
+        if given.one_node and num_nodes > 1:
+            raise ValueError(
+                f"exchange={name} needs all ranks on one node, they are on {num_nodes}; use exchange=auto or "
+                "hierarchical"
+            )
+        return given, f"exchange {name}"
     if num_nodes == 1:
-        return "shared", "exchange shared (auto: all ranks are on one node)"
-    if len(nodes) > num_nodes:
-        return "hierarchical", f"exchange hierarchical (auto: {len(nodes)} ranks on {num_nodes} nodes)"
-    return "collective", f"exchange collective (auto: the ranks are on {num_nodes} nodes)"
+        return Shared(), "exchange shared (auto: all ranks are on one node)"
+    if num_ranks > num_nodes:
+        return Hierarchical(), f"exchange hierarchical (auto: {num_ranks} ranks on {num_nodes} nodes)"
+    return Collective(), f"exchange collective (auto: the ranks are on {num_nodes} nodes)"
 
 
 def runs_inline(
-    kind: str, round_bytes: int, *, has_core: bool, has_gpu: bool, counts_strata: bool = False, depth: int = 1
+    transport: Transport,
+    round_bytes: int,
+    *,
+    has_core: bool,
+    has_gpu: bool,
+    counts_strata: bool = False,
+    depth: int = 1,
 ) -> bool:
-    """Whether asynchronous="auto" runs rounds on the training thread; kind: of the exchange.
+    """Whether asynchronous="auto" runs rounds on the training thread.
 
     Short ones, of one rank by itself. And those with the ranks of a node, if a worker would have no core of its own: it
     takes more from training than the round, which meets in memory (but for counts by stratum, which go by socket).
@@ -53,11 +70,12 @@ def runs_inline(
     """
     if round_bytes > INLINE_BYTES or has_gpu:
         return False
-    return kind == "loopback" or (kind == "shared" and not has_core and not counts_strata and depth == 1)
+    is_short = transport.meets_in_memory and not counts_strata and depth == 1
+    return transport.one_rank or (is_short and not has_core)
 
 
 def choose_engine(
-    settings: RehearsalSettings, kind: str, round_bytes: int, counts_strata: bool, has_core: bool
+    settings: RehearsalSettings, transport: Transport, round_bytes: int, counts_strata: bool, has_core: bool
 ) -> tuple[Engine[RoundResult], str]:
     """The engine and the reason; the same rounds give the same exemplars on either."""
     if settings.is_auto:
@@ -65,8 +83,10 @@ def choose_engine(
     if settings.asynchronous != "auto":
         return (AsyncEngine(), "rounds asynchronous") if settings.asynchronous else (InlineEngine(), "rounds inline")
     has_gpu, depth = torch.cuda.is_available(), settings.depth
-    if runs_inline(kind, round_bytes, has_core=has_core, has_gpu=has_gpu, counts_strata=counts_strata, depth=depth):
-        reason = "shorter than a hand-off to a thread" if kind == "loopback" else "short, and no core is free"
+    if runs_inline(
+        transport, round_bytes, has_core=has_core, has_gpu=has_gpu, counts_strata=counts_strata, depth=depth
+    ):
+        reason = "shorter than a hand-off to a thread" if transport.one_rank else "short, and no core is free"
         return InlineEngine(), f"rounds inline (auto: {reason})"
     return AsyncEngine(), "rounds asynchronous (auto)"
 

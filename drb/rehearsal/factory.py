@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from drb.buffer.admission import Expiry, MaxAge, build_admission
+from drb.buffer.admission import Expiry, MaxAge
 from drb.buffer.buffer import Buffer
 from drb.buffer.record import RecordSpec
-from drb.exchange import (
-    CollectiveExchange,
-    Exchange,
-    HierarchicalExchange,
-    LoopbackExchange,
-    Peers,
-    RmaExchange,
-    SharedExchange,
-)
+from drb.exchange import Exchange, Peers, Sizes, Transport
+from drb.exchange.loopback import Loopback
 from drb.machine import node_name
 from drb.rehearsal.cuda import Device, DeviceRing, NcclExchange, RowLauncher
 from drb.rehearsal.delivery import Delivery, deliver_on_host
@@ -25,21 +17,6 @@ from drb.rehearsal.settings import RehearsalSettings
 from drb.sampling.proportions import Proportions
 from drb.sampling.sampler import Sampler
 from drb.types import Int64Array
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """What all ranks have agreed on. capacities, rows (with spare ones): int64 [W].
-
-    words: of a row. exemplars: the most of a step. at_once: the most that one round fetches. num_blocks: to fetch into.
-    """
-
-    capacities: Int64Array
-    rows: Int64Array
-    words: int
-    exemplars: int
-    at_once: int
-    num_blocks: int
 
 
 class Factory:
@@ -53,29 +30,15 @@ class Factory:
         """See `drb.rehearsal.memory.free_memory`."""
         return free_memory()
 
-    def exchange(self, kind: str, peers: Peers | None, nodes: Sequence[str], sizes: Sizes) -> Exchange:
-        """The exchange of this kind. Collective over peers (None: one rank)."""
-        rows, capacities, words, at_once = sizes.rows, sizes.capacities, sizes.words, sizes.at_once
-        if peers is None:
-            return LoopbackExchange(int(rows[0]), words)
-        own_rows = int(rows[peers.rank])
-        if kind == "shared":
-            return SharedExchange(peers, rows, capacities, words)
-        if kind == "hierarchical":
-            return HierarchicalExchange(peers, nodes, rows, capacities, words, at_once)
-        if kind == "rma":
-            return RmaExchange(peers, nodes, rows, capacities, words)
-        if kind == "nccl":
-            return NcclExchange(peers, nodes, own_rows, words, at_once, sizes.num_blocks)
-        return CollectiveExchange(peers, nodes, own_rows, words, at_once)
+    def exchange(self, transport: Transport, peers: Peers | None, nodes: Sequence[str], sizes: Sizes) -> Exchange:
+        """The exchange of this transport. Collective over peers (None: one rank)."""
+        return Loopback().open(None, nodes, sizes) if peers is None else transport.open(peers, nodes, sizes)
 
     def buffer(
         self, settings: RehearsalSettings, spec: RecordSpec, capacity: int, rows: Int64Array, rank: int
     ) -> Buffer:
         """This rank's buffer, whose records lie in `rows`."""
-        admission = build_admission(
-            settings.admission, candidates=settings.candidates, seed=settings.seed, rank=rank, refill=settings.refill
-        )
+        admission = settings.new_admission(rank)
         expiry = None if settings.max_age is None else Expiry(MaxAge.parse(settings.max_age))
         return Buffer(spec, capacity, rows, admission, expiry=expiry)
 

@@ -13,8 +13,9 @@ import torch
 
 from drb.buffer.record import RecordSpec
 from drb.distributed.failure import first_few
-from drb.exchange import Peers
+from drb.exchange import Peers, Transport
 from drb.machine import usable_cores
+from drb.registry import name_of
 from drb.rehearsal.exemplars import UnevenError
 from drb.rehearsal.settings import RehearsalSettings, require_agreement
 
@@ -67,13 +68,13 @@ def greet_finished(peers: Peers) -> None:
     _require_started(peers.gather_json({"finished": True}, "settings"))
 
 
-def require_devices(kind: str, greetings: Sequence[Greeting]) -> None:
+def require_devices(transport: Transport, greetings: Sequence[Greeting]) -> None:
     """Raise ValueError if the exchange takes rows from GPU to GPU and some rank's exemplars are on the host."""
     without = [rank for rank, greeting in enumerate(greetings) if not greeting["device"]]
-    if kind == "nccl" and without:
+    if transport.from_gpu_to_gpu and without:
         raise ValueError(
-            f"exchange=nccl takes rows from GPU to GPU, but ranks [{first_few(without)}] have their exemplars on the "
-            "host: give minibatches on a GPU or device=, or set exchange=auto"
+            f"exchange={name_of(transport)} takes rows from GPU to GPU, but ranks [{first_few(without)}] have their "
+            "exemplars on the host: give minibatches on a GPU or device=, or set exchange=auto"
         )
 
 

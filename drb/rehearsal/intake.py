@@ -16,7 +16,6 @@ from drb.buffer.admission import Offer
 from drb.buffer.record import RecordSpec
 from drb.rehearsal.settings import RehearsalSettings
 from drb.sampling.distinct import DistinctCounter
-from drb.sampling.proportions import build_proportions
 from drb.seeding import sample_ids_of, sample_keys
 from drb.types import Minibatch, OwnerOf
 
@@ -37,7 +36,7 @@ class Intake:
         self._rank = rank
         self._world_size = world_size
         self._arrivals = 0  # rows so far; with sample_id="arrival" their ids follow from it
-        self._distinct = DistinctCounter() if build_proportions(settings.proportions).needs_offered else None
+        self._distinct = DistinctCounter() if settings.shares.needs_offered else None
 
     def check_first(self, minibatch: Minibatch) -> None:
         """Raise ValueError if the settings name fields that the minibatch lacks."""
@@ -49,7 +48,7 @@ class Intake:
             )
         if self._needs_strata and settings.stratum not in minibatch:
             raise ValueError(
-                f"admission={settings.admission} with proportions={settings.proportions} counts exemplars by the field "
+                f"{settings.choices} counts exemplars by the field "
                 f"{settings.stratum!r}, which the minibatch lacks (it has {_names(minibatch)}); set stratum="
             )
 

@@ -13,6 +13,7 @@ from drb.buffer.buffer import COLUMN_BYTES
 from drb.buffer.capacity import capacity_of_rank
 from drb.buffer.record import RecordSpec
 from drb.buffer.spares import spare_rows
+from drb.exchange import Transport
 from drb.machine import SHM_DIRECTORY, available_memory_bytes, format_bytes, free_shared_memory_bytes
 from drb.rehearsal.settings import RehearsalSettings
 from drb.sampling.distinct import COUNTER_BYTES
@@ -67,12 +68,17 @@ def free_memory() -> dict[str, int]:
 
 
 def require_room_for_buffers(
-    greetings: Sequence[Mapping[str, Any]], kind: str, spec: RecordSpec, exemplars: int, depth: int, interval: int
+    greetings: Sequence[Mapping[str, Any]],
+    transport: Transport,
+    spec: RecordSpec,
+    exemplars: int,
+    depth: int,
+    interval: int,
 ) -> list[int]:
     """The number of rows that each rank is to have, spare ones included.
 
     Args:
-        greetings: of all ranks (`drb.rehearsal.handshake`). kind: of the exchange. exemplars: the most of a step.
+        greetings: of all ranks (`drb.rehearsal.handshake`). exemplars: the most of a step.
     Raises:
         ValueError: on all ranks, if a node has not the memory.
     """
@@ -85,7 +91,7 @@ def require_room_for_buffers(
             spec.row_bytes, capacity, max_rows, exemplars, 0, depth, interval, decoded_bytes=spec.decoded_bytes
         )
         # without what the exchange stages: its bound is for one rank that holds the whole union
-        in_shared_memory = rows[-1] * spec.row_bytes + 16 * capacity if kind in ("shared", "hierarchical") else 0
+        in_shared_memory = rows[-1] * spec.row_bytes + 16 * capacity if transport.in_shared_memory else 0
         needed.append(amounts | {SHARED: in_shared_memory})
     require_room(needed, [greeting["free"] for greeting in greetings], [greeting["node"] for greeting in greetings])
     return rows

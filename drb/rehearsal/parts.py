@@ -8,6 +8,7 @@ from drb.buffer.buffer import Buffer
 from drb.buffer.record import RecordSpec
 from drb.exchange import Exchange
 from drb.machine import format_bytes
+from drb.registry import name_of
 from drb.rehearsal.auto_exemplars import AutoExemplars
 from drb.rehearsal.cuda import DeviceRing, RowLauncher
 from drb.rehearsal.engine import AsyncEngine, Engine
@@ -58,10 +59,11 @@ class Parts:
         """One paragraph: what was chosen, and the memory it takes on this rank."""
         memory = self.memory_bytes()
         amounts = ", ".join(f"{name} {format_bytes(amount)}" for name, amount in memory.items())
+        kinds = f"{name_of(settings.policy)}, {name_of(settings.shares)}"
         retention = f"{settings.retention}; " if settings.retention else ""
         return (
             f"rehearsal: {self._amount(settings)} exemplars per rank and step from buffers of {self.buffer.capacity} "
-            f"per rank, {int(self.capacities.sum())} in total ({settings.admission}, {settings.proportions}); "
+            f"per rank, {int(self.capacities.sum())} in total ({kinds}); "
             f"{self._codecs()}{retention}{self.why}; "
             f"memory per rank at most {format_bytes(sum(memory.values()))} ({amounts})"
             + ("" if self.outlet is None else f", of {self.outlet.device.device} {format_bytes(self.device_bytes())}")

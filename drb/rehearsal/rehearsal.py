@@ -18,8 +18,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from drb.buffer.admission import Admission
 from drb.buffer.record import Field, RecordSpec
-from drb.exchange import count_distinct, open_peers
+from drb.exchange import Transport, count_distinct, open_peers
 from drb.rehearsal.cuda import Device
 from drb.rehearsal.factory import Factory
 from drb.rehearsal.forget import ForgetObserver
@@ -30,6 +31,7 @@ from drb.rehearsal.selection import SampleIds, Where
 from drb.rehearsal.settings import RehearsalSettings
 from drb.rehearsal.setup import Setup
 from drb.rehearsal.stats import statistics
+from drb.sampling.proportions import Proportions
 from drb.types import Exemplars, Int64Array, Minibatch, OwnerOf
 
 log = logging.getLogger("drb")
@@ -53,7 +55,8 @@ class Rehearsal(Lifetime):
             for late fields.
         capacity_scope: `rank`, or `total`: capacity is split over the ranks, the remainder to the low ones.
         candidates: samples per minibatch that are considered for admission; only for random_replacement.
-        admission: reservoir, class_balanced, random_replacement or fifo.
+        admission: reservoir, class_balanced, random_replacement or fifo; or one of your own, as a dotted path, a class
+            or an object (docs/extending.md), as may be proportions and exchange.
         max_age: exemplars expire when they are older: steps (1000) or a time ("12h", "30d"); None: never.
         refill: what may take slots that `forget` and max_age freed. none: what would have been stored anyhow, so
             draws stay unbiased; recent: whatever is offered next.
@@ -94,11 +97,11 @@ class Rehearsal(Lifetime):
         spec: RecordSpec | Mapping[str, Field | tuple[torch.dtype, tuple[int, ...]]] | None = None,
         capacity_scope: str = "rank",
         candidates: int | None = None,
-        admission: str = "reservoir",
+        admission: str | type[Admission] | Admission = "reservoir",
         max_age: int | str | None = None,
         refill: str = "none",
-        proportions: str = "uniform",
-        exchange: str = "auto",
+        proportions: str | type[Proportions] | Proportions = "uniform",
+        exchange: str | type[Transport] | Transport = "auto",
         stratum: str | None = "label",
         sample_id: str = "sample_id",
         asynchronous: bool | Literal["auto"] = "auto",

@@ -2,46 +2,55 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from types import NoneType
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
-from drb.buffer.admission import ADMISSIONS, REFILLS, MaxAge, build_admission
+from drb.buffer.admission import REFILLS, Admission, MaxAge, build_admission
 from drb.buffer.capacity import SCOPES, check_capacity
-from drb.exchange import EXCHANGES
-from drb.sampling.proportions import PROPORTIONS, build_proportions
+from drb.exchange import Transport
+from drb.options import check_settings, setting
+from drb.registry import identity, name_of
+from drb.rehearsal.transports import AUTO, TRANSPORTS
+from drb.sampling.proportions import PROPORTIONS, Proportions
 
-UNEVEN = ("error", "stop")
 ARRIVAL = "arrival"  # as sample_id: every offer is a new sample
+_TEN_YEARS_S = 3.2e8
+_MOST_AHEAD = 1024  # rounds in flight; steps of a round
 
 
 @dataclass(frozen=True)
 class RehearsalSettings:
-    """See `Rehearsal`, whose keyword arguments these are."""
+    """The settings of a rehearsal, their defaults and their limits; `Rehearsal` says what each of them means.
+
+    The keyword arguments of `Rehearsal` and the section `rehearsal` of the program's configuration are these fields;
+    tests compare them.
+    """
 
     capacity: int | str
     exemplars: int | str
     seed: int = 0
-    capacity_scope: str = "rank"
-    candidates: int | None = None
-    admission: str = "reservoir"
+    capacity_scope: str = setting("rank", one_of=SCOPES)
+    candidates: int | None = setting(None, at_least=1)
+    admission: str | type[Admission] | Admission = "reservoir"
     max_age: int | str | None = None
-    refill: str = "none"
-    proportions: str = "uniform"
-    exchange: str = "auto"
+    refill: str = setting("none", one_of=REFILLS)
+    proportions: str | type[Proportions] | Proportions = "uniform"
+    exchange: str | type[Transport] | Transport = AUTO
     stratum: str | None = "label"
     sample_id: str = "sample_id"
-    asynchronous: bool | Literal["auto"] = "auto"
-    min_fill: int = 1
-    uneven: str = "error"
-    timeout_s: float = 300.0
-    depth: int = 1
-    interval: int = 1
-    draws: int = 1
-    batch_size: int | None = None
-    num_samples: int | None = None
+    asynchronous: bool | Literal["auto"] = setting("auto", one_of=("auto", True, False))
+    min_fill: int = setting(1, at_least=0)
+    uneven: str = setting("error", one_of=("error", "stop"))
+    timeout_s: float = setting(300.0, above=0, at_most=_TEN_YEARS_S)
+    depth: int = setting(1, at_least=1, at_most=_MOST_AHEAD)
+    interval: int = setting(1, at_least=1, at_most=_MOST_AHEAD)
+    draws: int = setting(1, at_least=1)
+    batch_size: int | None = setting(None, at_least=1)
+    num_samples: int | None = setting(None, at_least=1)
 
     def __post_init__(self) -> None:
         check_capacity(self.capacity)
@@ -49,40 +58,62 @@ class RehearsalSettings:
             raise ValueError(
                 f"capacity={self.capacity!r} is a share of the data: give num_samples=, the stream's length"
             )
-        for name, allowed in _CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}; got {getattr(self, name)!r}")
+        check_exemplars(self.exemplars)
+        if self.max_age is not None:
+            MaxAge.parse(self.max_age)
+        check_settings(self)
         if self.is_auto:
             check_auto(str(self.exemplars), self.asynchronous)
             if self.draws != 1:
                 raise ValueError(
                     f"exemplars={self.exemplars} finds the size of one draw: draws must be 1, got {self.draws}"
                 )
-        for name, least in _COUNTS:
-            value = None if name == "exemplars" and self.is_auto else getattr(self, name)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
-                raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
-        for name, kind, what in _KINDS:
-            value = getattr(self, name)
-            if not isinstance(value, kind) or isinstance(value, bool):
-                raise ValueError(f"{name} must be {what}, got {value!r}")
-        check_ahead(self.depth, self.interval, exemplars=self.exemplars, uneven=self.uneven, exchange=self.exchange)
-        if not self.timeout_s > 0:
-            raise ValueError(f"timeout_s must be above 0 seconds, got {self.timeout_s}")
-        if self.max_age is not None:
-            MaxAge.parse(self.max_age)
-        if self.timeout_s > _TEN_YEARS_S:
-            raise ValueError(f"timeout_s must be below ten years, got {self.timeout_s} seconds")
-        build_admission(self.admission, candidates=self.candidates, seed=0, rank=0)
+        check_ahead(self.depth, self.interval, exemplars=self.exemplars, uneven=self.uneven)
+        self._check_variants()
+
+    def _check_variants(self) -> None:
+        identity(self.policy)
+        identity(self.shares)
+        if self.transport is not None:
+            identity(self.transport)
+            name, least = name_of(self.transport), self.transport.least_depth
+            if self.depth < least:
+                raise ValueError(
+                    f"exchange={name} needs {least} rounds in flight: depth must be at least {least}, got {self.depth}"
+                )
         if self.needs_strata and self.stratum is None:
-            raise ValueError(
-                f"admission={self.admission} with proportions={self.proportions} needs stratum, a field name"
-            )
+            raise ValueError(f"{self.choices} needs stratum, a field name")
+
+    @cached_property
+    def policy(self) -> Admission:
+        """The admission policy, without state of its own: for what it states, and for its options."""
+        return self.new_admission(rank=0)
+
+    def new_admission(self, rank: int) -> Admission:
+        """An admission policy for the buffer of a rank."""
+        return build_admission(
+            self.admission, seed=self.seed, rank=rank, candidates=self.candidates, refill=self.refill
+        )
+
+    @cached_property
+    def shares(self) -> Proportions:
+        """The proportions in which the parts of the union are drawn from."""
+        return PROPORTIONS.build(self.proportions)
+
+    @cached_property
+    def transport(self) -> Transport | None:
+        """How rows travel between ranks; None: auto."""
+        return None if self.exchange == AUTO else TRANSPORTS.build(self.exchange)
+
+    @property
+    def choices(self) -> str:
+        """How messages name the admission policy and the proportions."""
+        return f"admission={name_of(self.policy)} with proportions={name_of(self.shares)}"
 
     @property
     def needs_strata(self) -> bool:
-        by_stratum = self.admission in ("class_balanced", "random_replacement")
-        return by_stratum or build_proportions(self.proportions).needs_strata
+        """Whether exemplars are counted by stratum."""
+        return self.policy.needs_strata or self.shares.needs_strata
 
     @property
     def id_field(self) -> str | None:
@@ -96,21 +127,24 @@ class RehearsalSettings:
         if self.max_age is not None:
             age = self.max_age if isinstance(self.max_age, str) else f"{self.max_age} steps"
             words.append(f"exemplars older than {age} expire")
-        if self.refill == "recent" or (self.max_age is not None and self.admission in _WITHOUT_THRESHOLD):
+        if self.refill == "recent" or (self.max_age is not None and self.policy.refills_always):
             words.append("slots freed by removal fill with whatever is offered next, so recent samples prevail in them")
         return "; ".join(words)
 
     def fixed_by_state(self) -> dict[str, Any]:
-        """What a saved state goes on with: what is stored follows from it."""
-        return {name: getattr(self, name) for name in ("seed", "admission", "refill", "sample_id")}
+        """What a saved state goes on with, since what is stored follows from it; strings and numbers by name."""
+        policy = identity(self.policy)
+        options = {f"admission.{option}": value for option, value in policy.items() if option != "name"}
+        return {"seed": self.seed, "sample_id": self.sample_id, "admission": policy["name"], **options}
 
     def require_saved(self, saved: Mapping[str, Any]) -> None:
         """Raise ValueError naming what differs from what a state was saved with."""
-        for name, value in saved.items():
-            own = getattr(self, name, None)
-            if own != value:
+        own = self.fixed_by_state()
+        for name in [*own, *(saved.keys() - own.keys())]:
+            if saved.get(name) != own.get(name):
                 raise ValueError(
-                    f"the state was saved with {name}={value!r}, this rehearsal has {own!r}; resume with the same"
+                    f"the state was saved with {name}={saved.get(name)!r}, this rehearsal has {own.get(name)!r}; "
+                    "resume with the same"
                 )
 
     @property
@@ -126,23 +160,14 @@ class RehearsalSettings:
 
     def shared_by_all(self) -> dict[str, Any]:
         """What must be equal on all ranks."""
-        values = asdict(self)
-        del values["batch_size"], values["timeout_s"]
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        del values["batch_size"], values["timeout_s"], values["candidates"], values["refill"]
+        chosen = {"admission": self.policy, "proportions": self.shares, "exchange": self.transport}
+        for kind, variant in chosen.items():
+            own: dict[str, Any] = {"name": AUTO} if variant is None else identity(variant)
+            values[kind] = own.pop("name")
+            values |= {f"{kind}.{option}": value for option, value in own.items()}
         return values
-
-
-_WITHOUT_THRESHOLD = ("random_replacement", "fifo")
-
-_TEN_YEARS_S = 3.2e8
-_MOST_AHEAD = 1024  # rounds in flight; steps of a round
-_COUNTS = (("exemplars", 1), ("draws", 1), ("min_fill", 0), ("batch_size", 1), ("num_samples", 1))
-_KINDS: tuple[tuple[str, Any, str], ...] = (
-    ("seed", int, "an integer"),
-    ("candidates", (int, NoneType), "an integer or None"),
-    ("stratum", (str, NoneType), "a field's name or None"),
-    ("sample_id", str, 'a field\'s name or "arrival"'),
-    ("timeout_s", (int, float), "a number of seconds"),
-)
 
 
 def auto_limit(exemplars: str) -> int | None:
@@ -151,6 +176,14 @@ def auto_limit(exemplars: str) -> int | None:
     if match is None:
         raise ValueError(f"exemplars must be an integer of at least 1, auto, or auto:N with a limit, got {exemplars!r}")
     return int(match[1]) if match[1] else None
+
+
+def check_exemplars(exemplars: int | str) -> None:
+    """Raise ValueError unless exemplars is a number that can be drawn, "auto" or "auto:N"."""
+    if isinstance(exemplars, str):
+        auto_limit(exemplars)
+    elif not isinstance(exemplars, int) or isinstance(exemplars, bool) or exemplars < 1:
+        raise ValueError(f"exemplars must be an integer of at least 1, auto, or auto:N with a limit, got {exemplars!r}")
 
 
 def check_auto(exemplars: str, asynchronous: bool | str) -> None:
@@ -163,35 +196,15 @@ def check_auto(exemplars: str, asynchronous: bool | str) -> None:
         )
 
 
-def check_ahead(
-    depth: int, interval: int, *, exemplars: int | str, uneven: str = "error", exchange: str = "auto"
-) -> None:
+def check_ahead(depth: int, interval: int, *, exemplars: int | str, uneven: str = "error") -> None:
     """Raise ValueError unless rounds can be so many steps ahead, and serve so many steps each."""
     for name, value in (("depth", depth), ("interval", interval)):
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _MOST_AHEAD:
-            raise ValueError(f"{name} must be an integer from 1 to {_MOST_AHEAD}, got {value!r}")
-        if exchange == "nccl" and name == "depth" and value < 2:
-            raise ValueError(
-                "exchange=nccl launches a round's rows one round before its exemplars are used: depth must be at least "
-                f"2, got {value}"
-            )
         if value > 1 and uneven == "stop":
             raise ValueError(
                 f'uneven="stop" asks in every step whether a rank has ended: {name} must be 1, got {value}'
             )
         if value > 1 and isinstance(exemplars, str):
             raise ValueError(f"exemplars={exemplars} measures one round behind one step: {name} must be 1, got {value}")
-
-
-_CHOICES: dict[str, tuple[Any, ...]] = {
-    "admission": ADMISSIONS,
-    "refill": REFILLS,
-    "proportions": tuple(PROPORTIONS),
-    "exchange": EXCHANGES,
-    "capacity_scope": SCOPES,
-    "asynchronous": ("auto", True, False),
-    "uneven": UNEVEN,
-}
 
 
 def require_agreement(per_rank: list[Mapping[str, Any]], what: str) -> None:

@@ -52,7 +52,7 @@ class Sampler:
 
     def __init__(self, exemplars: int, proportions: Proportions, *, seed: int, rank: int, min_fill: int = 1) -> None:
         self.exemplars = exemplars
-        self._proportions = proportions
+        self._groups = proportions.groups
         self._min_fill = max(min_fill, 1)
         self._rng = RoundGenerator(seed, "draw", rank)
         self._union: _Union | None = None  # of the last draw: most of the time no count has changed since
@@ -65,7 +65,7 @@ class Sampler:
         known_by = (counts_WS.tobytes(), counts_WS.shape, offered_W.tobytes())
         union = self._union
         if union is None or union.known_by != known_by:
-            union = self._union = _Union.of(counts_WS, *self._proportions(counts_WS, offered_W), known_by)
+            union = self._union = _Union.of(counts_WS, *self._groups(counts_WS, offered_W), known_by)
         count = min(self.exemplars, union.size) if union.size >= self._min_fill else 0
         if count == 0:
             nothing = np.empty(0, np.int64)

@@ -7,7 +7,11 @@ open and which `sync` copies to the server later. Only this package knows MLflow
 is opened, which takes seconds.
 """
 
+from drb.registry import Registry
+from drb.tracking.builder import TrackerBuilder
 from drb.tracking.opening import open_tracker, sync
 from drb.tracking.tracker import NullTracker, Status, Tracker
 
-__all__ = ["NullTracker", "Status", "Tracker", "open_tracker", "sync"]
+TRACKERS: Registry[TrackerBuilder] = Registry("tracker", TrackerBuilder, __name__, "drb.trackers")
+
+__all__ = ["TRACKERS", "NullTracker", "Status", "Tracker", "TrackerBuilder", "open_tracker", "sync"]

@@ -9,13 +9,21 @@ from hypothesis import strategies as st
 from samples import offer_of
 from scipy import stats
 
-from drb.buffer.admission import ClassBalanced, Columns, Fifo, KeyedReservoir, RandomReplacement, build_admission
-from drb.buffer.admission.class_balanced import level_quotas
-from drb.buffer.admission.reservoir import NO_THRESHOLD
+from drb.buffer.admission import Columns, build_admission
+from drb.buffer.admission.class_balanced import ClassBalanced, level_quotas
+from drb.buffer.admission.fifo import Fifo
+from drb.buffer.admission.random_replacement import RandomReplacement
+from drb.buffer.admission.reservoir import NO_THRESHOLD, KeyedReservoir
 from drb.seeding import sample_keys
 
 minibatches = st.lists(st.lists(st.integers(0, 60), max_size=20), min_size=1, max_size=15)
 capacities = st.integers(1, 25)
+
+
+def random_replacement(candidates, *, seed, rank=0):
+    policy = RandomReplacement(candidates=candidates)
+    policy.begin(seed, rank)
+    return policy
 
 
 def admit_all(policy, columns, minibatches, **kwargs):
@@ -196,7 +204,7 @@ def test_fifo_holds_the_last_samples_that_were_new(minibatches, capacity):
 
 @given(minibatches, capacities, st.integers(1, 20), st.integers(1, 7))
 def test_random_replacement_keeps_what_every_policy_promises(minibatches, capacity, candidates, num_classes):
-    policy = RandomReplacement(candidates, seed=1, rank=0)
+    policy = random_replacement(candidates, seed=1)
     columns = admit_all(policy, Columns(capacity), minibatches, num_classes=num_classes)
     assert stored_ids(columns) <= set(flat(minibatches))
 
@@ -204,7 +212,7 @@ def test_random_replacement_keeps_what_every_policy_promises(minibatches, capaci
 def test_each_sample_is_a_candidate_with_probability_c_over_b():
     rounds, b, c = 500, 56, 14
     columns = Columns(rounds * b)
-    policy = RandomReplacement(c, seed=3, rank=0)
+    policy = random_replacement(c, seed=3)
     by_row = np.zeros(b)
     for round_ in range(rounds):
         offer = offer_of(np.arange(round_ * b, (round_ + 1) * b), round_, num_classes=1)
@@ -220,9 +228,9 @@ def test_each_sample_is_a_candidate_with_probability_c_over_b():
 
 def test_a_candidate_overwrites_a_random_exemplar_of_its_own_class():
     capacity, rounds = 40, 4000
-    columns = admit_all(RandomReplacement(100, seed=5, rank=0), Columns(capacity), [range(40)], num_classes=4)
+    columns = admit_all(random_replacement(100, seed=5), Columns(capacity), [range(40)], num_classes=4)
     assert columns.size == capacity
-    policy = RandomReplacement(100, seed=5, rank=0)
+    policy = random_replacement(100, seed=5)
     policy.load_state_dict({"strata": np.arange(4)})
     hits = np.zeros(capacity)
     for round_ in range(1, rounds + 1):
@@ -237,7 +245,7 @@ def test_a_candidate_overwrites_a_random_exemplar_of_its_own_class():
 
 def test_random_replacement_shrinks_quotas_when_a_class_appears():
     columns = Columns(30)
-    policy = RandomReplacement(1000, seed=0, rank=0)
+    policy = random_replacement(1000, seed=0)
     rng = np.random.default_rng(0)
     for task in range(3):
         for round_ in range(20):
@@ -256,7 +264,7 @@ def admit_all_once(policy, columns, ids, round_):
 
 def test_random_replacement_differs_between_ranks_and_repeats_with_its_seed():
     def chosen(seed, rank):
-        return RandomReplacement(5, seed, rank).admit(Columns(100), offer_of(range(50), 7)).rows.tolist()
+        return random_replacement(5, seed=seed, rank=rank).admit(Columns(100), offer_of(range(50), 7)).rows.tolist()
 
     assert chosen(0, 0) == chosen(0, 0)
     assert chosen(0, 0) != chosen(0, 1)
@@ -321,8 +329,8 @@ def test_an_id_offered_twice_in_a_minibatch_is_new_once():
 @pytest.mark.parametrize(
     ("name", "candidates", "message"),
     [
-        ("lifo", None, "admission must be one of reservoir, .*; got 'lifo'"),
-        ("random_replacement", None, "needs candidates"),
+        ("lifo", None, "unknown admission policy 'lifo'; did you mean fifo. choose class_balanced, fifo, random"),
+        ("random_replacement", None, "the admission policy random_replacement needs the option candidates"),
         ("random_replacement", 0, "candidates must be at least 1, got 0"),
         ("reservoir", 14, "candidates=14 has no meaning for admission=reservoir"),
     ],

@@ -83,7 +83,7 @@ def check_table(buffer, table, slots, *, late=False, group_by_stratum=False):
 
 @settings(max_examples=300)
 @given(
-    st.sampled_from(ADMISSIONS),
+    st.sampled_from(sorted(ADMISSIONS)),
     st.integers(1, 14),
     st.lists(st.lists(st.integers(0, 80), max_size=8), min_size=1, max_size=14),
     st.booleans(),

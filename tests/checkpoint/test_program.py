@@ -118,7 +118,7 @@ def history(uri: str) -> dict[str, list[tuple[int, float]]]:
 @pytest.mark.timeout(300)
 def test_mlflow_shows_one_run_without_gap_or_repetition_over_interruptions(tmp_path, monkeypatch):
     uris = {name: f"sqlite:///{tmp_path}/{name}.db" for name in ("never", "out")}
-    tracked = ["tracking.enabled=true", "tracking.plots=false"]
+    tracked = ["tracking=mlflow", "tracking.plots=false"]
     config, _ = config_of(tmp_path, *tracked, f"tracking.uri={uris['never']}", "checkpoint=none")
     drb.program.run.run(config, tmp_path / "never", World())
     config, run_dir = config_of(tmp_path, *tracked, f"tracking.uri={uris['out']}", "checkpoint.every_steps=5")

@@ -12,7 +12,6 @@ import pytest
 from programs import ROOT, TORCHRUN, TRAIN, Running, visible
 
 import drb.program.run
-import drb.program.tracker_run
 from drb.distributed.world import World
 from drb.program.config import compose_config
 from drb.tracking import NullTracker
@@ -68,8 +67,8 @@ def test_the_tracker_learns_how_a_run_ended(tmp_path, monkeypatch, error, status
         raise error
 
     statuses = []
-    monkeypatch.setattr(drb.program.tracker_run, "open_tracker", lambda *_, **__: Recording())
-    monkeypatch.setattr(drb.program.run, "load_dataset", fail)
+    monkeypatch.setattr(drb.program.run, "open_tracker_of", lambda *_, **__: Recording())
+    monkeypatch.setattr(drb.program.run, "dataset_of", fail)
     config, _ = compose_config(TINY, "id")
     with pytest.raises(type(error)):
         drb.program.run.run(config, tmp_path / "out", World())

@@ -29,7 +29,7 @@ from drb.exchange.board import NodeBoard
 from drb.rehearsal.delivery import allocate_blocks, deliver_on_host
 from drb.rehearsal.exemplars import ACTIVE
 from drb.rehearsal.round import RoundRunner
-from drb.sampling.proportions import build_proportions
+from drb.sampling.proportions import PROPORTIONS
 from drb.sampling.sampler import Sampler
 
 WORLD_SIZE, RANK, PER_NODE = 4096, 2048, 8
@@ -98,7 +98,7 @@ def full_buffer(rows: np.ndarray) -> Buffer:
 def test_a_round_of_one_rank_of_4096(kind: str, exemplars: int, calls: list[Call]) -> None:
     exchange = build(kind, exemplars)
     buffer = full_buffer(exchange.rows)
-    sampler = Sampler(exemplars, build_proportions("uniform").groups, seed=0, rank=RANK)
+    sampler = Sampler(exemplars, PROPORTIONS.build("uniform"), seed=0, rank=RANK)
     table = PositionTable(CAPACITY)
     delivery = deliver_on_host(exchange, allocate_blocks(2, exemplars, SPEC.words))
     runner = RoundRunner(table, exchange, sampler, delivery, rank=RANK, world_size=WORLD_SIZE)

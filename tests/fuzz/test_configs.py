@@ -11,8 +11,8 @@ from fuzz.told import CASES, refusal
 
 from drb import Rehearsal
 from drb.program.config import check_config, compose_config
-from drb.program.config.checks import exemplars_per_rank
-from drb.program.config.schema import CHOICES
+from drb.program.config.rehearsal import rehearsal_settings
+from drb.program.config.variants import schemas
 
 VALUES = ["null", "-1", "0", "1", "3", "1e9", "1.5", "nan", "inf", "-inf", "true", "abc", "[1,2]", "[]", "[a]", "{a:1}"]
 VALUES += [
@@ -80,18 +80,9 @@ def base():
 def use(config, world_size):
     """What a run does with the settings before it looks at data."""
     check_config(config, world_size)
-    rehearsal, given = config.rehearsal, ("exemplars", "exemplars_scope", "allow_duplicates")
     if config.strategy.name == "er":
-        options = {k: v for k, v in dataclasses.asdict(rehearsal).items() if k not in ("name", *given)}
-        rows = config.training.rows_per_rank(world_size)
-        Rehearsal(
-            exemplars=exemplars_per_rank(config, world_size),
-            seed=config.seed,
-            batch_size=rows + 1,
-            num_samples=1000,
-            verbose=False,
-            **options,
-        ).close()
+        settings = rehearsal_settings(config.rehearsal, config.training, config.seed, world_size, 1000)
+        Rehearsal(**{f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}, verbose=False).close()
 
 
 def test_command_lines(base):
@@ -113,8 +104,8 @@ def test_configurations(base):
         config = copy.deepcopy(base)
         if rng.random() < 0.3:
             group = rng.choice(["scenario", "model"])
-            choice = rng.choice(sorted(CHOICES[group]))
-            setattr(config, group, CHOICES[group][choice](name=choice))
+            choice = rng.choice(sorted(schemas(group)))
+            setattr(config, group, schemas(group)[choice]())
         changed = {}
         for name in rng.sample(names, rng.choice([1, 2, 3])):
             section, _, key = name.rpartition(".")

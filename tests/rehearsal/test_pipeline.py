@@ -16,6 +16,9 @@ from drb.buffer.buffer import Buffer
 from drb.buffer.positions import PositionTable
 from drb.buffer.record import RecordSpec
 from drb.buffer.spares import spare_rows
+from drb.exchange.collective import Collective
+from drb.exchange.loopback import Loopback
+from drb.exchange.shared import Shared
 from drb.rehearsal.auto import has_core, runs_inline
 
 AHEAD = [(1, 1), (2, 1), (3, 1), (1, 3), (2, 3), (3, 4)]
@@ -171,11 +174,11 @@ def test_spare_rows_suffice_and_no_row_changes_while_a_round_in_flight_may_read_
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"depth": 0}, "depth must be an integer from 1 to 1024, got 0"),
-        ({"depth": "auto"}, "depth must be an integer from 1 to 1024, got 'auto'"),
-        ({"interval": 0}, "interval must be an integer from 1 to 1024, got 0"),
-        ({"interval": "often"}, "interval must be an integer from 1 to 1024, got 'often'"),
-        ({"interval": 2000}, "interval must be an integer from 1 to 1024, got 2000"),
+        ({"depth": 0}, "depth must be .*, got 0"),
+        ({"depth": "auto"}, "depth must be an integer, got 'auto'"),
+        ({"interval": 0}, "interval must be .*, got 0"),
+        ({"interval": "often"}, "interval must be an integer, got 'often'"),
+        ({"interval": 2000}, "interval must be .*, got 2000"),
         ({"interval": 2, "uneven": "stop"}, "interval must be 1, got 2"),
         ({"depth": 2, "uneven": "stop"}, "depth must be 1, got 2"),
         ({"depth": 2, "exemplars": "auto"}, "depth must be 1, got 2"),
@@ -236,16 +239,16 @@ def test_rounds_that_fetch_much_at_once_run_beside_the_step(interval, is_async):
         assert rehearsal.stats()["asynchronous"] is is_async
 
 
-SHORT = {"kind": "shared", "round_bytes": 10_000, "has_core": False, "has_gpu": False}
+SHORT = {"transport": Shared(), "round_bytes": 10_000, "has_core": False, "has_gpu": False}
 
 
 @pytest.mark.parametrize(
     ("differs", "inline"),
     [
         ({}, True),
-        ({"kind": "loopback", "has_core": True, "depth": 2, "counts_strata": True}, True),  # waits for nobody
-        ({"kind": "loopback", "has_gpu": True}, False),
-        ({"kind": "collective"}, False),  # waits for sockets
+        ({"transport": Loopback(), "has_core": True, "depth": 2, "counts_strata": True}, True),  # waits for nobody
+        ({"transport": Loopback(), "has_gpu": True}, False),
+        ({"transport": Collective()}, False),  # waits for sockets
         ({"counts_strata": True}, False),
         ({"has_core": True}, False),
         ({"has_gpu": True}, False),

@@ -67,7 +67,9 @@ def test_a_later_minibatch_that_differs_is_explained_and_changes_nothing(change,
 
 
 def test_wrong_settings_are_refused_at_once():
-    with pytest.raises(ValueError, match="exemplars must be an integer of at least 1, got 0"):
+    with pytest.raises(
+        ValueError, match="exemplars must be an integer of at least 1, auto, or auto:N with a limit, got 0"
+    ):
         Rehearsal(500, 0)
 
 

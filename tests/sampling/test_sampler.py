@@ -8,14 +8,14 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from drb.sampling.proportions import PROPORTIONS, build_proportions
+from drb.sampling.proportions import PROPORTIONS
 from drb.sampling.sampler import Sampler, draw_from_groups, expected_shares, systematic_counts
 
 ROUNDS = 3000
 
 
 def sampler(exemplars, proportions="uniform", *, seed=0, rank=0, min_fill=1):
-    return Sampler(exemplars, build_proportions(proportions).groups, seed=seed, rank=rank, min_fill=min_fill)
+    return Sampler(exemplars, PROPORTIONS.build(proportions), seed=seed, rank=rank, min_fill=min_fill)
 
 
 def inclusions(counts_WS, exemplars, proportions="uniform", offered_W=None, rounds=ROUNDS):
@@ -197,8 +197,8 @@ def test_the_weight_of_an_exemplar_is_the_same_in_every_draw():
 
 
 def test_an_unknown_proportion_is_named():
-    with pytest.raises(ValueError, match="proportions must be one of uniform, stream, balanced; got 'flat'"):
-        build_proportions("flat")
+    with pytest.raises(ValueError, match="unknown proportions 'flat'; choose balanced, stream or uniform"):
+        PROPORTIONS.build("flat")
 
 
 # -- shares and rounding

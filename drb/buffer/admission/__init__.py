@@ -1,54 +1,69 @@
-"""Admission policies: which offered samples a rehearsal buffer stores, and in whose place."""
+"""Admission policies: which offered samples a rehearsal buffer stores, and in whose place. One file per policy.
+
+To add one, derive a class from `Admission`; `drb.registry` says how it is found.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
-from drb.buffer.admission.base import NOTHING, Admission, Columns, Decision, Gathered, Offer, Removal, State
-from drb.buffer.admission.class_balanced import ClassBalanced
+from drb.buffer.admission.base import (
+    NOTHING,
+    REFILLS,
+    Admission,
+    Columns,
+    Decision,
+    Gathered,
+    Offer,
+    Removal,
+    State,
+    fill_holes,
+    slots_for,
+)
 from drb.buffer.admission.expiry import Expiry, MaxAge
-from drb.buffer.admission.fifo import Fifo
-from drb.buffer.admission.random_replacement import RandomReplacement
-from drb.buffer.admission.reservoir import KeyedReservoir
-from drb.types import Int64Array
+from drb.registry import Registry, fresh, name_of, options_of
 
-REFILLS = ("none", "recent")
-_POLICIES: dict[str, Any] = {
-    "reservoir": KeyedReservoir,
-    "class_balanced": ClassBalanced,
-    "random_replacement": RandomReplacement,
-    "fifo": Fifo,
-}
-ADMISSIONS = tuple(_POLICIES)
+ADMISSIONS: Registry[Admission] = Registry(
+    "admission policy", Admission, package=__name__, entry_points="drb.admissions"
+)
 
 
-def build_admission(name: str, *, candidates: int | None, seed: int, rank: int, refill: str = "none") -> Admission:
-    """The policy of that name.
+def build_admission(
+    given: str | type[Admission] | Admission,
+    *,
+    seed: int,
+    rank: int,
+    candidates: int | None = None,
+    refill: str = "none",
+    options: Mapping[str, Any] = MappingProxyType({}),
+) -> Admission:
+    """A policy ready for its first offer.
 
-    candidates: c per minibatch; belongs to random_replacement alone.
-    refill: what may take slots freed by removal. none: only what the policy would have stored anyhow; recent: whatever
-    is offered next. The policies without thresholds do the latter always.
+    Args:
+        given: a name, a class or an object (see `Registry.build`), which is left as it is.
+        candidates, refill: settings of a rehearsal that are options of some policies.
+        options: values for the other options.
+    Raises:
+        ValueError: as `Registry.build`; candidates or refill for a policy that has no such option.
     """
-    if name not in ADMISSIONS:
-        raise ValueError(f"admission must be one of {', '.join(ADMISSIONS)}; got {name!r}")
-    if name == "random_replacement":
-        if candidates is None:
-            raise ValueError("admission=random_replacement needs candidates (the paper's c), for example 14")
-        return RandomReplacement(candidates, seed, rank)
-    if candidates is not None:
-        raise ValueError(f"candidates={candidates} has no meaning for admission={name}; only for random_replacement")
-    if name == "fifo":
-        return Fifo()
-    return (KeyedReservoir if name == "reservoir" else ClassBalanced)(refill_recent=refill == "recent")
+    shared = {"candidates": candidates, "refill": None if refill == "none" else refill}
+    kind = ADMISSIONS.find(given) if isinstance(given, str) else given
+    shared = {name: value for name, value in shared.items() if value is not None and _takes(kind, name, value)}
+    policy = fresh(ADMISSIONS.build(given, {**shared, **options}))
+    policy.begin(seed, rank)
+    return policy
 
 
-def reshard_admission(
-    name: str, gathered: Gathered, states: Sequence[Mapping[str, Any]], capacity: int
-) -> tuple[Int64Array, State]:
-    """`Admission.reshard` of the policy of that name."""
-    reshard: Callable[..., tuple[Int64Array, State]] = _POLICIES[name].reshard
-    return reshard(gathered, states, capacity)
+def _takes(kind: type[Admission] | Admission, name: str, value: object) -> bool:
+    """Whether a policy has this option; False if the setting changes nothing for it."""
+    if name in options_of(kind):
+        return True
+    if name == "refill" and kind.refills_always:
+        return False
+    others = [other for other, policy in ADMISSIONS.own.items() if name in options_of(policy)]
+    raise ValueError(f"{name}={value} has no meaning for admission={name_of(kind)}; only for {' and '.join(others)}")
 
 
 __all__ = [
@@ -56,17 +71,15 @@ __all__ = [
     "NOTHING",
     "REFILLS",
     "Admission",
-    "ClassBalanced",
     "Columns",
     "Decision",
     "Expiry",
-    "Fifo",
     "Gathered",
-    "KeyedReservoir",
     "MaxAge",
     "Offer",
-    "RandomReplacement",
     "Removal",
+    "State",
     "build_admission",
-    "reshard_admission",
+    "fill_holes",
+    "slots_for",
 ]

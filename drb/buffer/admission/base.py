@@ -5,13 +5,15 @@ Letters: B offered samples, A admitted ones, n stored exemplars, M capacity.
 
 from __future__ import annotations
 
+import abc
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
+from drb.registry import Variant
 from drb.types import BoolArray, Int64Array, UInt64Array
 
 
@@ -159,30 +161,48 @@ class Removal:
         return len(self.slots)
 
 
+REFILLS = ("none", "recent")
+"""What may take slots that removal freed: only what would have been stored anyhow, or whatever is offered next."""
+
 _EMPTY: Int64Array = np.empty(0, np.int64)
 NOTHING = Decision(_EMPTY, _EMPTY)
 
 
-class Admission(Protocol):
-    """Decides which offered samples are stored, and in whose place. State is small and saved with the buffer."""
+class Admission(Variant):
+    """Decides which offered samples are stored, and in whose place. State is small and saved with the buffer.
 
+    needs_strata: decisions depend on the samples' strata, so that records must have a field for them.
+    refills_always: slots freed by removal take whatever is offered next, so that the setting `refill` changes nothing.
+    """
+
+    needs_strata: ClassVar[bool] = False
+    refills_always: ClassVar[bool] = False
+
+    def begin(self, seed: int, rank: int) -> None:
+        """Called once, before anything else: what randomness may depend on. seed: the same on all ranks."""
+
+    @abc.abstractmethod
     def admit(self, columns: Columns, offer: Offer) -> Decision:
         """Called once per minibatch; the caller then applies the decision with `columns.put`."""
-        ...
 
+    @abc.abstractmethod
     def remove(self, columns: Columns, slots: Int64Array) -> Removal:
         """These slots (ascending, at least one) will be freed: how the holes are closed.
 
         The caller then applies it with `columns.remove`.
         """
-        ...
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def state_dict(self) -> State:
+        """What the next decisions depend on, as arrays and numbers."""
+        return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def load_state_dict(self, state: State) -> None:
+        """Go on from what `state_dict` gave. Raises ValueError if no policy of this kind can have given it."""
 
-    @staticmethod
-    def reshard(gathered: Gathered, states: Sequence[Mapping[str, Any]], capacity: int) -> tuple[Int64Array, State]:
+    @abc.abstractmethod
+    def reshard(
+        self, gathered: Gathered, states: Sequence[Mapping[str, Any]], capacity: int
+    ) -> tuple[Int64Array, State]:
         """One buffer of exemplars that other buffers held: which stay, and this policy's state.
 
         Args:
@@ -191,7 +211,6 @@ class Admission(Protocol):
         Returns:
             Indices into gathered in the order of their new slots, int64 [at most capacity], and a state.
         """
-        ...
 
 
 def slots_for(columns: Columns, num_admitted: int, evicted: Int64Array) -> Int64Array:

@@ -15,6 +15,8 @@ import numpy as np
 
 from drb.buffer.admission.base import (
     NOTHING,
+    REFILLS,
+    Admission,
     Columns,
     Decision,
     Gathered,
@@ -26,17 +28,24 @@ from drb.buffer.admission.base import (
     require_state,
     slots_for,
 )
+from drb.options import setting
 from drb.types import BoolArray, Int64Array, UInt64Array
 
 
-class ClassBalanced:
-    """State: one threshold per stratum that ever dropped an exemplar.
+class ClassBalanced(Admission):
+    """Keep equally many exemplars of each class, a uniform sample within a class.
 
-    refill_recent: removing exemplars lifts the thresholds, so that whatever is offered next takes the free slots.
+    The state is one threshold per stratum that ever dropped an exemplar.
+
+    refill: recent: removing exemplars lifts the thresholds, so that whatever is offered next takes the free slots.
     """
 
-    def __init__(self, *, refill_recent: bool = False) -> None:
-        self._refill_recent = refill_recent
+    name = "class_balanced"
+    needs_strata = True
+    refill: str = setting("none", one_of=REFILLS)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self._strata: Int64Array = np.empty(0, np.int64)
         self._thresholds: UInt64Array = np.empty(0, np.uint64)
 
@@ -76,7 +85,7 @@ class ClassBalanced:
             self._thresholds = np.insert(self._thresholds, at, key)
 
     def remove(self, columns: Columns, slots: Int64Array) -> Removal:
-        if self._refill_recent:
+        if self.refill == "recent":
             self._strata, self._thresholds = self._strata[:0], self._thresholds[:0]
         return fill_holes(columns.size, slots)
 
@@ -89,8 +98,9 @@ class ClassBalanced:
         require_state(thresholds.shape == strata.shape, "thresholds")
         self._strata, self._thresholds = strata.copy(), thresholds.copy()
 
-    @staticmethod
-    def reshard(gathered: Gathered, states: Sequence[Mapping[str, Any]], capacity: int) -> tuple[Int64Array, State]:
+    def reshard(
+        self, gathered: Gathered, states: Sequence[Mapping[str, Any]], capacity: int
+    ) -> tuple[Int64Array, State]:
         """Level counts, in each stratum the smallest keys; each τ the smallest of all thresholds and keys that go."""
         merged = ClassBalanced()
         for state in states:

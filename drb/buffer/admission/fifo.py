@@ -7,16 +7,30 @@ from typing import Any
 
 import numpy as np
 
-from drb.buffer.admission.base import NOTHING, Columns, Decision, Gathered, Offer, Removal, State, require_state
+from drb.buffer.admission.base import (
+    NOTHING,
+    Admission,
+    Columns,
+    Decision,
+    Gathered,
+    Offer,
+    Removal,
+    State,
+    require_state,
+)
 from drb.types import Int64Array
 
 _MOST_SLOTS = 1 << 40
 
 
-class Fifo:
-    """State: the next slot of the ring."""
+class Fifo(Admission):
+    """Keep the latest samples. The state is the next slot of the ring."""
 
-    def __init__(self) -> None:
+    name = "fifo"
+    refills_always = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self._next = 0
 
     def admit(self, columns: Columns, offer: Offer) -> Decision:
@@ -43,8 +57,9 @@ class Fifo:
         self._next = int(state["next"])
         require_state(0 <= self._next < _MOST_SLOTS, "next slot")
 
-    @staticmethod
-    def reshard(gathered: Gathered, states: Sequence[Mapping[str, Any]], capacity: int) -> tuple[Int64Array, State]:
+    def reshard(
+        self, gathered: Gathered, states: Sequence[Mapping[str, Any]], capacity: int
+    ) -> tuple[Int64Array, State]:
         """The newest stay, the oldest of them first in the ring."""
         kept = np.argsort(gathered.admitted_round, kind="stable")[max(0, len(gathered) - capacity) :]
         return kept, {"next": np.int64(len(kept) % max(capacity, 1))}

@@ -14,6 +14,7 @@ import numpy as np
 
 from drb.buffer.admission.base import (
     NOTHING,
+    Admission,
     Columns,
     Decision,
     Gathered,
@@ -26,25 +27,34 @@ from drb.buffer.admission.base import (
     slots_for,
 )
 from drb.buffer.admission.class_balanced import level
+from drb.options import required
 from drb.seeding import RoundGenerator
 from drb.types import Int64Array
 
 
-class RandomReplacement:
-    """candidates: expected number of candidates per minibatch (c)."""
+class RandomReplacement(Admission):
+    """Overwrite random exemplars of the same class (arXiv 2406.03285).
 
-    def __init__(self, candidates: int, seed: int, rank: int) -> None:
-        if candidates < 1:
-            raise ValueError(f"candidates must be at least 1, got {candidates}")
-        self._candidates = candidates
-        self._rng = RoundGenerator(seed, "random_replacement", rank)
+    candidates: the expected number of samples of a minibatch that are considered (the paper's c).
+    """
+
+    name = "random_replacement"
+    needs_strata = True
+    refills_always = True
+    candidates: int = required(at_least=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self._strata: Int64Array = np.empty(0, np.int64)
+
+    def begin(self, seed: int, rank: int) -> None:
+        self._rng = RoundGenerator(seed, "random_replacement", rank)
 
     def admit(self, columns: Columns, offer: Offer) -> Decision:
         if not len(offer):
             return NOTHING
         rng = self._rng.at(offer.round)
-        rows = np.flatnonzero(rng.random(len(offer)) < self._candidates / len(offer))
+        rows = np.flatnonzero(rng.random(len(offer)) < self.candidates / len(offer))
         rows = rows[columns.is_new(offer.sample_id[rows])]
         if not rows.size:
             return NOTHING
@@ -89,8 +99,9 @@ class RandomReplacement:
         require_state(is_ascending(state["strata"]), "strata")
         self._strata = state["strata"].copy()
 
-    @staticmethod
-    def reshard(gathered: Gathered, states: Sequence[Mapping[str, Any]], capacity: int) -> tuple[Int64Array, State]:
+    def reshard(
+        self, gathered: Gathered, states: Sequence[Mapping[str, Any]], capacity: int
+    ) -> tuple[Int64Array, State]:
         """Level counts; in each stratum those with the smallest keys, which are as good as random, stay."""
         stays, _ = level(gathered.stratum, gathered.key, capacity)
         strata = np.unique(np.concatenate([state["strata"] for state in states]))

@@ -17,6 +17,8 @@ import numpy as np
 
 from drb.buffer.admission.base import (
     NOTHING,
+    REFILLS,
+    Admission,
     Columns,
     Decision,
     Gathered,
@@ -27,19 +29,25 @@ from drb.buffer.admission.base import (
     require_state,
     slots_for,
 )
+from drb.options import setting
 from drb.types import Int64Array, UInt64Array
 
 NO_THRESHOLD = (1 << 64) - 1
 
 
-class KeyedReservoir:
-    """Admission in O(b) amortised, whatever the capacity: see `_LargestKeys`.
+class KeyedReservoir(Admission):
+    """Keep a uniform sample of the distinct samples offered so far.
 
-    refill_recent: removing exemplars lifts the threshold, so that whatever is offered next takes the free slots.
+    A decision takes O(b) amortised, whatever the capacity: see `_LargestKeys`.
+
+    refill: recent: removing exemplars lifts the threshold, so that whatever is offered next takes the free slots.
     """
 
-    def __init__(self, *, refill_recent: bool = False) -> None:
-        self._refill_recent = refill_recent
+    name = "reservoir"
+    refill: str = setting("none", one_of=REFILLS)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self.threshold = NO_THRESHOLD
         self._largest = _LargestKeys()
 
@@ -80,7 +88,7 @@ class KeyedReservoir:
     def remove(self, columns: Columns, slots: Int64Array) -> Removal:
         removal = fill_holes(columns.size, slots)
         self._largest.remove(removal)
-        if self._refill_recent:
+        if self.refill == "recent":
             self.threshold = NO_THRESHOLD
         return removal
 
@@ -92,8 +100,9 @@ class KeyedReservoir:
         require_state(0 <= self.threshold <= NO_THRESHOLD, "threshold")
         self._largest.clear()
 
-    @staticmethod
-    def reshard(gathered: Gathered, states: Sequence[Mapping[str, Any]], capacity: int) -> tuple[Int64Array, State]:
+    def reshard(
+        self, gathered: Gathered, states: Sequence[Mapping[str, Any]], capacity: int
+    ) -> tuple[Int64Array, State]:
         """The smallest keys stay; τ is the smallest of all thresholds and of the keys that go."""
         order = np.argsort(gathered.key, kind="stable")
         kept, dropped = order[:capacity], gathered.key[order[capacity:]]

@@ -65,7 +65,7 @@ class Codec(Variant):
         return f"{name[1]}({', '.join(f'{option}={value!r}' for option, value in options)})"
 
 
-CODECS: Registry[Codec] = Registry("codec", Codec, "drb.buffer.codecs", "drb.codecs")  # type: ignore[type-abstract]
+CODECS: Registry[Codec] = Registry("codec", Codec, "drb.buffer.codecs", "drb.codecs")
 
 
 def codec_from_json(value: Mapping[str, Any]) -> Codec:

@@ -17,11 +17,53 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from drb.data.datasets.builder import BuiltinDataset, CachedDataset
 from drb.data.source import Dataset, tensor_dataset
+from drb.options import setting
 from drb.seeding import derive_seed
 from drb.types import BoolArray
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # Debian's package dataset-fashion-mnist
+
+
+class Digits(BuiltinDataset):
+    """scikit-learn's 1797 grey images of 8x8 in 10 classes, embedded in the package.
+
+    seed: of the test split: the same whatever the run's seed.
+    """
+
+    name = "digits"
+    seed: int = setting(0, at_least=0)
+    test_fraction: float = setting(0.2, above=0, below=1)
+
+
+class FashionMnist(CachedDataset):
+    """70,000 grey images of 28x28 in 10 classes: from Debian's dataset-fashion-mnist, else from or into root."""
+
+    name = "fashion_mnist"
+
+
+class Cifar10(CachedDataset):
+    """60,000 colour images of 32x32 in 10 classes, from or downloaded into root."""
+
+    name = "cifar10"
+
+
+class Cifar100(CachedDataset):
+    """60,000 colour images of 32x32 in 100 classes, from or downloaded into root."""
+
+    name = "cifar100"
+
+
+class Synthetic(CachedDataset):
+    """Noise of any size around one random pattern per class: for speed tests, yet learnable."""
+
+    name = "synthetic"
+    image_shape: list[int] = setting([3, 32, 32], at_least=1)
+    num_classes: int = setting(10, at_least=1)
+    num_train: int = setting(10_000, at_least=1)
+    num_test: int = setting(1_000, at_least=1)
+    seed: int = setting(0, at_least=0)
 
 
 def digits(root: Path, *, seed: int = 0, test_fraction: float = 0.2) -> Dataset:

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import field
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from drb.data.datasets.builder import CachedDataset
 from drb.data.datasets.listing import Listing, PassedOver, class_folders, list_images
 from drb.data.decoding.pool import DecoderPool
 from drb.data.identity import Identity
 from drb.data.source import Dataset
 from drb.machine import usable_cores
+from drb.options import setting
 from drb.types import Int64Array, Minibatch
 
 # every user of pretrained weights normalises with these, the statistics of ImageNet
@@ -97,6 +100,26 @@ class FolderSource:
             image_size=self._image_size,
             decoders=self._decoders,
         )
+
+
+class ImageFolder(CachedDataset):
+    """Folders of image files (ImageNet, Tiny-ImageNet): root/train/<class>/* and root/val or root/test the same.
+
+    image_size: height and width of the images, in pixels.
+    resize: length of the shorter side before the crop; None: image_size.
+    upright: turn images as their EXIF orientation says.
+    source: the collection's name, a part of every sample id; another one for another collection.
+    renamed: {old: new} names of class folders of a run that goes on: {dog: hound}, or {dog: ''} if the class is gone.
+    workers: decoding processes of each rank, at most one per core that it may use.
+    """
+
+    name = "image_folder"
+    image_size: int = setting(224, at_least=1)
+    resize: int | None = setting(None, at_least=1)
+    upright: bool = True
+    source: str = "image_folder"
+    renamed: dict[str, str] = field(default_factory=dict)
+    workers: int = setting(8, at_least=1)
 
 
 def image_folder(

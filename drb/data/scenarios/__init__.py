@@ -1,45 +1,31 @@
-"""Scenarios by name: how a dataset becomes a stream of tasks."""
+"""Scenarios: how a dataset becomes a stream of tasks. One file per scenario.
+
+To add one, derive a class from `Scenario`; `drb.registry` says how it is found.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from drb.data.datasets import Dataset
-from drb.data.scenarios.class_incremental import ClassIncremental
-from drb.data.scenarios.domain_incremental import DomainIncremental
-from drb.data.scenarios.instance_incremental import InstanceIncremental
-from drb.data.scenarios.task import Scenario, Task
-from drb.data.scenarios.task_incremental import TaskIncremental
-from drb.options import choose
+from drb.data.scenarios.task import Scenario, Task, hold_out
+from drb.registry import Registry, fresh
 
-__all__ = [
-    "SCENARIOS",
-    "ClassIncremental",
-    "DomainIncremental",
-    "InstanceIncremental",
-    "Scenario",
-    "Task",
-    "TaskIncremental",
-    "build_scenario",
-]
-
-SCENARIOS: dict[str, Callable[..., Scenario]] = {
-    "class_incremental": ClassIncremental,
-    "domain_incremental": DomainIncremental,
-    "instance_incremental": InstanceIncremental,
-    "task_incremental": TaskIncremental,
-}
+SCENARIOS: Registry[Scenario] = Registry("scenario", Scenario, package=__name__, entry_points="drb.scenarios")
 
 
-def build_scenario(name: str, dataset: Dataset, *, seed: int, validation: float = 0.0, **options: Any) -> Scenario:
-    """The scenario called `name` over `dataset`.
+def build_scenario(given: str | type[Scenario] | Scenario, dataset: Dataset, *, seed: int, **options: Any) -> Scenario:
+    """A scenario over `dataset`: the stream of its tasks.
 
     Args:
-        validation: share of each task's training samples that is held out for validation.
-        options: keyword arguments of the scenario's class.
+        given: the scenario's name, its class, or an object of it, which is left as it is.
+        options: options of the scenario, unless it is an object.
     Raises:
         ValueError: an unknown name or option, or values that make no stream of this dataset.
     """
-    scenario = choose("scenario", SCENARIOS, name, options, given=("dataset", "seed", "validation"))
-    return scenario(dataset, seed=seed, validation=validation, **options)
+    scenario = fresh(SCENARIOS.build(given, options))
+    scenario.begin(dataset, seed)
+    return scenario
+
+
+__all__ = ["SCENARIOS", "Scenario", "Task", "build_scenario", "hold_out"]

@@ -4,52 +4,37 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import Literal
 
 import numpy as np
 
 from drb.data.datasets import Dataset, Source, View
-from drb.data.scenarios.task import Task, check_fraction, hold_out
+from drb.data.scenarios.task import Scenario, Task, hold_out
+from drb.options import setting
 from drb.seeding import permutation
 from drb.types import Int64Array
 
 
-class ClassIncremental:
-    """Tasks of `classes_per_task` classes each, until the classes (or `num_tasks`) run out.
+class ClassIncremental(Scenario):
+    """Bring new classes with each task, `classes_per_task` of them, and never tell the task.
+
+    classes_per_task: the last task has fewer if they do not divide; None spreads the classes over num_tasks.
+    num_tasks: stop after so many; None goes on to the last class.
 
     With class_order=shuffled, labels are renumbered in order of appearance, so that a head grows by exactly
     the new classes; task names keep the dataset's class numbers.
     """
 
-    task_aware = False
+    name = "class_incremental"
+    classes_per_task: int | None = setting(None, at_least=1)
+    num_tasks: int | None = setting(None, at_least=1)
+    class_order: str = setting("natural", one_of=("natural", "shuffled"))
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        *,
-        seed: int,
-        validation: float = 0.0,
-        classes_per_task: int | None = None,
-        num_tasks: int | None = None,
-        class_order: Literal["natural", "shuffled"] = "natural",
-    ) -> None:
-        """
-        Args:
-            classes_per_task: the last task has fewer if they do not divide; None spreads them over num_tasks.
-            num_tasks: stop after so many; None goes on to the last class.
-            validation: share of each task's training samples that is held out.
-        Raises:
-            ValueError: neither size is given, or they do not fit the dataset's classes.
-        """
-        if class_order not in ("natural", "shuffled"):
-            raise ValueError(f"class_order must be natural or shuffled, got {class_order!r}")
-        self._dataset = dataset
-        self._seed = seed
-        self._validation = check_fraction(validation)
-        self._groups = _group_classes(dataset.num_classes, classes_per_task, num_tasks)
+    def begin(self, dataset: Dataset, seed: int) -> None:
+        super().begin(dataset, seed)
+        self._groups = _group_classes(dataset.num_classes, self.classes_per_task, self.num_tasks)
         self._order = np.arange(dataset.num_classes)
         self._label_map: Int64Array | None = None
-        if class_order == "shuffled":
+        if self.class_order == "shuffled":
             self._order = permutation(dataset.num_classes, seed, "class order")
             self._label_map = np.argsort(self._order)
 
@@ -58,19 +43,19 @@ class ClassIncremental:
 
     def _task(self, index: int, group: range) -> Task:
         classes = self._order[group.start : group.stop]
-        chosen = np.flatnonzero(np.isin(self._dataset.train.labels, classes))
+        chosen = np.flatnonzero(np.isin(self.dataset.train.labels, classes))
         if len(chosen) == 0:
             raise ValueError(
                 f"task {index} has no training samples: the dataset has none of classes {classes.tolist()}"
             )
-        train, held_out = hold_out(len(chosen), self._validation, self._seed, index)
-        tested = np.flatnonzero(np.isin(self._dataset.test.labels, classes))
+        train, held_out = hold_out(len(chosen), self.validation, self.seed, index)
+        tested = np.flatnonzero(np.isin(self.dataset.test.labels, classes))
         return Task(
             index=index,
             name="classes " + ",".join(map(str, classes.tolist())),
-            train=self._view(self._dataset.train, chosen[train], index),
-            test=self._view(self._dataset.test, tested, index),
-            validation=self._view(self._dataset.train, chosen[held_out], index) if len(held_out) else None,
+            train=self._view(self.dataset.train, chosen[train], index),
+            test=self._view(self.dataset.test, tested, index),
+            validation=self._view(self.dataset.train, chosen[held_out], index) if len(held_out) else None,
             classes=tuple(group) if self._label_map is not None else tuple(sorted(classes.tolist())),
         )
 

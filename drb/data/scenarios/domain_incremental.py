@@ -9,79 +9,56 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from drb.data.datasets import Dataset, View
-from drb.data.scenarios.task import Task, check_fraction, hold_out
+from drb.data.datasets import View
+from drb.data.scenarios.task import Scenario, Task, hold_out
 from drb.data.view import Transform
+from drb.options import setting
 from drb.seeding import derive_seed, permutation
 from drb.types import Int64Array
 
 
-class DomainIncremental:
-    """One transform per task, endlessly or for `num_tasks` tasks."""
+class DomainIncremental(Scenario):
+    """Bring the same classes in ever new guises: permuted pixels or rotated images, one transform per task.
 
-    task_aware = False
+    num_tasks: None makes an endless stream.
+    max_angle: rotated: each task's angle is uniform in [0, max_angle), in degrees.
+    validation: the same samples are held out in every task.
+    """
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        *,
-        seed: int,
-        validation: float = 0.0,
-        transform: Literal["permuted", "rotated"] = "permuted",
-        num_tasks: int | None = None,
-        max_angle: float = 180.0,
-    ) -> None:
-        """
-        Args:
-            num_tasks: None for a stream without end.
-            max_angle: rotated: each task's angle is uniform in [0, max_angle), in degrees.
-            validation: share of the training samples held out, the same ones in every task.
-        Raises:
-            ValueError: an unknown transform, or a number that makes no stream.
-        """
-        if transform not in ("permuted", "rotated"):
-            raise ValueError(f"transform must be permuted or rotated, got {transform!r}")
-        if num_tasks is not None and num_tasks < 1:
-            raise ValueError(f"num_tasks must be at least 1, or none for an endless stream, got {num_tasks}")
-        if not 0 < max_angle <= 360:
-            raise ValueError(f"max_angle must be in (0, 360] degrees, got {max_angle}")
-        self._dataset = dataset
-        self._seed = seed
-        self._validation = check_fraction(validation)
-        self._name = transform
-        self._num_tasks = num_tasks
-        self._max_angle = max_angle
+    name = "domain_incremental"
+    transform: str = setting("permuted", one_of=("permuted", "rotated"))
+    num_tasks: int | None = setting(None, at_least=1)
+    max_angle: float = setting(180.0, above=0, at_most=360)
 
     def __iter__(self) -> Iterator[Task]:
-        return map(self._task, itertools.count() if self._num_tasks is None else range(self._num_tasks))
+        return map(self._task, itertools.count() if self.num_tasks is None else range(self.num_tasks))
 
     def _task(self, index: int) -> Task:
-        source, transform = self._dataset.train, self._transform(index)
+        source, transform = self.dataset.train, self._transform_of(index)
         # one split for all tasks: a held-out image must not be trained on in another guise
-        train, held_out = hold_out(len(source), self._validation, self._seed, 0)
+        train, held_out = hold_out(len(source), self.validation, self.seed, 0)
         return Task(
             index=index,
-            name=f"{self._name} {index}",
+            name=f"{self.transform} {index}",
             train=View(source, train, transform=transform, guise=index),
-            test=View(self._dataset.test, np.arange(len(self._dataset.test)), transform=transform),
+            test=View(self.dataset.test, np.arange(len(self.dataset.test)), transform=transform),
             validation=View(source, held_out, transform=transform, guise=index) if len(held_out) else None,
-            classes=tuple(range(self._dataset.num_classes)),
+            classes=tuple(range(self.dataset.num_classes)),
         )
 
-    def _transform(self, index: int) -> Transform | None:
+    def _transform_of(self, index: int) -> Transform | None:
         if index == 0:
             return None
-        if self._name == "rotated":
-            generator = np.random.default_rng(derive_seed(self._seed, "angle", index))
-            return _Rotate(float(generator.uniform(0, self._max_angle)))
-        _, height, width = self._dataset.image_shape
-        return _Permute(permutation(height * width, self._seed, "pixels", index))
+        if self.transform == "rotated":
+            generator = np.random.default_rng(derive_seed(self.seed, "angle", index))
+            return _Rotate(float(generator.uniform(0, self.max_angle)))
+        _, height, width = self.dataset.image_shape
+        return _Permute(permutation(height * width, self.seed, "pixels", index))
 
 
 class _Permute:

@@ -7,39 +7,39 @@ from collections.abc import Iterator
 import numpy as np
 
 from drb.data.datasets import Dataset, View
-from drb.data.scenarios.task import Task, check_fraction, hold_out
+from drb.data.scenarios.task import Scenario, Task, hold_out
+from drb.options import setting
 from drb.seeding import permutation
 
 
-class InstanceIncremental:
-    """`num_tasks` chunks of the training samples, equal to within one; every task has the whole test set."""
+class InstanceIncremental(Scenario):
+    """Bring new samples of the same classes: `num_tasks` random chunks of the training data, equal to within one.
 
-    task_aware = False
+    Every task has the whole test set.
+    """
 
-    def __init__(self, dataset: Dataset, *, seed: int, validation: float = 0.0, num_tasks: int) -> None:
-        """
-        Raises:
-            ValueError: fewer training samples than tasks.
-        """
-        if not 1 <= num_tasks <= len(dataset.train):
-            raise ValueError(f"num_tasks must be in [1, {len(dataset.train)}], the training samples, got {num_tasks}")
-        self._dataset = dataset
-        self._seed = seed
-        self._validation = check_fraction(validation)
-        self._num_tasks = num_tasks
+    name = "instance_incremental"
+    num_tasks: int = setting(5, at_least=1)
+
+    def begin(self, dataset: Dataset, seed: int) -> None:
+        super().begin(dataset, seed)
+        if self.num_tasks > len(dataset.train):
+            raise ValueError(
+                f"num_tasks must be in [1, {len(dataset.train)}], the training samples, got {self.num_tasks}"
+            )
 
     def __iter__(self) -> Iterator[Task]:
-        return map(self._task, range(self._num_tasks))
+        return map(self._task, range(self.num_tasks))
 
     def _task(self, index: int) -> Task:
-        source = self._dataset.train
-        chunk = np.sort(permutation(len(source), self._seed, "chunks")[index :: self._num_tasks])
-        train, held_out = hold_out(len(chunk), self._validation, self._seed, index)
+        source = self.dataset.train
+        chunk = np.sort(permutation(len(source), self.seed, "chunks")[index :: self.num_tasks])
+        train, held_out = hold_out(len(chunk), self.validation, self.seed, index)
         return Task(
             index=index,
             name=f"chunk {index}",
             train=View(source, chunk[train]),
-            test=self._dataset.test,
+            test=self.dataset.test,
             validation=View(source, chunk[held_out]) if len(held_out) else None,
-            classes=tuple(range(self._dataset.num_classes)),
+            classes=tuple(range(self.dataset.num_classes)),
         )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar
 
-from drb.data.datasets import Source
+from drb.data.datasets import Dataset, Source
+from drb.options import setting
+from drb.registry import Variant
 from drb.seeding import permutation
 from drb.types import Int64Array
 
@@ -27,16 +30,31 @@ class Task:
     classes: tuple[int, ...]
 
 
-class Scenario(Protocol):
-    """Iterate to get the stream; it may be endless, nobody asks for its length, and iterating again repeats it.
+class Scenario(Variant):
+    """Turns a dataset into a stream of tasks: iterate to get it.
+
+    It may be endless, nobody asks for its length, and iterating again repeats it.
 
     task_aware: the task is known at test time and minibatches carry `task`.
+
+    validation: the share of each task's training samples that is held out and evaluated, too.
     """
 
-    @property
-    def task_aware(self) -> bool: ...
+    task_aware: ClassVar[bool] = False
+    validation: float = setting(0.0, at_least=0, below=1)
 
-    def __iter__(self) -> Iterator[Task]: ...
+    def begin(self, dataset: Dataset, seed: int) -> None:
+        """Called once, before the first task; the same on all ranks.
+
+        Raises:
+            ValueError: the options make no stream of this dataset.
+        """
+        self.dataset = dataset
+        self.seed = seed
+
+    @abc.abstractmethod
+    def __iter__(self) -> Iterator[Task]:
+        """The tasks in their order, each made when it is asked for."""
 
 
 def hold_out(num_samples: int, fraction: float, seed: int, task: int) -> tuple[Int64Array, Int64Array]:
@@ -49,10 +67,3 @@ def hold_out(num_samples: int, fraction: float, seed: int, task: int) -> tuple[I
     order[:count].sort()
     order[count:].sort()
     return order[count:], order[:count]
-
-
-def check_fraction(validation: float) -> float:
-    """The share of each task's training samples to hold out, in [0, 1)."""
-    if not 0 <= validation < 1:
-        raise ValueError(f"validation is the share of the training samples held out, in [0, 1), got {validation}")
-    return validation

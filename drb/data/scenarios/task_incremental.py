@@ -6,6 +6,10 @@ from drb.data.scenarios.class_incremental import ClassIncremental
 
 
 class TaskIncremental(ClassIncremental):
-    """As `ClassIncremental`; minibatches carry `task`, int64 [B], so that answers may be limited to `Task.classes`."""
+    """Bring new classes with each task and tell the task, in training and in tests.
 
+    As `ClassIncremental`, but minibatches carry `task`, int64 [B], so that answers may be limited to `Task.classes`.
+    """
+
+    name = "task_incremental"
     task_aware = True

@@ -16,13 +16,15 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from drb.options import one_of_phrase
 from drb.program.config.explain import SCHEMA, explain, unknown_key
-from drb.program.config.schema import CHOICES, TrainConfig
+from drb.program.config.rehearsal import KINDS
+from drb.program.config.schema import TrainConfig
+from drb.program.config.variants import GROUPS, register_chosen, register_variants
 
 
 def config_folder() -> Path:
@@ -44,8 +46,7 @@ def compose_config(arguments: Sequence[str], run_id: str) -> tuple[TrainConfig, 
         overrides = OverridesParser.create().parse_overrides(list(arguments))
         _refuse_additions(overrides)
         _refuse_odd_choices(overrides)
-        with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
-            composed = hydra.compose("train", list(arguments), return_hydra_config=True)
+        composed = _compose([_as_addition(argument) for argument in arguments])
         if composed.run_id is None:
             composed.run_id = run_id
         run_dir = Path(composed.hydra.run.dir)
@@ -60,6 +61,24 @@ def compose_config(arguments: Sequence[str], run_id: str) -> tuple[TrainConfig, 
     return config, run_dir
 
 
+def _as_addition(argument: str) -> str:
+    """An option of a variant as Hydra wants to be given keys of a mapping; its registry checks it."""
+    is_option = any(argument.startswith(f"rehearsal.{kind}_options.") for kind in KINDS)
+    return f"++{argument}" if is_option else argument
+
+
+def _compose(arguments: list[str]) -> DictConfig:
+    """Compose, with the schema of each variant from outside drb once Hydra asks for it."""
+    try:
+        with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
+            return hydra.compose("train", arguments, return_hydra_config=True)
+    except MissingConfigException as error:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        if not register_chosen(group, choice):
+            raise
+    return _compose(arguments)
+
+
 def to_yaml(config: TrainConfig) -> str:
     """The whole configuration, as it can be read again."""
     return OmegaConf.to_yaml(OmegaConf.structured(config))
@@ -68,9 +87,7 @@ def to_yaml(config: TrainConfig) -> str:
 def _register_schema() -> None:
     store = ConfigStore.instance()
     store.store(name=SCHEMA, node=TrainConfig)
-    for group, choices in CHOICES.items():
-        for choice, node in choices.items():
-            store.store(group=group, name=f"{SCHEMA}_{choice}", node=node(name=choice))
+    register_variants(config_folder())
 
 
 def _refuse_additions(overrides: Sequence[Override]) -> None:
@@ -82,10 +99,15 @@ def _refuse_additions(overrides: Sequence[Override]) -> None:
 def _refuse_odd_choices(overrides: Sequence[Override]) -> None:
     """A number, null or a list in place of a choice's name."""
     for override in overrides:
-        group = config_folder() / override.key_or_group
-        if group.is_dir() and not isinstance(override.value(), (str, dict)):
-            known = sorted(path.stem for path in group.glob("*.yaml"))
+        group = override.key_or_group
+        folder = config_folder() / group
+        if (folder.is_dir() or group in GROUPS) and not isinstance(override.value(), (str, dict)):
+            known = sorted({*(path.stem for path in folder.glob("*.yaml")), *_names(group)})
             raise ValueError(f"{override.input_line} is unknown; choose {one_of_phrase(known)}")
+
+
+def _names(group: str) -> list[str]:
+    return GROUPS[group].variants.names() if group in GROUPS else []
 
 
 def _refuse_numbers_as_booleans(composed: DictConfig, overrides: Sequence[Override]) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from drb.program.config.rehearsal import KINDS
+from drb.program.config.variants import GROUPS
+
 _MAY_CHANGE = (
     "name",
     "run_id",
@@ -41,10 +44,28 @@ def require_same_config(saved: Mapping[str, Any], now: Mapping[str, Any], where:
     for key in [*after, *(before.keys() - after.keys())]:
         may_change = any(key == free or key.startswith(f"{free}.") for free in _MAY_CHANGE)
         if not may_change and before.get(key) != after.get(key):
+            if is_name_outside(key, before.get(key)):
+                raise ValueError(_name_it(where, key.removesuffix(".name"), str(before[key])))
             raise ValueError(
                 f"{where} was made with {key}={_shown(before.get(key))}, this run has {_shown(after.get(key))}; go on "
                 "with the same, choose another run directory (hydra.run.dir) or start anew with checkpoint.resume=never"
             )
+
+
+def is_name_outside(key: str, value: Any) -> bool:
+    """Whether a setting chooses a variant outside drb, by its dotted path."""
+    return "." in str(value) and (key in _CHOICES or key.removesuffix(".name") in GROUPS)
+
+
+def _name_it(where: str, setting: str, name: str) -> str:
+    return (
+        f"{where} was made with {setting} {name}, which is not part of drb and counts only if you name it: add "
+        f"{setting}={name} to go on, choose another run directory (hydra.run.dir) or start anew with "
+        "checkpoint.resume=never"
+    )
+
+
+_CHOICES = [f"rehearsal.{setting}" for setting in KINDS]
 
 
 def _shown(value: Any) -> str:

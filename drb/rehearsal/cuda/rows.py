@@ -25,6 +25,7 @@ from torch import Tensor
 
 from drb.buffer.record import HEADER_WORDS
 from drb.exchange import CollectiveExchange, Peers
+from drb.exchange.transport import Sizes, Transport
 from drb.rehearsal.cuda.device import Device, RowBackend
 from drb.rehearsal.delivery import Delivery
 from drb.types import Int64Array
@@ -241,3 +242,15 @@ class RowLauncher(Delivery):
         shape = (num_rows, self.blocks.shape[2])
         self._gathered[block] = self.device.empty_pinned(shape, torch.int64)
         self._outgoing[block] = self.device.empty(shape, torch.int64, used_on=[self._stream])
+
+
+class Nccl(Transport):
+    """Rows from GPU to GPU by NCCL; sizes and requests by torch.distributed."""
+
+    name = "nccl"
+    from_gpu_to_gpu = True
+    least_depth = 2  # rows are launched one round before their exemplars are used
+
+    def open(self, peers: Peers, nodes: Sequence[str], sizes: Sizes) -> NcclExchange:
+        own_rows = int(sizes.rows[peers.rank])
+        return NcclExchange(peers, nodes, own_rows, sizes.words, sizes.at_once, sizes.num_blocks)

@@ -16,7 +16,7 @@ import numpy as np
 from drb.buffer.record import RecordSpec
 from drb.rehearsal.state.fetched import counts_of
 
-FORMAT = 3  # 2: fields lay in a row in the order that they were given in
+FORMAT = 4  # 3 did not state the options of the admission policy; 2 laid out fields in the order given
 _COLUMNS = {"key": np.uint64, "sample_id": np.int64, "stratum": np.int64, "admitted_round": np.int64}
 
 

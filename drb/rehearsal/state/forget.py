@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from drb.buffer.admission import Columns, build_admission
+from drb.buffer.admission import Columns
 from drb.buffer.record import RecordSpec
 from drb.buffer.snapshot import LazyRows
 from drb.rehearsal.selection import Where, matching_ids
 from drb.rehearsal.state.check import require_format
 from drb.rehearsal.state.fetched import uncounted
+from drb.rehearsal.state.policy import policy_of
 from drb.types import Int64Array
 
 State = Mapping[str, Any]
@@ -67,9 +68,7 @@ def _without(buffer: State, settings: State, sample_ids: Int64Array) -> dict[str
     gone = np.isin(columns.sample_id, sample_ids)
     if lacking:
         gone[staged["slots"]] = True
-    name = settings["admission"]
-    candidates = 1 if name == "random_replacement" else None  # the number matters to offers only
-    policy = build_admission(name, candidates=candidates, seed=0, rank=0, refill=settings.get("refill", "none"))
+    policy = policy_of(settings)
     policy.load_state_dict(buffer["admission"])
     slots = np.flatnonzero(gone)
     if len(slots):

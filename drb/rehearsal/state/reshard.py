@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from drb.buffer.admission import Gathered, reshard_admission
+from drb.buffer.admission import Gathered
 from drb.buffer.record import SLOT
 from drb.buffer.snapshot import LazyRows
 from drb.rehearsal.intake import reshard_intake
 from drb.rehearsal.state.fetched import uncounted
+from drb.rehearsal.state.policy import policy_of
 from drb.seeding import sample_keys
 from drb.types import Int64Array, OwnerOf
 
@@ -65,7 +66,7 @@ def reshard(
     own = np.flatnonzero(owner_of(pool.columns["sample_id"]) == rank)
     candidates = Gathered(*(pool.columns[name][own] for name in ("key", "stratum", "admitted_round")))
     admissions = [state["buffer"]["admission"] for state in states]
-    kept, admission = reshard_admission(first["settings"]["admission"], candidates, admissions, capacity)
+    kept, admission = policy_of(first["settings"]).reshard(candidates, admissions, capacity)
     stays = own[kept]
     nothing = np.empty(0, np.int64)
     buffer = {

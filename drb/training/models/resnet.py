@@ -4,19 +4,28 @@ from __future__ import annotations
 
 from torch import nn
 
+from drb.training.models.base import Model
 from drb.training.models.network import GrowingHead, Network
 
 _SMALL = 64  # up to this height, a stride of 4 in the stem would leave too little to see
 
 
-def resnet18(image_shape: tuple[int, int, int], num_classes: int, seed: int) -> Network:
-    """ResNet-18, 512 features."""
-    return _resnet("resnet18", image_shape, num_classes, seed)
+class ResNet18(Model):
+    """torchvision's ResNet-18 of 512 features, with a small stem for images of up to 64 pixels."""
+
+    name = "resnet18"
+
+    def build(self, image_shape: tuple[int, int, int], num_classes: int, seed: int) -> Network:
+        return _resnet("resnet18", image_shape, num_classes, seed)
 
 
-def resnet50(image_shape: tuple[int, int, int], num_classes: int, seed: int) -> Network:
-    """ResNet-50, 2048 features."""
-    return _resnet("resnet50", image_shape, num_classes, seed)
+class ResNet50(Model):
+    """torchvision's ResNet-50 of 2048 features, with a small stem for images of up to 64 pixels."""
+
+    name = "resnet50"
+
+    def build(self, image_shape: tuple[int, int, int], num_classes: int, seed: int) -> Network:
+        return _resnet("resnet50", image_shape, num_classes, seed)
 
 
 def _resnet(name: str, image_shape: tuple[int, int, int], num_classes: int, seed: int) -> Network:

@@ -4,6 +4,6 @@ from drb.registry import Registry
 from drb.training.objectives.classification import Classification
 from drb.training.objectives.objective import Metric, Objective, Sums
 
-OBJECTIVES = Registry("objective", Objective, "drb.training.objectives", "drb.objectives")
+OBJECTIVES: Registry[Objective] = Registry("objective", Objective, "drb.training.objectives", "drb.objectives")
 
 __all__ = ["OBJECTIVES", "Classification", "Metric", "Objective", "Sums"]

@@ -8,6 +8,6 @@ from drb.training.strategies.finetune import Finetune
 from drb.training.strategies.from_scratch import FromScratch
 from drb.training.strategies.strategy import Strategy
 
-STRATEGIES = Registry("strategy", Strategy, "drb.training.strategies", "drb.strategies")
+STRATEGIES: Registry[Strategy] = Registry("strategy", Strategy, "drb.training.strategies", "drb.strategies")
 
 __all__ = ["STRATEGIES", "ExperienceReplay", "Finetune", "FromScratch", "Strategy"]

@@ -3,6 +3,6 @@
 from drb.registry import Registry
 from drb.training.terms.term import Term
 
-TERMS = Registry("term", Term, "drb.training.terms", "drb.terms")
+TERMS: Registry[Term] = Registry("term", Term, "drb.training.terms", "drb.terms")
 
 __all__ = ["TERMS", "Term"]

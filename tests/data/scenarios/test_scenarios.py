@@ -182,19 +182,27 @@ def test_no_task_is_made_before_it_is_asked_for(dataset, name, options):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("online", {}, "unknown scenario 'online'; known: class_incremental"),
+        ("online", {}, "unknown scenario 'online'; choose class_incremental"),
         ("class_incremental", {}, "needs classes_per_task or num_tasks"),
         ("class_incremental", {"classes_per_task": 11}, r"in \[1, 10\], the classes there are, got 11"),
-        ("class_incremental", {"num_tasks": 0}, r"num_tasks must be in \[1, 10\].* got 0"),
+        ("class_incremental", {"num_tasks": 0}, "class_incremental.num_tasks must be at least 1, got 0"),
+        ("class_incremental", {"num_tasks": 11}, r"num_tasks must be in \[1, 10\].* got 11"),
         ("class_incremental", {"classes_per_task": 4, "num_tasks": 4}, "4 tasks of 4 classes do not fit .* at most 3"),
         ("class_incremental", {"classes_per_task": 2, "class_order": "random"}, "natural or shuffled, got 'random'"),
-        ("class_incremental", {"clases": 2}, "no option clases; known: classes_per_task, num_tasks, class_order"),
-        ("instance_incremental", {}, "needs the option num_tasks"),
+        (
+            "class_incremental",
+            {"clases": 2},
+            "no option clases; it has validation, classes_per_task",
+        ),
         ("instance_incremental", {"num_tasks": 300}, r"in \[1, 203\].* got 300"),
         ("domain_incremental", {"transform": "blurred"}, "permuted or rotated, got 'blurred'"),
         ("domain_incremental", {"num_tasks": 0}, "at least 1.* got 0"),
         ("domain_incremental", {"max_angle": 400}, "got 400"),
-        ("instance_incremental", {"num_tasks": 2, "validation": 1.0}, r"in \[0, 1\), got 1.0"),
+        (
+            "instance_incremental",
+            {"num_tasks": 2, "validation": 1.0},
+            "validation must be at least 0 and below 1",
+        ),
     ],
 )
 def test_errors_say_what_is_allowed(dataset, name, options, message):

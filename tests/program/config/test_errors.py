@@ -29,7 +29,7 @@ BAD = [
     (["optimizer.name=lbfgs"], "optimizer.name must be sgd, adam or adamw, got 'lbfgs'"),
     (
         ["rehearsal.exchange=mpi"],
-        "rehearsal.exchange must be auto, loopback, collective, shared, hierarchical, rma or nccl, got 'mpi'",
+        "rehearsal.exchange: unknown exchange 'mpi'; choose auto, collective, hierarchical, loopback, nccl, rma or sha",
     ),
     (["device=tpu"], "device must be auto, cpu or cuda, got 'tpu'"),
     # wrong types
@@ -67,9 +67,12 @@ BAD = [
     (["rehearsal.capacity=0"], "rehearsal.capacity must be at least 1 exemplar, got 0"),
     (["rehearsal.capacity=lots"], "rehearsal.capacity must be exemplars (500), memory ('20GiB') or a share"),
     (["rehearsal.capacity=120%"], "share above 0 % and up to 100 %"),
-    (["rehearsal.candidates=3"], "rehearsal.candidates=3 is only for rehearsal.admission=random_replacement"),
-    (["rehearsal.interval=0"], "rehearsal.interval must be at least 1, got 0"),
-    (["rehearsal.interval=5000"], "rehearsal.interval must be an integer from 1 to 1024, got 5000"),
+    (
+        ["rehearsal.candidates=3"],
+        "rehearsal.candidates=3 has no meaning for admission=reservoir; only for random",
+    ),
+    (["rehearsal.interval=0"], "rehearsal.interval must be at least 1 and at most 1024, got 0"),
+    (["rehearsal.interval=5000"], "rehearsal.interval must be at least 1 and at most 1024, got 5000"),
     (
         ["rehearsal.depth=2", "rehearsal.exemplars=auto"],
         "rehearsal.exemplars=auto:16 measures one round behind one step",

@@ -2,70 +2,78 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-from inspect import signature
+from dataclasses import MISSING, fields
+from inspect import Parameter, signature
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
 from drb import Rehearsal
-from drb.data.datasets import DATASETS
-from drb.data.scenarios import SCENARIOS
+from drb.data.datasets import DATASETS, LOADERS
 from drb.program.config import check_config, compose_config, to_yaml
 from drb.program.config.compose import config_folder
-from drb.program.config.schema import CHOICES, RehearsalConfig
+from drb.program.config.rehearsal import KINDS, RehearsalConfig, rehearsal_settings
+from drb.program.config.variants import GROUPS, build_variant
+from drb.registry import name_of, options_of
 from drb.rehearsal.settings import RehearsalSettings
-from drb.training.models import MODELS
-
-# what the program itself passes, and what belongs to the group as a whole
-PASSED = {
-    "dataset": {"root", "known_classes"},
-    "scenario": {"dataset", "seed", "validation"},
-    "model": {"image_shape", "num_classes", "seed"},
-}
-CACHE = {"cache", "cache_dir", "cache_limit"}
-COMMON = {"dataset": {"name", "root", *CACHE}, "scenario": {"name", "validation"}, "model": {"name", "init", "head"}}
-REGISTRIES = {"dataset": DATASETS, "scenario": SCENARIOS, "model": MODELS}
 
 
 def names(folder: str) -> set[str]:
     return {path.stem for path in (config_folder() / folder).glob("*.yaml")}
 
 
-@pytest.mark.parametrize("group", CHOICES)
-def test_the_choices_are_what_there_is(group):
-    assert set(CHOICES[group]) == set(REGISTRIES[group]) == names(group)
+@pytest.mark.parametrize("name", LOADERS)
+def test_the_options_of_a_data_set_are_those_of_its_function(name):
+    parameters = set(signature(LOADERS[name]).parameters) - {"known_classes"}
+    assert parameters == set(options_of(DATASETS.find(name))) - {"cache", "cache_dir", "cache_limit"}
 
 
-@pytest.mark.parametrize(("group", "choice"), [(g, c) for g, choices in CHOICES.items() for c in choices])
-def test_options_are_the_parameters_of_what_is_configured(group, choice):
-    options = {field.name for field in fields(CHOICES[group][choice])} - COMMON[group]
-    assert options == set(signature(REGISTRIES[group][choice]).parameters) - PASSED[group]
+@pytest.mark.parametrize(("group", "choice"), [(g, c) for g, group in GROUPS.items() for c in group.variants.own])
+def test_every_variant_composes_and_has_its_own_options_and_defaults(group, choice):
+    config, _ = compose_config([f"{group}={choice}"], "id")
+    section, kind = getattr(config, group), GROUPS[group]
+    options = options_of(kind.variants.find(choice))
+    assert {f.name for f in fields(section)} == {f.name for f in fields(kind.common)} | set(options)
+    assert type(build_variant(group, section)) is kind.variants.find(choice)
 
 
-def test_the_rehearsals_settings_are_its_parameters():
-    own = {"exemplars_scope", "allow_duplicates"}
-    passed = {
-        "seed",
-        "spec",
-        "process_group",
-        "sample_id",
-        "uneven",
-        "batch_size",
-        "num_samples",
-        "draws",
-        "device",
-        "verbose",
-    }
-    assert {f.name for f in fields(RehearsalConfig)} - own == set(signature(Rehearsal).parameters) - passed
+@pytest.mark.parametrize("group", GROUPS)
+def test_files_of_a_group_are_other_defaults_of_its_variants(group):
+    assert names(group) <= set(GROUPS[group].variants.own)
 
 
-def test_the_rehearsals_defaults_and_choices_are_its_own():
-    for name in ("admission", "proportions", "exchange", "capacity_scope", "asynchronous"):
-        limits = next(f for f in fields(RehearsalConfig) if f.name == name).metadata["limits"]
-        for choice in limits.one_of:
-            options = {name: choice, "candidates": 2 if choice == "random_replacement" else None}
-            RehearsalSettings(capacity=10, exemplars=2, depth=2 if choice == "nccl" else 1, **options)
+def test_the_rehearsals_settings_are_its_parameters_with_the_same_defaults():
+    parameters = signature(Rehearsal).parameters
+    others = {"spec", "process_group", "device", "verbose"}
+    settings = {f.name: f for f in fields(RehearsalSettings)}
+    assert set(parameters) - others == set(settings)
+    for name, field in settings.items():
+        assert parameters[name].default == (Parameter.empty if field.default is MISSING else field.default), name
+        assert f"\n        {name}: " in Rehearsal.__doc__, name
+
+
+def test_the_configuration_of_a_rehearsal_has_its_settings_with_the_same_defaults_and_limits():
+    config, settings = ({f.name: f for f in fields(kind)} for kind in (RehearsalConfig, RehearsalSettings))
+    options = {f"{kind}_options" for kind in KINDS}
+    assert set(config) - set(settings) == {"exemplars_scope", "allow_duplicates", *options}
+    assert set(settings) - set(config) == {"seed", "sample_id", "uneven", "draws", "batch_size", "num_samples"}
+    hints, others = get_type_hints(RehearsalConfig), get_type_hints(RehearsalSettings)
+    for name in set(config) & set(settings):
+        assert config[name].metadata == settings[name].metadata, name
+        if name not in ("capacity", "exemplars"):
+            assert config[name].default == settings[name].default, name
+        if name not in (*KINDS, "asynchronous"):
+            assert hints[name] == others[name], name
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, variants in KINDS.items() for name in variants.own])
+def test_every_variant_of_a_rehearsal_can_be_configured(kind, name):
+    extra = {"random_replacement": ["rehearsal.candidates=2"], "nccl": ["rehearsal.depth=2"]}.get(name, [])
+    config, _ = compose_config([f"rehearsal.{kind}={name}", *extra], "id")
+    settings = rehearsal_settings(config.rehearsal, config.training, 0, 1, 100)
+    chosen = {"admission": settings.policy, "proportions": settings.shares, "exchange": settings.transport}
+    assert name_of(chosen[kind]) == name
 
 
 @pytest.mark.parametrize("experiment", sorted(names("experiment")))

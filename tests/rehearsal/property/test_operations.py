@@ -30,7 +30,7 @@ from drb.buffer.admission import build_admission
 from drb.buffer.buffer import Buffer
 from drb.buffer.record import ROUND, SAMPLE_ID, STRATUM, Field, RecordSpec
 from drb.buffer.spares import spare_rows
-from drb.sampling.proportions import PROPORTIONS, build_proportions
+from drb.sampling.proportions import PROPORTIONS
 from drb.sampling.sampler import Sampler
 from drb.seeding import sample_keys
 
@@ -174,15 +174,15 @@ class Operations(RuleBasedStateMachine):
         """min(r, N) distinct exemplars of the union, each where the tables say."""
         if proportions == "balanced" and not self.by_stratum:
             proportions = "uniform"
-        groups = build_proportions(proportions)
+        shares = PROPORTIONS.build(proportions)
         per_rank = [[stratum for stratum, *_ in rank.committed.values()] for rank in self.ranks]
-        values = sorted({stratum for strata in per_rank for stratum in strata}) if groups.needs_strata else [None]
+        values = sorted({stratum for strata in per_rank for stratum in strata}) if shares.needs_strata else [None]
         counts = np.array(
             [[len(s) if value is None else s.count(value) for value in values] for s in per_rank], np.int64
         ).reshape(len(self.ranks), len(values))
         offered = np.array([1 + rank.round for rank in self.ranks])
         me = number % len(self.ranks)
-        drawn = Sampler(r, groups.groups, seed=3, rank=me).draw(self._rank(number).round, counts, offered)
+        drawn = Sampler(r, shares, seed=3, rank=me).draw(self._rank(number).round, counts, offered)
         union = int(counts.sum())
         assert len(drawn) == min(r, union)
         assert (np.diff(drawn.owner) >= 0).all()

@@ -102,6 +102,6 @@ def test_a_state_of_the_format_whose_rows_followed_the_given_order_is_refused():
     assert torn == 0
     with (
         Rehearsal(30, 6, batch_size=8, verbose=False) as rehearsal,
-        pytest.raises(ValueError, match="a rehearsal state of format 2, this version reads format 3"),
+        pytest.raises(ValueError, match="a rehearsal state of format 2, this version reads format 4"),
     ):
         rehearsal.load_state_dict({**state, "format": 2})

@@ -1,0 +1,107 @@
+"""The section `rehearsal` of the configuration, and the settings of `drb.Rehearsal` that it stands for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from drb.buffer.admission import ADMISSIONS
+from drb.options import same_as, setting
+from drb.registry import Registry
+from drb.rehearsal.settings import RehearsalSettings, auto_limit
+from drb.rehearsal.transports import AUTO, TRANSPORTS
+from drb.sampling.proportions import PROPORTIONS
+from drb.training import TrainingSettings, split_evenly
+
+
+@dataclass
+class RehearsalConfig:
+    """The rehearsal buffers; see `drb.Rehearsal`. Used by strategies that rehearse.
+
+    capacity:         exemplars (500), bytes ("20GiB") or a share of the training data ("30%")
+    capacity_scope:   whether capacity is each rank's or that of all ranks together
+    max_age:          steps (1000) or a time ("30d") after which exemplars expire; null never
+    refill:           what may take slots freed by expiry or forgetting; recent: whatever comes next
+    exemplars:        drawn per step, for each rank or (exemplars_scope=total) for all ranks together; auto, or auto:64:
+                      as many (up to 64, or up to the minibatch's rows) as stay hidden behind the training steps
+    admission, proportions, exchange: one of drb's own or the dotted path of a class; admission_options and so on are
+                      its options, for example rehearsal.admission_options.alpha=0.5
+    depth:            rounds in flight; more than 1 hides rounds that now and then take longer than a step
+    interval:         steps per round, which draws exemplars for each of them: less work where steps take milliseconds
+    allow_duplicates: go on if more than 1 % of all exemplars are stored more than once
+    """
+
+    capacity: int | str = 500
+    capacity_scope: str = same_as(RehearsalSettings, "capacity_scope")
+    exemplars: int | str = 10
+    exemplars_scope: str = setting("rank", one_of=("rank", "total"))
+    candidates: int | None = same_as(RehearsalSettings, "candidates")
+    admission: str = same_as(RehearsalSettings, "admission")
+    admission_options: dict[str, Any] = field(default_factory=dict)
+    max_age: int | str | None = same_as(RehearsalSettings, "max_age")
+    refill: str = same_as(RehearsalSettings, "refill")
+    proportions: str = same_as(RehearsalSettings, "proportions")
+    proportions_options: dict[str, Any] = field(default_factory=dict)
+    exchange: str = same_as(RehearsalSettings, "exchange")
+    exchange_options: dict[str, Any] = field(default_factory=dict)
+    stratum: str | None = same_as(RehearsalSettings, "stratum")
+    asynchronous: bool | str = same_as(RehearsalSettings, "asynchronous")
+    min_fill: int = same_as(RehearsalSettings, "min_fill")
+    timeout_s: float = same_as(RehearsalSettings, "timeout_s")
+    depth: int = same_as(RehearsalSettings, "depth")
+    interval: int = same_as(RehearsalSettings, "interval")
+    allow_duplicates: bool = False
+
+
+KINDS: Mapping[str, Registry[Any]] = {"admission": ADMISSIONS, "proportions": PROPORTIONS, "exchange": TRANSPORTS}
+"""The settings that choose a variant, with options in `<setting>_options`."""
+
+
+def rehearsal_settings(
+    section: RehearsalConfig, training: TrainingSettings, seed: int, world_size: int, num_samples: int
+) -> RehearsalSettings:
+    """The settings of the program's rehearsal.
+
+    Raises:
+        ValueError: one line that begins with the name of the setting, as far as it is about one.
+    """
+    names = [each.name for each in fields(RehearsalSettings)]
+    values = {name: getattr(section, name) for name in names if hasattr(section, name)}
+    values |= {name: _chosen(name, section) for name in KINDS}
+    try:
+        values["exemplars"] = exemplars_per_rank(section, training, world_size)
+        # a loader's last minibatch may have one row more
+        values |= {"seed": seed, "batch_size": training.rows_per_rank(world_size) + 1, "num_samples": num_samples}
+        return RehearsalSettings(**values)
+    except ValueError as error:
+        raise ValueError(re.sub(rf"^({'|'.join(names)})\b", r"rehearsal.\1", str(error))) from None
+
+
+def _chosen(setting: str, section: RehearsalConfig) -> Any:
+    """The variant that a setting chooses: by name unless it has options of its own."""
+    given, options = getattr(section, setting), getattr(section, f"{setting}_options")
+    try:
+        if options:
+            return KINDS[setting].build(given, options)
+        if given != AUTO:
+            KINDS[setting].find(given)
+    except ValueError as error:
+        raise ValueError(f"rehearsal.{setting}: {error}") from None
+    return given
+
+
+def exemplars_per_rank(section: RehearsalConfig, training: TrainingSettings, world_size: int) -> int | str:
+    """The exemplars that each rank draws per step, or "auto:N": as many as stay hidden, at most a minibatch's rows.
+
+    Raises:
+        ValueError: a total that does not divide by the ranks.
+    """
+    exemplars, is_total = section.exemplars, section.exemplars_scope == "total"
+    if isinstance(exemplars, int):
+        return split_evenly("rehearsal.exemplars", exemplars, world_size) if is_total else exemplars
+    limit = auto_limit(exemplars)
+    if limit is None:
+        return f"auto:{training.rows_per_rank(world_size)}"
+    return f"auto:{split_evenly('rehearsal.exemplars', limit, world_size) if is_total else limit}"

@@ -1,0 +1,161 @@
+"""The groups of the configuration whose choices are variants of a kind, and the schema of each choice.
+
+The schema of a choice is derived from the options of its class. Choices outside drb get theirs when they are chosen: by
+the command line or by a configuration file of the user's, never by what a run has saved.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from drb.data.datasets import DATASETS
+from drb.data.scenarios import SCENARIOS
+from drb.options import Limits
+from drb.program.config.explain import SCHEMA
+from drb.registry import Registry, Variant, options_of, short_name
+from drb.tracking import TRACKERS
+from drb.training.models import MODELS
+
+
+@dataclass
+class VariantConfig:
+    """A section whose other settings are the options of the variant that `name` names."""
+
+    name: str = MISSING
+
+
+@dataclass
+class ModelConfig(VariantConfig):
+    """
+    init: random, torchvision (its pretrained weights, where the model has some) or the path of a saved state.
+    head: grows (an output per class seen so far) or fixed (all the dataset's classes from the start).
+    """
+
+    init: str = "random"
+    head: str = dataclasses.field(default="grows", metadata={"limits": Limits(one_of=("grows", "fixed"))})
+
+
+@dataclass
+class TrackingConfig(VariantConfig):
+    """
+    enabled: rank 0 logs to the tracker
+    plots:   PNG files in the run directory, and in the tracker
+    experiment: what the run belongs to in the tracker
+    """
+
+    enabled: bool = True
+    plots: bool = True
+    experiment: str = "drb"
+
+
+@dataclass(frozen=True)
+class Group:
+    """A group: the variants that it chooses from, and the settings that all its choices have in common."""
+
+    variants: Registry[Any]
+    common: type[VariantConfig] = VariantConfig
+
+
+GROUPS: Mapping[str, Group] = {
+    "dataset": Group(DATASETS),
+    "scenario": Group(SCENARIOS),
+    "model": Group(MODELS, ModelConfig),
+    "tracking": Group(TRACKERS, TrackingConfig),
+}
+
+
+def register_variants(folder: Path) -> None:
+    """Put the schemas of drb's own variants into Hydra's store.
+
+    A variant for which a YAML file in `folder` says other defaults has its schema under another name, for that file.
+    """
+    for group, kind in GROUPS.items():
+        for name in kind.variants.own:
+            has_file = (folder / group / f"{name}.yaml").exists()
+            _store(group, name, f"{SCHEMA}_{name}" if has_file else name)
+
+
+def register_chosen(group: str, name: str) -> bool:
+    """Import a variant from outside drb and put its schema into Hydra's store; False if that is no name of one.
+
+    Raises:
+        ValueError: the name is a dotted path or an entry point, and it leads to no variant of this group.
+    """
+    if group not in GROUPS or not ("." in name or name in GROUPS[group].variants.installed()):
+        return False
+    _store(group, name, name)
+    return True
+
+
+def build_variant(group: str, section: VariantConfig) -> Any:
+    """The variant that a section of the configuration describes.
+
+    Raises:
+        ValueError: options that cannot be meant together.
+    """
+    variants = GROUPS[group].variants
+    variant = variants.find(section.name)
+    try:
+        return variants.build(variant, {name: getattr(section, name) for name in options_of(variant)})
+    except ValueError as error:  # which names options by their variant, and a user by their section
+        raise ValueError(re.sub(rf"^{re.escape(short_name(variant))}\.", f"{group}.", str(error))) from None
+
+
+def schemas(group: str) -> dict[str, type[VariantConfig]]:
+    """The schemas of drb's own variants of a group, by name."""
+    kind = GROUPS[group]
+    return {name: schema_of(variant, name, kind.common) for name, variant in kind.variants.own.items()}
+
+
+def schema_of(variant: type[Variant], name: str, common: type[VariantConfig]) -> type[VariantConfig]:
+    """A dataclass of the options of a variant, for Hydra, with the default `name`.
+
+    Raises:
+        ValueError: an option has the name of a setting in `common`, or a type that configurations do not know.
+    """
+    hints = get_type_hints(variant)
+    taken = {field.name for field in dataclasses.fields(common)}
+    fields: list[tuple[str, Any, Any]] = [("name", str, dataclasses.field(default=name))]
+    for option in options_of(variant).values():
+        if option.name in taken:
+            raise ValueError(f"the option {option.name} of {name} needs another name: that of a setting")
+        fields.append((option.name, *_field(option, hints[option.name])))
+    schema = dataclasses.make_dataclass(f"{variant.__name__}Config", fields, bases=(common,), kw_only=True)
+    schema.__doc__ = variant.__doc__
+    try:
+        OmegaConf.structured(schema)
+    except OmegaConfBaseException as error:
+        raise ValueError(
+            f"the options of {name} must be of the types int, float, bool, str, lists or mappings of these, or None: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    return schema
+
+
+def _field(option: dataclasses.Field[Any], hint: Any) -> tuple[Any, Any]:
+    """The type and the field by which a schema declares an option."""
+    metadata = dict(option.metadata)
+    if get_origin(hint) is Literal:  # unknown to OmegaConf
+        metadata.setdefault("limits", Limits(one_of=get_args(hint)))
+        hint = type(get_args(hint)[0])
+    if get_origin(hint) in (Sequence, tuple):
+        hint = list[get_args(hint)[0]]  # type: ignore[misc]
+    if option.default_factory is not dataclasses.MISSING:
+        return hint, dataclasses.field(default_factory=option.default_factory, metadata=metadata)
+    default = MISSING if option.default is dataclasses.MISSING else option.default
+    return hint, dataclasses.field(default=default, metadata=metadata)
+
+
+def _store(group: str, name: str, choice: str) -> None:
+    kind = GROUPS[group]
+    schema = schema_of(kind.variants.find(name), name, kind.common)
+    ConfigStore.instance().store(group=group, name=choice, node=schema)
