@@ -115,11 +115,11 @@ class RoundRunner:
         start, cpu = time.perf_counter(), time.thread_time()
         changes = self._publish(step, status, offered, change)
         messages_WH = self._exchange.gather_counts(self._message)
-        statuses, steps = messages_WH[:, _STATUS].copy(), messages_WH[:, _STEP].copy()
+        statuses, steps = messages_WH[:, : _STEP + 1].T.copy()
         if self.on_gathered is not None:
             self.on_gathered(statuses)
-        someone_finished = bool(statuses.any())  # ACTIVE is 0
-        if len(steps) > 1 and (steps != steps[0]).any() and not someone_finished:
+        someone_finished = bool(np.count_nonzero(statuses))  # ACTIVE is 0
+        if np.count_nonzero(steps != step) and not someone_finished:
             raise UnevenError(f"the ranks are at different steps: {steps.tolist()}; resume all from one checkpoint")
         counts_WS = messages_WH[:, _SIZE : _SIZE + 1]  # one stratum, if they are not counted
         if self._union is not None:
