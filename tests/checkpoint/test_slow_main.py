@@ -12,7 +12,7 @@ from drb.checkpoint import CheckpointSettings, StopSignals
 
 
 class SlowTracking(Losses):
-    def end_task(self, index, name, metrics, step):
+    def end_task(self, *reported):
         time.sleep(2.5)
 
 
