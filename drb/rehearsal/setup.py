@@ -126,11 +126,11 @@ class Setup:
         parts = assemble(settings, spec, max_rows, self._peers, self._device, self._factory)
         if parts is None:
             return None
-        if saved.get("fetched") is not None and not is_for(
-            saved["fetched"], parts.depth, parts.interval, parts.runner.draws
-        ):
-            self.earlier = uncounted(saved)
-            saved = {**saved, "fetched": None}
+        fetched = saved.get("fetched")
+        with naming_damage():
+            if fetched is not None and not is_for(fetched, parts.depth, parts.interval, parts.runner.draws):
+                self.earlier = uncounted(saved)
+                saved = {**saved, "fetched": None}
         parts.buffer.deny(self._denied)
         running = self._put_to_work(parts)
         if saved:

@@ -22,8 +22,8 @@ def profiled(file, **steps):
         Profiler(ProfilingConfig(**steps), file, said.append) as profiler,
         Rehearsal(capacity=8, exemplars=4, asynchronous=True, verbose=False) as rehearsal,
     ):
-        trainer = small_trainer(small_dataset(80), Recording("er"), rehearsal=rehearsal, batch_size=10)
-        trainer._on_step = profiler.step
+        trainer = small_trainer(small_dataset(80), Recording(base="er"), rehearsal=rehearsal, batch_size=10)
+        trainer._phases._on_step = profiler.step
         trainer.run()
     assert trainer.steps == 8
     return said

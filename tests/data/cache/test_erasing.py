@@ -15,6 +15,7 @@ from drb.data.loader import TaskLoader
 from drb.distributed.world import World
 from drb.training.augment import Preprocess
 from drb.training.evaluation import evaluate
+from drb.training.objectives import Classification
 
 
 def load(tmp_path, say=print):
@@ -97,15 +98,20 @@ def test_erased_rows_are_found_through_views_and_unions(dataset):
 def test_an_evaluation_leaves_them_out(dataset):
     erase(dataset.cache, at(dataset.test, 0, 19), split="test")
 
-    def accuracy(source):
+    class Counting(Classification):
+        def values(self, sums):
+            return {"count": float(sums["count"])}
+
+    def num_evaluated(source):
         network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(300, 2))
         preprocess = Preprocess(mean=[0.0] * 3, std=[1.0] * 3, crop_padding=0, flip=False)
-        return evaluate(network, source, preprocess=preprocess, device=torch.device("cpu"), batch_size=7, world=World())
+        settings = {"preprocess": preprocess, "device": torch.device("cpu"), "batch_size": 7, "world": World()}
+        return evaluate(network, source, Counting(), **settings)["count"]
 
-    assert accuracy(dataset.test).count == 18
+    assert num_evaluated(dataset.test) == 18
     erase(dataset.cache, dataset.test.sample_ids, split="test")
     with pytest.raises(ValueError, match="all 20 samples of the test set have been erased"):
-        accuracy(dataset.test)
+        num_evaluated(dataset.test)
 
 
 def test_a_run_directory_stands_for_its_cache_and_later_guises_for_the_sample(dataset, tmp_path):
