@@ -5,17 +5,20 @@ from __future__ import annotations
 from drb.machine import format_bytes
 from drb.plan.measure import Measurement
 
+NOISY = 0.05  # quartiles of the cost that are further apart say little
+
 
 def describe(found: Measurement) -> str:
     """Whether rehearsal is overlapped, what it costs, and the figures behind the two answers."""
     b, r, step = found.rows, found.exemplars, found.step_s
     ranks = "1 rank" if found.ranks == 1 else f"{found.ranks} ranks on {found.nodes} node{'s' * (found.nodes > 1)}"
     low, high = found.cost_quartiles
+    noise = " The machine was busy: measure again when nothing else runs." if high - low > NOISY else ""
     shared = "" if found.interval == 1 else f" (one round serves {found.interval} steps)"
     return (
         f"{_overlap(found)}\n"
         f"A step takes {readable_time(step['rehearsal'])} with rehearsal and {readable_time(step['plain'])} with plain "
-        f"DDP on as many rows: {found.cost:+.1%} (half of the turns between {low:+.1%} and {high:+.1%}).\n"
+        f"DDP on as many rows: {found.cost:+.1%} (half of the turns between {low:+.1%} and {high:+.1%}).{noise}\n"
         f"  ranks    {ranks}, exchange {found.exchange}\n"
         f"  step     {readable_time(step['smaller'])} on {b} rows, {readable_time(step['plain'])} on {b} + {r}\n"
         f"  round    {readable_time(found.round_s * found.interval)}{shared}; training waits "

@@ -60,6 +60,8 @@ def test_the_answer_comes_first():
         "between +0.8% and +1.3%)."
     )
     assert "one round serves 4 steps" in describe(dataclasses.replace(OVERLAPPED, interval=4))
+    assert "The machine was busy" not in describe(OVERLAPPED)
+    assert "The machine was busy" in describe(dataclasses.replace(OVERLAPPED, cost_quartiles=(-0.02, 0.05)))
     late = dataclasses.replace(OVERLAPPED, wait_s=0.01)
     assert describe(late).startswith(
         "Rehearsal is NOT overlapped: training waits 10 ms of a step for the exemplars. Draw fewer "
