@@ -39,10 +39,12 @@ def test_more_ranks_than_devices(tmp_path, num_devices):
     name = f"[rank {rank}] " if rank else ""
     assert ended.code != 0
     assert ended.seconds < 30
-    assert ended.errors == [
+    told, *late = ended.errors
+    assert told == (
         f"drb: {name}error: local rank {rank} needs a CUDA device of its own, but this machine shows {num_devices}; "
         "start fewer ranks per node or set device=cpu"
-    ]
+    )
+    assert len(late) <= (num_devices == 0)  # rank 1 speaks, too, if a busy torchrun has not ended it in five seconds
 
 
 def test_ranks_started_with_different_arguments(tmp_path):
