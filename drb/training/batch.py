@@ -167,6 +167,8 @@ class Batch(Mapping[str, Tensor]):
 
         The mean over the columns that were known when the sample was stored; 0 if there were none.
         """
+        if stored not in self._fields:  # before there are exemplars
+            return zero_of(rows_of(outputs, rows)).expand(0)
         return self._of.objective.distance(rows_of(outputs, rows), self._fields[stored][rows])
 
     def attach(self, **late_fields: Any) -> None:

@@ -51,7 +51,7 @@ class Batches:
             new_rows_total: rows of the minibatches of all ranks.
         """
         new_rows, draws = count_rows(minibatch), self.method.draws
-        fields = self._to_device(minibatch if self._rehearsal is None else self._rehearsal.extend(minibatch))
+        fields = self._to_device(self._extended(minibatch, new_rows))
         apart: Minibatch = {}
         if draws.apart:
             joined_rows = new_rows + (count_rows(fields) - new_rows) // draws.total * draws.joined
@@ -126,6 +126,23 @@ class Batches:
             if name not in self.method.needs.late:
                 raise ValueError(f"the late field {name!r} is not among the method's needs; add it there")
         self._rehearsal.attach(**late_fields)
+
+    def _extended(self, minibatch: Minibatch, new_rows: int) -> Minibatch:
+        """The minibatch with exemplars behind it."""
+        if self._rehearsal is None:
+            return minibatch
+        if not self.method.needs.late:
+            return self._rehearsal.extend(minibatch)
+        exemplars = self._rehearsal.step(minibatch)
+        if exemplars is None:
+            return minibatch
+        stored = {**exemplars.fields, "sample_id": exemplars.sample_id}
+        joined = {name: torch.cat([value, stored[name]]) for name, value in minibatch.items()}
+        for name in self.method.needs.late:
+            columns = torch.arange(stored[name].shape[1])
+            late = stored[name].masked_fill(columns >= exemplars.known[name][:, None], torch.nan)
+            joined[name] = torch.cat([late.new_full((new_rows, len(columns)), torch.nan), late])
+        return joined
 
     def _select(self, batch: Batch) -> None:
         chosen = self.method.select(batch)

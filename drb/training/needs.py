@@ -19,8 +19,9 @@ REFERENCES = ("none", "one", "per_task")
 class LateField:
     """A field of the record that exists only after the forward pass; `Batch.attach` brings it.
 
-    columns: numbers per sample, float32. None: the network's outputs, up to `max_outputs`; columns that an output had
-        not got yet, and those of samples stored without the field, are NaN.
+    columns: numbers per sample, float32, at most. None: as many as the network's head may come to have. In a batch,
+        columns that a sample was stored without are NaN: the head was smaller, or the sample was stored by a method
+        that does not keep this field.
     """
 
     columns: int | None = None
@@ -32,7 +33,8 @@ class LateField:
 
     def declared(self, max_outputs: int) -> Field:
         """How the record declares it."""
-        return Field(torch.float32, (max_outputs if self.columns is None else self.columns,), late=True)
+        columns = max_outputs if self.columns is None else self.columns
+        return Field(torch.float32, (columns,), late=True, optional=True, growing=True)
 
 
 @dataclass(frozen=True)

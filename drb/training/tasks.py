@@ -6,6 +6,7 @@ Every rank goes through its own part of the data; sums and counts are added up o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +16,7 @@ from torch.func import functional_call, grad, vmap
 from drb.data.scenarios.task import Task
 from drb.training.parameters import ParameterState, ParameterVector
 from drb.training.reduction import sum_over_ranks
-from drb.training.structure import count_rows, map_tensors
+from drb.training.structure import count_rows, map_tensors, rows_of
 from drb.types import Minibatch
 
 if TYPE_CHECKING:
@@ -89,18 +90,37 @@ class FinishedTask(CurrentTask):
         fields = {name: field.to(self.world.device, non_blocking=True) for name, field in minibatch.items()}
         return self._preprocess.evaluate(self.objective.inputs(fields)), fields
 
-    def sum(self, fn: Callable[[Any, Minibatch], Tensor]) -> Tensor:
+    def stored_batches(self) -> Iterator[tuple[Any, Minibatch]]:
+        """This rank's exemplars of all tasks, prepared as `batches` are. To be read to the end, on every rank."""
+        first = next(self._minibatches())
+        names = [name for name in first if name != "sample_id"]
+        with self.edit() as edit:
+            for stored in edit.stored(*names):
+                yield self.prepared({**stored.fields, "sample_id": stored.sample_id})
+
+    def edit(self) -> AbstractContextManager[Any]:
+        """Rewrite what is stored, on all ranks together: see `Rehearsal.edit`.
+
+        Raises:
+            ValueError: the method needs no exemplars.
+        """
+        if self.rehearsal is None:
+            raise ValueError("there are no exemplars: the method says that it needs none (needs)")
+        return self.rehearsal.edit()
+
+    def sum(self, fn: Callable[[Any, Minibatch], Tensor], *, over: str = "task") -> Tensor:
         """The sum over all ranks' batches of what `fn` gives for a batch's inputs and fields, without gradients.
 
-        fn gives a tensor of the same shape for each batch, a sum over its rows.
+        Args:
+            fn: gives a tensor of the same shape for each batch, a sum over its rows; zeros for no rows.
+            over: the task's samples ("task") or the exemplars of all tasks ("stored").
         """
-        total: Tensor | None = None
         with torch.no_grad():
-            for inputs, fields in self.batches():
+            inputs, fields = next(self.batches())
+            total = fn(rows_of(inputs, slice(0)), rows_of(fields, slice(0)))  # a rank may have no exemplars
+            for inputs, fields in self.batches() if over == "task" else self.stored_batches():
                 self._cost.forward += count_rows(inputs)
-                value = fn(inputs, fields)
-                total = value if total is None else total + value
-        assert total is not None, "every rank has samples of a task"
+                total = total + fn(inputs, fields)
         return sum_over_ranks([total], self.world)[0]
 
     def mean_of_gradients(

@@ -1,0 +1,41 @@
+"""The exponential moving average of the weights over optimiser steps (Polyak & Juditsky 1992; as a network to evaluate
+in continual learning: Carta et al. 2023, arXiv 2306.16817): evaluated in place of the last weights.
+
+Running statistics are not averaged over steps: they are the trained network's, averaged over the ranks.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from drb.options import setting
+from drb.training.parameters import ParameterVector
+from drb.training.step import Step
+from drb.training.tasks import CurrentTask
+from drb.training.terms.term import Term
+
+
+class ExponentialMovingAverage(Term):
+    """Evaluate the average of the weights that there were after each step, older ones counting less.
+
+    momentum: what is left of the average at each step
+    """
+
+    name = "ema"
+    momentum: float = setting(0.995, at_least=0, below=1)
+
+    def begin_task(self, task: CurrentTask) -> None:
+        if task.is_first:
+            self.average = task.weights()
+
+    def updated(self, step: Step) -> None:
+        self.average.lerp_(step.weights, 1 - self.momentum)
+
+    def evaluated_network(self, network: nn.Module) -> nn.Module:
+        averaged = copy.deepcopy(network)
+        with torch.no_grad():
+            ParameterVector.weights_of(averaged).copy_(self.average)
+        return averaged

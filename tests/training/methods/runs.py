@@ -1,0 +1,167 @@
+"""Small runs of any method on any number of ranks: what every step was given, resumed at an odd step or not.
+
+Two tasks of two classes each, three accumulated batches a step. On two ranks, every fifth minibatch of the last one has
+no rows.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from training.parts import make_network, preprocess, small_dataset, weights
+
+from drb import Field, Rehearsal
+from drb.data.epochs import Deal
+from drb.data.loader import TaskLoader
+from drb.data.scenarios import build_scenario
+from drb.distributed.world import World
+from drb.training import OptimizerSettings, ScheduleSettings, Trainer, TrainingSettings
+from drb.training.method import Method
+from drb.types import Minibatch
+
+SAMPLES, BATCH, ACCUMULATED, RATE, EXEMPLARS = 88, 4, 3, 0.1, 3
+ODD_STEP = 3
+Digests = list[str]
+
+
+class LoaderWithGaps(TaskLoader):
+    """The last of several ranks has no rows in every fifth minibatch."""
+
+    def deal(self, *arguments: Any, **options: Any) -> Deal:
+        deal = super().deal(*arguments, **options)
+        last = self._world_size - 1
+        if last:
+            rows, own = deal.rows().copy(), np.diff(deal.bounds(last))
+            rows[1::5] -= own[1::5]
+            deal.rows = lambda: rows  # type: ignore[method-assign]
+        return deal
+
+    def epoch(self, epoch: int, start: int = 0, *arguments: Any) -> Iterator[Minibatch]:
+        is_last = 0 < self._rank == self._world_size - 1
+        for index, minibatch in enumerate(super().epoch(epoch, start, *arguments), start):
+            yield {n: v[:0] for n, v in minibatch.items()} if is_last and index % 5 == 1 else minibatch
+
+
+class Watched(Trainer):
+    """Keeps every batch that the method was given, and the weights after every step."""
+
+    def __init__(self, rank: int, world_size: int, parts: Callable[[], tuple[Any, list[Any]]], **training: Any) -> None:
+        strategy, terms = parts()
+        method = Method(strategy, terms)
+        self.rehearsal = open_rehearsal(method) if method.draws.total else None
+        self.digests: Digests = []
+        self.batches: list[dict[str, Any]] = []
+        self.saved: dict[str, Any] | None = None
+        self.evaluated: dict[str, Any] = {}
+        super().__init__(
+            build_scenario("class_incremental", small_dataset(SAMPLES), seed=0, num_tasks=2),
+            make_network,
+            preprocess(),
+            strategy,
+            terms=terms,
+            world=World(rank, world_size),
+            training=TrainingSettings(**{"batch_size": BATCH, "accumulate": ACCUMULATED} | training),
+            optimizer=OptimizerSettings(lr=RATE),
+            schedule=ScheduleSettings(),
+            rehearsal=self.rehearsal,
+            num_exemplars=EXEMPLARS,
+            on_step=self.look,
+        )
+        loss = self._batches.loss
+        self._batches.loss = lambda batch: self._record(batch, loss)  # type: ignore[method-assign]
+
+    def _loader(self, source: Any, task: Any) -> TaskLoader:
+        loader = super()._loader(source, task)
+        loader.__class__ = LoaderWithGaps
+        return loader
+
+    def _record(self, batch: Any, loss: Callable[[Any], Tensor]) -> Tensor:
+        value = loss(batch)
+        fields = {name: field.numpy().copy() for name, field in batch.items()}
+        apart = {name: field.numpy().copy() for name, field in batch.apart.items()}
+        new = batch.num_rows if batch.new is batch.all else batch.new.stop
+        self.batches.append({"fields": fields, "apart": apart, "new": new, "step": batch.step.number})
+        return value
+
+    def look(self) -> None:
+        self.digests.append(digest(self.network.state_dict()))
+        if self.steps == ODD_STEP:
+            self.saved = copy.deepcopy(self.state_dict())
+
+
+def open_rehearsal(method: Method) -> Rehearsal:
+    """With the draws, candidates and late fields that the method needs."""
+    spec = None
+    if method.needs.late:
+        late = {name: field.declared(max_outputs=4) for name, field in method.needs.late.items()}
+        spec = {"image": Field(torch.uint8, (1, 4, 4)), "label": Field(torch.int64), **late}
+    exemplars = method.needs.candidates or EXEMPLARS
+    return Rehearsal(10, exemplars, draws=method.draws.total, spec=spec, batch_size=BATCH + 1, verbose=False)
+
+
+def run(rank: int, world_size: int, parts: Callable[[], tuple[Any, list[Any]]], **training: Any) -> dict[str, Any]:
+    """Train, then again from the state after an odd step; everything that must be equal, and what the first one saw."""
+    first = Watched(rank, world_size, parts, **training)
+    first.run()
+    again = Watched(rank, world_size, parts, **training)
+    again.load_state_dict(first.saved)  # type: ignore[arg-type]
+    again.run()
+    results = {name: outcome(trainer) for name, trainer in (("first", first), ("again", again))}
+    for trainer in (first, again):
+        if trainer.rehearsal is not None:
+            trainer.rehearsal.close()
+    evaluated = first._parts.method.evaluated_network(first.network)
+    return {
+        **results,
+        "digests": first.digests,
+        "digests_again": again.digests,
+        "batches": first.batches,
+        "weights": weights(first.network),
+        "evaluated": weights(evaluated),
+        "cost": (first.progress.cost.trained, first.progress.cost.forward),
+    }
+
+
+def outcome(trainer: Watched) -> dict[str, Any]:
+    return {
+        "weights": digest(trainer.network.state_dict()),
+        "learnt": digest(trainer._parts.method.state_dict()),
+        "scores": trainer.scores.state_dict(),
+        "ids": [] if trainer.rehearsal is None else trainer.rehearsal.sample_ids().tolist(),
+    }
+
+
+def digest(state: Any) -> str:
+    total = hashlib.blake2b(digest_size=8)
+
+    def feed(value: Any) -> None:
+        if isinstance(value, dict):
+            for key in sorted(value):
+                total.update(key.encode())
+                feed(value[key])
+        elif isinstance(value, Tensor):
+            total.update(value.detach().contiguous().numpy().tobytes())
+        else:
+            total.update(repr(value).encode())
+
+    feed(state)
+    return total.hexdigest()
+
+
+def case(rank: int, world_size: int, cases: dict[str, Any]) -> dict[str, Any]:
+    """Several methods in one group of ranks."""
+    results = {}
+    for name, (parts, training) in cases.items():
+        try:
+            results[name] = run(rank, world_size, parts, **training)
+        except BaseException as error:
+            raise AssertionError(f"{name} on rank {rank}: {type(error).__name__}: {error}") from error
+        dist.barrier()
+    return results
