@@ -106,7 +106,8 @@ class FinishedTask(CurrentTask):
         """
         if self.rehearsal is None:
             raise ValueError("there are no exemplars: the method says that it needs none (needs)")
-        return self.rehearsal.edit()
+        edit: AbstractContextManager[Any] = self.rehearsal.edit()  # type: ignore[attr-defined]
+        return edit
 
     def sum(self, fn: Callable[[Any, Minibatch], Tensor], *, over: str = "task") -> Tensor:
         """The sum over all ranks' batches of what `fn` gives for a batch's inputs and fields, without gradients.

@@ -114,7 +114,7 @@ class LinearProbeThenFineTune(Strategy):
 
 
 class NearestMeanOfExemplars(ExperienceReplay):
-    """iCaRL's prediction (Rebuffi et al. 2017, arXiv 1611.07725): the class whose exemplars' mean feature is nearest."""
+    """iCaRL's prediction (Rebuffi et al. 2017, arXiv 1611.07725): the class whose exemplars' mean is nearest."""
 
     def end_task(self, task: FinishedTask) -> None:
         num_classes = task.network.num_classes

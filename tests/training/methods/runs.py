@@ -27,7 +27,7 @@ from drb.training.method import Method
 from drb.types import Minibatch
 
 SAMPLES, BATCH, ACCUMULATED, RATE, EXEMPLARS = 88, 4, 3, 0.1, 3
-ODD_STEP = 3
+ODD_STEP = 5  # the first one of the second task
 Digests = list[str]
 
 
@@ -67,7 +67,7 @@ class Watched(Trainer):
             strategy,
             terms=terms,
             world=World(rank, world_size),
-            training=TrainingSettings(**{"batch_size": BATCH, "accumulate": ACCUMULATED} | training),
+            training=TrainingSettings(**{"batch_size": BATCH, "accumulate": ACCUMULATED, "epochs": 2} | training),
             optimizer=OptimizerSettings(lr=RATE),
             schedule=ScheduleSettings(),
             rehearsal=self.rehearsal,
@@ -81,6 +81,10 @@ class Watched(Trainer):
         loader = super()._loader(source, task)
         loader.__class__ = LoaderWithGaps
         return loader
+
+    def _finish(self, task: Any, learner: Any, loader: TaskLoader) -> None:
+        loader.__class__ = TaskLoader  # all of the data
+        super()._finish(task, learner, loader)
 
     def _record(self, batch: Any, loss: Callable[[Any], Tensor]) -> Tensor:
         value = loss(batch)
