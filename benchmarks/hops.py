@@ -33,6 +33,7 @@ import torch.multiprocessing as mp
 B, CAPACITY, EXEMPLARS = 56, 200, 7
 WARM_UP, EXTENDS = 40, 11
 TRAINING, WORKER = "training thread", "worker"
+_THREADS = {"MainThread": TRAINING, "drb-rehearsal": WORKER}
 Call = tuple[int, str, str]  # depth, file, function
 
 
@@ -50,7 +51,9 @@ class Recorder:
         file = frame.f_code.co_filename
         if not self._is_open or event not in ("call", "return") or not file.startswith(self._package):
             return
-        thread = WORKER if threading.current_thread().name == "drb-rehearsal" else TRAINING
+        thread = _THREADS.get(threading.current_thread().name)
+        if thread is None:  # the heartbeat's
+            return
         depth = self._depth.get(thread, 0)
         if event == "call":
             name = getattr(frame.f_code, "co_qualname", frame.f_code.co_name)

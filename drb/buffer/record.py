@@ -115,10 +115,10 @@ class RecordSpec:
             selected, where: int64 [A] each; `selected` ascends.
         """
         field = self.fields[name]
-        if field.codec is not None or field.is_counted:
+        if field.codec is not None or name in self.counted:
             values = values.detach()
             values = values if len(selected) == len(values) else values[torch.from_numpy(selected)]
-            if field.is_counted:
+            if name in self.counted:
                 rows_RK[where, self._count_word(name)] = field.columns_of(values)
             values = field.encode(values)
         source = _words_of(values)

@@ -275,9 +275,10 @@ class Rehearsal(Lifetime):
 
     def _running_with(self, minibatch: Minibatch) -> Running | None:
         """What takes the step with this minibatch; None if no rank's has rows yet."""
-        if self._closed or self.stopped:
+        running = self._running
+        if self._closed or (running is not None and running.rounds.stopped):
             raise ValueError("this rehearsal has ended; make a new one")
-        return self._running or self._start(minibatch)
+        return running or self._start(minibatch)
 
     def _start(self, minibatch: Minibatch) -> Running | None:
         """See `Setup.start`. Collective."""
