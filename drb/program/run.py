@@ -31,7 +31,7 @@ from drb.distributed.world import World, open_world
 from drb.program.config import TrainConfig, to_yaml
 from drb.program.config.rehearsal import rehearsal_settings
 from drb.program.config.resume import require_same_config
-from drb.program.config.variants import build_variant
+from drb.program.config.variants import build_method, build_variant
 from drb.program.console import RankConsole, TerminalConsole
 from drb.program.profiling import Profiler
 from drb.program.summary import summarise, versions, write_atomically
@@ -42,10 +42,9 @@ from drb.seeding import derive_seed
 from drb.tracking import Tracker
 from drb.training import Monitor, Trainer
 from drb.training.augment import Preprocess
+from drb.training.method import Method
 from drb.training.models import Network, build_model
 from drb.training.monitor import Console
-from drb.training.objectives import Classification
-from drb.training.strategies import STRATEGIES
 
 
 def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[str] = ()) -> None:
@@ -193,17 +192,18 @@ def _build_trainer(
     on_step: Callable[[], None] | None,
     stack: ExitStack,
 ) -> tuple[Trainer, Rehearsal | None]:
-    strategy = STRATEGIES.build(config.strategy.name)
-    rehearsal = None
-    if strategy.needs().exemplars != "none":
-        rehearsal = stack.enter_context(build_rehearsal(config, world, dataset))
+    strategy, terms, objective = build_method(config.strategy, config.terms, config.objective)
+    method, rehearsal = Method(strategy, terms), None
+    if method.draws.total:
+        rehearsal = stack.enter_context(build_rehearsal(config, world, dataset, method))
     scenario = build_scenario(build_variant("scenario", config.scenario), dataset, seed=config.seed)
     trainer = Trainer(
         scenario,
         partial(build_network, config, dataset),
         build_preprocess(config, dataset),
         strategy,
-        objective=Classification(label_smoothing=config.strategy.label_smoothing),
+        terms=terms,
+        objective=objective,
         world=world,
         training=config.training,
         optimizer=config.optimizer,
@@ -237,12 +237,17 @@ def build_preprocess(config: TrainConfig, dataset: Dataset) -> Preprocess:
     )
 
 
-def build_rehearsal(config: TrainConfig, world: World, dataset: Dataset) -> Rehearsal:
+def build_rehearsal(config: TrainConfig, world: World, dataset: Dataset, method: Method | None = None) -> Rehearsal:
+    """The rehearsal of a method: as configured, with as many draws and candidates as its parts need."""
     settings = rehearsal_settings(
         config.rehearsal, config.training, config.seed, world.world_size, num_samples=len(dataset.train)
     )
     on_gpu = settings.transport is not None and settings.transport.from_gpu_to_gpu
     values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    if method is not None:
+        values["draws"] = method.draws.total
+        if method.needs.candidates is not None:
+            values["exemplars"] = method.needs.candidates
     return Rehearsal(**values, device=world.device if on_gpu else None)  # else the trainer moves what it gets
 
 
