@@ -122,7 +122,7 @@ WRONG = [
     (
         "strategy=my_variants.Shrink",
         "",
-        "my_variants.Shrink is no strategy; expected a class derived from drb.training",
+        "my_variants.Shrink is no strategy; expected a class derived from drb",
     ),
     ("terms=[my_variants.Shrink]", "terms.Shrink.strength=-1", "terms.Shrink.strength must be at least 0, got -1.0"),
     ("terms=[my_variants.Shrink]", "++terms.Shrink.odd=1", "there is no setting terms.Shrink.odd"),
