@@ -178,7 +178,7 @@ def _take_up(saved: Saved, trainer: Trainer, console: Console | None) -> None:
 
 
 def dataset_of(config: TrainConfig, console: Console | None) -> Dataset:
-    """As configured; decoded first if it is to be cached, which the console is told."""
+    """The configured data set; decoded first if it is to be cached, which the console is told."""
     builder: DatasetBuilder = build_variant("dataset", config.dataset)
     return builder.load((lambda line: None) if console is None else console.say)
 

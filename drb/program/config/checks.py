@@ -18,8 +18,10 @@ from drb.training.schedule import check_schedule
 
 
 def check_config(config: TrainConfig, world_size: int) -> None:
-    """Raises:
-    ValueError: one line naming a setting, its value and what is allowed.
+    """Check the whole configuration.
+
+    Raises:
+        ValueError: one line naming a setting, its value and what is allowed.
     """
     check_settings(config)
     _check_choices(config)
