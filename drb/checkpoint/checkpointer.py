@@ -25,7 +25,7 @@ from drb.checkpoint.coordinator import Coordinator
 from drb.checkpoint.directory import CheckpointDirectory, checkpoint_name
 from drb.checkpoint.encryption import Key, read_key
 from drb.checkpoint.files import write_json
-from drb.checkpoint.finding import Saved, StateParts, find_saved
+from drb.checkpoint.finding import Saved, StateParts, find_saved, read_saved
 from drb.checkpoint.lock import RunLock, lock_run
 from drb.checkpoint.settings import CheckpointSettings
 from drb.checkpoint.signals import StopSignals
@@ -225,6 +225,10 @@ class Checkpointer(Saver):
         if saved is not None:
             self._writer.tally = Tally(**saved.costs)
         return saved
+
+    def find_of_all_ranks(self, saved: Saved) -> Saved:
+        """The same checkpoint with the states of all ranks, `ranks`, also if there were as many. Collective."""
+        return read_saved(saved.path, self._coordinator, self._world, self._key, of_all_ranks=True)
 
     def _open(self) -> None:
         if self._lock is None:

@@ -64,7 +64,7 @@ def find_saved(
     problems = []
     for path in candidates:
         try:
-            return _read(path, coordinator, world, key)
+            return read_saved(path, coordinator, world, key)
         except UnusableError:  # noqa: PERF203 - a handful of directories
             raise
         except CheckpointError as error:
@@ -77,15 +77,17 @@ def find_saved(
     return None
 
 
-def _read(path: Path, coordinator: Coordinator, world: World, key: Key | None) -> Saved:
-    """Read a checkpoint; errors are the same on all ranks."""
+def read_saved(
+    path: Path, coordinator: Coordinator, world: World, key: Key | None, *, of_all_ranks: bool = False
+) -> Saved:
+    """Read a checkpoint; errors are the same on all ranks. of_all_ranks: with `ranks` in any case."""
     parts: dict[str, Any] = {}
     problem, is_damaged = "", True
     try:
         manifest = read_manifest(path)
         require_key(path, manifest, key)
         parts = {name: read_part(path, manifest, name, key) for name in SHARED}
-        if manifest.world_size == world.world_size:
+        if manifest.world_size == world.world_size and not of_all_ranks:
             parts[OWN] = read_part(path, manifest, rank_part(world.rank), key)
         else:
             parts[OTHERS] = _of_all_ranks(path, manifest.world_size, world, key)

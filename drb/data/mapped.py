@@ -65,7 +65,7 @@ class MappedSource:
         return len(self._rows)
 
     def gather(self, indices: Int64Array) -> Minibatch:
-        """See `Source.gather`.
+        """As `Source.gather`.
 
         Raises:
             ValueError: a sample has been erased.

@@ -16,7 +16,8 @@ import numpy as np
 import torch.distributed as dist
 from torch.utils.data import Sampler
 
-from drb.seeding import permutation
+from drb.data.sampler_order import Iteration
+from drb.seeding import mix64, permutation
 from drb.types import BoolArray, Int64Array
 
 
@@ -46,8 +47,12 @@ def owners(num_samples: int, world_size: int, seed: int) -> Int64Array:
 class OwnerTable:
     """The owners of known sample ids; `owner_of` is for `Rehearsal.load_state_dict`."""
 
-    def __init__(self, sample_ids: Int64Array, ranks: Int64Array) -> None:
-        """Rank ranks[i] owns sample_ids[i]; the last one counts. int64 [n] each."""
+    def __init__(self, sample_ids: Int64Array, ranks: Int64Array, *, strangers: int | None = None) -> None:
+        """Rank ranks[i] owns sample_ids[i]; the last one counts. int64 [n] each.
+
+        strangers: the number of ranks that ids which are not there are spread over; None: they are an error.
+        """
+        self._strangers = strangers
         last_first = sample_ids[::-1]
         self._ids, index = np.unique(last_first, return_index=True)
         self._ranks = ranks[::-1][index]
@@ -56,6 +61,9 @@ class OwnerTable:
         """int64 [B]. Raises ValueError for an id that is not known."""
         at = np.searchsorted(self._ids, sample_ids).clip(0, max(len(self._ids) - 1, 0))
         unknown = self._ids[at] != sample_ids if len(self._ids) else np.ones(len(sample_ids), np.bool_)
+        if self._strangers is not None:
+            spread = (mix64(sample_ids.view(np.uint64)) % np.uint64(self._strangers)).astype(np.int64)
+            return np.where(unknown, spread, self._ranks[at]) if len(self._ids) else spread
         if unknown.any():
             raise ValueError(
                 f"the sample id {sample_ids[unknown][0]} of a stored exemplar is not in the data so far; resume with "
@@ -83,10 +91,12 @@ class OwnerSampler(Sampler[int]):
         world_size: int | None = None,
         shuffle: bool = True,
         drop_last: bool = False,
+        check: bool = True,
     ) -> None:
         """
         Args:
             dataset: anything with a length.
+            check: let a rehearsal require that its first minibatches follow this sampler's order (`sampler_order`).
             rank, world_size: of the default process group if None; 0 and 1 without one.
             shuffle: a new order within the rank each epoch; otherwise ascending.
         Raises:
@@ -98,11 +108,13 @@ class OwnerSampler(Sampler[int]):
         self.seed = seed
         self.shuffle = shuffle
         self.drop_last = drop_last
+        self.check = check
         self._num_samples = len(dataset)
         owned_indices(self._num_samples, self.rank, self.world_size, seed)  # raises what there is to raise
         self._epoch = 0
         self._earlier: _Earlier = ()  # what ranks have taken of that epoch before
         self._skip = 0  # and these ranks
+        self._iteration: Iteration | None = None
         self._running: tuple[int, _Earlier, int] = (0, (), 0)
 
     def __len__(self) -> int:
@@ -126,7 +138,9 @@ class OwnerSampler(Sampler[int]):
         epoch, earlier, skip = self._epoch, self._earlier, self._skip
         self._epoch, self._earlier, self._skip = epoch + 1, (), 0
         self._running = (epoch, earlier, skip)
-        return iter(self._order(self.rank, self.world_size, epoch, earlier)[skip:].tolist())
+        order = self._order(self.rank, self.world_size, epoch, earlier)[skip:]
+        self._iteration = Iteration(order, self.check)
+        return iter(order.tolist())
 
     # -- state
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from drb.data.decoding.worker import in_8_bits, upright_image
+from drb.data.sampler_order import note_first_id
 
 _MODES = {1: "L", 3: "RGB"}  # Pillow's, by the number of channels
 
@@ -38,6 +39,7 @@ def with_ids(
         )
     if channels not in (None, *_MODES):
         raise ValueError(f"with_ids needs channels of 1, 3 or None, got {channels!r}")
+    note_first_id(first_id)
     kind = _BatchedIds if callable(getattr(dataset, "__getitems__", None)) else _Ids
     return kind(dataset, first_id, channels, upright)
 
@@ -84,7 +86,7 @@ class _Ids(Dataset[dict[str, Any]]):
         return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())
 
     def _channels_of_first(self, name: str, channels: int, index: int) -> int:
-        """The channels of item 0, which every worker of a loader looks at by itself, so that they agree."""
+        """Of item 0, which every worker of a loader looks at by itself: they then agree."""
         if name not in self._channels_of:
             first = channels
             if index != 0:

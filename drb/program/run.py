@@ -23,15 +23,18 @@ from drb.checkpoint import Checkpointer, Saved, Saver, StopSignals
 from drb.data.cache import RUN_FILE
 from drb.data.datasets import Dataset, DatasetBuilder
 from drb.data.decoding.pool import close_decoders
+from drb.data.identity import Identity
 from drb.data.loading import load_on_all_ranks
 from drb.data.scenarios import build_scenario
+from drb.data.scenarios.check import check_stream
 from drb.distributed.agreement import check_same_settings, value_of_main
 from drb.distributed.failure import naming_failures
 from drb.distributed.world import World, open_world
+from drb.program.changed_data import CHANGED, saved_identity, with_data_of_now
 from drb.program.config import TrainConfig, to_yaml
 from drb.program.config.rehearsal import rehearsal_settings
 from drb.program.config.resume import require_same_config
-from drb.program.config.variants import build_method, build_variant
+from drb.program.config.variants import build_variant
 from drb.program.console import RankConsole, TerminalConsole
 from drb.program.profiling import Profiler
 from drb.program.summary import summarise, versions, write_atomically
@@ -42,9 +45,10 @@ from drb.seeding import derive_seed
 from drb.tracking import Tracker
 from drb.training import Monitor, Trainer
 from drb.training.augment import Preprocess
-from drb.training.method import Method
 from drb.training.models import Network, build_model
 from drb.training.monitor import Console
+from drb.training.objectives import Classification
+from drb.training.strategies import STRATEGIES
 
 
 def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[str] = ()) -> None:
@@ -78,15 +82,18 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
             run_dir.mkdir(parents=True, exist_ok=True)
             write_atomically(run_dir / "config.yaml", to_yaml(config))
         tracker = stack.enter_context(open_tracker_of(config, run_dir, world, saved))
-        if checkpointer is not None:
-            facts = {"config": dataclasses.asdict(config), "tracking_run_id": tracker.run_id, "versions": versions()}
-            checkpointer.begin_run(facts, tracker.start_flush)
         if console is not None:
             console.say(_headline(config, world, run_dir))
         tracker.log_params({**dataclasses.asdict(config), "world_size": world.world_size})
         stage.where = lambda: "data"
-        dataset = load_on_all_ranks(partial(dataset_of, config, console), world, config.timeout_s)
+        known = None if saved is None else saved_identity(saved)
+        dataset = load_on_all_ranks(partial(dataset_of, config, console, known), world, config.timeout_s)
         stack.callback(close_decoders)
+        if checkpointer is not None:
+            if saved is not None and known is not None:
+                saved = with_data_of_now(saved, known, dataset, config.dataset, checkpointer, console)
+            facts = {"config": dataclasses.asdict(config), "tracking_run_id": tracker.run_id, "versions": versions()}
+            checkpointer.begin_run({**facts, "data": dataset.identity.to_json()}, tracker.start_flush)
         if world.is_main and dataset.cache is not None:
             write_atomically(run_dir / RUN_FILE, {"cache": str(dataset.cache)})
         with ExitStack() as training:
@@ -173,14 +180,16 @@ def _find_checkpoint(config: TrainConfig, checkpointer: Checkpointer | None) -> 
 
 def _take_up(saved: Saved, trainer: Trainer, console: Console | None) -> None:
     trainer.load_state_dict(saved.state)
+    if CHANGED in saved.facts:
+        trainer.position.begin_epoch_anew()
     if console is not None:
         console.say(f"resumed from {saved.path}: task {trainer.position.task}, {trainer.steps} steps done")
 
 
-def dataset_of(config: TrainConfig, console: Console | None) -> Dataset:
-    """The configured data set; decoded first if it is to be cached, which the console is told."""
+def dataset_of(config: TrainConfig, console: Console | None, known: Identity | None = None) -> Dataset:
+    """As configured; decoded first if it is to be cached, which the console is told. known: what a run had before."""
     builder: DatasetBuilder = build_variant("dataset", config.dataset)
-    return builder.load((lambda line: None) if console is None else console.say)
+    return builder.load((lambda line: None) if console is None else console.say, known.classes if known else ())
 
 
 def _build_trainer(
@@ -192,18 +201,18 @@ def _build_trainer(
     on_step: Callable[[], None] | None,
     stack: ExitStack,
 ) -> tuple[Trainer, Rehearsal | None]:
-    strategy, terms, objective = build_method(config.strategy, config.terms, config.objective)
-    method, rehearsal = Method(strategy, terms), None
-    if method.draws.total:
-        rehearsal = stack.enter_context(build_rehearsal(config, world, dataset, method))
+    strategy = STRATEGIES.build(config.strategy.name)
+    rehearsal = None
+    if strategy.needs().exemplars != "none":
+        rehearsal = stack.enter_context(build_rehearsal(config, world, dataset))
     scenario = build_scenario(build_variant("scenario", config.scenario), dataset, seed=config.seed)
+    check_stream(scenario, world.world_size)
     trainer = Trainer(
         scenario,
         partial(build_network, config, dataset),
         build_preprocess(config, dataset),
         strategy,
-        terms=terms,
-        objective=objective,
+        objective=Classification(label_smoothing=config.strategy.label_smoothing),
         world=world,
         training=config.training,
         optimizer=config.optimizer,
@@ -237,17 +246,12 @@ def build_preprocess(config: TrainConfig, dataset: Dataset) -> Preprocess:
     )
 
 
-def build_rehearsal(config: TrainConfig, world: World, dataset: Dataset, method: Method | None = None) -> Rehearsal:
-    """The rehearsal of a method: as configured, with as many draws and candidates as its parts need."""
+def build_rehearsal(config: TrainConfig, world: World, dataset: Dataset) -> Rehearsal:
     settings = rehearsal_settings(
         config.rehearsal, config.training, config.seed, world.world_size, num_samples=len(dataset.train)
     )
     on_gpu = settings.transport is not None and settings.transport.from_gpu_to_gpu
     values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
-    if method is not None:
-        values["draws"] = method.draws.total
-        if method.needs.candidates is not None:
-            values["exemplars"] = method.needs.candidates
     return Rehearsal(**values, device=world.device if on_gpu else None)  # else the trainer moves what it gets
 
 

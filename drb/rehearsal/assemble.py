@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from drb.buffer.positions import PositionTable
@@ -17,6 +20,7 @@ from drb.rehearsal.memory import own_capacity, require_room_for_buffers
 from drb.rehearsal.parts import Parts
 from drb.rehearsal.round import RoundRunner
 from drb.rehearsal.settings import RehearsalSettings
+from drb.rehearsal.state.origin import Origin
 
 
 def assemble(
@@ -26,12 +30,17 @@ def assemble(
     peers: Peers | None,
     device: Device | None = None,
     factory: Factory | None = None,
+    *,
+    origin: Origin | None = None,
+    start: str = "",
+    saved: Mapping[str, Any] | None = None,
 ) -> Parts | None:
     """Build the parts. Collective over `peers` (None: one rank).
 
     Args:
         max_rows: of this rank's minibatches; 0 if it does not know yet and takes the others' largest.
         device: where exemplars are wanted; None: on the host.
+        origin: this rank's. start: what its run begins with (`start_of`). saved: the state that it goes on from.
     Returns:
         None if nobody knows how many rows a minibatch has.
     Raises:
@@ -49,6 +58,8 @@ def assemble(
         node=factory.node(),
         free=factory.free_memory(),
         has_device=device is not None,
+        start=start,
+        resumed=((saved or {}).get("run", ""), (saved or {}).get("round", -1)),
     )
     max_rows = max_rows or max(greeting["max_rows"] for greeting in greetings)
     if not max_rows:
@@ -104,6 +115,7 @@ def assemble(
         proportions.needs_offered,
         delivery if isinstance(delivery, DeviceRing | RowLauncher) else None,
         auto,
+        (origin or Origin(rank, world_size)).began(saved or {}, [greeting["start"] for greeting in greetings]),
     )
 
 

@@ -25,11 +25,8 @@ class Engine(Protocol[T]):
     def submit(self, call: Callable[[], T]) -> None: ...
 
     def result(self, timeout_s: float | None = None) -> T:
-        """The result of the oldest round not asked for yet; raises what it raised, unless `submit` has.
-
-        Raises:
-            TimeoutError: it takes longer than timeout_s.
-        """
+        """Of the oldest round not asked for yet; raises what it raised, unless `submit` has. TimeoutError if it takes
+        longer."""
         ...
 
     def close(self, wait: bool = True) -> None:

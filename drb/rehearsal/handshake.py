@@ -18,6 +18,7 @@ from drb.machine import usable_cores
 from drb.registry import name_of
 from drb.rehearsal.exemplars import UnevenError
 from drb.rehearsal.settings import RehearsalSettings, require_agreement
+from drb.rehearsal.state.origin import require_one_moment
 
 Greeting: TypeAlias = dict[str, Any]
 
@@ -32,6 +33,8 @@ def greet(
     node: str,
     free: dict[str, int],
     has_device: bool,
+    start: str = "",
+    resumed: tuple[str, int] = ("", -1),
 ) -> list[Greeting]:
     """Every rank's greeting, by rank. Collective over peers (None: one rank).
 
@@ -39,8 +42,10 @@ def greet(
         capacity: exemplars that this rank may hold. max_rows: of its minibatches, 0 if it does not know yet.
         free: bytes that it sees free, as `drb.rehearsal.memory.free_memory`.
         has_device: whether its exemplars are wanted on a GPU.
+        start: what its run begins with. resumed: the run and step of the state that it goes on from; "" and -1: none.
     Raises:
-        ValueError: ranks differ in their settings or schema. UnevenError: a rank has ended.
+        ValueError: ranks differ in their settings or schema, or go on from states that do not belong together.
+        UnevenError: a rank has ended.
     """
     mine = {
         "finished": False,
@@ -53,6 +58,8 @@ def greet(
         "free": free,
         "cores": format(sum(1 << core for core in usable_cores()), "x"),
         "threads": torch.get_num_threads(),
+        "start": start,
+        "resumed": [resumed[0], int(resumed[1])],
     }
     if peers is None:
         return [mine]
@@ -60,6 +67,7 @@ def greet(
     _require_started(greetings)
     require_agreement([greeting["settings"] for greeting in greetings], "setting")
     require_agreement([greeting["schema"] for greeting in greetings], "the record's field")
+    require_one_moment([greeting["resumed"] for greeting in greetings])
     return greetings
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from drb.buffer.admission import Offer
 from drb.buffer.record import RecordSpec
+from drb.data.sampler_order import OrderCheck
 from drb.rehearsal.settings import RehearsalSettings
 from drb.sampling.distinct import DistinctCounter
 from drb.seeding import sample_ids_of, sample_keys
@@ -35,6 +36,7 @@ class Intake:
         self._id_field, self._needs_strata = settings.id_field, settings.needs_strata
         self._rank = rank
         self._world_size = world_size
+        self._order = OrderCheck()
         self._arrivals = 0  # rows so far; with sample_id="arrival" their ids follow from it
         self._distinct = DistinctCounter() if settings.shares.needs_offered else None
 
@@ -95,6 +97,7 @@ class Intake:
         num_rows = next(iter(minibatch.values())).shape[0]
         if ids is not None:
             sample_id = np.ascontiguousarray(ids.numpy(), dtype=np.int64)
+            self._order.check(sample_id)
         else:
             arrival = self._arrivals + np.arange(num_rows, dtype=np.int64)
             sample_id = arrival * self._world_size + self._rank

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from drb.buffer.buffer import Buffer
 from drb.buffer.record import RecordSpec
@@ -16,6 +16,7 @@ from drb.rehearsal.exemplars import ACTIVE, RoundResult
 from drb.rehearsal.memory import memory_bytes
 from drb.rehearsal.round import RoundRunner
 from drb.rehearsal.settings import RehearsalSettings
+from drb.rehearsal.state.origin import Origin
 from drb.types import Int64Array
 
 
@@ -26,7 +27,7 @@ class Parts:
     capacities: int64 [W]. max_rows: of a minibatch, on this rank. exemplars: the most of a step.
     depth: rounds in flight. interval: steps per round. why: the choices that were made, and their reasons.
     counts_offers: whether distinct offers are counted. outlet: the delivery to a device, if exemplars are wanted there.
-    auto: chooses how many exemplars are drawn, if the settings do not say.
+    origin: of the states that are saved. auto: chooses how many exemplars are drawn, if the settings do not say.
     """
 
     spec: RecordSpec
@@ -43,6 +44,7 @@ class Parts:
     counts_offers: bool = False
     outlet: DeviceRing | RowLauncher | None = None
     auto: AutoExemplars | None = None
+    origin: Origin = field(default_factory=Origin)
 
     def run_round(self, step: int) -> RoundResult:
         """A round by itself, here and now, of what the buffer holds: to measure it. Collective."""

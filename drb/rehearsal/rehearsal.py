@@ -30,6 +30,7 @@ from drb.rehearsal.running import Running
 from drb.rehearsal.selection import SampleIds, Where
 from drb.rehearsal.settings import RehearsalSettings
 from drb.rehearsal.setup import Setup
+from drb.rehearsal.state.origin import group_of
 from drb.rehearsal.stats import statistics
 from drb.sampling.proportions import Proportions
 from drb.types import Exemplars, Int64Array, Minibatch, OwnerOf
@@ -123,7 +124,7 @@ class Rehearsal(Lifetime):
         self._verbose = verbose
         self._peers = open_peers(process_group, timeout_s)
         spec = spec if spec is None or isinstance(spec, RecordSpec) else RecordSpec(spec)
-        self._setup = Setup(self.settings, spec, self._peers, self._factory, device)
+        self._setup = Setup(self.settings, spec, self._peers, self._factory, device, group_of(process_group))
         self._setup_seconds = 0.0
         self._stored_and_distinct: tuple[int, int] | None = None
 
@@ -250,7 +251,11 @@ class Rehearsal(Lifetime):
         return {**self._running.state_dict(lazy=lazy), "stats": self.stats()}
 
     def load_state_dict(
-        self, state: Mapping[str, Any] | Sequence[Mapping[str, Any]], owner_of: OwnerOf | None = None
+        self,
+        state: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        owner_of: OwnerOf | None = None,
+        *,
+        reshard: bool = False,
     ) -> None:
         """Go on from what `state_dict` gave. Call it before the first minibatch.
 
@@ -259,12 +264,15 @@ class Rehearsal(Lifetime):
                 were, to go on with another number. Then every exemplar goes to its new owner, and what does not fit is
                 dropped (see `resharded`).
             owner_of: ids -> ranks that will be offered them, int64 [n]: `OwnerSampler.owner_of`; None for "arrival".
+            reshard: give every exemplar to its owner also where the states are those of as many ranks: the data, and
+                with it the owners, has changed.
         Raises:
-            ValueError: states of other settings or another schema, or that cannot be divided.
+            ValueError: states of other settings or another schema, of another rank or of different runs, or that cannot
+                be divided.
         """
         if self._running is not None:
             raise ValueError("load_state_dict must come before the first minibatch")
-        self._setup.load(state, owner_of)
+        self._setup.load(state, owner_of, reshard)
 
     @property
     def resharded(self) -> Mapping[str, int] | None:

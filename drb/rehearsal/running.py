@@ -111,7 +111,7 @@ class Running:
         self.drain()
         parts = self.parts
         return {
-            **kind_of_state(self._settings, len(parts.capacities)),
+            **kind_of_state(self._settings, parts.origin),
             "denied": parts.buffer.denied,
             "max_rows": parts.max_rows,
             "spec": json.dumps(parts.spec.to_json()),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from drb.rehearsal.state.check import naming_damage
 from drb.rehearsal.state.fetched import is_for, uncounted
 from drb.rehearsal.state.forget import forget_in_state
 from drb.rehearsal.state.loading import SavedState, kind_of_state, own_state, spec_of
+from drb.rehearsal.state.origin import Origin, start_of
 from drb.rehearsal.step import Output, Steps
 from drb.types import Int64Array, Minibatch, OwnerOf
 
@@ -35,6 +36,7 @@ class Setup:
 
     spec: the records' schema, if it is given. peers: None for one rank. factory: builds the parts.
     wanted: the device where results are wanted; None: where the first minibatch lies.
+    group: the members' ranks in the default group.
 
     saved: the state to go on from, None without one and from the start on. earlier: the statistics up to there.
     """
@@ -46,6 +48,7 @@ class Setup:
         peers: Peers | None,
         factory: Factory,
         wanted: Any = None,
+        group: Sequence[int] = (0,),
     ) -> None:
         self.saved: Mapping[str, Any] | None = None
         self.earlier: dict[str, Any] = {}
@@ -56,6 +59,7 @@ class Setup:
         self._is_device_given = wanted is not None
         self._device = find_device(wanted, {})
         self._rank, self._world_size = (peers.rank, peers.world_size) if peers else (0, 1)
+        self._origin = Origin(self._rank, self._world_size, tuple(group))
         self._intake = Intake(settings, self._rank, self._world_size)
         self._denied: Int64Array = np.empty(0, np.int64)
 
@@ -89,9 +93,9 @@ class Setup:
 
     # -- state
 
-    def load(self, state: SavedState, owner_of: OwnerOf | None) -> None:
+    def load(self, state: SavedState, owner_of: OwnerOf | None, anew: bool) -> None:
         """See `Rehearsal.load_state_dict`."""
-        saved = own_state(state, owner_of, self._settings, self._spec, self._rank, self._world_size)
+        saved = own_state(state, owner_of, self._settings, self._spec, self._origin, anew)
         if len(self._denied) and "spec" in saved:  # alike on all ranks, as what follows must be
             saved = forget_in_state(saved, self._denied)
         self.deny(np.asarray(saved.get("denied", ()), np.int64))
@@ -101,7 +105,7 @@ class Setup:
 
     def state_dict(self, *, lazy: bool) -> dict[str, Any]:
         """See `Rehearsal.state_dict`."""
-        saved = self.saved or {**kind_of_state(self._settings, self._world_size), "round": -1}
+        saved = self.saved or {**kind_of_state(self._settings, self._origin), "round": -1}
         return {**state_with_rows(saved, lazy), "denied": self._denied}
 
     # -- the start, or an end before it
@@ -123,7 +127,18 @@ class Setup:
         intake.check(minibatch, spec, num_rows)  # before the other ranks are told
         warn_about_float_images(minibatch)
         max_rows = max(settings.batch_size or 0, num_rows, int(saved.get("max_rows", 0)))
-        parts = assemble(settings, spec, max_rows, self._peers, self._device, self._factory)
+        start = start_of(minibatch, settings.seed, settings.id_field)
+        parts = assemble(
+            settings,
+            spec,
+            max_rows,
+            self._peers,
+            self._device,
+            self._factory,
+            origin=self._origin,
+            start=start,
+            saved=saved,
+        )
         if parts is None:
             return None
         fetched = saved.get("fetched")

@@ -40,8 +40,7 @@ class Networks:
 
     @property
     def learner(self) -> Learner:
-        """The learner of the network.
-
+        """
         Raises:
             ValueError: before the first task.
         """
@@ -87,7 +86,7 @@ class Networks:
         }
 
     def weights(self) -> dict[str, Any]:
-        """The weights of both networks, by name."""
+        """Of both networks, by name."""
         both = {"network": self.learner.network, "starting": self.starting}
         return {f"{kind}.{name}": value for kind, n in both.items() for name, value in n.state_dict().items()}
 

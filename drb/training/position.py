@@ -39,6 +39,10 @@ class Position:
         """Nothing of the phase has been trained."""
         return self.epoch == 0 and self.minibatch == 0 and not self.earlier
 
+    def begin_epoch_anew(self) -> None:
+        """What was seen of the epoch does not count: the data is another."""
+        self.minibatch, self.earlier = 0, ()
+
     def end_epoch(self) -> None:
         self.epoch, self.minibatch, self.earlier = self.epoch + 1, 0, ()
 

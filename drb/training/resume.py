@@ -43,7 +43,8 @@ def deal_exemplars(
     """Every exemplar to its new owner; how many were dropped, of how many. Collective. states: of all old ranks."""
     if rehearsal is None:
         return None
-    rehearsal.load_state_dict([state["rehearsal"] for state in states], owner_of_stream(tasks, world.world_size, seed))
+    owner_of = owner_of_stream(tasks, world.world_size, seed)
+    rehearsal.load_state_dict([state["rehearsal"] for state in states], owner_of, reshard=True)
     resharded = rehearsal.resharded
     if resharded is None:
         return None
@@ -54,11 +55,15 @@ def deal_exemplars(
 
 
 def owner_of_stream(tasks: Sequence[Source], world_size: int, seed: int) -> OwnerOf:
-    """Whose each sample of these tasks (0, 1, …) is, as `TaskLoader` deals them. seed: of the run."""
+    """Whose each sample of these tasks (0, 1, …) is, as `TaskLoader` deals them. seed: of the run.
+
+    Exemplars of files that are gone are spread over the ranks.
+    """
     ids = [task.sample_ids for task in tasks]
     ranks = [owners(len(task), world_size, loader_seed(seed, index)) for index, task in enumerate(tasks)]
     nothing = np.empty(0, np.int64)
-    return OwnerTable(np.concatenate([nothing, *ids]), np.concatenate([nothing, *ranks])).owner_of
+    table = OwnerTable(np.concatenate([nothing, *ids]), np.concatenate([nothing, *ranks]), strangers=world_size)
+    return table.owner_of
 
 
 def loader_seed(seed: int, task: int) -> int:
@@ -83,7 +88,7 @@ def _change(name: str, before: float, now: float) -> str:
 
 
 def _mean(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The means by name; counters, which are whole numbers, are the same on all ranks."""
+    """By name; counters, which are whole numbers, are alike on all ranks."""
     return {
         name: torch.stack([state[name] for state in states]).mean(0) if value.is_floating_point() else value
         for name, value in states[0].items()

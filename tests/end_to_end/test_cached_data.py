@@ -1,12 +1,18 @@
 """The program on image files: the same run whether they are cached, and after samples were erased."""
 
 import json
+import re
+import shutil
 
+import numpy as np
 import pytest
 from images import write_image_folder
 
+import drb.checkpoint
 import drb.program.run
+from drb.checkpoint import read_rank_states
 from drb.data.cache import erase, erased_ids
+from drb.data.datasets import load_dataset
 from drb.distributed.world import World
 from drb.program.config import check_config, compose_config
 
@@ -44,8 +50,9 @@ def test_a_run_goes_on_after_samples_were_erased(train, tmp_path):
     _, run_dir = train("run", "scenario.num_tasks=2")
     cache = json.loads((run_dir / "data.json").read_text())["cache"]
     assert cache.startswith(str(tmp_path / "images" / "drb-cache"))
-    assert erase(run_dir, [1, 2, 31]) == 3
-    assert erased_ids(run_dir).tolist() == [1, 2, 31]
+    ids = load_dataset("image_folder", tmp_path / "images", image_size=10).train.sample_ids[[1, 2, 31]]
+    assert erase(run_dir, ids) == 3
+    assert erased_ids(run_dir).tolist() == sorted(ids)
     again, _ = train("again")
     assert again["samples"] == 4 * 15 * 2  # as many as before: others were shown instead
 
@@ -53,3 +60,87 @@ def test_a_run_goes_on_after_samples_were_erased(train, tmp_path):
 def test_a_limit_that_is_no_size_is_refused(train):
     with pytest.raises(ValueError, match="dataset.cache_limit must be an amount such as 20GiB, got 'lots'"):
         train("run", "dataset.cache_limit=lots")
+
+
+@pytest.fixture
+def stopped(train, tmp_path):
+    """A function that trains two of four tasks, changes the data, and goes on with the settings that it is given."""
+    cache = f"dataset.cache_dir={tmp_path / 'cache'}"
+    steps = ("scenario.num_tasks=null", "scenario.classes_per_task=1", "checkpoint.every_steps=7", cache)
+
+    def go_on(change, *settings):
+        with pytest.MonkeyPatch.context() as patch:
+            save = drb.checkpoint.Checkpointer.visit
+
+            def stop(self, step, state):
+                save(self, step, state)
+                if step == 14:
+                    self.finish()
+                    raise KeyboardInterrupt
+
+            patch.setattr(drb.checkpoint.Checkpointer, "visit", stop)
+            with pytest.raises(KeyboardInterrupt):
+                train("run", *steps)
+        change(tmp_path / "images")
+        return train("run", *steps, *settings)
+
+    return go_on
+
+
+def add_and_remove(root):
+    shutil.copy(root / "train" / "class3" / "0.png", root / "train" / "class2" / "new.png")
+    for index in range(12):
+        (root / "train" / "class0" / f"{index}.png").unlink()
+
+
+def test_a_run_does_not_go_on_with_other_data_in_silence(stopped):
+    with pytest.raises(
+        ValueError,
+        match=r"the data is not what it was at .*: train/class0 has 3 samples and had 15; train/class2 has 16 "
+        r"samples and had 15; go on with the same data, or set dataset.changed=allow",
+    ):
+        stopped(add_and_remove)
+
+
+def replace_one(root):
+    shutil.copy(root / "val" / "class3" / "0.png", root / "train" / "class1" / "3.png")
+    with (root / "train" / "class1" / "3.png").open("ab") as file:
+        file.write(b"longer")
+
+
+def test_a_replaced_picture_is_noticed(stopped):
+    with pytest.raises(ValueError, match="train/class1 has 15 samples as before, but some are others"):
+        stopped(replace_one)
+
+
+@pytest.mark.parametrize(("removed", "verb"), [("keep", "kept"), ("forget", "forgotten")])
+def test_a_run_goes_on_with_other_data_if_it_may(stopped, removed, verb, capsys):
+    summary, run_dir = stopped(add_and_remove, "dataset.changed=allow", f"dataset.removed={removed}")
+    said = capsys.readouterr()
+    assert "train/class0 has 3 samples and had 15" in said.out + said.err
+    assert re.search(rf"\b[1-8] of 8 exemplars, whose samples are gone, are {verb}", said.out + said.err)
+    assert len(summary["accuracy_matrix"]) == 4
+    data = load_dataset("image_folder", run_dir.parent / "images", image_size=10).train
+    newest = max((run_dir / "checkpoints").iterdir())
+    (state,) = read_rank_states(newest)
+    stored = state["rehearsal"]["buffer"]["columns"]
+    known = np.isin(stored["sample_id"], data.sample_ids)
+    assert known.all() or removed == "keep"
+    label_of = dict(zip(data.sample_ids.tolist(), data.labels.tolist(), strict=True))
+    pairs = zip(stored["sample_id"].tolist(), stored["stratum"].tolist(), strict=True)
+    assert all(label_of[sample] == label for sample, label in pairs if sample in label_of)
+
+
+def rename(root):
+    for split in ("train", "val"):
+        (root / split / "class0").rename(root / split / "zebra")
+
+
+def test_a_run_with_a_renamed_class_goes_on_once_it_is_told(stopped):
+    summary, _ = stopped(rename, "dataset.renamed={class0: zebra}")
+    assert len(summary["accuracy_matrix"]) == 4
+
+
+def test_a_renamed_class_is_asked_for(stopped):
+    with pytest.raises(ValueError, match=r"no class 'class0' any more .*'zebra': .*dataset.renamed={class0: zebra}"):
+        stopped(rename)

@@ -37,7 +37,8 @@ def states_of(num_ranks, num_samples, capacity, **options):
             order = np.random.default_rng((rank, epoch)).permutation(own)
             for step in range(rounds):
                 one.extend(records(order[step * B : step * B + B]))
-        states.append({**one.state_dict(), "world_size": num_ranks})
+        group = list(range(num_ranks))
+        states.append({**one.state_dict(), "rank": rank, "world_size": num_ranks, "group": group, "run": "one"})
         one.close()
     return states
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from drb.data.decoding.pool import shown
 from drb.data.ids import first_repeated, ids_of_paths
 from drb.types import Int64Array
 
@@ -60,7 +61,7 @@ def class_folders(folder: Path, passed_over: PassedOver) -> list[str]:
         if _is(entry, "dir"):
             names.append(entry.name)
         elif entry.is_symlink() and not _is(entry, "file"):
-            raise ValueError(f"the class folder {entry.path} is a link that leads nowhere; mend or remove it")
+            raise ValueError(f"the class folder {shown(entry.path)} is a link that leads nowhere; mend or remove it")
         else:
             passed_over.other += 1
     if not names:
@@ -84,14 +85,18 @@ def list_images(
     files = {name: sorted(_image_files(folder, below, seen, passed)) for name, below in folders.items()}
     for name, found in files.items():
         if not found:
-            raise ValueError(f"the class folder {folder / folders[name]} has no image file ({', '.join(SUFFIXES)})")
+            raise ValueError(
+                f"the class folder {shown(folder / folders[name])} has no image file ({', '.join(SUFFIXES)})"
+            )
     start = {name: len(os.fsencode(below)) for name, below in folders.items()}
     called = [os.fsencode(name) + path[start[name] :] for name, found in files.items() for path, _ in found]
     ids = ids_of_paths(source, split, called)
     names = np.array([path for found in files.values() for path, _ in found])
     if (pair := first_repeated(ids)) is not None:
         first, second = (folder / os.fsdecode(names[index]) for index in pair)
-        raise ValueError(f"the files {first} and {second} have the same sample id by chance; rename one of them")
+        raise ValueError(
+            f"the files {shown(first)} and {shown(second)} have the same sample id by chance; rename one of them"
+        )
     return Listing(
         folder,
         names,
@@ -116,7 +121,8 @@ def _image_files(
         before = seen.setdefault((status.st_dev, status.st_ino), below)
         if before != below:
             raise ValueError(
-                f"the folder {path} leads to {folder / before} again: its images would be there twice; remove the link"
+                f"the folder {shown(path)} leads to {shown(folder / before)} again: "
+                "its images would be there twice; remove the link"
             )
         for entry in _entries(path, passed_over):
             name = f"{below}/{entry.name}"
@@ -134,7 +140,7 @@ def _entries(folder: Path, passed_over: PassedOver) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as found:
             entries = sorted(found, key=lambda entry: os.fsencode(entry.name))
     except OSError as error:
-        raise ValueError(f"the folder {folder} cannot be read ({error.strerror})") from error
+        raise ValueError(f"the folder {shown(folder)} cannot be read ({error.strerror})") from error
     visible = [entry for entry in entries if not entry.name.startswith(".")]
     passed_over.hidden += len(entries) - len(visible)
     return visible
@@ -151,15 +157,15 @@ def _is(entry: os.DirEntry[str], kind: str) -> bool:
 def _size_of(entry: os.DirEntry[str]) -> int:
     if not _is(entry, "file"):
         kind = "is a link that leads nowhere" if entry.is_symlink() else "is no regular file"
-        raise ValueError(f"the image file {entry.path} {kind}; remove it")
+        raise ValueError(f"the image file {shown(entry.path)} {kind}; remove it")
     size = entry.stat().st_size
     if size == 0:
-        raise ValueError(f"the image file {entry.path} is empty; replace or remove it")
+        raise ValueError(f"the image file {shown(entry.path)} is empty; replace or remove it")
     return size
 
 
 def _hash(files: Sequence[tuple[bytes, int]], class_folder: str) -> str:
-    """A hash of names below the class's folder and of sizes: renaming a class changes no picture."""
+    """Of names below the class's folder and sizes: renaming a class changes no picture."""
     digest, start = blake2b(digest_size=8), len(os.fsencode(class_folder))
     for path, size in files:
         digest.update(path[start:] + b"\0%d\0" % size)

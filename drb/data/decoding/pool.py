@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import queue
 import subprocess
 import sys
@@ -139,13 +140,19 @@ class _Decoder:
         with contextlib.suppress(BrokenPipeError):
             self._requests.close()
         raise _DeadDecoderError(
-            f"a decoding process ended (exit code {code}) with the image file {path}; if it ran out of memory, "
+            f"a decoding process ended (exit code {code}) with the image file {shown(path)}; if it ran out of memory, "
             "lower dataset.workers"
         )
 
 
+def shown(path: str | os.PathLike[str]) -> str:
+    """A path on one line that every terminal can print, whatever is in its name."""
+    text = os.fspath(path)
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def describe_broken_image(path: str, error: str) -> str:
-    return f"the image file {path} cannot be decoded ({error}); replace or remove it"
+    return f"the image file {shown(path)} cannot be decoded ({error}); replace or remove it"
 
 
 def _close(idle: queue.LifoQueue[_Decoder | None]) -> None:

@@ -24,7 +24,9 @@ from drb.options import one_of_phrase
 from drb.program.config.explain import SCHEMA, explain, unknown_key
 from drb.program.config.rehearsal import KINDS
 from drb.program.config.schema import TrainConfig
-from drb.program.config.variants import GROUPS, TERMS_GROUP, register_chosen, register_variants
+from drb.program.config.variants import GROUPS, register_chosen, register_variants
+
+_DEFAULT_DATASET = "digits"  # as configs/train.yaml says, and the experiment there is about
 
 
 def config_folder() -> Path:
@@ -46,8 +48,7 @@ def compose_config(arguments: Sequence[str], run_id: str) -> tuple[TrainConfig, 
         overrides = OverridesParser.create().parse_overrides(list(arguments))
         _refuse_additions(overrides)
         _refuse_odd_choices(overrides)
-        _refuse_repeated_terms(overrides)
-        composed = _compose([_as_addition(argument) for argument in arguments])
+        composed = _compose([_as_addition(argument) for argument in [*arguments, *_no_experiment(overrides)]])
         if composed.run_id is None:
             composed.run_id = run_id
         run_dir = Path(composed.hydra.run.dir)
@@ -62,9 +63,17 @@ def compose_config(arguments: Sequence[str], run_id: str) -> tuple[TrainConfig, 
     return config, run_dir
 
 
+def _no_experiment(overrides: Sequence[Override]) -> list[str]:
+    """Settings of the experiment that is there by default are meant for its data set: another one goes without them."""
+    chosen = {override.key_or_group: override.value() for override in overrides}
+    is_other = chosen.get("dataset", _DEFAULT_DATASET) != _DEFAULT_DATASET
+    return ["experiment=none"] if is_other and "experiment" not in chosen else []
+
+
 def _as_addition(argument: str) -> str:
     """An option of a variant as Hydra wants to be given keys of a mapping; its registry checks it."""
     is_option = any(argument.startswith(f"rehearsal.{kind}_options.") for kind in KINDS)
+    is_option |= argument.startswith("dataset.renamed=")
     return f"++{argument}" if is_option else argument
 
 
@@ -107,15 +116,6 @@ def _refuse_odd_choices(overrides: Sequence[Override]) -> None:
             raise ValueError(f"{override.input_line} is unknown; choose {one_of_phrase(known)}")
 
 
-def _refuse_repeated_terms(overrides: Sequence[Override]) -> None:
-    """Hydra would merge two terms of one name without a word."""
-    for override in overrides:
-        if override.key_or_group == TERMS_GROUP and isinstance(names := override.value(), list):
-            keys = [str(name).rpartition(".")[2] for name in names]
-            if repeated := [key for key in keys if keys.count(key) > 1]:
-                raise ValueError(f"{override.input_line}: the term {repeated[0]} is named twice; give each term once")
-
-
 def _names(group: str) -> list[str]:
     return GROUPS[group].variants.names() if group in GROUPS else []
 
@@ -131,11 +131,10 @@ def _refuse_numbers_as_booleans(composed: DictConfig, overrides: Sequence[Overri
 
 def _refuse_unknown_keys(composed: DictConfig, config: Any, prefix: str = "") -> None:
     """Force-added keys (++key=value) pass Hydra's own check."""
-    declared = set(config) if isinstance(config, dict) else {field.name for field in dataclasses.fields(config)}
+    declared = {field.name for field in dataclasses.fields(config)}
     for key, value in composed.items_ex(resolve=False):
         name = str(key)
         if name not in declared:
             raise ValueError(unknown_key(prefix + name, value, declared))
-        section = config[name] if isinstance(config, dict) else getattr(config, name)
-        if isinstance(value, DictConfig) and (dataclasses.is_dataclass(section) or name == TERMS_GROUP):
+        if isinstance(value, DictConfig) and dataclasses.is_dataclass(section := getattr(config, name)):
             _refuse_unknown_keys(value, section, f"{prefix}{name}.")

@@ -15,6 +15,9 @@ _MAY_CHANGE = (
     "threads",
     "timeout_s",
     "dataset.root",
+    "dataset.changed",
+    "dataset.removed",
+    "dataset.renamed",
     "dataset.workers",
     "dataset.cache",
     "dataset.cache_dir",
@@ -37,10 +40,8 @@ _MAY_CHANGE = (
 
 
 def require_same_config(saved: Mapping[str, Any], now: Mapping[str, Any], where: str) -> None:
-    """Compare the configuration with that of the run that is resumed.
-
-    Raises:
-        ValueError: naming the first setting that differs, with both values, unless it may.
+    """Raises:
+    ValueError: naming the first setting that differs, with both values, unless it may.
     """
     before, after = dict(_flatten(saved)), dict(_flatten(now))
     for key in [*after, *(before.keys() - after.keys())]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from drb.buffer.record import RecordSpec
+from drb.buffer.record import SAMPLE_ID, RecordSpec
 from drb.rehearsal.state.fetched import counts_of
 
 FORMAT = 4  # 3 did not state the options of the admission policy; 2 laid out fields in the order given
@@ -74,6 +74,10 @@ def _check_buffer(buffer: Mapping[str, Any], spec: RecordSpec) -> None:
     _require(len(np.unique(ids)) == len(ids), "sample ids, which come twice")
     _require(tuple(buffer["rows"].shape) == (size + len(slots), spec.words), "rows")
     _require(getattr(buffer["rows"], "dtype", np.int64) == np.int64, "rows")  # those that are read later are int64
+    if isinstance(buffer["rows"], np.ndarray):  # not read from a file later, which has its own checksums
+        row = np.arange(len(ids))
+        row[slots] = size + np.arange(len(slots))
+        _require(np.array_equal(buffer["rows"][row, SAMPLE_ID], ids), "rows, which are of other samples than its ids,")
     _require(set(buffer["lacking"]) <= set(spec.late), "lacking late fields")
     _require(isinstance(buffer["admission"], Mapping), "admission")
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from drb.buffer.record import RecordSpec
 from drb.rehearsal.memory import own_capacity
 from drb.rehearsal.settings import RehearsalSettings
-from drb.rehearsal.state.check import FORMAT, check_state, require_format
+from drb.rehearsal.state.check import FORMAT, check_state, naming_damage, require_format
+from drb.rehearsal.state.origin import Origin, require_by_rank, require_own
 from drb.rehearsal.state.reshard import reshard
 from drb.types import OwnerOf
 
@@ -17,9 +19,9 @@ State: TypeAlias = Mapping[str, Any]
 SavedState: TypeAlias = State | Sequence[State]  # one rank's, or those of all ranks there were, by rank
 
 
-def kind_of_state(settings: RehearsalSettings, world_size: int) -> dict[str, Any]:
+def kind_of_state(settings: RehearsalSettings, origin: Origin) -> dict[str, Any]:
     """What a state says of itself."""
-    return {"format": FORMAT, "world_size": world_size, "settings": settings.fixed_by_state()}
+    return {"format": FORMAT, **origin.to_state(), "settings": settings.fixed_by_state()}
 
 
 def own_state(
@@ -27,31 +29,35 @@ def own_state(
     owner_of: OwnerOf | None,
     settings: RehearsalSettings,
     spec: RecordSpec | None,
-    rank: int,
-    world_size: int,
+    origin: Origin,
+    anew: bool = False,
 ) -> State:
-    """The state that `rank` of `world_size` goes on from, resharded if `saved` are those of another number of ranks.
+    """The state that this rank goes on from, resharded if `saved` are those of another number of ranks.
 
-    spec: what the schema must be, if that is known.
-
+    Args:
+        spec: what the schema must be, if that is known.
+        origin: this rank and its group.
+        anew: reshard also for as many ranks, whose owners may have changed.
     Raises:
-        ValueError: states of another format, other settings, another schema, or not of all ranks.
+        ValueError: states of another format, other settings, another schema, or not of all ranks; another rank's.
     """
     states = _as_list(saved)
     for state in states:
+        _require_state(state)
+    is_list, is_begun = not isinstance(saved, Mapping), "spec" in states[0]  # else: before the first minibatch
+    if is_begun and is_list:
+        require_by_rank(states)
+    resharded = is_list and (anew or len(states) != origin.world_size)
+    own = states[origin.rank] if is_list and not resharded else states[0]
+    if is_begun and not resharded:
+        require_own(own, origin)
+    for state in states:
         _check(state, settings, spec)
-    if not isinstance(saved, Mapping) and len(states) != world_size:
-        capacity = 0
-        if "spec" in states[0]:  # not saved before the first minibatch
-            capacity = own_capacity(settings, spec_of(states[0]), rank, world_size)
-        return reshard(states, rank, world_size, owner_of, capacity)
-    own = states[rank if len(states) > 1 else 0]
-    if own.get("world_size", world_size) != world_size:
-        raise ValueError(
-            f"this is the state of one of {own['world_size']} ranks, this rehearsal has {world_size}: give "
-            "load_state_dict the states of all of them, as a list by rank"
-        )
-    return own
+    if not resharded:
+        return own
+    capacity = own_capacity(settings, spec_of(own), origin.rank, origin.world_size) if is_begun else 0
+    moved = reshard(states, origin.rank, origin.world_size, owner_of, capacity)
+    return {**moved, **replace(origin, run=own.get("run", "")).to_state()}
 
 
 def _as_list(saved: SavedState) -> list[State]:
@@ -66,10 +72,20 @@ def spec_of(state: State) -> RecordSpec:
     return RecordSpec.from_json(json.loads(state["spec"]))
 
 
-def _check(state: State, settings: RehearsalSettings, spec: RecordSpec | None) -> None:
+def _require_state(state: State) -> None:
+    """Raise ValueError unless this is a state of this format that says whose it is."""
     if not isinstance(state, Mapping):
         raise ValueError(f"a rehearsal state is what state_dict() gave, got a {type(state).__name__}")
     require_format(state)
+    if "spec" not in state:
+        return
+    with naming_damage():
+        rank, world_size, group, run = (state[name] for name in ("rank", "world_size", "group", "run"))
+        if not (isinstance(run, str) and 0 <= rank < world_size == len(group)):
+            raise ValueError(f"the rehearsal state is damaged: rank {rank} of {world_size} in the group {group}")
+
+
+def _check(state: State, settings: RehearsalSettings, spec: RecordSpec | None) -> None:
     if "spec" not in state:
         return
     saved = check_state(state).to_json()

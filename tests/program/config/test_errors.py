@@ -13,7 +13,10 @@ BAD = [
     (["training.epoch=3"], "training.epoch=3: there is no setting training.epoch; did you mean training.epochs?"),
     (["foo=1"], "foo=1: there is no setting foo; the program has"),
     (["foo.bar=1"], "there is no setting foo"),
-    (["dataset.num_train=3"], "there is no setting dataset.num_train; dataset has name, root, seed, test_fraction"),
+    (
+        ["dataset.num_train=3"],
+        "there is no setting dataset.num_train; dataset has changed, name, removed, root, seed",
+    ),
     (["+training.foo=1"], "+training.foo=1: settings cannot be added or deleted; write key=value"),
     (["++training.foo=1"], "training.foo=1: there is no setting training.foo; training has accumulate"),
     (["~seed"], "~seed: settings cannot be added or deleted"),
@@ -24,7 +27,7 @@ BAD = [
     (["experiment=x"], "experiment=x is unknown; choose cifar100, digits, fashion_mnist_online, imagenet, none or"),
     (["experiment=null"], "experiment=null is unknown; choose cifar100, digits"),
     (["dataset=[digits,cifar10]"], "dataset=[digits,cifar10] is unknown; choose cifar10, cifar100, digits"),
-    (["strategy.name=foo"], "strategy.name=foo does not choose the strategy: write strategy=foo"),
+    (["strategy.name=foo"], "strategy.name must be er, finetune or from_scratch, got 'foo'"),
     (["dataset.name=foo"], "dataset.name=foo does not choose the dataset: write dataset=foo"),
     (["optimizer.name=lbfgs"], "optimizer.name must be sgd, adam or adamw, got 'lbfgs'"),
     (
@@ -86,7 +89,7 @@ BAD = [
     (["optimizer.nesterov=true"], "optimizer.nesterov=true needs optimizer.momentum above 0"),
     (["schedule=step", "schedule.milestones=[]"], "schedule.name=step needs schedule.milestones"),
     (["schedule=cosine", "schedule.span=run"], "schedule.span=run with cosine needs schedule.total_epochs"),
-    (["scenario=task_incremental", "objective.label_smoothing=0.1"], "objective.label_smoothing must be 0 with"),
+    (["scenario=task_incremental", "strategy.label_smoothing=0.1"], "strategy.label_smoothing must be 0 with"),
     (["device=cuda"], "local rank 0 needs a CUDA device of its own"),
 ]
 

@@ -1,0 +1,81 @@
+"""A run that goes on with data that is not what it was: refused by name, or taken up as the data is now.
+
+With dataset.changed=allow the exemplars go to the owners that the data has now, as on another number of ranks, and the
+epoch begins anew: which samples of it were seen is told by positions, and those have moved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from drb.checkpoint import Checkpointer, Saved
+from drb.data.datasets import Dataset
+from drb.data.identity import Identity
+from drb.data.ids import in_guise
+from drb.program.config.variants import DatasetConfig
+from drb.rehearsal.state.forget import forget_in_state
+from drb.training.monitor import Console
+from drb.types import Int64Array
+
+CHANGED = "data_changed"  # among the facts of what a run goes on from
+
+
+def saved_identity(saved: Saved) -> Identity | None:
+    """What the data was; None if the checkpoint does not say."""
+    data = saved.facts.get("data")
+    return None if data is None else Identity.from_json(data)
+
+
+def with_data_of_now(
+    saved: Saved,
+    known: Identity,
+    dataset: Dataset,
+    settings: DatasetConfig,
+    checkpointer: Checkpointer,
+    console: Console | None,
+) -> Saved:
+    """What a run goes on from with this dataset: as it was saved if the data is the same. Collective.
+
+    Raises:
+        ValueError: the data has changed, and dataset.changed does not allow it.
+    """
+    changes = dataset.identity.changes_since(known)
+    if not changes:
+        return saved
+    told = f"the data is not what it was at {saved.path}: {'; '.join(changes)}"
+    if settings.changed != "allow":
+        raise ValueError(f"{told}; go on with the same data, or set dataset.changed=allow")
+    if dataset.identity.source != known.source or dataset.identity.classes[: len(known.classes)] != known.classes:
+        raise ValueError(f"{told}; that is another data set, and its labels mean something else")
+    saved = checkpointer.find_of_all_ranks(saved)
+    states, num_gone, num_stored = _without_the_gone(saved, dataset, forget=settings.removed == "forget")
+    if console is not None:
+        verb = "forgotten" if settings.removed == "forget" else "kept"
+        console.say(
+            f"{told}; the epoch begins anew; {num_gone} of {num_stored} exemplars, whose samples are gone, are {verb}"
+        )
+    return replace(saved, state={**saved.state, "ranks": states}, facts={**saved.facts, CHANGED: True})
+
+
+def _without_the_gone(saved: Saved, dataset: Dataset, *, forget: bool) -> tuple[list[Mapping[str, Any]], int, int]:
+    """All ranks' states, maybe without exemplars whose samples are gone; how many those are, and how many all."""
+    states = list(saved.state["ranks"])
+    stored = np.concatenate([np.empty(0, np.int64), *map(_stored, states)])
+    guises = range(int(saved.state["trainer"]["position"]["task"]) + 1)  # a domain-incremental task shows all anew
+    known = np.concatenate([in_guise(dataset.train.sample_ids, guise) for guise in guises])
+    gone = stored[~np.isin(stored, known)]
+    if forget and len(gone):
+        states = [{**state, "rehearsal": forget_in_state(state["rehearsal"], gone)} for state in states]
+    return states, len(gone), len(stored)
+
+
+def _stored(state: Mapping[str, Any]) -> Int64Array:
+    rehearsal = state["rehearsal"]
+    if rehearsal is None or "buffer" not in rehearsal:
+        return np.empty(0, np.int64)
+    ids: Int64Array = np.asarray(rehearsal["buffer"]["columns"]["sample_id"])
+    return ids
