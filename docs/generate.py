@@ -33,8 +33,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def configuration_page() -> str:
     """Every setting of `drb train`: a table per group, from the dataclasses that check them."""
+    from drb.program.config.rehearsal import KINDS
     from drb.program.config.schema import TrainConfig
     from drb.program.config.variants import GROUPS, schemas
+    from drb.training.terms import TERMS
 
     text = [
         "# Configuration\n\nEvery setting of `drb train`, with its default and what it may be. Write `key=value` on "
@@ -54,7 +56,21 @@ def configuration_page() -> str:
             own = [field for field in dataclasses.fields(options) if field.name not in known]
             text.append(f"\n### {group.name}={choice}\n\n{_introduction(options)}\n")
             text += _table(options, f"{group.name}.", own) if own else ["It has no options of its own.\n"]
+    for setting, variants in {**KINDS, "terms": TERMS}.items():
+        name = setting if setting == "terms" else f"rehearsal.{setting}"
+        text += [f"\n## The choices of {name}\n", *_choices(variants)]
     return "\n".join(text)
+
+
+def _choices(variants: Any) -> Iterator[str]:
+    """A row for each of drb's own variants, from its docstring and its options."""
+    from drb.registry import options_of
+
+    yield "| choice | | options |\n|---|---|---|"
+    for name, variant in variants.own.items():
+        summary = (variant.__doc__ or "").strip().partition("\n")[0]
+        options = ", ".join(f"`{option}`" for option in options_of(variant)) or "none"
+        yield f"| `{name}` | {summary} | {options} |"
 
 
 def _table(section: Any, prefix: str, fields: Any = None) -> Iterator[str]:

@@ -96,6 +96,9 @@ def check_settings(settings: Any, prefix: str = "") -> None:
         bounds: Limits | None = declared.metadata.get("limits")
         if is_dataclass(value) and not isinstance(value, type):
             check_settings(value, f"{name}.")
+        elif isinstance(value, dict) and value and all(map(is_dataclass, value.values())):
+            for key, section in value.items():
+                check_settings(section, f"{name}.{key}.")
         elif (bounds is None or bounds.one_of is None) and not fits(value, hint := hints.get(declared.name, Any)):
             raise ValueError(f"{name} must be {type_phrase(hint)}, got {value!r}")
         elif bounds is not None and value is not None and not bounds.allow(value):

@@ -3,7 +3,8 @@
 Put this file where Python finds it (a package, or a folder on PYTHONPATH) and name the classes on the command line:
 
     python -m drb.train dataset=my_variants.Stripes scenario=my_variants.Chunks scenario.num_tasks=3 \
-        model=my_variants.Linear rehearsal.admission=my_variants.FirstCome rehearsal.admission_options.every=2
+        model=my_variants.Linear strategy=my_variants.Doubled 'terms=[my_variants.Shrink]' terms.Shrink.strength=0.001 \
+        rehearsal.admission=my_variants.FirstCome rehearsal.admission_options.every=2
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from drb.buffer.admission import Admission, Columns, Decision, Gathered, Offer, Removal, State, fill_holes, slots_for
 from drb.data.datasets import Dataset, DatasetBuilder, View
@@ -24,8 +25,14 @@ from drb.exchange import CollectiveExchange, Exchange, Peers, Sizes, Transport
 from drb.options import required, setting
 from drb.sampling.proportions import Proportions
 from drb.tracking import NullTracker, Tracker, TrackerBuilder
+from drb.training.batch import Batch
 from drb.training.models import GrowingHead, Model, Network
-from drb.types import Float64Array, Int64Array
+from drb.training.needs import Needs
+from drb.training.objectives import Classification
+from drb.training.parameters import Gradient, Weights
+from drb.training.strategies import Strategy
+from drb.training.terms import Term
+from drb.types import Float64Array, Int64Array, Minibatch
 
 # -- what is rehearsed
 
@@ -64,6 +71,40 @@ class Plain(Transport):
 
     def open(self, peers: Peers, nodes: Sequence[str], sizes: Sizes) -> Exchange:
         return CollectiveExchange(peers, nodes, int(sizes.rows[peers.rank]), sizes.words, sizes.at_once)
+
+
+# -- how it is learnt
+
+
+class Doubled(Strategy):
+    """Experience replay in which exemplars count `weight` times as much as new samples."""
+
+    weight: float = setting(2.0, above=0)
+
+    def needs(self) -> Needs:
+        return Needs(exemplars="joined")
+
+    def loss(self, batch: Batch) -> Tensor:
+        rows = batch.row_losses(batch.outputs())
+        return batch.mean(rows, batch.new) + self.weight * batch.mean(rows, batch.exemplars)
+
+
+class Shrink(Term):
+    """Weight decay written as a term: a gradient of `strength` times the weights."""
+
+    strength: float = setting(0.01, at_least=0)
+
+    def penalise(self, weights: Weights, gradient: Gradient) -> None:
+        gradient.add_(weights * self.strength)
+
+
+class Sharper(Classification):
+    """Classification whose outputs are divided by `temperature` in the loss."""
+
+    temperature: float = setting(1.0, above=0)
+
+    def row_losses(self, outputs: Any, batch: Minibatch) -> Tensor:
+        return super().row_losses(outputs / self.temperature, batch)
 
 
 # -- what is learnt, and by what

@@ -47,7 +47,7 @@ def check_capacity(capacity: int | str) -> None:
 
 
 def bytes_in(text: str) -> int | None:
-    """Of an amount of memory such as '20GiB'; None if it is none."""
+    """The bytes of an amount of memory such as '20GiB'; None if the text is no such amount."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?i?B)", text.strip())
     return int(Fraction(match[1]) * UNITS[match[2]]) if match and match[2] in UNITS else None
 

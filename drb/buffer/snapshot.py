@@ -41,7 +41,7 @@ class LazyRows:
         raise NotImplementedError
 
     def take(self, index: Int64Array, out: Int64Array) -> None:
-        """As `read`; these rows will not be asked for again."""
+        """Read rows that will not be asked for again."""
         self.read(index, out)
 
     def need_only(self, index: Int64Array) -> None:
@@ -68,7 +68,7 @@ class LazyRows:
         return self.shape[0]
 
     def __getitem__(self, index: Any) -> Int64Array:
-        """By an integer, a slice, a mask or an array of integers."""
+        """Rows by an integer, a slice, a mask or an array of integers."""
         chosen = np.arange(len(self))[index]
         out: Int64Array = np.empty((chosen.size, self.shape[1]), np.int64)
         self.read(chosen.reshape(-1), out)
@@ -138,7 +138,7 @@ class RowSnapshot(LazyRows):
             self._aside_at[index] = places
 
     def _wanted(self, index: Int64Array) -> Int64Array:
-        """Those that were neither read nor set aside."""
+        """The rows that were neither read nor set aside."""
         wanted: Int64Array = index[self._is_needed[index] & (self._aside_at[index] < 0)]
         return wanted
 
@@ -152,7 +152,7 @@ class RowSnapshot(LazyRows):
 
 
 class RowWatch:
-    """Of the rows of one buffer, int64 [P, K]. At most one snapshot is open: a new one closes the one before."""
+    """Watches the rows of one buffer, int64 [P, K]. At most one snapshot is open: a new one closes the one before."""
 
     def __init__(self, rows: Int64Array) -> None:
         self._rows = rows

@@ -26,7 +26,7 @@ def spare_rows(capacity: int, batch_size: int, depth: int = 1, interval: int = 1
 
 
 class SpareRows:
-    """Of rows first … num_rows - 1; the others are in use."""
+    """The spare rows among first … num_rows - 1; the rows before are in use."""
 
     def __init__(self, num_rows: int, first: int = 0) -> None:
         self.free: Int64Array = np.arange(first, num_rows, dtype=np.int64)[::-1].copy()

@@ -66,7 +66,7 @@ class Deal:
 
     @property
     def share_seen(self) -> float:
-        """Of the epoch's samples, before this deal."""
+        """The share of the epoch's samples that were seen before this deal."""
         return 1 - int(self.sizes.sum()) / self._num_samples
 
     def order(self, rank: int) -> Int64Array:

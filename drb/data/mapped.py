@@ -65,7 +65,7 @@ class MappedSource:
         return len(self._rows)
 
     def gather(self, indices: Int64Array) -> Minibatch:
-        """As `Source.gather`.
+        """See `Source.gather`.
 
         Raises:
             ValueError: a sample has been erased.

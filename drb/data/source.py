@@ -147,7 +147,7 @@ def _with_ids(images: Tensor, labels: Tensor) -> TensorSource:
 
 
 def _part(images: Tensor, labels: Tensor) -> tuple[int, str]:
-    """As `Identity.parts` has it."""
+    """The length and the hash of a split, as `Identity.parts` contains them."""
     return len(labels), hash_of_tensors(images, labels)
 
 

@@ -86,7 +86,7 @@ class _Ids(Dataset[dict[str, Any]]):
         return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())
 
     def _channels_of_first(self, name: str, channels: int, index: int) -> int:
-        """Of item 0, which every worker of a loader looks at by itself: they then agree."""
+        """The channels of item 0, which every worker of a loader looks at by itself, so that they agree."""
         if name not in self._channels_of:
             first = channels
             if index != 0:

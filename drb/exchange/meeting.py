@@ -82,7 +82,7 @@ class Meeting:
 
 
 class Places:
-    """As one rank sees it. nodes: anything that names a rank's node, by rank.
+    """The places of ranks as one rank sees them. nodes: anything that names a rank's node, by rank.
 
     neighbours:    ranks of this rank's node, ascending
     rail:          the ranks that partner one another, one per node and this one among them, ascending; all ranks if

@@ -10,7 +10,7 @@ from drb.machine import SHM_DIRECTORY, free_shared_memory_bytes, require_memory
 
 
 def open_segment(peers: Peers, num_words: int, own: Sequence[tuple[int, int]]) -> SharedSegment:
-    """Of so many 64-bit words, zeroed; its name is gone. Collective over peers, which must share one node.
+    """A zeroed segment of so many 64-bit words without a name. Collective over peers, which must share one node.
 
     own: (start, length) in words of the parts that this rank backs with memory, which then lie on its NUMA node.
 

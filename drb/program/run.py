@@ -34,7 +34,7 @@ from drb.program.changed_data import CHANGED, saved_identity, with_data_of_now
 from drb.program.config import TrainConfig, to_yaml
 from drb.program.config.rehearsal import rehearsal_settings
 from drb.program.config.resume import require_same_config
-from drb.program.config.variants import build_variant
+from drb.program.config.variants import build_method, build_variant
 from drb.program.console import RankConsole, TerminalConsole
 from drb.program.profiling import Profiler
 from drb.program.summary import summarise, versions, write_atomically
@@ -45,10 +45,9 @@ from drb.seeding import derive_seed
 from drb.tracking import Tracker
 from drb.training import Monitor, Trainer
 from drb.training.augment import Preprocess
+from drb.training.method import Method
 from drb.training.models import Network, build_model
 from drb.training.monitor import Console
-from drb.training.objectives import Classification
-from drb.training.strategies import STRATEGIES
 
 
 def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[str] = ()) -> None:
@@ -187,7 +186,7 @@ def _take_up(saved: Saved, trainer: Trainer, console: Console | None) -> None:
 
 
 def dataset_of(config: TrainConfig, console: Console | None, known: Identity | None = None) -> Dataset:
-    """As configured; decoded first if it is to be cached, which the console is told. known: what a run had before."""
+    """The configured data set, decoded first if it is to be cached. known: what the run had before."""
     builder: DatasetBuilder = build_variant("dataset", config.dataset)
     return builder.load((lambda line: None) if console is None else console.say, known.classes if known else ())
 
@@ -201,10 +200,10 @@ def _build_trainer(
     on_step: Callable[[], None] | None,
     stack: ExitStack,
 ) -> tuple[Trainer, Rehearsal | None]:
-    strategy = STRATEGIES.build(config.strategy.name)
-    rehearsal = None
-    if strategy.needs().exemplars != "none":
-        rehearsal = stack.enter_context(build_rehearsal(config, world, dataset))
+    strategy, terms, objective = build_method(config.strategy, config.terms, config.objective)
+    method, rehearsal = Method(strategy, terms), None
+    if method.draws.total:
+        rehearsal = stack.enter_context(build_rehearsal(config, world, dataset, method))
     scenario = build_scenario(build_variant("scenario", config.scenario), dataset, seed=config.seed)
     check_stream(scenario, world.world_size)
     trainer = Trainer(
@@ -212,7 +211,8 @@ def _build_trainer(
         partial(build_network, config, dataset),
         build_preprocess(config, dataset),
         strategy,
-        objective=Classification(label_smoothing=config.strategy.label_smoothing),
+        terms=terms,
+        objective=objective,
         world=world,
         training=config.training,
         optimizer=config.optimizer,
@@ -246,12 +246,17 @@ def build_preprocess(config: TrainConfig, dataset: Dataset) -> Preprocess:
     )
 
 
-def build_rehearsal(config: TrainConfig, world: World, dataset: Dataset) -> Rehearsal:
+def build_rehearsal(config: TrainConfig, world: World, dataset: Dataset, method: Method | None = None) -> Rehearsal:
+    """The rehearsal of a method: as configured, with as many draws and candidates as its parts need."""
     settings = rehearsal_settings(
         config.rehearsal, config.training, config.seed, world.world_size, num_samples=len(dataset.train)
     )
     on_gpu = settings.transport is not None and settings.transport.from_gpu_to_gpu
     values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    if method is not None:
+        values["draws"] = method.draws.total
+        if method.needs.candidates is not None:
+            values["exemplars"] = method.needs.candidates
     return Rehearsal(**values, device=world.device if on_gpu else None)  # else the trainer moves what it gets
 
 

@@ -89,7 +89,7 @@ def write_atomically(path: Path, content: str | Mapping[str, Any]) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Of what decides the numbers."""
+    """The versions of what decides the numbers."""
     try:
         own = version("drb-train")
     except PackageNotFoundError:  # run from a source tree that is not installed

@@ -25,8 +25,11 @@ class Engine(Protocol[T]):
     def submit(self, call: Callable[[], T]) -> None: ...
 
     def result(self, timeout_s: float | None = None) -> T:
-        """Of the oldest round not asked for yet; raises what it raised, unless `submit` has. TimeoutError if it takes
-        longer."""
+        """The result of the oldest round not asked for yet; raises what it raised, unless `submit` has.
+
+        Raises:
+            TimeoutError: it takes longer than timeout_s.
+        """
         ...
 
     def close(self, wait: bool = True) -> None:

@@ -41,7 +41,7 @@ class TimedLoader:
 
 
 class Breakdown:
-    """Of this rank. Costs a step three readings of the clock; sums are taken when they are asked for.
+    """The breakdown of this rank. Costs a step three readings of the clock; sums are computed when they are asked for.
 
     clock: of the training loop, which the training thread's parts add up to.
     device_seconds: spent queueing copies to the device, for the trainer to add to.
@@ -158,5 +158,5 @@ class Interval:
         return {"seconds": time.perf_counter() - self._last[0], "steps": self._last[1], "rows": self._last[2]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """As if the time between the two runs had not been."""
+        """Continue as if the time between the two runs had not been."""
         self._last = (time.perf_counter() - state["seconds"], state["steps"], state["rows"])

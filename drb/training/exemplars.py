@@ -16,8 +16,10 @@ _ALLOWED_DUPLICATES = 0.01
 
 
 def refuse_duplicates(share: float, task_index: int) -> None:
-    """Raises:
-    ValueError: more than 1 % of all exemplars are stored more than once.
+    """Check the share of exemplars that are stored more than once.
+
+    Raises:
+        ValueError: more than 1 % of all exemplars are stored more than once.
     """
     if share > _ALLOWED_DUPLICATES:
         raise ValueError(

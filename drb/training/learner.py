@@ -289,7 +289,7 @@ class Learner:
         return tensor.contiguous(memory_format=self._memory_format) if tensor.dim() == 4 else tensor
 
     def _keep_buffers(self) -> None:
-        """Of the last good step: a batch norm's running mean that has met a NaN stays one."""
+        """Keep the buffers of the last good step: a batch norm's running mean that has met a NaN stays one."""
         for good, buffer in zip(self._good_buffers, self.network.buffers(), strict=False):
             good.copy_(buffer)
 

@@ -133,7 +133,8 @@ class Method:
         return {name: state for name, part in self.parts.items() if (state := part.state_dict())}
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
-        """
+        """Take over what `state_dict` returned.
+
         Raises:
             ValueError: a state of other parts.
         """

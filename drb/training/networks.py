@@ -40,7 +40,8 @@ class Networks:
 
     @property
     def learner(self) -> Learner:
-        """
+        """The learner of the network.
+
         Raises:
             ValueError: before the first task.
         """
@@ -86,7 +87,7 @@ class Networks:
         }
 
     def weights(self) -> dict[str, Any]:
-        """Of both networks, by name."""
+        """The weights of both networks, by name."""
         both = {"network": self.learner.network, "starting": self.starting}
         return {f"{kind}.{name}": value for kind, n in both.items() for name, value in n.state_dict().items()}
 

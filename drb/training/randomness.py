@@ -37,7 +37,7 @@ class Randomness:
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
-    """Of PyTorch (CPU, and the device if it is a GPU), numpy and Python."""
+    """The states of the generators of PyTorch (CPU, and the device if it is a GPU), numpy and Python."""
     version, words, gauss = random.getstate()
     state: dict[str, Any] = {
         "torch": torch.get_rng_state(),

@@ -88,7 +88,7 @@ def _change(name: str, before: float, now: float) -> str:
 
 
 def _mean(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """By name; counters, which are whole numbers, are alike on all ranks."""
+    """The means by name; counters, which are whole numbers, are the same on all ranks."""
     return {
         name: torch.stack([state[name] for state in states]).mean(0) if value.is_floating_point() else value
         for name, value in states[0].items()

@@ -36,8 +36,10 @@ class ScheduleSettings:
 
 
 def check_schedule(schedule: ScheduleSettings) -> None:
-    """Raises:
-    ValueError: settings that cannot be meant together.
+    """Check that the settings of a schedule fit together.
+
+    Raises:
+        ValueError: settings that cannot be meant together.
     """
     if schedule.name == "step" and not schedule.milestones:
         raise ValueError("schedule.name=step needs schedule.milestones, the epochs at which the rate falls, got none")

@@ -77,7 +77,8 @@ class RunState:
         say(describe_change(len(states), world.world_size, parts.training, parts.optimizer, exemplars))
 
     def _require_equal(self, learnt: Mapping[str, Mapping[str, Any]]) -> None:
-        """
+        """Compare what the ranks have learnt. Collective.
+
         Raises:
             ValueError: a strategy, a term or the objective has learnt something else on another rank. Collective.
         """

@@ -74,7 +74,7 @@ class FinishedTask(CurrentTask):
         self._minibatches = minibatches
 
     def log_likelihood(self, outputs: Any, batch: Minibatch) -> Tensor:
-        """Of each row's target: minus the objective's loss, float32 [B]."""
+        """The log-likelihood of each row's target: minus the objective's loss, float32 [B]."""
         return -self.objective.row_losses(outputs, batch)
 
     def batches(self) -> Iterator[tuple[Any, Minibatch]]:

@@ -19,6 +19,8 @@ from drb.train import main
 ENTRY_POINTS = """\
 [drb.admissions]
 first_come = my_variants:FirstCome
+[drb.strategies]
+doubled = my_variants:Doubled
 [drb.models]
 linear = my_variants:Linear
 """
@@ -26,6 +28,12 @@ CHOSEN = [
     "dataset=my_variants.Stripes",
     "scenario=my_variants.Chunks",
     "scenario.num_tasks=2",
+    "strategy=doubled",
+    "strategy.weight=1.5",
+    "terms=[my_variants.Shrink]",
+    "terms.Shrink.strength=0.001",
+    "objective=my_variants.Sharper",
+    "objective.temperature=0.5",
     "model=linear",
     "model.width=12",
     "tracking=my_variants.Lines",
@@ -109,6 +117,18 @@ WRONG = [
         "FirstCome.every must be at least 1, got",
     ),
     ("rehearsal.proportions=my_variants.Tempered", "", "needs the option power"),
+    ("strategy=doubled", "strategy.weight=0", "strategy.weight must be above 0, got 0.0"),
+    ("strategy=doubled", "strategy.wait=1", "there is no setting strategy.wait; strategy has name, weight"),
+    (
+        "strategy=my_variants.Shrink",
+        "",
+        "my_variants.Shrink is no strategy; expected a class derived from drb",
+    ),
+    ("terms=[my_variants.Shrink]", "terms.Shrink.strength=-1", "terms.Shrink.strength must be at least 0, got -1.0"),
+    ("terms=[my_variants.Shrink]", "++terms.Shrink.odd=1", "there is no setting terms.Shrink.odd"),
+    ("terms=[my_variants.Shrink,my_variants.Shrink]", "", "the term Shrink is named twice; give each term once"),
+    ("terms=[my_variants.Doubled]", "", "my_variants.Doubled is no term; expected a class derived from drb.training.t"),
+    ("objective=my_variants.Shrink", "", "my_variants.Shrink is no objective"),
     ("rehearsal.admission=first_come", "rehearsal.candidates=2", "candidates=2 has no meaning for admission="),
 ]
 

@@ -213,7 +213,7 @@ def _save(path: Path, array: npt.NDArray[Any]) -> None:
 def _write_images(
     path: Path, source: Source, shape: tuple[int, int, int], erased: BoolArray, progress: _Progress
 ) -> None:
-    """By ordinary writes: a full disk is then an error, not a SIGBUS as in a mapped file."""
+    """Write with ordinary writes: a full disk is then an error, not a SIGBUS as in a mapped file."""
     with path.open("wb") as file:
         header = {"descr": "|u1", "fortran_order": False, "shape": (len(source), *shape)}
         np.lib.format.write_array_header_1_0(file, header)

@@ -78,7 +78,7 @@ class FolderSource:
         return len(self._names)
 
     def gather(self, indices: Int64Array) -> Minibatch:
-        """As `Source.gather`. Thread-safe.
+        """See `Source.gather`. Thread-safe.
 
         Raises:
             ValueError: a file cannot be decoded; the message names it.

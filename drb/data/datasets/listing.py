@@ -165,7 +165,7 @@ def _size_of(entry: os.DirEntry[str]) -> int:
 
 
 def _hash(files: Sequence[tuple[bytes, int]], class_folder: str) -> str:
-    """Of names below the class's folder and sizes: renaming a class changes no picture."""
+    """A hash of names below the class's folder and of sizes: renaming a class changes no picture."""
     digest, start = blake2b(digest_size=8), len(os.fsencode(class_folder))
     for path, size in files:
         digest.update(path[start:] + b"\0%d\0" % size)

@@ -12,14 +12,16 @@ from drb.checkpoint import check_signals
 from drb.options import check_settings
 from drb.program.config.rehearsal import rehearsal_settings
 from drb.program.config.schema import TrainConfig
-from drb.program.config.variants import GROUPS, build_variant
+from drb.program.config.variants import GROUPS, build_method, build_variant
+from drb.training.method import Method
 from drb.training.schedule import check_schedule
-from drb.training.strategies import STRATEGIES
 
 
 def check_config(config: TrainConfig, world_size: int) -> None:
-    """Raises:
-    ValueError: one line naming a setting, its value and what is allowed.
+    """Check the whole configuration.
+
+    Raises:
+        ValueError: one line naming a setting, its value and what is allowed.
     """
     check_settings(config)
     _check_choices(config)
@@ -31,12 +33,14 @@ def check_config(config: TrainConfig, world_size: int) -> None:
         raise ValueError(f"model.init must be random, torchvision or an existing file, got {config.model.init!r}")
     if config.optimizer.nesterov and config.optimizer.momentum == 0:
         raise ValueError("optimizer.nesterov=true needs optimizer.momentum above 0, got 0.0")
-    if build_variant("scenario", config.scenario).task_aware and config.strategy.label_smoothing > 0:
+    strategy, terms, _ = build_method(config.strategy, config.terms, config.objective)
+    smoothing = getattr(config.objective, "label_smoothing", 0.0)
+    if build_variant("scenario", config.scenario).task_aware and smoothing > 0:
         raise ValueError(
-            "strategy.label_smoothing must be 0 with scenario=task_incremental, "
-            f"got {config.strategy.label_smoothing}: it would move weight to classes outside the task"
+            f"objective.label_smoothing must be 0 with scenario={config.scenario.name}, got {smoothing}: it would move "
+            "weight to classes outside the task"
         )
-    if STRATEGIES.build(config.strategy.name).needs().exemplars != "none":
+    if Method(strategy, terms).draws.total:
         _check_rehearsal(config, world_size)
 
 

@@ -24,7 +24,7 @@ from drb.options import one_of_phrase
 from drb.program.config.explain import SCHEMA, explain, unknown_key
 from drb.program.config.rehearsal import KINDS
 from drb.program.config.schema import TrainConfig
-from drb.program.config.variants import GROUPS, register_chosen, register_variants
+from drb.program.config.variants import GROUPS, TERMS_GROUP, register_chosen, register_variants
 
 _DEFAULT_DATASET = "digits"  # as configs/train.yaml says, and the experiment there is about
 
@@ -48,6 +48,7 @@ def compose_config(arguments: Sequence[str], run_id: str) -> tuple[TrainConfig, 
         overrides = OverridesParser.create().parse_overrides(list(arguments))
         _refuse_additions(overrides)
         _refuse_odd_choices(overrides)
+        _refuse_repeated_terms(overrides)
         composed = _compose([_as_addition(argument) for argument in [*arguments, *_no_experiment(overrides)]])
         if composed.run_id is None:
             composed.run_id = run_id
@@ -116,6 +117,15 @@ def _refuse_odd_choices(overrides: Sequence[Override]) -> None:
             raise ValueError(f"{override.input_line} is unknown; choose {one_of_phrase(known)}")
 
 
+def _refuse_repeated_terms(overrides: Sequence[Override]) -> None:
+    """Hydra would merge two terms of one name without a word."""
+    for override in overrides:
+        if override.key_or_group == TERMS_GROUP and isinstance(names := override.value(), list):
+            keys = [str(name).rpartition(".")[2] for name in names]
+            if repeated := [key for key in keys if keys.count(key) > 1]:
+                raise ValueError(f"{override.input_line}: the term {repeated[0]} is named twice; give each term once")
+
+
 def _names(group: str) -> list[str]:
     return GROUPS[group].variants.names() if group in GROUPS else []
 
@@ -131,10 +141,11 @@ def _refuse_numbers_as_booleans(composed: DictConfig, overrides: Sequence[Overri
 
 def _refuse_unknown_keys(composed: DictConfig, config: Any, prefix: str = "") -> None:
     """Force-added keys (++key=value) pass Hydra's own check."""
-    declared = {field.name for field in dataclasses.fields(config)}
+    declared = set(config) if isinstance(config, dict) else {field.name for field in dataclasses.fields(config)}
     for key, value in composed.items_ex(resolve=False):
         name = str(key)
         if name not in declared:
             raise ValueError(unknown_key(prefix + name, value, declared))
-        if isinstance(value, DictConfig) and dataclasses.is_dataclass(section := getattr(config, name)):
+        section = config[name] if isinstance(config, dict) else getattr(config, name)
+        if isinstance(value, DictConfig) and (dataclasses.is_dataclass(section) or name == TERMS_GROUP):
             _refuse_unknown_keys(value, section, f"{prefix}{name}.")

@@ -40,8 +40,10 @@ _MAY_CHANGE = (
 
 
 def require_same_config(saved: Mapping[str, Any], now: Mapping[str, Any], where: str) -> None:
-    """Raises:
-    ValueError: naming the first setting that differs, with both values, unless it may.
+    """Compare the configuration with that of the run that is resumed.
+
+    Raises:
+        ValueError: naming the first setting that differs, with both values, unless it may.
     """
     before, after = dict(_flatten(saved)), dict(_flatten(now))
     for key in [*after, *(before.keys() - after.keys())]:

@@ -13,13 +13,6 @@ from drb.options import setting
 from drb.program.config.rehearsal import RehearsalConfig
 from drb.program.config.variants import DatasetConfig, ModelConfig, TrackingConfig, VariantConfig
 from drb.training import OptimizerSettings, ScheduleSettings, TrainingSettings
-from drb.training.strategies import STRATEGIES
-
-
-@dataclass
-class StrategyConfig:
-    name: str = setting("er", one_of=tuple(STRATEGIES))
-    label_smoothing: float = setting(0.0, at_least=0, below=1)
 
 
 @dataclass
@@ -74,7 +67,9 @@ class TrainConfig:
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     scenario: VariantConfig = field(default_factory=VariantConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    strategy: StrategyConfig = field(default_factory=StrategyConfig)
+    strategy: VariantConfig = field(default_factory=VariantConfig)
+    terms: dict[str, VariantConfig] = field(default_factory=dict)
+    objective: VariantConfig = field(default_factory=VariantConfig)
     rehearsal: RehearsalConfig = field(default_factory=RehearsalConfig)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)

@@ -23,7 +23,11 @@ from drb.options import Limits
 from drb.program.config.explain import SCHEMA
 from drb.registry import Registry, Variant, options_of, short_name
 from drb.tracking import TRACKERS
+from drb.training.method import Method
 from drb.training.models import MODELS
+from drb.training.objectives import OBJECTIVES, Objective
+from drb.training.strategies import STRATEGIES, Strategy
+from drb.training.terms import TERMS, Term
 
 
 @dataclass
@@ -81,8 +85,14 @@ GROUPS: Mapping[str, Group] = {
     "dataset": Group(DATASETS, DatasetConfig),
     "scenario": Group(SCENARIOS),
     "model": Group(MODELS, ModelConfig),
+    "strategy": Group(STRATEGIES),
+    "objective": Group(OBJECTIVES),
     "tracking": Group(TRACKERS, TrackingConfig),
 }
+
+
+TERMS_GROUP = "terms"
+"""The group that chooses any number of variants: `terms=[ewc,ema]`; each has its options in `terms.<name>`."""
 
 
 def register_variants(folder: Path) -> None:
@@ -94,6 +104,9 @@ def register_variants(folder: Path) -> None:
         for name in kind.variants.own:
             has_file = (folder / group / f"{name}.yaml").exists()
             _store(group, name, f"{SCHEMA}_{name}" if has_file else name)
+    ConfigStore.instance().store(group=TERMS_GROUP, name=SCHEMA, node={})  # a group, even if there is none
+    for name in TERMS.own:
+        _store_term(name)
 
 
 def register_chosen(group: str, name: str) -> bool:
@@ -102,9 +115,13 @@ def register_chosen(group: str, name: str) -> bool:
     Raises:
         ValueError: the name is a dotted path or an entry point, and it leads to no variant of this group.
     """
-    if group not in GROUPS or not ("." in name or name in GROUPS[group].variants.installed()):
+    variants = TERMS if group == TERMS_GROUP else GROUPS[group].variants if group in GROUPS else None
+    if variants is None or not ("." in name or name in variants.installed()):
         return False
-    _store(group, name, name)
+    if group == TERMS_GROUP:
+        _store_term(name)
+    else:
+        _store(group, name, name)
     return True
 
 
@@ -114,12 +131,29 @@ def build_variant(group: str, section: VariantConfig) -> Any:
     Raises:
         ValueError: options that cannot be meant together.
     """
-    variants = GROUPS[group].variants
+    return _build(GROUPS[group].variants, section, group)
+
+
+def build_method(
+    strategy: VariantConfig, terms: Mapping[str, VariantConfig], objective: VariantConfig
+) -> tuple[Strategy, list[Term], Objective]:
+    """The strategy, the terms in their order and the objective that a configuration describes.
+
+    Raises:
+        ValueError: options or parts that cannot be meant together.
+    """
+    base = build_variant("strategy", strategy)
+    parts = [_build(TERMS, section, f"{TERMS_GROUP}.{key}") for key, section in terms.items()]
+    Method(base, parts)
+    return base, parts, build_variant("objective", objective)
+
+
+def _build(variants: Registry[Any], section: VariantConfig, where: str) -> Any:
     variant = variants.find(section.name)
     try:
         return variants.build(variant, {name: getattr(section, name) for name in options_of(variant)})
     except ValueError as error:  # which names options by their variant, and a user by their section
-        raise ValueError(re.sub(rf"^{re.escape(short_name(variant))}\.", f"{group}.", str(error))) from None
+        raise ValueError(re.sub(rf"^{re.escape(short_name(variant))}\.", f"{where}.", str(error))) from None
 
 
 def schemas(group: str) -> dict[str, type[VariantConfig]]:
@@ -171,3 +205,9 @@ def _store(group: str, name: str, choice: str) -> None:
     kind = GROUPS[group]
     schema = schema_of(kind.variants.find(name), name, kind.common)
     ConfigStore.instance().store(group=group, name=choice, node=schema)
+
+
+def _store_term(name: str) -> None:
+    key = name.rpartition(".")[2]
+    schema = schema_of(TERMS.find(name), name, VariantConfig)
+    ConfigStore.instance().store(group=TERMS_GROUP, name=name, node=schema, package=f"{TERMS_GROUP}.{key}")

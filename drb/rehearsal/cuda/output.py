@@ -85,7 +85,7 @@ class DeviceExtension:
         return {**extended, "rehearsed": self._mask(num_rows, rows.stop - rows.start)}
 
     def named(self, exemplars: StepExemplars) -> Exemplars:
-        """As `StepExemplars.named`, on the device but for the handle."""
+        """The exemplars as `StepExemplars.named` returns them, on the device except for the handle."""
         first, last, block = exemplars.first, exemplars.first + len(exemplars), exemplars.block
         self._outlet.receive(block)
         self._outlet.fill_headers(block, last)
@@ -125,7 +125,7 @@ class DeviceExtension:
         return fields
 
     def _take_from_host(self, values: Minibatch, targets: Minibatch) -> None:
-        """By way of memory that the caller cannot write to before it is read."""
+        """Copy through memory that the caller cannot write to before it is read."""
         if not values:
             return
         self._sent[self._turn].synchronize()

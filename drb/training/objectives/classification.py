@@ -116,7 +116,8 @@ def _sums(logits: Tensor, labels: Tensor, num_classes: int, classes: Sequence[in
 
 
 def check_labels(labels: Int64Array, sample_ids: Int64Array, num_classes: int, where: str) -> None:
-    """
+    """Check that the head has an output for every label.
+
     Raises:
         ValueError: the first sample whose label is not in [0, num_classes), the outputs of the head; on a GPU the loss
             would end the process with an assertion.

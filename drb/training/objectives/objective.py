@@ -66,7 +66,8 @@ class Objective(Part):
         """
 
     def check_source(self, source: Source, num_outputs: int, where: str) -> None:
-        """
+        """Check the targets of a whole source.
+
         Raises:
             ValueError: a target that no output can have, if the source tells without being read.
         """

@@ -27,7 +27,7 @@ BAD = [
     (["experiment=x"], "experiment=x is unknown; choose cifar100, digits, fashion_mnist_online, imagenet, none or"),
     (["experiment=null"], "experiment=null is unknown; choose cifar100, digits"),
     (["dataset=[digits,cifar10]"], "dataset=[digits,cifar10] is unknown; choose cifar10, cifar100, digits"),
-    (["strategy.name=foo"], "strategy.name must be er, finetune or from_scratch, got 'foo'"),
+    (["strategy.name=foo"], "strategy.name=foo does not choose the strategy: write strategy=foo"),
     (["dataset.name=foo"], "dataset.name=foo does not choose the dataset: write dataset=foo"),
     (["optimizer.name=lbfgs"], "optimizer.name must be sgd, adam or adamw, got 'lbfgs'"),
     (
@@ -89,7 +89,7 @@ BAD = [
     (["optimizer.nesterov=true"], "optimizer.nesterov=true needs optimizer.momentum above 0"),
     (["schedule=step", "schedule.milestones=[]"], "schedule.name=step needs schedule.milestones"),
     (["schedule=cosine", "schedule.span=run"], "schedule.span=run with cosine needs schedule.total_epochs"),
-    (["scenario=task_incremental", "strategy.label_smoothing=0.1"], "strategy.label_smoothing must be 0 with"),
+    (["scenario=task_incremental", "objective.label_smoothing=0.1"], "objective.label_smoothing must be 0 with"),
     (["device=cuda"], "local rank 0 needs a CUDA device of its own"),
 ]
 
