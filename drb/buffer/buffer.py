@@ -6,19 +6,24 @@ when the round has ended, `release` makes rows spare again that it no longer pub
 
 All methods run on the training thread.
 
-`remove` is the one way by which exemplars leave other than by eviction. Their rows are retired, like those of evicted
-ones; the last slots move into the holes, which changes columns and the table, but no row (a row's header keeps the
-slot that it was admitted to).
+Exemplars leave by eviction and by `remove`. Their rows are retired in both cases. After `remove` the last slots move
+into the holes, which changes columns and the table, but no row (a row's header keeps the slot that it was admitted to).
+
+`insert` and `rewrite` are for edits (`drb.rehearsal.edit`), during which no rank reads this buffer: `rewrite` changes
+rows in place.
 
 Letters: B rows of a minibatch, A admitted, n stored, M capacity, K words of a row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from drb.buffer.admission import NOTHING, Admission, Columns, Decision, Expiry, Offer
@@ -26,7 +31,8 @@ from drb.buffer.positions import TableChange
 from drb.buffer.record import ROUND, SAMPLE_ID, SLOT, STRATUM, RecordSpec
 from drb.buffer.snapshot import RowWatch
 from drb.buffer.spares import SpareRows
-from drb.types import Int64Array, Minibatch
+from drb.buffer.staged import Staged, Undecided
+from drb.types import BoolArray, Int64Array, Minibatch
 
 # At most, whatever is configured: key, id, stratum, round, time and row of a slot; its row, stratum and order in the
 # table of rounds; two tables for peers; its entry in the set of ids, a third full once grown, and the integer.
@@ -59,42 +65,42 @@ class Buffer:
         self._header = [rows[:, word] for word in (SAMPLE_ID, STRATUM, ROUND, SLOT)]
         self.size = 0  # committed exemplars; columns.size also counts the staged ones
         self._columns = Columns(capacity, timed=expiry is not None and expiry.is_time)
+        self._columns.stored = self.read
         self._expiry = expiry
         self._admission = admission
         self._slot_row: Int64Array = np.zeros(capacity, np.int64)
         self._changed: list[Int64Array] = []  # slots, since the last round was handed in
         self._has_shrunk = False  # some of them may be beyond the end
         self._spares = SpareRows(len(rows))
-        self._staged = _Staged()
+        self._staged = Staged()
+        self._undecided = Undecided(spec, admission.reads) if admission.reads else None
         self._watch: RowWatch | None = None  # from the first lazy state on
 
     def stage(self, minibatch: Minibatch, offer: Offer) -> int:
         """Decide on a minibatch and copy what is admitted into spare rows; it is visible after the next commit.
 
-        minibatch: the record's fields except late ones, checked, on the CPU. Returns the number admitted.
+        If the policy reads late fields, it decides when those are attached.
+
+        minibatch: the record's fields except late ones, checked, on the CPU. Returns how many are admitted by now.
         """
+        if self._undecided is not None:
+            self._staged = Staged(offered=len(offer), lacking=set(self.spec.required_late))
+            self._undecided.fill(minibatch, offer)
+            return self._decide(self._undecided)
         decision = self._admission.admit(self._columns, offer) if self.capacity else NOTHING
-        num_admitted, offered = len(decision.rows), len(offer.sample_id)
-        if num_admitted > len(self._spares.free):
-            raise ValueError(
-                f"a minibatch of {offered} rows is larger than this buffer was made for; give the largest "
-                "minibatch's size as batch_size="
-            )
-        where = self._spares.take(num_admitted)
-        if num_admitted:
-            self._columns.put(decision.slots, offer, decision.rows)  # while caches have what the policy looked at
-        self._staged = _Staged(decision, where, offered, self.spec.late)
-        if num_admitted:
-            if self._expiry is not None:
-                self._expiry.stamp(self._columns, decision.slots)
-            self._before_writing(where)
-            self._write_headers(offer, decision, where)
+        where = self._admit(decision, offer, self.spec.required_late)
+        if len(where):
             for name, values in minibatch.items():
                 self.spec.pack(name, values, decision.rows, self.rows, where)
-        return num_admitted
+        return len(where)
 
     def attach(self, late_fields: Mapping[str, Tensor]) -> None:
-        """The late fields of the staged minibatch, [B, …] each, checked, on the CPU."""
+        """Give the staged minibatch its late fields, [B, …] each, checked, on the CPU."""
+        if self._undecided is not None and self._undecided.is_pending:
+            self._undecided.attach(late_fields)
+            self._staged.lacking.difference_update(late_fields)
+            self._decide(self._undecided)
+            return
         self._before_writing(self._staged.where)
         for name, values in late_fields.items():
             if len(self._staged.where):
@@ -103,7 +109,7 @@ class Buffer:
 
     @property
     def num_staged_rows(self) -> int:
-        """Rows of the staged minibatch, admitted or not: what late fields must have."""
+        """The number of rows of the staged minibatch, admitted or not: late fields must have as many."""
         return self._staged.offered
 
     @property
@@ -113,6 +119,7 @@ class Buffer:
 
     @property
     def lacks_late_fields(self) -> bool:
+        """Whether the staged minibatch lacks late fields that every record must have."""
         return bool(self._staged.lacking)
 
     def require_late_fields(self) -> None:
@@ -130,7 +137,7 @@ class Buffer:
             ValueError: a late field was not attached.
         """
         self.require_late_fields()
-        staged, self._staged = self._staged, _Staged()
+        staged, self._staged = self._staged, Staged()
         slots = staged.decision.slots
         if not len(slots):
             return
@@ -141,7 +148,7 @@ class Buffer:
         self.size += len(slots) - len(replaced)
 
     def hand_in(self) -> TableChange:
-        """What the round that now begins is to publish: what was committed."""
+        """Return what the round that now begins is to publish: what was committed since the last one."""
         self._spares.hand_in()
         if not self._changed:
             return TableChange(_NOWHERE, _NOWHERE, _NOWHERE, self.size)
@@ -180,8 +187,49 @@ class Buffer:
         self._has_shrunk = True
 
     def slots_of(self, sample_ids: Int64Array) -> Int64Array:
-        """Slots that hold these samples: int64 [D], ascending."""
+        """Return the slots that hold these samples: int64 [D], ascending."""
         return np.flatnonzero(np.isin(self._columns.sample_id[: self._columns.size], sample_ids))
+
+    # -- edits, during which no rank reads this buffer
+
+    def insert(self, fields: Minibatch, offer: Offer) -> BoolArray:
+        """Store samples at once, whatever the policy would decide; which are stored now: bool [B]. After `commit`.
+
+        Those that are stored already, or denied, are left out.
+
+        fields: all fields of the record, optional ones perhaps not, checked, on the CPU.
+
+        Raises:
+            ValueError: there is no room; nothing has changed.
+        """
+        assert not len(self._staged.where), "insert() between stage() and commit()"
+        self._spares.release_all()
+        given = {name: fields[name] for name in self._admission.reads}
+        decision = self._admission.insert(self._columns, replace(offer, fields=given))
+        where = self._admit(decision, offer, set())
+        for name, values in fields.items():
+            self.spec.pack(name, values, decision.rows, self.rows, where)
+        self.commit()
+        return np.isin(np.arange(len(offer)), decision.rows)
+
+    def rewrite(self, name: str, values: Tensor, slots: Int64Array) -> None:
+        """Write one field of the exemplars in these slots in place: values [n, …], checked, on the CPU."""
+        where = self._slot_row[slots]
+        self._before_writing(where)
+        self.spec.pack(name, values, np.arange(len(slots)), self.rows, where)
+
+    def read(self, name: str, slots: Int64Array) -> Tensor:
+        """Return one field of the exemplars in these slots: [n, *shape] on the CPU, a copy."""
+        return self.spec.read(name, self.rows, self._slot_row[slots])
+
+    def known(self, slots: Int64Array) -> Minibatch:
+        """Return how many columns of each optional or growing field these exemplars have: int64 [n], copies."""
+        return self.spec.known(torch.from_numpy(self.rows[self._slot_row[slots]])) if self.spec.counted else {}
+
+    def column(self, name: str, slots: Int64Array) -> npt.NDArray[Any]:
+        """Return what is known about these slots: key uint64 [n]; sample_id, stratum or admitted_round int64 [n]."""
+        column: npt.NDArray[Any] = getattr(self._columns, name)[slots]
+        return column
 
     @property
     def denied(self) -> Int64Array:
@@ -204,6 +252,8 @@ class Buffer:
         self._spares.release_all()
         self._before_writing(np.arange(len(self.rows)))
         self.rows[self._spares.free] = 0
+        if self._undecided is not None:
+            self._undecided.erase()
         if self._watch is not None:
             self._watch.erase()
 
@@ -232,6 +282,7 @@ class Buffer:
             "size": np.int64(self.size),
             "staged": {"rows": decision.rows, "slots": decision.slots, "offered": np.int64(self._staged.offered)},
             "lacking": sorted(self._staged.lacking),
+            "undecided": None if self._undecided is None else self._undecided.state_dict(),
             "columns": self._columns.state_dict(),
             "admission": self._admission.state_dict(),
         }
@@ -256,7 +307,9 @@ class Buffer:
         self.size = size
         self._slot_row[:size] = where[:size]
         decision = Decision(state["staged"]["rows"].copy(), state["staged"]["slots"].copy())
-        self._staged = _Staged(decision, where[size:], int(state["staged"]["offered"]), state["lacking"])
+        self._staged = Staged(decision, where[size:], int(state["staged"]["offered"]), set(state["lacking"]))
+        if self._undecided is not None:
+            self._undecided.load_state_dict(state["undecided"])
         self._spares = SpareRows(len(self.rows), first=len(rows))
         self._changed = [np.arange(size)]
 
@@ -264,6 +317,40 @@ class Buffer:
         if len(rows):
             self._before_writing(rows)
             self.rows[rows] = 0
+
+    def _decide(self, undecided: Undecided) -> int:
+        """Decide on what is undecided, if all fields that the policy reads are there; how many are admitted."""
+        lacking = self._staged.lacking
+        if not lacking.isdisjoint(self._admission.reads):
+            return 0
+        offer = undecided.offer_with_fields()
+        decision = self._admission.admit(self._columns, offer) if self.capacity else NOTHING
+        where = self._admit(decision, offer, lacking)
+        self._before_writing(where)
+        self.rows[where] = undecided.rows[decision.rows]
+        self.rows[where, SLOT] = decision.slots
+        undecided.done()
+        return len(where)
+
+    def _admit(self, decision: Decision, offer: Offer, lacking: Set[str]) -> Int64Array:
+        """Give the admitted rows their slots and spare rows with headers; those, int64 [A]. lacking: late fields."""
+        num_admitted, offered = len(decision.rows), len(offer.sample_id)
+        if num_admitted > len(self._spares.free):
+            raise ValueError(
+                f"a minibatch of {offered} rows is larger than this buffer was made for; give the largest "
+                "minibatch's size as batch_size="
+            )
+        where = self._spares.take(num_admitted)
+        if num_admitted:
+            self._columns.put(decision.slots, offer, decision.rows)  # while caches have what the policy looked at
+        self._staged = Staged(decision, where, offered, set(lacking))
+        if num_admitted:
+            if self._expiry is not None:
+                self._expiry.stamp(self._columns, decision.slots)
+            self._before_writing(where)
+            self._write_headers(offer, decision, where)
+            self.spec.clear_optional(self.rows, where)
+        return where
 
     def _before_writing(self, where: Int64Array) -> None:
         """Whatever writes to rows says so first: an open snapshot may still need them."""
@@ -277,18 +364,3 @@ class Buffer:
         round_[where] = offer.round
         slot[where] = decision.slots
 
-
-class _Staged:
-    """A minibatch that was decided on but is not visible yet."""
-
-    def __init__(
-        self,
-        decision: Decision | None = None,
-        where: Int64Array | None = None,
-        offered: int = 0,
-        lacking: list[str] | None = None,
-    ) -> None:
-        self.decision = NOTHING if decision is None else decision
-        self.where = NOTHING.rows if where is None else where
-        self.offered = offered
-        self.lacking = set(lacking or ())

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import abc
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
+from torch import Tensor
 
 from drb.registry import Variant
 from drb.types import BoolArray, Int64Array, UInt64Array
@@ -22,7 +23,10 @@ class Columns:
 
     Slots 0 … size-1 are taken, without holes. key uint64 [M]; sample_id, stratum, admitted_round int64 [M].
     admitted_at: int64 [M], seconds since 1970, if timed. denied: int64, ascending, ids that are never stored again.
+    stored: returns a field of the exemplars in some slots: (name, int64 [n]) -> [n, *shape] on the CPU, a copy.
     """
+
+    stored: Callable[[str, Int64Array], Tensor]
 
     def __init__(self, capacity: int, *, timed: bool = False) -> None:
         self.capacity = capacity
@@ -105,11 +109,15 @@ _COLUMNS = ("key", "sample_id", "stratum", "admitted_round")
 
 @dataclass(frozen=True)
 class Gathered:
-    """Exemplars from several buffers. key uint64 [n]; stratum, admitted_round int64 [n]."""
+    """Exemplars from several buffers. key uint64 [n]; stratum, admitted_round int64 [n].
+
+    stored: returns a field of some of them: (name, int64 [m]) -> [m, *shape] on the CPU.
+    """
 
     key: UInt64Array
     stratum: Int64Array
     admitted_round: Int64Array
+    stored: Callable[[str, Int64Array], Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.key)
@@ -120,12 +128,16 @@ State: TypeAlias = dict[str, Any]
 
 @dataclass(frozen=True)
 class Offer:
-    """The samples of one minibatch. sample_id, stratum int64 [B]; key uint64 [B]; round: of the minibatch."""
+    """The samples of one minibatch. sample_id, stratum int64 [B]; key uint64 [B]; round: of the minibatch.
+
+    fields: what the policy `reads`, [B, *shape] each, on the CPU, as it would be stored.
+    """
 
     sample_id: Int64Array
     stratum: Int64Array
     key: UInt64Array
     round: int
+    fields: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.sample_id)
@@ -185,6 +197,10 @@ class Admission(Variant):
     def admit(self, columns: Columns, offer: Offer) -> Decision:
         """Called once per minibatch; the caller then applies the decision with `columns.put`."""
 
+    def insert(self, columns: Columns, offer: Offer) -> Decision:
+        """As `admit`, for samples that are to be stored whatever the policy would decide: see `take_free_slots`."""
+        ...
+
     @abc.abstractmethod
     def remove(self, columns: Columns, slots: Int64Array) -> Removal:
         """These slots (ascending, at least one) will be freed: how the holes are closed.
@@ -211,6 +227,18 @@ class Admission(Variant):
         Returns:
             Indices into gathered in the order of their new slots, int64 [at most capacity], and a state.
         """
+
+
+def take_free_slots(columns: Columns, offer: Offer) -> Decision:
+    """Store every row of an offer that is new, in free slots.
+
+    Raises:
+        ValueError: there are not as many; nothing has changed.
+    """
+    rows, free = np.flatnonzero(columns.is_new(offer.sample_id)), columns.capacity - columns.size
+    if len(rows) > free:
+        raise ValueError(f"there is room for {free} more exemplars, not for {len(rows)}; remove some first")
+    return Decision(rows, slots_for(columns, len(rows), NOTHING.slots))
 
 
 def slots_for(columns: Columns, num_admitted: int, evicted: Int64Array) -> Int64Array:

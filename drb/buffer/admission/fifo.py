@@ -17,6 +17,7 @@ from drb.buffer.admission.base import (
     Removal,
     State,
     require_state,
+    take_free_slots,
 )
 from drb.types import Int64Array
 
@@ -40,6 +41,11 @@ class Fifo(Admission):
         slots = (self._next + np.arange(rows.size)) % columns.capacity
         self._next = int(slots[-1] + 1) % columns.capacity
         return Decision(rows, slots)
+
+    def insert(self, columns: Columns, offer: Offer) -> Decision:
+        decision = take_free_slots(columns, offer)
+        self._next = (columns.size + len(decision)) % max(columns.capacity, 1)
+        return decision
 
     def remove(self, columns: Columns, slots: Int64Array) -> Removal:
         """The ring is ordered anew, the oldest exemplar first."""

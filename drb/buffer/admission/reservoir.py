@@ -28,6 +28,7 @@ from drb.buffer.admission.base import (
     fill_holes,
     require_state,
     slots_for,
+    take_free_slots,
 )
 from drb.options import setting
 from drb.types import Int64Array, UInt64Array
@@ -84,6 +85,11 @@ class KeyedReservoir(Admission):
         evicted = pool_slots[np.sort(dropped[~is_offered]) - rows.size]
         self._largest.drop(len(evicted))
         return rows[stays], evicted
+
+    def insert(self, columns: Columns, offer: Offer) -> Decision:
+        decision = take_free_slots(columns, offer)
+        self._largest.add(offer.key[decision.rows], decision.slots)
+        return decision
 
     def remove(self, columns: Columns, slots: Int64Array) -> Removal:
         removal = fill_holes(columns.size, slots)

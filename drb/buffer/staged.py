@@ -1,0 +1,109 @@
+"""A minibatch that was offered to a buffer and is not part of it yet.
+
+Admission decides on most minibatches when they are staged. A policy that reads fields which exist later (`late`)
+decides when those are attached: until then the records of the whole minibatch lie in memory of their own.
+
+Letters: B rows of a minibatch, A admitted ones, K words of a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from drb.buffer.admission import NOTHING, Decision, Offer
+from drb.buffer.record import HEADER_WORDS, ROUND, SAMPLE_ID, STRATUM, RecordSpec
+from drb.types import Int64Array, Minibatch
+
+
+@dataclass
+class Staged:
+    """What is known of the staged minibatch.
+
+    decision: which of its rows take which slots; nothing while it is undecided. where: the rows of the buffer that
+    hold them, int64 [A]. offered: the minibatch's rows. lacking: required late fields that were not attached yet.
+    """
+
+    decision: Decision = NOTHING
+    where: Int64Array = NOTHING.rows
+    offered: int = 0
+    lacking: set[str] = field(default_factory=set)
+
+
+class Undecided:
+    """Records of a minibatch on which admission has not decided yet.
+
+    reads: the fields that the decision needs.
+    """
+
+    def __init__(self, spec: RecordSpec, reads: Sequence[str]) -> None:
+        for name in reads:
+            if name not in spec.fields or spec.fields[name].optional:
+                why = "which is optional" if name in spec.fields else f"which records lack; they have {[*spec.fields]}"
+                raise ValueError(f"the admission policy reads the field {name!r}, {why}")
+        self._spec = spec
+        self._reads = reads
+        self._memory: Int64Array = np.zeros((0, spec.words), np.int64)
+        self._offer: Offer | None = None
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether there is a minibatch to decide on."""
+        return self._offer is not None
+
+    @property
+    def rows(self) -> Int64Array:
+        """The records, int64 [B, K]; valid until the next `fill`."""
+        return self._memory[: 0 if self._offer is None else len(self._offer)]
+
+    def fill(self, minibatch: Minibatch, offer: Offer) -> None:
+        """Take over a minibatch without its late fields."""
+        if len(offer) > len(self._memory):
+            self._memory = np.zeros((len(offer), self._spec.words), np.int64)
+        self._offer = offer
+        rows, every = self.rows, np.arange(len(offer))
+        rows[:, :HEADER_WORDS] = 0
+        for word, values in ((SAMPLE_ID, offer.sample_id), (STRATUM, offer.stratum), (ROUND, offer.round)):
+            rows[:, word] = values
+        self._spec.clear_optional(rows, every)
+        for name, values in minibatch.items():
+            self._spec.pack(name, values, every, rows, every)
+
+    def attach(self, late_fields: Mapping[str, Tensor]) -> None:
+        """Take over late fields."""
+        rows, every = self.rows, np.arange(len(self.rows))
+        for name, values in late_fields.items():
+            self._spec.pack(name, values, every, rows, every)
+
+    def offer_with_fields(self) -> Offer:
+        """Return the offer with the fields that the decision needs, as they are stored; the records stay in `rows`."""
+        assert self._offer is not None
+        every = np.arange(len(self.rows))
+        return replace(self._offer, fields={name: self._spec.read(name, self.rows, every) for name in self._reads})
+
+    def erase(self) -> None:
+        """Zero the memory, unless something is undecided."""
+        if self._offer is None:
+            self._memory[:] = 0
+
+    def done(self) -> None:
+        """The decision was made."""
+        self._offer = None
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """Return what is undecided as arrays; None if nothing is."""
+        if self._offer is None:
+            return None
+        return {"rows": self.rows.copy(), "key": self._offer.key.copy(), "round": np.int64(self._offer.round)}
+
+    def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
+        """Go on from what `state_dict` gave."""
+        self._offer = None
+        if state is not None:
+            self._memory = np.ascontiguousarray(state["rows"]).copy()
+            ids, strata = self._memory[:, SAMPLE_ID].copy(), self._memory[:, STRATUM].copy()
+            self._offer = Offer(ids, strata, state["key"].copy(), int(state["round"]))
