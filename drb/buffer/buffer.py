@@ -18,7 +18,6 @@ Letters: B rows of a minibatch, A admitted, n stored, M capacity, K words of a r
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,7 @@ from drb.buffer.record import ROUND, SAMPLE_ID, SLOT, STRATUM, RecordSpec
 from drb.buffer.snapshot import RowWatch
 from drb.buffer.spares import SpareRows
 from drb.buffer.staged import Staged, Undecided
-from drb.types import BoolArray, Int64Array, Minibatch
+from drb.types import Int64Array, Minibatch
 
 # At most, whatever is configured: key, id, stratum, round, time and row of a slot; its row, stratum and order in the
 # table of rounds; two tables for peers; its entry in the set of ids, a third full once grown, and the integer.
@@ -73,7 +72,8 @@ class Buffer:
         self._has_shrunk = False  # some of them may be beyond the end
         self._spares = SpareRows(len(rows))
         self._staged = Staged()
-        self._undecided = Undecided(spec, admission.reads) if admission.reads else None
+        self._reads: tuple[str, ...] = tuple(getattr(admission, "reads", ()))
+        self._undecided = Undecided(spec, self._reads) if self._reads else None
         self._watch: RowWatch | None = None  # from the first lazy state on
 
     def stage(self, minibatch: Minibatch, offer: Offer) -> int:
@@ -84,7 +84,7 @@ class Buffer:
         minibatch: the record's fields except late ones, checked, on the CPU. Returns how many are admitted by now.
         """
         if self._undecided is not None:
-            self._staged = Staged(offered=len(offer), lacking=set(self.spec.required_late))
+            self._staged = Staged(offered=len(offer), lacking=self.spec.required_late)
             self._undecided.fill(minibatch, offer)
             return self._decide(self._undecided)
         decision = self._admission.admit(self._columns, offer) if self.capacity else NOTHING
@@ -192,25 +192,25 @@ class Buffer:
 
     # -- edits, during which no rank reads this buffer
 
-    def insert(self, fields: Minibatch, offer: Offer) -> BoolArray:
-        """Store samples at once, whatever the policy would decide; which are stored now: bool [B]. After `commit`.
+    def insert(self, rows: Int64Array, offer: Offer) -> Int64Array:
+        """Store samples at once, whatever the policy would decide, in their order. After `commit`.
 
         Those that are stored already, or denied, are left out.
 
-        fields: all fields of the record, optional ones perhaps not, checked, on the CPU.
-
-        Raises:
-            ValueError: there is no room; nothing has changed.
+        rows: the records, int64 [B, K]. Returns which new ones there is no room for, int64 [n], ascending.
         """
         assert not len(self._staged.where), "insert() between stage() and commit()"
         self._spares.release_all()
-        given = {name: fields[name] for name in self._admission.reads}
-        decision = self._admission.insert(self._columns, replace(offer, fields=given))
-        where = self._admit(decision, offer, set())
-        for name, values in fields.items():
-            self.spec.pack(name, values, decision.rows, self.rows, where)
+        new, room = np.flatnonzero(self._columns.is_new(offer.sample_id)), self.capacity - self.size
+        stored, left = new[:room], new[room:]
+        given = {name: self.spec.read(name, rows, stored) for name in self._reads}
+        chosen = Offer(offer.sample_id[stored], offer.stratum[stored], offer.key[stored], offer.round, given)
+        decision = self._admission.insert(self._columns, chosen)
+        where = self._admit(decision, chosen, set())
+        self.rows[where] = rows[stored]
+        self.rows[where, SLOT] = decision.slots
         self.commit()
-        return np.isin(np.arange(len(offer)), decision.rows)
+        return left
 
     def rewrite(self, name: str, values: Tensor, slots: Int64Array) -> None:
         """Write one field of the exemplars in these slots in place: values [n, …], checked, on the CPU."""
@@ -307,7 +307,7 @@ class Buffer:
         self.size = size
         self._slot_row[:size] = where[:size]
         decision = Decision(state["staged"]["rows"].copy(), state["staged"]["slots"].copy())
-        self._staged = Staged(decision, where[size:], int(state["staged"]["offered"]), set(state["lacking"]))
+        self._staged = Staged(decision, where[size:], int(state["staged"]["offered"]), state["lacking"])
         if self._undecided is not None:
             self._undecided.load_state_dict(state["undecided"])
         self._spares = SpareRows(len(self.rows), first=len(rows))
@@ -321,7 +321,7 @@ class Buffer:
     def _decide(self, undecided: Undecided) -> int:
         """Decide on what is undecided, if all fields that the policy reads are there; how many are admitted."""
         lacking = self._staged.lacking
-        if not lacking.isdisjoint(self._admission.reads):
+        if not lacking.isdisjoint(self._reads):
             return 0
         offer = undecided.offer_with_fields()
         decision = self._admission.admit(self._columns, offer) if self.capacity else NOTHING
@@ -343,7 +343,7 @@ class Buffer:
         where = self._spares.take(num_admitted)
         if num_admitted:
             self._columns.put(decision.slots, offer, decision.rows)  # while caches have what the policy looked at
-        self._staged = Staged(decision, where, offered, set(lacking))
+        self._staged = Staged(decision, where, offered, lacking)
         if num_admitted:
             if self._expiry is not None:
                 self._expiry.stamp(self._columns, decision.slots)
@@ -363,4 +363,3 @@ class Buffer:
         stratum[where] = offer.stratum[decision.rows]
         round_[where] = offer.round
         slot[where] = decision.slots
-

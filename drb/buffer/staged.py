@@ -8,19 +8,18 @@ Letters: B rows of a minibatch, A admitted ones, K words of a row.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from drb.buffer.admission import NOTHING, Decision, Offer
-from drb.buffer.record import HEADER_WORDS, ROUND, SAMPLE_ID, STRATUM, RecordSpec
+from drb.buffer.record import ROUND, SAMPLE_ID, STRATUM, RecordSpec
 from drb.types import Int64Array, Minibatch
 
 
-@dataclass
 class Staged:
     """What is known of the staged minibatch.
 
@@ -28,10 +27,31 @@ class Staged:
     hold them, int64 [A]. offered: the minibatch's rows. lacking: required late fields that were not attached yet.
     """
 
-    decision: Decision = NOTHING
-    where: Int64Array = NOTHING.rows
-    offered: int = 0
-    lacking: set[str] = field(default_factory=set)
+    def __init__(
+        self,
+        decision: Decision = NOTHING,
+        where: Int64Array = NOTHING.rows,
+        offered: int = 0,
+        lacking: Iterable[str] = (),
+    ) -> None:
+        self.decision = decision
+        self.where = where
+        self.offered = offered
+        self.lacking = set(lacking)
+
+
+def pack_records(spec: RecordSpec, fields: Minibatch, offer: Offer, out: Int64Array | None = None) -> Int64Array:
+    """Return the records of a minibatch with these of its fields, int64 [B, K]; optional ones are lacking by then.
+
+    out: memory for them, of which no word is kept; None allocates it.
+    """
+    rows: Int64Array = np.empty((len(offer), spec.words), np.int64) if out is None else out
+    rows[:] = 0
+    rows[:, SAMPLE_ID], rows[:, STRATUM], rows[:, ROUND] = offer.sample_id, offer.stratum, offer.round
+    every = np.arange(len(offer))
+    for name, values in fields.items():
+        spec.pack(name, values, every, rows, every)
+    return rows
 
 
 class Undecided:
@@ -65,13 +85,7 @@ class Undecided:
         if len(offer) > len(self._memory):
             self._memory = np.zeros((len(offer), self._spec.words), np.int64)
         self._offer = offer
-        rows, every = self.rows, np.arange(len(offer))
-        rows[:, :HEADER_WORDS] = 0
-        for word, values in ((SAMPLE_ID, offer.sample_id), (STRATUM, offer.stratum), (ROUND, offer.round)):
-            rows[:, word] = values
-        self._spec.clear_optional(rows, every)
-        for name, values in minibatch.items():
-            self._spec.pack(name, values, every, rows, every)
+        pack_records(self._spec, minibatch, offer, self.rows)
 
     def attach(self, late_fields: Mapping[str, Tensor]) -> None:
         """Take over late fields."""

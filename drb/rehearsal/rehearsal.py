@@ -11,6 +11,7 @@ import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import fields
 from typing import Any, ClassVar, Literal
 
@@ -22,6 +23,7 @@ from drb.buffer.admission import Admission
 from drb.buffer.record import Field, RecordSpec
 from drb.exchange import Transport, count_distinct, open_peers
 from drb.rehearsal.cuda import Device
+from drb.rehearsal.edit import Edit
 from drb.rehearsal.factory import Factory
 from drb.rehearsal.forget import ForgetObserver
 from drb.rehearsal.intake import REHEARSED
@@ -211,7 +213,16 @@ class Rehearsal(Lifetime):
         stored, distinct = self._stored_and_distinct = count_distinct(self.sample_ids(), self._peers)
         return 1 - distinct / stored if stored else 0.0
 
-    # -- erasure
+    # -- what is stored
+
+    def edit(self) -> AbstractContextManager[Edit]:
+        """Rewrite, remove and insert exemplars between steps, on all ranks together. Collective: see `Edit`.
+
+        Raises:
+            ValueError: before the first minibatch, between a step and its `attach`, or if a rank's edit failed.
+        """
+        self._require_open("edit")
+        return self._require_running("edit").edit()
 
     def forget(self, sample_ids: SampleIds | None = None, *, where: Where | None = None) -> int:
         """Remove samples from all ranks' buffers for good; return how many exemplars that were. Collective.

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from drb.buffer.buffer import Buffer
 from drb.exchange import Peers
+from drb.rehearsal.edit import Edit, Refusing, told_on_all_ranks, total_of
 from drb.rehearsal.forget import Forgotten, agree_on_ids, total
 from drb.rehearsal.intake import Intake
 from drb.rehearsal.parts import Parts
@@ -95,6 +97,56 @@ class Running:
         removed = total(self._peers, len(slots))
         self.rounds.run_again(self.steps.last, self._intake.num_distinct)
         return Forgotten(ids, removed)
+
+    @contextmanager
+    def edit(self) -> Iterator[Edit]:
+        """Rewrite what is stored, between two steps: see `drb.rehearsal.edit`. Collective at the begin and at the end.
+
+            drain the rounds in flight → barrier → commit → edit in place → barrier → run the rounds again
+
+        Raises:
+            ValueError: late fields are missing, a rank's edit failed, or there is no room for what was inserted; on all
+                ranks. What was edited before the error stays edited.
+        """
+        self.drain()
+        steps, buffer = self.steps, self.parts.buffer
+        with told_on_all_ranks(self._peers, "edit"):
+            if buffer.lacks_late_fields:
+                raise ValueError("the last minibatch lacks its late fields: call edit() after attach(…)")
+        buffer.commit()
+        edit, told, failure = Edit(buffer, self.parts.spec, self._intake, self._settings, steps.last), {}, None
+        self.steps = Refusing()  # type: ignore[assignment]
+        try:
+            with told_on_all_ranks(self._peers, "edit") as told:
+                try:
+                    yield edit
+                finally:
+                    told |= {"changed": edit.has_changed, "waiting": edit.num_without_room, "room": edit.room}
+        except Exception as error:
+            failure = error
+        finally:
+            edit.close()
+            self.steps = steps
+            if "ranks" not in told:  # nobody knows what the others have done
+                self.rounds.break_off(failure or RuntimeError("an edit was left by something else than an error"))
+        if "ranks" in told:
+            failure = failure or self._send_on(edit, told)
+            if total_of(told, "changed").any():
+                self.rounds.run_again(steps.last, self._intake.num_distinct)
+        if failure is not None:
+            raise failure
+
+    def _send_on(self, edit: Edit, told: dict[str, Any]) -> ValueError | None:
+        """Give inserted samples without room to other ranks; an error if there is too little room. Collective."""
+        waiting, room = total_of(told, "waiting"), total_of(told, "room")
+        if waiting.sum() > room.sum():
+            return ValueError(
+                f"{waiting.sum()} exemplars were inserted for which no rank has room (there is room for {room.sum()}); "
+                "they were left out: remove() others first"
+            )
+        if waiting.any() and self._peers is not None:
+            edit.send_on(self._peers, waiting, room)
+        return None
 
     def deny(self, sample_ids: Int64Array) -> None:
         """Never store these samples again."""

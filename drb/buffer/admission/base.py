@@ -198,7 +198,10 @@ class Admission(Variant):
         """Called once per minibatch; the caller then applies the decision with `columns.put`."""
 
     def insert(self, columns: Columns, offer: Offer) -> Decision:
-        """As `admit`, for samples that are to be stored whatever the policy would decide: see `take_free_slots`."""
+        """As `admit`, for new samples that are stored whatever the policy would decide, and for which there is room.
+
+        `take_free_slots` is the decision; a policy that keeps more than columns do notes it.
+        """
         ...
 
     @abc.abstractmethod
@@ -230,15 +233,8 @@ class Admission(Variant):
 
 
 def take_free_slots(columns: Columns, offer: Offer) -> Decision:
-    """Store every row of an offer that is new, in free slots.
-
-    Raises:
-        ValueError: there are not as many; nothing has changed.
-    """
-    rows, free = np.flatnonzero(columns.is_new(offer.sample_id)), columns.capacity - columns.size
-    if len(rows) > free:
-        raise ValueError(f"there is room for {free} more exemplars, not for {len(rows)}; remove some first")
-    return Decision(rows, slots_for(columns, len(rows), NOTHING.slots))
+    """Store every row of an offer in a free slot."""
+    return Decision(np.arange(len(offer)), slots_for(columns, len(offer), NOTHING.slots))
 
 
 def slots_for(columns: Columns, num_admitted: int, evicted: Int64Array) -> Int64Array:

@@ -64,7 +64,7 @@ def reshard(
     owner_of = _checked(owner_of, world_size)
     pool = _gather([state["buffer"] for state in states])
     own = np.flatnonzero(owner_of(pool.columns["sample_id"]) == rank)
-    candidates = Gathered(*(pool.columns[name][own] for name in ("key", "stratum", "admitted_round")))
+    candidates = Gathered(pool.columns["key"][own], pool.columns["stratum"][own], pool.columns["admitted_round"][own])
     admissions = [state["buffer"]["admission"] for state in states]
     kept, admission = policy_of(first["settings"]).reshard(candidates, admissions, capacity)
     stays = own[kept]
