@@ -9,8 +9,7 @@ All methods run on the training thread.
 Exemplars leave by eviction and by `remove`. Their rows are retired in both cases. After `remove` the last slots move
 into the holes, which changes columns and the table, but no row (a row's header keeps the slot that it was admitted to).
 
-`insert` and `rewrite` are for edits (`drb.rehearsal.edit`), during which no rank reads this buffer: `rewrite` changes
-rows in place.
+`drb.buffer.editing` has what changes a buffer while no rank reads it.
 
 Letters: B rows of a minibatch, A admitted, n stored, M capacity, K words of a row.
 """
@@ -21,8 +20,6 @@ from collections.abc import Mapping, Set
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from drb.buffer.admission import NOTHING, Admission, Columns, Decision, Expiry, Offer
@@ -72,7 +69,7 @@ class Buffer:
         self._has_shrunk = False  # some of them may be beyond the end
         self._spares = SpareRows(len(rows))
         self._staged = Staged()
-        self._reads: tuple[str, ...] = tuple(getattr(admission, "reads", ()))
+        self._reads: tuple[str, ...] = tuple(admission.reads)
         self._undecided = Undecided(spec, self._reads) if self._reads else None
         self._watch: RowWatch | None = None  # from the first lazy state on
 
@@ -190,46 +187,9 @@ class Buffer:
         """Return the slots that hold these samples: int64 [D], ascending."""
         return np.flatnonzero(np.isin(self._columns.sample_id[: self._columns.size], sample_ids))
 
-    # -- edits, during which no rank reads this buffer
-
-    def insert(self, rows: Int64Array, offer: Offer) -> Int64Array:
-        """Store samples at once, whatever the policy would decide, in their order. After `commit`.
-
-        Those that are stored already, or denied, are left out.
-
-        rows: the records, int64 [B, K]. Returns which new ones there is no room for, int64 [n], ascending.
-        """
-        assert not len(self._staged.where), "insert() between stage() and commit()"
-        self._spares.release_all()
-        new, room = np.flatnonzero(self._columns.is_new(offer.sample_id)), self.capacity - self.size
-        stored, left = new[:room], new[room:]
-        given = {name: self.spec.read(name, rows, stored) for name in self._reads}
-        chosen = Offer(offer.sample_id[stored], offer.stratum[stored], offer.key[stored], offer.round, given)
-        decision = self._admission.insert(self._columns, chosen)
-        where = self._admit(decision, chosen, set())
-        self.rows[where] = rows[stored]
-        self.rows[where, SLOT] = decision.slots
-        self.commit()
-        return left
-
-    def rewrite(self, name: str, values: Tensor, slots: Int64Array) -> None:
-        """Write one field of the exemplars in these slots in place: values [n, …], checked, on the CPU."""
-        where = self._slot_row[slots]
-        self._before_writing(where)
-        self.spec.pack(name, values, np.arange(len(slots)), self.rows, where)
-
     def read(self, name: str, slots: Int64Array) -> Tensor:
         """Return one field of the exemplars in these slots: [n, *shape] on the CPU, a copy."""
         return self.spec.read(name, self.rows, self._slot_row[slots])
-
-    def known(self, slots: Int64Array) -> Minibatch:
-        """Return how many columns of each optional or growing field these exemplars have: int64 [n], copies."""
-        return self.spec.known(torch.from_numpy(self.rows[self._slot_row[slots]])) if self.spec.counted else {}
-
-    def column(self, name: str, slots: Int64Array) -> npt.NDArray[Any]:
-        """Return what is known about these slots: key uint64 [n]; sample_id, stratum or admitted_round int64 [n]."""
-        column: npt.NDArray[Any] = getattr(self._columns, name)[slots]
-        return column
 
     @property
     def denied(self) -> Int64Array:

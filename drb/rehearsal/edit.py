@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from drb.buffer.admission import Offer
-from drb.buffer.buffer import Buffer
+from drb.buffer.editing import EditableBuffer
 from drb.buffer.record import RecordSpec
 from drb.buffer.staged import pack_records
 from drb.exchange import Peers
@@ -67,7 +67,7 @@ class Edit:
     """
 
     def __init__(
-        self, buffer: Buffer, spec: RecordSpec, intake: Intake, settings: RehearsalSettings, step: int
+        self, buffer: EditableBuffer, spec: RecordSpec, intake: Intake, settings: RehearsalSettings, step: int
     ) -> None:
         self.has_changed = False
         self._buffer = buffer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from drb.buffer.admission import Expiry, MaxAge
-from drb.buffer.buffer import Buffer
+from drb.buffer.editing import EditableBuffer
 from drb.buffer.record import RecordSpec
 from drb.exchange import Exchange, Peers, Sizes, Transport
 from drb.exchange.loopback import Loopback
@@ -36,11 +36,11 @@ class Factory:
 
     def buffer(
         self, settings: RehearsalSettings, spec: RecordSpec, capacity: int, rows: Int64Array, rank: int
-    ) -> Buffer:
+    ) -> EditableBuffer:
         """This rank's buffer, whose records lie in `rows`."""
         admission = settings.new_admission(rank)
         expiry = None if settings.max_age is None else Expiry(MaxAge.parse(settings.max_age))
-        return Buffer(spec, capacity, rows, admission, expiry=expiry)
+        return EditableBuffer(spec, capacity, rows, admission, expiry=expiry)
 
     def sampler(self, settings: RehearsalSettings, exemplars: int, proportions: Proportions, rank: int) -> Sampler:
         """What draws this rank's exemplars."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from drb.buffer.buffer import Buffer
+from drb.buffer.editing import EditableBuffer
 from drb.buffer.record import RecordSpec
 from drb.exchange import Exchange
 from drb.machine import format_bytes
@@ -31,7 +31,7 @@ class Parts:
     """
 
     spec: RecordSpec
-    buffer: Buffer
+    buffer: EditableBuffer
     exchange: Exchange
     runner: RoundRunner
     engine: Engine[RoundResult]

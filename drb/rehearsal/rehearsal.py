@@ -216,11 +216,7 @@ class Rehearsal(Lifetime):
     # -- what is stored
 
     def edit(self) -> AbstractContextManager[Edit]:
-        """Rewrite, remove and insert exemplars between steps, on all ranks together. Collective: see `Edit`.
-
-        Raises:
-            ValueError: before the first minibatch, between a step and its `attach`, or if a rank's edit failed.
-        """
+        """Rewrite, remove and insert exemplars between steps: see `drb.rehearsal.edit`. Collective."""
         self._require_open("edit")
         return self._require_running("edit").edit()
 

@@ -184,11 +184,16 @@ class Admission(Variant):
     """Decides which offered samples are stored, and in whose place. State is small and saved with the buffer.
 
     needs_strata: decisions depend on the samples' strata, so that records must have a field for them.
+    reads: names of the record's fields that decisions need; if some are late, decisions are made once they are there.
     refills_always: slots freed by removal take whatever is offered next, so that the setting `refill` changes nothing.
     """
 
     needs_strata: ClassVar[bool] = False
     refills_always: ClassVar[bool] = False
+
+    @property
+    def reads(self) -> Sequence[str]:
+        return ()
 
     def begin(self, seed: int, rank: int) -> None:
         """Called once, before anything else: what randomness may depend on. seed: the same on all ranks."""
@@ -200,9 +205,9 @@ class Admission(Variant):
     def insert(self, columns: Columns, offer: Offer) -> Decision:
         """As `admit`, for new samples that are stored whatever the policy would decide, and for which there is room.
 
-        `take_free_slots` is the decision; a policy that keeps more than columns do notes it.
+        A policy that keeps more than the columns do notes them, and returns the same decision.
         """
-        ...
+        return take_free_slots(columns, offer)
 
     @abc.abstractmethod
     def remove(self, columns: Columns, slots: Int64Array) -> Removal:

@@ -27,7 +27,6 @@ from drb.buffer.admission.base import (
     is_ascending,
     require_state,
     slots_for,
-    take_free_slots,
 )
 from drb.options import setting
 from drb.types import BoolArray, Int64Array, UInt64Array
@@ -84,9 +83,6 @@ class ClassBalanced(Admission):
         else:
             self._strata = np.insert(self._strata, at, stratum)
             self._thresholds = np.insert(self._thresholds, at, key)
-
-    def insert(self, columns: Columns, offer: Offer) -> Decision:
-        return take_free_slots(columns, offer)
 
     def remove(self, columns: Columns, slots: Int64Array) -> Removal:
         if self.refill == "recent":

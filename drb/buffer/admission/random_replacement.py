@@ -25,7 +25,6 @@ from drb.buffer.admission.base import (
     is_ascending,
     require_state,
     slots_for,
-    take_free_slots,
 )
 from drb.buffer.admission.class_balanced import level
 from drb.options import required
@@ -89,9 +88,6 @@ class RandomReplacement(Admission):
             evicted = np.concatenate((evicted, more))
             rows = rows[: len(rows) - (lacking - len(more))]
         return Decision(rows, slots_for(columns, len(rows), evicted))
-
-    def insert(self, columns: Columns, offer: Offer) -> Decision:
-        return take_free_slots(columns, offer)
 
     def remove(self, columns: Columns, slots: Int64Array) -> Removal:
         return fill_holes(columns.size, slots)

@@ -88,7 +88,7 @@ def edit_some(rank, world_size, kind, options):
                 edit.rewrite("logits", version(stored.sample_id, 1), stored.sample_id)
                 edit.rewrite("features", stored.sample_id[:, None].float().repeat(1, 6), stored.sample_id)
                 read += len(stored)
-            assert read == len(before) == 24
+            assert read == len(before) > 9
             gone = before[:: 2 + rank]
             assert edit.remove([*gone.tolist(), -7]) == len(gone)
             extra = records(np.arange(3) * world_size + rank + 10_000_000)
