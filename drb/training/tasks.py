@@ -106,7 +106,7 @@ class FinishedTask(CurrentTask):
         """
         if self.rehearsal is None:
             raise ValueError("there are no exemplars: the method says that it needs none (needs)")
-        edit: AbstractContextManager[Any] = self.rehearsal.edit()  # type: ignore[attr-defined]
+        edit: AbstractContextManager[Any] = self.rehearsal.edit()
         return edit
 
     def sum(self, fn: Callable[[Any, Minibatch], Tensor], *, over: str = "task") -> Tensor:
