@@ -12,8 +12,8 @@ SETTINGS = (
     "num_samples device verbose"
 )
 MEMBERS = (
-    "attach close counts describe duplicate_share edit extend forget forget_observers load_state_dict resharded sample_ids "
-    "settings state_dict stats step stopped"
+    "attach close counts describe duplicate_share edit extend forget forget_observers load_state_dict resharded "
+    "sample_ids settings state_dict stats step stopped"
 )
 
 
