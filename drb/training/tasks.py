@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
@@ -123,6 +124,14 @@ class FinishedTask(CurrentTask):
                 self._cost.forward += count_rows(inputs)
                 total = total + fn(inputs, fields)
         return sum_over_ranks([total], self.world)[0]
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """Every rank's rows, one rank's behind the other's; ranks may have different numbers of them."""
+        if self.world.world_size == 1:
+            return rows
+        of_ranks: list[Any] = [None] * self.world.world_size
+        dist.all_gather_object(of_ranks, rows.cpu())
+        return torch.cat(of_ranks).to(rows.device)
 
     def mean_of_gradients(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -129,3 +131,48 @@ class NearestMeanOfExemplars(ExperienceReplay):
 
     def predict(self, network: nn.Module, inputs: Tensor) -> Tensor:
         return -torch.cdist(F.normalize(network.features(inputs)), self.means)
+
+
+class RefreshedDarkExperienceReplay(DarkExperienceReplayPlusPlus):
+    """DER++ whose stored outputs are those of the network at the end of the last task."""
+
+    def end_task(self, task: FinishedTask) -> None:
+        with task.edit() as edit, torch.no_grad():
+            for stored in edit.stored("image", "label"):
+                inputs, _ = task.prepared(stored.fields)
+                edit.rewrite("logits", task.network(inputs).float(), stored.sample_id)
+
+
+class Herding(NearestMeanOfExemplars):
+    """iCaRL's exemplars: of each new class those whose running mean follows the class mean, on any number of ranks."""
+
+    per_class: int = setting(3, at_least=1)
+
+    def end_task(self, task: FinishedTask) -> None:
+        own = [fields for _, fields in task.batches()]
+        with torch.no_grad():
+            features = torch.cat([F.normalize(task.network.features(inputs)) for inputs, _ in task.batches()])
+        mine = {name: torch.cat([fields[name] for fields in own]) for name in own[0]}
+        everyone = task.gather(features), task.gather(mine["label"]), task.gather(mine["sample_id"])
+        chosen: dict[int, int] = {}
+        for label in task.classes:
+            members = everyone[1] == label
+            order = everyone[2][members].argsort()  # the same on any number of ranks
+            places = herd(everyone[0][members][order], self.per_class)
+            chosen |= {int(everyone[2][members][order][place]): key for key, place in enumerate(places)}
+        rows = torch.tensor([i for i, n in enumerate(mine["sample_id"].tolist()) if n in chosen], dtype=torch.int64)
+        keys = torch.tensor([chosen[int(mine["sample_id"][row])] for row in rows], dtype=torch.int64)
+        with task.edit() as edit:
+            edit.remove(mine["sample_id"])
+            edit.insert({name: value[rows] for name, value in mine.items()}, keys=keys)
+        super().end_task(task)
+
+
+def herd(features: Tensor, count: int) -> Iterator[int]:
+    """Places in the order of choice: each brings the mean of those so far nearest to the mean of all."""
+    mean, total, left = features.mean(0), torch.zeros_like(features[0]), list(range(len(features)))
+    for place in range(min(count, len(left))):
+        candidates = (total + features[left]) / (place + 1)
+        best = left.pop(int((mean - candidates).norm(dim=1).argmin()))
+        total += features[best]
+        yield best

@@ -118,19 +118,36 @@ def run(rank: int, world_size: int, parts: Callable[[], tuple[Any, list[Any]]], 
     again.load_state_dict(first.saved)  # type: ignore[arg-type]
     again.run()
     results = {name: outcome(trainer) for name, trainer in (("first", first), ("again", again))}
-    for trainer in (first, again):
-        if trainer.rehearsal is not None:
-            trainer.rehearsal.close()
     evaluated = first._parts.method.evaluated_network(first.network)
-    return {
+    kept = {
         **results,
         "digests": first.digests,
         "digests_again": again.digests,
         "batches": first.batches,
         "weights": weights(first.network),
         "evaluated": weights(evaluated),
+        "stored": stored_of(first),
+        "predictions": first._parts.method.predict(first.network.eval(), inputs_of(SAMPLES)).detach().numpy(),
         "cost": (first.progress.cost.trained, first.progress.cost.forward),
     }
+    for trainer in (first, again):
+        if trainer.rehearsal is not None:
+            trainer.rehearsal.close()
+    return kept
+
+
+def stored_of(trainer: Watched) -> dict[str, Any]:
+    """This rank's exemplars."""
+    if trainer.rehearsal is None:
+        return {}
+    late = list(trainer._parts.method.needs.late)
+    with trainer.rehearsal.edit() as edit:
+        parts = [{**stored.fields, "sample_id": stored.sample_id} for stored in edit.stored("image", "label", *late)]
+    return {name: np.concatenate([part[name].numpy() for part in parts]) for name in parts[0]} if parts else {}
+
+
+def inputs_of(count: int) -> Tensor:
+    return preprocess().evaluate(small_dataset(count).train.gather(np.arange(count))["image"])
 
 
 def outcome(trainer: Watched) -> dict[str, Any]:

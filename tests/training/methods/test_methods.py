@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from training.methods.reference import (
     AveragedGradientEpisodicMemory,
     DarkExperienceReplayPlusPlus,
+    Herding,
     LinearProbeThenFineTune,
     MaximallyInterferedRetrieval,
+    RefreshedDarkExperienceReplay,
     SynapticIntelligence,
 )
 from training.methods.runs import ODD_STEP, RATE, SAMPLES, case
@@ -62,6 +64,14 @@ def lp_ft():
     return LinearProbeThenFineTune(rate=0.02), []
 
 
+def refreshed():
+    return RefreshedDarkExperienceReplay(), []
+
+
+def icarl():
+    return Herding(per_class=2), []
+
+
 CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "derpp": (derpp, {}),
     "agem": (agem, {}),
@@ -70,6 +80,8 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "si": (si, {}),
     "mir": (mir, {}),
     "lp_ft": (lp_ft, {}),
+    "refreshed": (refreshed, {}),
+    "icarl": (icarl, {}),
 }
 
 
@@ -322,3 +334,48 @@ def test_lp_ft_trains_the_head_alone_first():
         ]
 
     check("lp_ft", replay.run(step))
+
+
+def network_at_the_end(name: str) -> nn.Module:
+    network = make_network(4, 0).eval()
+    network.load_state_dict({n: torch.from_numpy(v) for n, v in results()[0][name]["weights"].items()})
+    return network
+
+
+def test_stored_outputs_are_refreshed_at_a_tasks_end():
+    for result in results():
+        stored = result["refreshed"]["stored"]
+        inputs = preprocess().evaluate(torch.from_numpy(stored["image"]))
+        expected = network_at_the_end("refreshed")(inputs).detach().numpy()
+        np.testing.assert_allclose(stored["logits"], expected, rtol=0, atol=1e-6)
+
+
+def test_herding_keeps_what_one_process_would_choose():
+    """Of the last task's classes; brute force over all samples."""
+    train = small_dataset(SAMPLES).train
+    network = network_at_the_end("icarl")
+    stored = [result["icarl"]["stored"] for result in results()]
+    kept = {int(i): int(label) for s in stored for i, label in zip(s["sample_id"], s["label"], strict=True)}
+    for label in (2, 3):
+        rows = [i for i in range(SAMPLES) if int(train.labels[i]) == label]
+        with torch.no_grad():
+            features = F.normalize(network.features(preprocess().evaluate(train.gather(np.array(rows))["image"])))
+        mean = features.mean(0)
+        first = int((mean - features).norm(dim=1).argmin())
+        rest = [i for i in range(len(rows)) if i != first]
+        second = min(rest, key=lambda i: float((mean - (features[first] + features[i]) / 2).norm()))
+        assert {i for i, of in kept.items() if of == label} == {rows[first], rows[second]}
+
+
+def test_icarl_predicts_the_class_whose_exemplars_mean_is_nearest():
+    stored = [result["icarl"]["stored"] for result in results()]
+    labels = np.concatenate([s["label"] for s in stored])
+    network = network_at_the_end("icarl")
+    with torch.no_grad():
+        images = torch.from_numpy(np.concatenate([s["image"] for s in stored]))
+        features = F.normalize(network.features(preprocess().evaluate(images)))
+        means = torch.stack([F.normalize(features[labels == c].mean(0), dim=0) for c in range(4)])
+        everything = network.features(preprocess().evaluate(small_dataset(SAMPLES).train.columns["image"]))
+        expected = -torch.cdist(F.normalize(everything), means)
+    for result in results():
+        np.testing.assert_allclose(result["icarl"]["predictions"], expected.numpy(), rtol=0, atol=1e-5)
