@@ -91,13 +91,14 @@ def small_trainer(
     num_outputs: int | None = None,
     terms: Any = (),
     objective: Any = None,
+    network: Any = make_network,
     seed: int = 0,
     scenario_options: dict[str, Any] | None = None,
     **training: Any,
 ) -> Trainer:
     return Trainer(
         build_scenario(scenario, dataset, seed=0, **(scenario_options or {"num_tasks": 2})),
-        make_network,
+        network,
         preprocess(),
         strategy,
         terms=terms,
