@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from drb.checkpoint import Checkpointer, Saved, Saver, StopSignals
@@ -32,7 +33,7 @@ from drb.distributed.failure import naming_failures
 from drb.distributed.world import World, open_world
 from drb.program.changed_data import CHANGED, saved_identity, with_data_of_now
 from drb.program.config import TrainConfig, to_yaml
-from drb.program.config.rehearsal import rehearsal_settings
+from drb.program.config.rehearsal import exemplars_per_rank, rehearsal_settings
 from drb.program.config.resume import require_same_config
 from drb.program.config.variants import build_method, build_variant
 from drb.program.console import RankConsole, TerminalConsole
@@ -201,11 +202,18 @@ def _build_trainer(
     stack: ExitStack,
 ) -> tuple[Trainer, Rehearsal | None]:
     strategy, terms, objective = build_method(config.strategy, config.terms, config.objective)
-    method, rehearsal = Method(strategy, terms), None
-    if method.draws.total:
-        rehearsal = stack.enter_context(build_rehearsal(config, world, dataset, method))
+    method, rehearsal, num_exemplars = Method(strategy, terms), None, None
     scenario = build_scenario(build_variant("scenario", config.scenario), dataset, seed=config.seed)
     check_stream(scenario, world.world_size)
+    if method.draws.total:
+        spec = None
+        if method.needs.late:
+            one = next(iter(scenario)).train.gather(np.zeros(1, np.int64))
+            spec = method.needs.record_of(one, max_outputs=dataset.num_classes)
+        rehearsal = stack.enter_context(build_rehearsal(config, world, dataset, method, spec))
+        if method.needs.candidates is not None:
+            per_rank = exemplars_per_rank(config.rehearsal, config.training, world.world_size)
+            num_exemplars = per_rank if isinstance(per_rank, int) else None
     trainer = Trainer(
         scenario,
         partial(build_network, config, dataset),
@@ -218,6 +226,7 @@ def _build_trainer(
         optimizer=config.optimizer,
         schedule=config.schedule,
         rehearsal=rehearsal,
+        num_exemplars=num_exemplars,
         monitor=monitor,
         saver=saver,
         on_step=on_step,
@@ -246,8 +255,13 @@ def build_preprocess(config: TrainConfig, dataset: Dataset) -> Preprocess:
     )
 
 
-def build_rehearsal(config: TrainConfig, world: World, dataset: Dataset, method: Method | None = None) -> Rehearsal:
-    """The rehearsal of a method: as configured, with as many draws and candidates as its parts need."""
+def build_rehearsal(
+    config: TrainConfig, world: World, dataset: Dataset, method: Method | None = None, spec: Any = None
+) -> Rehearsal:
+    """The rehearsal of a method: as configured, with as many draws and candidates as its parts need.
+
+    spec: the record's schema, for methods with late fields.
+    """
     settings = rehearsal_settings(
         config.rehearsal, config.training, config.seed, world.world_size, num_samples=len(dataset.train)
     )
@@ -257,7 +271,9 @@ def build_rehearsal(config: TrainConfig, world: World, dataset: Dataset, method:
         values["draws"] = method.draws.total
         if method.needs.candidates is not None:
             values["exemplars"] = method.needs.candidates
-    return Rehearsal(**values, device=world.device if on_gpu else None)  # else the trainer moves what it gets
+    return Rehearsal(
+        **values, spec=spec, device=world.device if on_gpu else None
+    )  # else the trainer moves what it gets
 
 
 def _publish(config: TrainConfig, summary: dict[str, Any], run_dir: Path, tracker: Tracker) -> None:

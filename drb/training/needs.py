@@ -10,6 +10,7 @@ import torch
 
 from drb.buffer.record import Field
 from drb.training.optim import OptimizerSettings
+from drb.types import Minibatch
 
 EXEMPLARS = ("none", "joined", "apart")
 REFERENCES = ("none", "one", "per_task")
@@ -66,6 +67,11 @@ class Needs:
                 f"exemplars must be one of {', '.join(EXEMPLARS)}, references one of {', '.join(REFERENCES)} and draws "
                 f"at least 1, got exemplars={self.exemplars!r}, references={self.references!r}, draws={self.draws}"
             )
+
+    def record_of(self, minibatch: Minibatch, *, max_outputs: int) -> dict[str, Field]:
+        """The record of such minibatches with the late fields, for `Rehearsal(spec=…)`."""
+        fields = {name: Field(v.dtype, tuple(v.shape[1:])) for name, v in minibatch.items() if name != "sample_id"}
+        return fields | {name: late.declared(max_outputs) for name, late in self.late.items()}
 
 
 @dataclass(frozen=True)

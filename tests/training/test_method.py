@@ -99,6 +99,5 @@ def test_an_extra_forward_leaves_running_statistics_alone():
 
 
 def batch_norm_network(num_classes, task):
-    return Network(
-        nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8)), GrowingHead(8, num_classes, seed=1)
-    )
+    body = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8))
+    return Network(body, GrowingHead(8, num_classes, seed=1))

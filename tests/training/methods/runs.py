@@ -138,7 +138,7 @@ def run(rank: int, world_size: int, parts: Callable[[], tuple[Any, list[Any]]], 
 
 def stored_of(trainer: Watched) -> dict[str, Any]:
     """This rank's exemplars."""
-    if trainer.rehearsal is None:
+    if trainer.rehearsal is None or not hasattr(trainer.rehearsal, "edit"):
         return {}
     late = list(trainer._parts.method.needs.late)
     with trainer.rehearsal.edit() as edit:
