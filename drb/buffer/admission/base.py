@@ -203,7 +203,7 @@ class Admission(Variant):
         """Called once per minibatch; the caller then applies the decision with `columns.put`."""
 
     def insert(self, columns: Columns, offer: Offer) -> Decision:
-        """As `admit`, for new samples that are stored whatever the policy would decide, and for which there is room.
+        """Where new samples go that are stored whatever the policy would decide, and for which there is room.
 
         A policy that keeps more than the columns do notes them, and returns the same decision.
         """
