@@ -88,7 +88,7 @@ def test_one_of_each_kind_trains_is_stopped_and_goes_on_by_configuration_alone(t
     assert "accuracy/mean" in (tmp_path / "whole" / "metrics.txt").read_text()
     summaries = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("whole", "cut")]
     assert summaries[0]["rehearsal"]["exchange"] == "collective"
-    same = ("strategy", "acc", "bwt", "forgetting", "baselines", "task_names", "steps", "samples")
+    same = ("strategy", "accuracy_matrix", "acc", "bwt", "forgetting", "baselines", "task_names", "steps", "samples")
     assert [summaries[0][key] for key in same] == [summaries[1][key] for key in same]
 
 
