@@ -16,8 +16,8 @@ Letters: B rows of a minibatch, A admitted, n stored, M capacity, K words of a r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
-from typing import Any
+from collections.abc import Callable, Mapping, Set
+from typing import Any, TypeAlias
 
 import numpy as np
 from torch import Tensor
@@ -34,6 +34,8 @@ from drb.types import Int64Array, Minibatch
 # table of rounds; two tables for peers; its entry in the set of ids, a third full once grown, and the integer.
 COLUMN_BYTES = 8 * (6 + 3 + 2) + 107 + 32
 
+Pack: TypeAlias = Callable[[str, Tensor, Int64Array, Int64Array], None]
+
 _ROWS_AT_A_TIME = 1024
 _NOWHERE: Int64Array = np.empty(0, np.int64)
 
@@ -42,6 +44,7 @@ class Buffer:
     """Stores at most `capacity` records in `rows`, int64 [capacity + spare rows, spec.words], owned by the caller.
 
     expiry: how old exemplars may become; rows that are free again are then zeroed, too.
+    pack: gives another way to write `values[selected]` of a field into rows `where`, for values on a device.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Buffer:
         self._reads: tuple[str, ...] = tuple(admission.reads)
         self._undecided = Undecided(spec, self._reads) if self._reads else None
         self._watch: RowWatch | None = None  # from the first lazy state on
+        self.pack: Callable[[], Pack | None] = lambda: None
 
     def stage(self, minibatch: Minibatch, offer: Offer) -> int:
         """Decide on a minibatch and copy what is admitted into spare rows; it is visible after the next commit.
@@ -88,7 +92,7 @@ class Buffer:
         where = self._admit(decision, offer, self.spec.required_late)
         if len(where):
             for name, values in minibatch.items():
-                self.spec.pack(name, values, decision.rows, self.rows, where)
+                self._pack(name, values, decision.rows, where)
         return len(where)
 
     def attach(self, late_fields: Mapping[str, Tensor]) -> None:
@@ -101,8 +105,13 @@ class Buffer:
         self._before_writing(self._staged.where)
         for name, values in late_fields.items():
             if len(self._staged.where):
-                self.spec.pack(name, values, self._staged.decision.rows, self.rows, self._staged.where)
+                self._pack(name, values, self._staged.decision.rows, self._staged.where)
             self._staged.lacking.discard(name)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The record's fields that the admission policy reads."""
+        return self._reads
 
     @property
     def num_staged_rows(self) -> int:
@@ -311,6 +320,13 @@ class Buffer:
             self._write_headers(offer, decision, where)
             self.spec.clear_optional(self.rows, where)
         return where
+
+    def _pack(self, name: str, values: Tensor, selected: Int64Array, where: Int64Array) -> None:
+        pack = self.pack()
+        if pack is None:
+            self.spec.pack(name, values, selected, self.rows, where)
+        else:
+            pack(name, values, selected, where)
 
     def _before_writing(self, where: Int64Array) -> None:
         """Whatever writes to rows says so first: an open snapshot may still need them."""

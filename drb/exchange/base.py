@@ -14,10 +14,24 @@ from typing import Protocol
 from drb.types import Int64Array
 
 
+class DirectRows(Protocol):
+    """Rows in memory that this process reads: so a GPU can read them, too. reachable: all of them, int64 [*, K]."""
+
+    reachable: Int64Array
+
+    def locate(self, owners: Int64Array, positions: Int64Array) -> Int64Array:
+        """Which of them are at `positions` of ranks `owners` in the published tables: int64 [R], as those."""
+        ...
+
+
 class Exchange(Protocol):
-    """One implementation per transport; all pass the same contract tests."""
+    """One implementation per transport; all pass the same contract tests.
+
+    direct: where `fetch` does nothing but read this process's memory, how; else None.
+    """
 
     name: str
+    direct: DirectRows | None
 
     @property
     def index_seconds(self) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 
 from drb.buffer.storage import HeapStorage
 from drb.distributed.peers import Peers
+from drb.exchange.base import DirectRows
 from drb.exchange.meeting import Meeting
 from drb.exchange.requests import RowRequests
 from drb.exchange.transport import Sizes, Transport
@@ -18,6 +19,7 @@ class CollectiveExchange:
     """nodes: names every rank's node. max_exemplars: the most rows that one rank fetches at once (r)."""
 
     name = "collective"
+    direct: DirectRows | None = None
 
     def __init__(self, peers: Peers, nodes: Sequence[object], num_rows: int, words: int, max_exemplars: int) -> None:
         self._peers = peers

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from drb.distributed.peers import Peers
+from drb.exchange.base import DirectRows
 from drb.exchange.meeting import Meeting
 from drb.exchange.requests import RowRequests
 from drb.exchange.shared import SharedExchange
@@ -32,6 +33,7 @@ class HierarchicalExchange:
     """
 
     name = "hierarchical"
+    direct: DirectRows | None = None
 
     def __init__(
         self,

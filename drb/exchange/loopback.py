@@ -8,6 +8,7 @@ import numpy as np
 
 from drb.buffer.storage import HeapStorage
 from drb.distributed.peers import Peers
+from drb.exchange.base import DirectRows
 from drb.exchange.transport import Sizes, Transport
 from drb.types import Int64Array
 
@@ -20,6 +21,8 @@ class LoopbackExchange:
     def __init__(self, num_rows: int, words: int) -> None:
         self._storage = HeapStorage(num_rows, words)
         self.rows = self._storage.rows
+        self.reachable = self.rows
+        self.direct: DirectRows | None = self
         self._table: Int64Array = np.empty(0, np.int64)
 
     def publish(self, table: Int64Array, changed: bool) -> None:
@@ -30,6 +33,9 @@ class LoopbackExchange:
 
     def share(self, values: Int64Array, lengths: Int64Array) -> list[Int64Array]:
         return [values]
+
+    def locate(self, owners: Int64Array, positions: Int64Array) -> Int64Array:
+        return self._table[positions]
 
     def fetch(self, owners: Int64Array, positions: Int64Array, out: Int64Array) -> None:
         np.take(self.rows, self._table[positions], axis=0, out=out, mode="clip")

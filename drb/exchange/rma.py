@@ -18,6 +18,7 @@ import numpy as np
 from drb.distributed.failure import PeerError
 from drb.distributed.mpi import load_mpi
 from drb.distributed.peers import Peers
+from drb.exchange.base import DirectRows
 from drb.exchange.meeting import Meeting
 from drb.exchange.transport import Sizes, Transport
 from drb.exchange.window import Window
@@ -31,6 +32,7 @@ class RmaExchange:
     """
 
     name = "rma"
+    direct: DirectRows | None = None
 
     def __init__(
         self, peers: Peers, nodes: Sequence[object], rows_per_rank: Int64Array, capacities: Int64Array, words: int

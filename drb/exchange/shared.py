@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from drb.distributed.peers import Peers
+from drb.exchange.base import DirectRows
 from drb.exchange.meeting import Meeting
 from drb.exchange.segment import open_segment
 from drb.exchange.transport import Sizes, Transport
@@ -54,6 +55,8 @@ class SharedExchange:
         except ValueError as error:
             raise ValueError(f"exchange=shared: {error}") from None
         self._all_rows = memory[: num_rows * words].reshape(num_rows, words)
+        self.reachable = self._all_rows
+        self.direct: DirectRows | None = self
         self._tables = memory[num_rows * words :]  # both versions, flat
         self._first_row = first_row
         self.rows = self._all_rows[first_row[rank] : first_row[rank + 1]]
@@ -76,13 +79,16 @@ class SharedExchange:
     def share(self, values: Int64Array, lengths: Int64Array) -> list[Int64Array]:
         return self._peers.share(values, lengths)
 
-    def fetch(self, owners: Int64Array, positions: Int64Array, out: Int64Array) -> None:
+    def locate(self, owners: Int64Array, positions: Int64Array) -> Int64Array:
         tables = self.versions.take(owners)  # tables are numbered version by version
         tables *= len(self.versions)
         tables += owners
         entries = self._first_entry_of.take(tables)
         entries += positions
-        np.take(self._all_rows, self._tables.take(entries), axis=0, out=out, mode="clip")
+        return self._tables.take(entries)
+
+    def fetch(self, owners: Int64Array, positions: Int64Array, out: Int64Array) -> None:
+        np.take(self._all_rows, self.locate(owners, positions), axis=0, out=out, mode="clip")
 
     def erase(self) -> None:
         pass  # rows go straight from buffer to block

@@ -21,7 +21,7 @@ from drb.exchange.hierarchical import HierarchicalExchange
 from drb.exchange.loopback import LoopbackExchange
 from drb.exchange.rma import RmaExchange
 from drb.exchange.shared import SharedExchange
-from drb.rehearsal.cuda import DeferredIntake, DeviceExtension, RowLauncher
+from drb.rehearsal.cuda import DeviceExtension, DeviceIntake, RowLauncher
 from drb.rehearsal.intake import Intake
 from drb.rehearsal.output import Extension
 from drb.rehearsal.pipeline import Pipeline
@@ -44,7 +44,7 @@ RANGES: tuple[tuple[type, str, str], ...] = (
     (Buffer, "stage", "drb/extend: admission (stage)"),
     (Extension, "extend", "drb/extend: copy"),
     (DeviceExtension, "extend", "drb/extend: copy"),
-    (DeferredIntake, "settle", "drb/extend: admission (from the device)"),
+    (DeviceIntake, "settle", "drb/extend: admission (from the device)"),
     (RowLauncher, "launch", "drb/extend: launch"),
     (Batches, "_to_device", "drb/to device"),
     (Preprocess, "train", "drb/train: augment"),

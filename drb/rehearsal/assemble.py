@@ -12,7 +12,7 @@ from drb.buffer.record import RecordSpec
 from drb.exchange import Peers, Sizes
 from drb.rehearsal.auto import choose_engine, choose_transport, has_core
 from drb.rehearsal.auto_exemplars import AutoExemplars, MeasuringEngine
-from drb.rehearsal.cuda import Device, DeviceRing, RowLauncher
+from drb.rehearsal.cuda import Device, DeviceRing, DeviceSide, RowLauncher
 from drb.rehearsal.delivery import allocate_blocks
 from drb.rehearsal.factory import Factory
 from drb.rehearsal.handshake import greet, most_exemplars_of_all, require_devices
@@ -80,7 +80,11 @@ def assemble(
     buffer = factory.buffer(settings, spec, capacity, exchange.rows, rank)
     proportions = settings.shares
     blocks = allocate_blocks(sizes.num_blocks, sizes.at_once, spec.words)
-    delivery = factory.delivery(device, exchange, peers, blocks)
+    side = None
+    if device is not None:
+        places = (depth + 1) * interval
+        side = DeviceSide(device, spec, exchange, max_rows, places, has_peers=peers is not None)
+    delivery = factory.delivery(side, exchange, peers, blocks)
     runner = RoundRunner(
         PositionTable(capacity, by_stratum=proportions.needs_strata),
         exchange,
@@ -111,7 +115,7 @@ def assemble(
         exemplars,
         depth,
         interval,
-        f"{why}; {engine_why}{_ahead(depth, interval)}{'' if device is None else f'; exemplars go to {device.device}'}",
+        f"{why}; {engine_why}{_ahead(depth, interval)}{'' if side is None else f'; {side.describe()}'}",
         proportions.needs_offered,
         delivery if isinstance(delivery, DeviceRing | RowLauncher) else None,
         auto,

@@ -8,6 +8,7 @@ Letters: N blocks, R rows of a block, K words of a row.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -31,6 +32,9 @@ class Delivery:
 
     # -- on the thread that runs rounds
 
+    def prepare(self) -> None:
+        """A round begins: return once it may show peers the rows that were admitted, and nothing reads older ones."""
+
     def fetch(self, owners: Int64Array, positions: Int64Array, block: int) -> None:
         """Fetch the rows at `positions` int64 [r] of ranks `owners` int64 [r] into the block's first rows.
 
@@ -45,6 +49,9 @@ class Delivery:
 
     def mark(self, block: int) -> None:
         """All that reads this block has been run or, on a GPU, queued: it may be written to after that."""
+
+    def settle(self) -> None:
+        """Return once all that was admitted lies in the buffer's rows. No round may be in flight."""
 
     def to_host(self, block: int) -> None:
         """Return once the host's block has the rows."""
@@ -109,7 +116,7 @@ class ReuseFence:
 
     def __init__(self, num_slots: int, make_event: Any | None = None) -> None:
         if make_event is None and torch.cuda.is_available():
-            make_event = torch.cuda.Event
+            make_event = functools.partial(torch.cuda.Event, blocking=True)  # whoever waits takes no core
         self._make_event = make_event
         self._events: list[Event | None] = [None] * num_slots
 

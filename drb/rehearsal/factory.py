@@ -10,7 +10,7 @@ from drb.buffer.record import RecordSpec
 from drb.exchange import Exchange, Peers, Sizes, Transport
 from drb.exchange.loopback import Loopback
 from drb.machine import node_name
-from drb.rehearsal.cuda import Device, DeviceRing, NcclExchange, RowLauncher
+from drb.rehearsal.cuda import DeviceRing, DeviceSide, NcclExchange, RowLauncher
 from drb.rehearsal.delivery import Delivery, deliver_on_host
 from drb.rehearsal.memory import free_memory
 from drb.rehearsal.settings import RehearsalSettings
@@ -46,10 +46,12 @@ class Factory:
         """What draws this rank's exemplars."""
         return Sampler(exemplars, proportions, seed=settings.seed, rank=rank, min_fill=settings.min_fill)
 
-    def delivery(self, device: Device | None, exchange: Exchange, peers: Peers | None, blocks: Int64Array) -> Delivery:
+    def delivery(
+        self, side: DeviceSide | None, exchange: Exchange, peers: Peers | None, blocks: Int64Array
+    ) -> Delivery:
         """What takes fetched rows to the device; None: to the host."""
-        if device is None:
+        if side is None:
             return deliver_on_host(exchange, blocks)
         if isinstance(exchange, NcclExchange) and peers is not None:
-            return RowLauncher(device, exchange, device.open_rows(peers), blocks)
-        return DeviceRing(device, exchange, blocks)
+            return RowLauncher(side, exchange, side.device.open_rows(peers), blocks)
+        return DeviceRing(side, exchange, blocks)

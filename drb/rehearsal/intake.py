@@ -54,6 +54,11 @@ class Intake:
                 f"{settings.stratum!r}, which the minibatch lacks (it has {_names(minibatch)}); set stratum="
             )
 
+    def decides_on(self, minibatch: Minibatch) -> list[str]:
+        """Return the fields of a minibatch whose values `take` reads: sample ids and strata."""
+        names = (self._id_field, self._settings.stratum)
+        return [name for name in names if name in minibatch and _is_one_integer(minibatch[name])]
+
     def check(
         self, minibatch: Minibatch, spec: RecordSpec, max_rows: int
     ) -> tuple[Tensor | None, Tensor | None, Minibatch]:

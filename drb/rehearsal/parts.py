@@ -99,5 +99,8 @@ class Parts:
         """Bytes that this rank takes of its device at most."""
         if self.outlet is None:
             return 0
-        passing = 3 * self.max_rows + 2 * self.exemplars  # rows: a snapshot, and two minibatches that are returned
-        return self.outlet.device_bytes + passing * self.spec.decoded_bytes
+        snapshots = (self.outlet.side.places + 1) * self.max_rows  # and what admitted rows pass through
+        returned = 2 * (self.max_rows + self.exemplars)
+        return (
+            self.outlet.device_bytes + (snapshots + returned) * self.spec.decoded_bytes + self.outlet.side.index_bytes
+        )

@@ -1,5 +1,6 @@
 """One round, on the thread that runs rounds.
 
+    prepare    rows that were admitted on a device are written
     publish    peers may read this rank's new position table
     gather     every rank's status, step and sizes; the round's barrier
     draw       this rank's exemplars, for each step that the round serves
@@ -113,6 +114,7 @@ class RoundRunner:
 
     def _run(self, step: int, status: int, offered: int, change: TableChange) -> RoundResult:
         start, cpu = time.perf_counter(), time.thread_time()
+        self.delivery.prepare()
         changes = self._publish(step, status, offered, change)
         messages_WH = self._exchange.gather_counts(self._message)
         statuses, steps = messages_WH[:, : _STEP + 1].T.copy()

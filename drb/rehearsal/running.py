@@ -61,6 +61,7 @@ class Running:
         """Wait for the rounds in flight and keep what they fetched for the next steps."""
         self.steps.settle()
         self.rounds.drain()
+        self.parts.runner.delivery.settle()
 
     # -- erasure
 

@@ -11,7 +11,7 @@ from drb.buffer.record import RecordSpec, warn_about_float_images
 from drb.buffer.snapshot import state_with_rows
 from drb.exchange import Peers
 from drb.rehearsal.assemble import assemble
-from drb.rehearsal.cuda import DeviceExtension, find_device
+from drb.rehearsal.cuda import DeviceExtension, DeviceIntake, find_device
 from drb.rehearsal.factory import Factory
 from drb.rehearsal.forget import Forgotten, forget_saved
 from drb.rehearsal.handshake import greet_finished
@@ -162,8 +162,10 @@ class Setup:
     def _put_to_work(self, parts: Parts) -> Running:
         settings, id_field = self._settings, self._settings.id_field
         output: Output
+        there = None
         if parts.outlet is not None:
-            output = DeviceExtension(parts.outlet, parts.spec, parts.max_rows, parts.exemplars, id_field)
+            there = DeviceIntake(parts.outlet.side, self._intake, parts.buffer, parts.max_rows)
+            output = DeviceExtension(parts.outlet, there, parts.spec, parts.max_rows, parts.exemplars, id_field)
         else:
             output = Extension(parts.spec, parts.max_rows, parts.exemplars, parts.runner.blocks, id_field)
         rounds = Pipeline(parts, self._peers, settings)
@@ -173,7 +175,7 @@ class Setup:
             rounds,
             output,
             settings,
-            device=self._device,
+            there=there,
             returns_home=not self._is_device_given,
         )
         return Running(parts, self._intake, steps, rounds, self._peers, settings, self.earlier)

@@ -16,7 +16,7 @@ from typing import TypeAlias, TypeVar
 
 from torch import Tensor
 
-from drb.rehearsal.cuda import DeferredIntake, Device, DeviceExtension, find_device
+from drb.rehearsal.cuda import DeferredLate, DeviceExtension, DeviceIntake, find_device
 from drb.rehearsal.exemplars import StepExemplars
 from drb.rehearsal.intake import Intake, on_cpu, require_fields
 from drb.rehearsal.output import Extension
@@ -32,7 +32,7 @@ T = TypeVar("T")
 class Steps:
     """One step per minibatch. Collective: every rank takes its steps in the same order.
 
-    device: the GPU where minibatches may lie and results are returned; None: they are on the host.
+    there: takes minibatches to the GPU where results are returned; None: minibatches and results are on the host.
     returns_home: a minibatch that lay elsewhere is sent back to where it lay, extended.
     last: the number of the last step that was taken; -1 before the first.
     """
@@ -45,7 +45,7 @@ class Steps:
         output: Output,
         settings: RehearsalSettings,
         *,
-        device: Device | None = None,
+        there: DeviceIntake | None = None,
         returns_home: bool = True,
     ) -> None:
         self.last = -1
@@ -57,9 +57,9 @@ class Steps:
         self._intake = intake
         self._rounds = rounds
         self._output = output
-        self._device = device
+        self._there = there
+        self._late: DeferredLate | None = None  # from the first late fields on a GPU on, of minibatches on the host
         self._returns_home = returns_home
-        self._deferred = self._defer_to(device) if device is not None else None
         self._was_brought = False  # the last minibatch, to the host
         self._is_async = parts.is_async
         self._waits_for_all = settings.uneven == "stop"  # in every step
@@ -87,20 +87,19 @@ class Steps:
         Raises:
             ValueError: late fields are missing, or the minibatch is broken; nothing has changed.
         """
-        parts, rounds, deferred, step = self._parts, self._rounds, self._deferred, self.last + 1
+        parts, rounds, there, step = self._parts, self._rounds, self._there, self.last + 1
         buffer = parts.buffer
         start = time.perf_counter()
         if rounds.broken_by is not None:
             rounds.require_sound()
         minibatch = self._accept(given)
-        if deferred is not None:
+        if there is not None or self._late is not None:
             self.settle()
         if parts.spec.late:
             buffer.require_late_fields()
         offered = self._intake.num_distinct  # of the minibatches that this step's round can draw
-        is_deferred = deferred is not None and deferred.takes(minibatch)
-        if deferred is not None and is_deferred:
-            deferred.check(minibatch)
+        if there is not None:
+            there.check(minibatch)
         else:
             offer, fields = self._intake.take(minibatch, parts.spec, parts.max_rows, step)
         checked = time.perf_counter()
@@ -109,12 +108,14 @@ class Steps:
             received, self.last = time.perf_counter(), step
             buffer.commit()
             buffer.expire(step)
-            if deferred is not None and is_deferred:
-                deferred.begin(minibatch, step)
+            if there is not None:
+                there.stage(minibatch, step)
             else:
                 buffer.stage(fields, offer)
             staged = time.perf_counter()
             result = give(minibatch, exemplars)
+            if there is not None:
+                there.send()
             before = time.perf_counter()
             rounds.submit(step, offered)
             end = time.perf_counter()
@@ -134,12 +135,9 @@ class Steps:
         """Give the last minibatch its late fields, [b, …] each. See `Rehearsal.attach`."""
         start = time.perf_counter()
         is_plain, buffer = require_fields(late_fields), self._parts.buffer
-        if self._deferred is None and not is_plain:
-            device = find_device(None, late_fields)
-            self._deferred = None if device is None else self._defer_to(device)
-        if self._deferred is not None and self._deferred.takes(late_fields):
-            self._deferred.attach(late_fields)
-        else:
+        if self._there is not None:
+            self._there.attach(late_fields)
+        elif is_plain or not self._has_late_on_device(late_fields):
             self.settle()
             values = late_fields if is_plain else on_cpu(late_fields)
             self._parts.spec.check(values, buffer.num_staged_rows, late=True)
@@ -148,10 +146,11 @@ class Steps:
 
     def settle(self) -> None:
         """Decide on what was given on a device and has arrived by now, before anything else is done to the buffer."""
-        if self._deferred is None:
+        waiting = self._there or self._late
+        if waiting is None:
             return
         try:
-            self._deferred.settle()
+            waiting.settle()
         except BaseException as error:  # some of a row may have been written
             self._rounds.break_off(error)
             raise
@@ -159,16 +158,25 @@ class Steps:
     def erase(self) -> None:
         """Zero what was returned, and what minibatches on a device passed through. After `settle`."""
         self._output.erase()
-        if self._deferred is not None:
-            self._deferred.erase()
+        waiting = self._there or self._late
+        if waiting is not None:
+            waiting.erase()
 
     def _accept(self, minibatch: Minibatch) -> Minibatch:
-        """The fields on the host, unless some lie on this rehearsal's device. Raises ValueError if they are none."""
-        device = self._device
-        if device is None or not any(map(device.owns, minibatch.values())):
+        """The fields on the host, unless they are taken to a device. Raises ValueError if they are none."""
+        if self._there is None:
             return on_cpu(minibatch)
         require_fields(minibatch)
         return minibatch
 
-    def _defer_to(self, device: Device) -> DeferredIntake:
-        return DeferredIntake(device, self._intake, self._parts.buffer, self._parts.max_rows)
+    def _has_late_on_device(self, late_fields: dict[str, Tensor]) -> bool:
+        """Send for late fields that lie on a GPU; whether they do."""
+        if self._late is None:
+            device = find_device(None, late_fields)
+            if device is None:
+                return False
+            self._late = DeferredLate(device, self._parts.buffer, self._parts.max_rows)
+        if not self._late.takes(late_fields):
+            return False
+        self._late.attach(late_fields)
+        return True

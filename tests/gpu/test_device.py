@@ -5,6 +5,7 @@ python -m pytest -m gpu tests/gpu
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import threading
 
@@ -14,8 +15,8 @@ import torch
 from rehearsal.ranks.streams import num_wrong, records
 
 from drb import Rehearsal
-from drb.buffer.record import Field
-from drb.rehearsal.cuda import CudaDevice, DeviceRing, Incoming
+from drb.buffer.record import Field, RecordSpec
+from drb.rehearsal.cuda import CudaDevice, DeviceRing, DeviceSide, Incoming
 
 pytestmark = [
     pytest.mark.gpu,
@@ -62,19 +63,34 @@ def test_begin_returns_while_the_device_is_busy():
     assert busy, "begin() waited for the device"
 
 
-def test_blocks_are_read_as_they_were_fetched():
+class Rows:
+    """An exchange of one rank whose row number n holds n."""
+
+    def __init__(self, num_rows, spec, is_direct):
+        self.rows = self.reachable = np.repeat(np.arange(num_rows)[:, None], spec.words, axis=1)
+        self.direct = self if is_direct else None
+
+    def locate(self, owners, positions):
+        return positions
+
+    def fetch(self, owners, positions, out):
+        out[:] = self.rows[positions]
+
+
+@pytest.mark.parametrize("is_direct", [True, False], ids=["mapped", "by messages"])
+def test_blocks_are_read_as_they_were_fetched(is_direct):
     """A worker two rounds ahead, a training stream that is always behind."""
-    device, depth, rows, words, read = CudaDevice(torch.device("cuda")), 2, 64, 4096, []
-    blocks = torch.zeros((depth + 1, rows, words), dtype=torch.int64, pin_memory=True).numpy()
-
-    class Rows:
-        def fetch(self, owners, positions, out):
-            out[:] = positions[:, None]
-
-    ring = DeviceRing(device, Rows(), blocks)
+    device, depth, rows, read = CudaDevice(torch.device("cuda")), 2, 64, []
+    spec = RecordSpec({"x": (torch.int64, (4096,))})
+    exchange = Rows(41 * rows, spec, is_direct)
+    side = DeviceSide(device, spec, exchange, max_rows=8, places=3, has_peers=False)
+    assert side.is_mapped, "this machine does not map host memory: rows go by way of copies"
+    blocks = torch.zeros((depth + 1, rows, spec.words), dtype=torch.int64, pin_memory=True).numpy()
+    ring = DeviceRing(side, exchange, blocks)
 
     def fetch(number):
-        ring.fetch(np.zeros(rows, np.int64), np.full(rows, number), number % (depth + 1))
+        ring.prepare()
+        ring.fetch(np.zeros(rows, np.int64), np.arange(number * rows, (number + 1) * rows), number % (depth + 1))
 
     for step in range(40):
         ring.mark(step % (depth + 1))
@@ -85,10 +101,22 @@ def test_blocks_are_read_as_they_were_fetched():
             block = (step - depth) % (depth + 1)
             ring.receive(block)
             keep_busy()
-            read.append(ring.blocks[block].clone())
-    assert [value.unique().tolist() for value in read] == [[number] for number in range(40 - depth)]
-    ring.erase()
-    assert not blocks.any()
+            read.append(ring.fields[block]["x"].clone())
+    for number, values in enumerate(read):
+        assert (values.cpu() == torch.arange(number * rows, (number + 1) * rows)[:, None]).all()
+    ring.close(together=True)
+
+
+def test_locked_memory_is_unlocked_with_its_last_view():
+    device = CudaDevice(torch.device("cuda"))
+    rows = np.zeros((1000, 300), np.int64)
+    for number in range(3):  # memory that is still locked cannot be locked again
+        mapped = device.map_host(rows)
+        assert mapped is not None
+        mapped.fill_(number + 1)
+        torch.cuda.synchronize()
+        assert (rows == number + 1).all()
+        del mapped
 
 
 def run_loop(on_gpu, *, use_step, steps=40, **settings):
@@ -180,6 +208,7 @@ def test_a_state_goes_on_from_the_device_to_the_host():
 
 
 def test_memory_does_not_grow():
+    gc.collect()
     with Rehearsal(64, 8, seed=1, verbose=False) as rehearsal:
         sizes = []
         for t in range(60):

@@ -1,20 +1,24 @@
-"""All that drb asks of a GPU: streams, events, two kinds of memory, copies that the host does not wait for.
+"""All that drb asks of a GPU: streams, events, kinds of memory, copies and gathers that the host does not wait for.
 
-What must wait for what is decided in the other files of this package, on `Device`. `CudaDevice` is the real one;
-the tests' simulated one runs copies as late as it may and finds accesses to memory that nothing puts in order.
+What must wait for what is decided in the other files of this package, on `Device`. `CudaDevice` is the real one; the
+tests' simulated one runs work as late as it may, and finds accesses to memory that nothing puts in order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import ctypes
+import weakref
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from drb.buffer.field import Field
 from drb.exchange import Peers
+from drb.rehearsal.cuda.backend import NcclRows, RowBackend
+from drb.types import Int64Array
 
 
 class Event(Protocol):
@@ -30,29 +34,37 @@ class Event(Protocol):
 
 
 class Stream(Protocol):
+    """A queue of work, which is done in order."""
+
     def wait_event(self, event: Any) -> None:
         """What is queued on this stream from now on waits for the event as it was recorded last; the host does not."""
         ...
 
 
 class Device(Protocol):
-    """Memory and work of one GPU. `current` is the stream on which the caller's own work is queued."""
+    """Memory and work of one GPU. Operations are queued on the calling thread's current stream, see `on`."""
 
     device: torch.device
-
-    def enter(self) -> None:
-        """Make it the calling thread's device; every thread starts on device 0, whose memory it would use."""
-        ...
 
     def owns(self, value: Tensor) -> bool:
         """Whether the tensor lies on this device."""
         ...
 
-    def current(self) -> Stream: ...
+    def current(self) -> Stream:
+        """The calling thread's current stream: the caller's own, outside `on`."""
+        ...
 
-    def side_stream(self) -> Stream: ...
+    def side_stream(self) -> Stream:
+        """A stream whose work goes first when the device has room for one thing only."""
+        ...
 
-    def event(self) -> Event: ...
+    def event(self) -> Event:
+        """An event for which a host thread waits without taking a core."""
+        ...
+
+    def on(self, stream: Any) -> AbstractContextManager[Any]:
+        """Queue the operations of this block on this device's stream, whatever the thread used before."""
+        ...
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype, used_on: Sequence[Stream] = ()) -> Tensor:
         """Memory on the device, for the current stream and those named."""
@@ -62,16 +74,26 @@ class Device(Protocol):
         """Page-locked host memory: copies to and from it are asynchronous."""
         ...
 
-    def fill(self, pinned: Tensor, value: Tensor) -> None:
-        """pinned[...] = value, here and now; value anywhere but on this device."""
+    def map_host(self, rows: Int64Array) -> Tensor | None:
+        """Page-lock host memory, wherever it is from, and return it as a tensor that this device reads and writes.
+
+        None if the system does not let it. The memory stays locked as long as the tensor or a view of it lives.
+        """
         ...
 
-    def copy(self, target: Tensor, source: Tensor, stream: Stream) -> None:
-        """Queue target[...] = source. At least one of them on the device, host memory page-locked."""
+    def copy(self, target: Tensor, source: Tensor) -> None:
+        """Queue target[...] = source. At least one of them on the device.
+
+        Host memory that is page-locked must not be written to until the copy is done; other memory is read at once.
+        """
         ...
 
-    def concatenate(self, parts: Sequence[Tensor], out: Tensor) -> None:
-        """Queue out[...] = the parts [n, …] one after the other, on the current stream."""
+    def copy_all(self, targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+        """Queue all of target[...] = source at once; of the same shapes and one dtype, on the device."""
+        ...
+
+    def gather(self, source: Tensor, index: Tensor, out: Tensor) -> None:
+        """Queue out[...] = source[index]; source [N, n], which may be mapped, index int64 [R], out [R, n]."""
         ...
 
     def decode(self, field: Field, stored: Tensor, out: Tensor) -> None:
@@ -79,30 +101,15 @@ class Device(Protocol):
         ...
 
     def scatter(self, target: Tensor, source: Tensor, where: Tensor) -> None:
-        """Queue target[where] = source, where int64 [n] without duplicates, on the current stream."""
+        """Queue target[where] = source; target [N, n], which may be mapped, where int64 [R] without duplicates."""
         ...
 
     def zero(self, target: Tensor) -> None:
-        """Queue target[...] = 0 on the current stream."""
+        """Queue target[...] = 0."""
         ...
 
     def open_rows(self, peers: Peers) -> RowBackend:
         """What rows between these ranks' devices travel by. Collective over them."""
-        ...
-
-
-class RowBackend(Protocol):
-    """Every rank calls it equally often, in the same order."""
-
-    def all_to_all(self, received: Tensor, sent: Tensor, received_rows: list[int], sent_rows: list[int]) -> None:
-        """Queue on the current stream: sent [A, K], sent_rows[w] to each; received [R, K], received_rows[w] from each.
-
-        Letters: A rows sent, R received, K words of a row, w a rank.
-        """
-        ...
-
-    def close(self) -> None:
-        """Every rank is closing now."""
         ...
 
 
@@ -112,22 +119,28 @@ class CudaDevice:
     def __init__(self, device: torch.device) -> None:
         index = torch.cuda.current_device() if device.index is None else device.index
         self.device = torch.device("cuda", index)
-
-    def enter(self) -> None:
-        torch.cuda.set_device(self.device)
+        self._streams: dict[int, torch.cuda.Stream] = {}  # by number
 
     def owns(self, value: Tensor) -> bool:
         return value.device == self.device
 
     def current(self) -> torch.cuda.Stream:
-        return torch.cuda.current_stream(self.device)
+        """As `torch.cuda.current_stream`, which makes a new object each time, for 25 µs of a training thread's."""
+        number, _, _ = torch._C._cuda_getCurrentStream(self.device.index)
+        if number not in self._streams:
+            self._streams[number] = torch.cuda.current_stream(self.device)
+        return self._streams[number]
 
     def side_stream(self) -> torch.cuda.Stream:
-        return torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        return torch.cuda.Stream(self.device, priority=-1)  # type: ignore[no-untyped-call]
 
     def event(self) -> torch.cuda.Event:
-        """blocking: a host thread that waits for it sleeps; it would otherwise take a core from the data loader."""
         return torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+
+    def on(self, stream: torch.cuda.Stream) -> AbstractContextManager[Any]:
+        if torch.cuda.current_device() != self.device.index:  # as on a new thread
+            return torch.cuda.stream(stream)
+        return _On(stream, self.current())
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype, used_on: Sequence[Stream] = ()) -> Tensor:
         """The allocator knows the current stream only: it hands out memory whose last use is queued there, and again as
@@ -143,15 +156,21 @@ class CudaDevice:
     def empty_pinned(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         return torch.empty(shape, dtype=dtype, pin_memory=True)
 
-    def fill(self, pinned: Tensor, value: Tensor) -> None:
-        pinned.copy_(value)
+    def map_host(self, rows: Int64Array) -> Tensor | None:
+        if not rows.size or not _host_pointers_serve(self.device):
+            return None
+        with torch.cuda.device(self.device):
+            failed = int(_runtime().cudaHostRegister(rows.ctypes.data, rows.nbytes, _PORTABLE_AND_MAPPED))
+            return None if failed else torch.as_tensor(_Mapped(rows), device=self.device)
 
-    def copy(self, target: Tensor, source: Tensor, stream: Any) -> None:
-        with torch.cuda.stream(stream):
-            target.copy_(source, non_blocking=True)
+    def copy(self, target: Tensor, source: Tensor) -> None:
+        target.copy_(source, non_blocking=True)
 
-    def concatenate(self, parts: Sequence[Tensor], out: Tensor) -> None:
-        torch.cat(tuple(parts), out=out)
+    def copy_all(self, targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+        torch._foreach_copy_(list(targets), list(sources), non_blocking=True)
+
+    def gather(self, source: Tensor, index: Tensor, out: Tensor) -> None:
+        torch.index_select(source, 0, index, out=out)
 
     def decode(self, field: Field, stored: Tensor, out: Tensor) -> None:
         field.decode(stored, out)
@@ -164,54 +183,54 @@ class CudaDevice:
 
     def open_rows(self, peers: Peers) -> RowBackend:
         """An NCCL group of its own, connected here and now: a rank that cannot is told at the start."""
-        group = peers.new_group("nccl")
-        dist.all_reduce(torch.zeros(1, device=self.device), group=group)
-        return NcclRows(group, self.device)
+        return NcclRows(peers, self.device)
 
 
-class NcclRows:
-    """Rows by torch.distributed, on a group that nothing else uses."""
-
-    def __init__(self, group: dist.ProcessGroup, device: torch.device) -> None:
-        self._group = group
-        self._device = device
-
-    def all_to_all(self, received: Tensor, sent: Tensor, received_rows: list[int], sent_rows: list[int]) -> None:
-        dist.all_to_all_single(received, sent, received_rows, sent_rows, group=self._group)
-
-    def close(self) -> None:
-        torch.cuda.synchronize(self._device)  # rows that nobody will read may be on their way
-        dist.destroy_process_group(self._group)
+_PORTABLE_AND_MAPPED = 1 | 2  # cudaHostRegisterPortable, cudaHostRegisterMapped
+_CAN_USE_HOST_POINTER = 91  # CU_DEVICE_ATTRIBUTE_CAN_USE_HOST_POINTER_FOR_REGISTERED_MEM
 
 
-def find_device(wanted: str | int | torch.device | Device | None, values: Mapping[str, Tensor]) -> Device | None:
-    """Where a rehearsal returns what it is given: there, or where the values lie if None is wanted. None: the host.
+class _On:
+    """As `torch.cuda.stream`, in half the time: of streams of the current device."""
 
-    Raises:
-        ValueError: a device that is not there, or is neither CUDA nor the CPU.
-    """
-    if wanted is None:
-        wanted = next((value.device for value in values.values() if value.is_cuda), torch.device("cpu"))
-    elif not isinstance(wanted, str | int | torch.device):
-        return wanted
+    def __init__(self, stream: torch.cuda.Stream, before: torch.cuda.Stream) -> None:
+        self._stream, self._before = stream, before
+
+    def __enter__(self) -> None:
+        torch.cuda.set_stream(self._stream)
+
+    def __exit__(self, *error: object) -> None:
+        torch.cuda.set_stream(self._before)
+
+
+class _Mapped:
+    """Page-locked host memory as CUDA's array interface describes memory: what torch makes a tensor of, and keeps."""
+
+    def __init__(self, rows: Int64Array) -> None:
+        self.__cuda_array_interface__ = {
+            "shape": rows.shape,
+            "typestr": "<i8",
+            "data": (rows.ctypes.data, False),
+            "version": 3,
+        }
+        weakref.finalize(self, _unlock, rows).atexit = False
+
+
+def _unlock(rows: Int64Array) -> None:
+    """The rows are an argument so that their memory lives until it is unlocked."""
+    _runtime().cudaHostUnregister(rows.ctypes.data)
+
+
+def _runtime() -> Any:
+    return torch.cuda.cudart()  # type: ignore[no-untyped-call]
+
+
+def _host_pointers_serve(device: torch.device) -> bool:
+    """Whether the device reaches locked host memory by the addresses that the host has for it."""
+    value = ctypes.c_int(0)
     try:
-        device = torch.device("cuda", wanted) if isinstance(wanted, int) else torch.device(wanted)
-    except RuntimeError:
-        raise ValueError(f'device must be None, "cpu", "cuda" or "cuda:N", got {wanted!r}') from None
-    if device.type == "cpu":
-        return None
-    if device.type != "cuda":
-        raise ValueError(f"device must be a CUDA device or the CPU, got {device}")
-    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if (device.index or 0) >= available:
-        raise ValueError(f"device={device} is not there: {available} CUDA devices are visible; leave device= out")
-    return CudaDevice(device)
-
-
-def bring(device: Device, value: Tensor) -> Tensor:
-    """A host tensor's values on the device, for the current stream; the host does not wait."""
-    pinned = device.empty_pinned(tuple(value.shape), value.dtype)
-    device.fill(pinned, value)
-    moved = device.empty(tuple(value.shape), value.dtype)
-    device.copy(moved, pinned, device.current())
-    return moved
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    failed = driver.cuDeviceGetAttribute(ctypes.byref(value), _CAN_USE_HOST_POINTER, device.index)
+    return not failed and value.value == 1

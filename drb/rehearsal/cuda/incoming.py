@@ -51,15 +51,16 @@ class Incoming:
             pinned, snapshot = (home[: len(value)] for home in self._home(name, value))
             pending[name] = pinned
             if device.owns(value):
-                device.copy(snapshot, value, current)
+                device.copy(snapshot, value)
                 on_device.append((pinned, snapshot))
             else:
-                device.fill(pinned, value)
+                pinned.copy_(value)
         self._snapshot_taken.record(current)
         self._stream.wait_event(self._snapshot_taken)
-        for pinned, snapshot in on_device:
-            device.copy(pinned, snapshot, self._stream)
-        self._copied.record(self._stream)
+        with device.on(self._stream):
+            for pinned, snapshot in on_device:
+                device.copy(pinned, snapshot)
+            self._copied.record(self._stream)
         self._pending = pending
 
     def finish(self) -> Minibatch:

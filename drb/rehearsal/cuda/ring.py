@@ -1,10 +1,15 @@
-"""Fetched exemplars on the way to a device: one device block for each block that rounds fetch into.
+"""Fetched exemplars on a device: one set of blocks for each block that rounds fetch into, a block for each field.
 
-    worker            wait for `ready` → fetch into the pinned block → queue its copy
-    side stream       wait for `consumed` → copy to the device block → ready
+    worker            draw … queue the gather of its rows
+    side stream       wait for `consumed` → gather from the rows, field by field → ready
     training's stream wait for `ready` → read … → consumed, at the next turn
 
-Only the worker ever waits on the host, and only for a copy made as many rounds ago as there are blocks.
+The device gathers straight from the rows, its own and those of its node's ranks, through memory that is page-locked and
+mapped: no host thread touches them. Where the exchange brings rows by messages, or memory cannot be mapped, they come
+by way of page-locked memory and one copy.
+
+A round begins when the gathers of the one before are complete (`prepare`). So a rank that has announced a round reads
+nothing that its peers have retired before it.
 
 Letters: N blocks, R rows of a block, K words of a row.
 """
@@ -14,72 +19,147 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from drb.buffer.record import HEADER_WORDS
 from drb.exchange import Exchange
-from drb.rehearsal.cuda.device import Device
+from drb.rehearsal.cuda.side import DeviceSide
 from drb.rehearsal.delivery import Delivery
 from drb.types import Int64Array
 
 
 class DeviceRing(Delivery):
-    """host_blocks: int64 [N, R, K], page-locked: what rounds fetch into. blocks: as many on the device."""
+    """host_blocks: int64 [N, R, K], page-locked, of which only the headers are filled where rows are gathered directly.
 
-    def __init__(self, device: Device, exchange: Exchange, host_blocks: Int64Array) -> None:
+    fields: of each block, every field on the device as it is stored, [R, …], and what `lanes_of_blocks` names besides.
+    """
+
+    def __init__(self, side: DeviceSide, exchange: Exchange, host_blocks: Int64Array) -> None:
         super().__init__(exchange, host_blocks)
-        self.device = device
-        self._stream = device.side_stream()
+        self.side, self.device = side, side.device
+        device, (num_blocks, rows, words) = side.device, host_blocks.shape
+        self._lanes = side.block_lanes
         self._pinned = torch.from_numpy(host_blocks)
-        self.blocks: Tensor = device.empty(tuple(host_blocks.shape), torch.int64, used_on=[self._stream])
+        self.fields: list[dict[str, Tensor]] = [
+            {
+                name: device.empty((rows, *lane.shape), lane.value_dtype, [side.stream])
+                for name, lane in self._lanes.items()
+            }
+            for _ in range(num_blocks)
+        ]
+        self._targets = [{n: lane.of_values(block[n]) for n, lane in self._lanes.items()} for block in self.fields]
+        self._pinned_index = device.empty_pinned((num_blocks, rows), torch.int64)
+        self._index = self._pinned_index.numpy()
+        self._index_there = device.empty((num_blocks, rows), torch.int64, [side.stream])
+        self._passing: Tensor | None = None  # rows on their way to the blocks, int64 [R, K], where there are such
+        if side.reachable is None:
+            self._passing = device.empty((rows, words), torch.int64, [side.stream])
+        self._sources = self._columns(self._passing if side.reachable is None else side.reachable)
         self._ready = [device.event() for _ in host_blocks]
         self._consumed = [device.event() for _ in host_blocks]
+        self._views: dict[tuple[int, int], tuple[Tensor, dict[str, Tensor]]] = {}
+        self._last = 0  # the block that was fetched into last
 
     @property
     def device_bytes(self) -> int:
-        return self.blocks.nbytes
+        """Bytes of the device's memory that the blocks take."""
+        blocks = sum(value.nbytes for block in self.fields for value in block.values())
+        return blocks + self._index_there.nbytes + (0 if self._passing is None else self._passing.nbytes)
 
     # -- on the worker, or whoever fetches
 
-    def fetch(self, owners: Int64Array, positions: Int64Array, block: int) -> None:
-        """Fetch into the pinned block, once its last copy is done, and queue the copy to the device."""
-        self.device.enter()
-        self._ready[block].synchronize()
-        super().fetch(owners, positions, block)
-        self.send(block, len(positions))
+    def prepare(self) -> None:
+        self._ready[self._last].synchronize()
+        self.side.landing.land(wait=self.side.has_peers)
 
-    def send(self, block: int, num_rows: int) -> None:
-        """Queue the copy of the pinned block's first rows to the device, after the readers of what it held before."""
-        self.device.enter()
-        self._stream.wait_event(self._consumed[block])
-        if num_rows:
-            self.device.copy(self.blocks[block, :num_rows], self._pinned[block, :num_rows], self._stream)
-        self._ready[block].record(self._stream)
+    def fetch(self, owners: Int64Array, positions: Int64Array, block: int) -> None:
+        self._ready[block].synchronize()  # page-locked memory of this block is free
+        count = len(owners)
+        if self._passing is not None:
+            super().fetch(owners, positions, block)
+            self._send(block, count)
+            return
+        direct = self._exchange.direct
+        assert direct is not None, "rows that the device reaches and the host does not"
+        index = direct.locate(owners, positions)
+        self._index[block, :count] = index
+        self.host_blocks[block, :count, :HEADER_WORDS] = direct.reachable[index, :HEADER_WORDS]
+        with self.device.on(self.side.stream):
+            self.side.stream.wait_event(self._consumed[block])
+            self.device.copy(self._index_there[block], self._pinned_index[block])
+            there, targets = self._views_of(block, count)
+            for name, target in targets.items():
+                self.device.gather(self._sources[name], there, target)
+            self._ready[block].record(self.side.stream)
+        self._last = block
 
     # -- on the training thread
 
+    def settle(self) -> None:
+        self.prepare()
+        self.side.landing.land(wait=True)
+
     def receive(self, block: int) -> None:
-        """What is queued on the current stream from now on may read the device block. The host does not wait."""
+        """What is queued on the current stream from now on may read the block. The host does not wait."""
         self.device.current().wait_event(self._ready[block])
 
     def mark(self, block: int) -> None:
-        """Everything that reads the device block has been queued on the current stream by now."""
         self._consumed[block].record(self.device.current())
 
     def fill_headers(self, block: int, num_rows: int) -> None:
-        """Nothing: the host's block has the rows."""
+        """Nothing: the host's block has the headers."""
+
+    def to_host(self, block: int) -> None:
+        done, rows = self.device.event(), torch.from_numpy(self.host_blocks[block])
+        with self.device.on(self.side.stream):
+            here = {n: self.device.empty_pinned(tuple(v.shape), v.dtype) for n, v in self.fields[block].items()}
+            for name, value in self.fields[block].items():
+                self.device.copy(here[name], value)
+            done.record(self.side.stream)
+        done.synchronize()
+        for name, lane in self._lanes.items():
+            lane.of_rows(rows).copy_(lane.of_values(here[name]))
 
     def restore(self, block: int) -> None:
-        """The host's block was written: take it to the device."""
-        self.send(block, self.blocks.shape[1])
+        self._ready[block].synchronize()
+        self._send(block, self.host_blocks.shape[1])
 
     def erase(self) -> None:
         self._settle()
         super().erase()
-        for block in range(len(self.blocks)):
+        for block in range(len(self.host_blocks)):
             self.restore(block)
         self._settle()
+        self.side.landing.erase()
+
+    def close(self, together: bool) -> None:
+        self._settle()
+
+    def _columns(self, rows: Tensor | None) -> dict[str, Tensor]:
+        return {} if rows is None else {name: lane.of_rows(rows) for name, lane in self._lanes.items()}
+
+    def _views_of(self, block: int, count: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The index of so many rows, and where they go: made once, since slicing takes as long as queueing a gather."""
+        if (block, count) not in self._views:
+            targets = {name: target[:count] for name, target in self._targets[block].items()}
+            self._views[block, count] = (self._index_there[block, :count], targets)
+        return self._views[block, count]
+
+    def _send(self, block: int, count: int) -> None:
+        """Queue the copy of the host's block, whose first rows were written, to the fields' blocks."""
+        with self.device.on(self.side.stream):
+            self.side.stream.wait_event(self._consumed[block])
+            if count:
+                passing = self._passing
+                if passing is None:  # after a state was loaded, or to erase
+                    passing = self.device.empty(tuple(self.host_blocks.shape[1:]), torch.int64, [self.side.stream])
+                self.device.copy(passing[:count], self._pinned[block, :count])
+                for name, source in self._columns(passing).items():
+                    self.device.copy(self._targets[block][name][:count], source[:count])
+            self._ready[block].record(self.side.stream)
+        self._last = block
 
     def _settle(self) -> None:
         """Return once no copy is under way and nothing that was queued reads a block."""
-        for block in range(len(self.blocks)):
+        for block in range(len(self.host_blocks)):
             self.receive(block)
             self.mark(block)
             self._consumed[block].synchronize()

@@ -23,10 +23,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from drb.buffer.record import HEADER_WORDS
+from drb.buffer.record import HEADER_WORDS, SAMPLE_ID
 from drb.exchange import CollectiveExchange, Peers
 from drb.exchange.transport import Sizes, Transport
-from drb.rehearsal.cuda.device import Device, RowBackend
+from drb.rehearsal.cuda.backend import RowBackend
+from drb.rehearsal.cuda.lanes import ID, known_key
+from drb.rehearsal.cuda.side import DeviceSide
 from drb.rehearsal.delivery import Delivery
 from drb.types import Int64Array
 
@@ -90,12 +92,13 @@ class RowLauncher(Delivery):
     launches = True
     _exchange: NcclExchange
 
-    def __init__(self, device: Device, exchange: NcclExchange, backend: RowBackend, host_blocks: Int64Array) -> None:
+    def __init__(self, side: DeviceSide, exchange: NcclExchange, backend: RowBackend, host_blocks: Int64Array) -> None:
         super().__init__(exchange, host_blocks)
-        self.device = device
+        self.side = side
+        self.device = device = side.device
         self._backend = backend
         self._training_thread = threading.get_ident()
-        self._stream = device.side_stream()
+        self._stream = side.stream
         num_blocks, rows, words = host_blocks.shape
         self._on_host = torch.from_numpy(host_blocks)
         self._headers = device.empty_pinned((num_blocks, rows, HEADER_WORDS), torch.int64)
@@ -115,32 +118,47 @@ class RowLauncher(Delivery):
         num_blocks, world_size = len(self.blocks), self._exchange.world_size
         return (num_blocks * (1 + world_size) + 1) * self.blocks[0].nbytes + self._orders_there.nbytes
 
+    @property
+    def fields(self) -> list[dict[str, Tensor]]:
+        """As a `DeviceRing`'s, in the blocks' memory."""
+        spec, found = self.side.spec, []
+        for block in self.blocks:
+            known = {known_key(name): words for name, words in spec.known(block).items()}
+            found.append({**spec.stored_views(block), ID: block[:, SAMPLE_ID], **known})
+        return found
+
     # -- on the worker
+
+    def prepare(self) -> None:
+        self.side.landing.land(wait=True)
 
     def fetch(self, owners: Int64Array, positions: Int64Array, block: int) -> None:
         """Agree with the others on who sends what, and bring what this rank sends to the device.
 
         Waits until the pinned memory from which the block's last rows were sent may be written again.
         """
-        self.device.enter()
         self._loaded[block].synchronize()
         order = None
         if (owners[1:] < owners[:-1]).any():
             order = np.argsort(owners, kind="stable")
             owners, positions = owners[order], positions[order]
         per_owner, counts, at = self._exchange.ask(owners, positions)
-        if len(at) > len(self._gathered[block]):
-            self._grow(block, len(at))
-        gathered, outgoing = self._gathered[block][: len(at)], self._outgoing[block][: len(at)]
-        np.take(self._exchange.rows, at, axis=0, out=gathered.numpy(), mode="clip")
-        self._stream.wait_event(self._sent[block])  # needed after `erase` only
-        if len(at):
-            self.device.copy(outgoing, gathered, self._stream)
-        transfer = Transfer(block, per_owner.tolist(), counts.tolist(), self._bring_order(order, block))
-        self._loaded[block].record(self._stream)
+        with self.device.on(self._stream):
+            if len(at) > len(self._gathered[block]):
+                self._grow(block, len(at))
+            gathered, outgoing = self._gathered[block][: len(at)], self._outgoing[block][: len(at)]
+            np.take(self._exchange.rows, at, axis=0, out=gathered.numpy(), mode="clip")
+            self._stream.wait_event(self._sent[block])  # needed after `erase` only
+            if len(at):
+                self.device.copy(outgoing, gathered)
+            transfer = Transfer(block, per_owner.tolist(), counts.tolist(), self._bring_order(order, block))
+            self._loaded[block].record(self._stream)
         self._prepared.append(transfer)
 
     # -- on the training thread
+
+    def settle(self) -> None:
+        self.side.landing.land(wait=True)
 
     def launch(self) -> None:
         """Queue the rows of the oldest round that has fetched. Every rank does so at the same points of its steps."""
@@ -161,8 +179,9 @@ class RowLauncher(Delivery):
             self.device.scatter(rows, target, transfer.order)
         self._sent[block].record(current)
         self._stream.wait_event(self._sent[block])
-        self.device.copy(self._headers[block, :num_received], rows[:, :HEADER_WORDS], self._stream)
-        self._headed[block].record(self._stream)
+        with self.device.on(self._stream):
+            self.device.copy(self._headers[block, :num_received], rows[:, :HEADER_WORDS])
+            self._headed[block].record(self._stream)
 
     def receive(self, block: int) -> None:
         """Nothing: the block's rows arrive on the stream that reads them."""
@@ -207,6 +226,7 @@ class RowLauncher(Delivery):
                 self.device.zero(memory)
         for block in range(len(self.blocks)):
             self._sent[block].record(self.device.current())
+        self.side.landing.erase()
 
     def close(self, together: bool) -> None:
         """together: every rank is closing now."""
@@ -219,7 +239,7 @@ class RowLauncher(Delivery):
             return None
         pinned, there = self._orders[block, : len(order)], self._orders_there[block, : len(order)]
         pinned.numpy()[:] = order
-        self.device.copy(there, pinned, self._stream)
+        self.device.copy(there, pinned)
         return there
 
     def _room_for_unordered(self) -> Tensor:
@@ -231,7 +251,7 @@ class RowLauncher(Delivery):
         current, done = self.device.current(), self.device.event()
         for before in (self._sent[block], self._headed[block]):
             current.wait_event(before)
-        self.device.copy(target, source, current)
+        self.device.copy(target, source)
         done.record(current)
         done.synchronize()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from rehearsal.ranks.streams import ids_of_rank, records
 from torch import Tensor
 
 from drb import Rehearsal
-from drb.buffer.record import Field
+from drb.buffer.record import HEADER_WORDS, Field
 
 ROWS, CAPACITY, EXEMPLARS = 8, 24, 5
 
@@ -29,6 +30,12 @@ def spec() -> dict[str, Field]:
 def minibatch(ids: np.ndarray) -> dict[str, Tensor]:
     values = records(torch.from_numpy(ids.copy()))
     return {**values, "scale": values["sample_id"].to(torch.bfloat16)}
+
+
+def bare_side(gpu: SimulatedGpu) -> Any:
+    """What a delivery needs of a `DeviceSide`, where nothing is admitted."""
+    landing = SimpleNamespace(land=lambda wait: None, erase=lambda: None)
+    return SimpleNamespace(device=gpu, stream=gpu.side_stream(), landing=landing, has_peers=False)
 
 
 class Loop:
@@ -77,7 +84,7 @@ class Loop:
             self._overwrite(value)
 
     def tell_the_judge(self) -> None:
-        """From here on of what the host does to page-locked memory, too. After the first step."""
+        """From here on of what the host does to page-locked memory and to rows, too. After the first step."""
         gpu, parts = self.gpu, self.rehearsal._running.parts
         fetch, take = parts.exchange.fetch, self.rehearsal._running._intake.take
 
@@ -86,10 +93,18 @@ class Loop:
             fetch(owners, positions, out)
 
         def told_take(values: dict[str, Tensor], *rest: Any) -> Any:
-            gpu.host_reads(*values.values())
+            gpu.host_reads(*(value for value in values.values() if not gpu.owns(value)))
             return take(values, *rest)
 
+        buffer = parts.buffer
+        write_headers = buffer._write_headers
+
+        def told_write_headers(offer: Any, decision: Any, where: Any) -> None:
+            gpu.host_writes(*(torch.from_numpy(buffer.rows[row : row + 1, :HEADER_WORDS]) for row in where))
+            write_headers(offer, decision, where)
+
         parts.exchange.fetch, self.rehearsal._running._intake.take = told_fetch, told_take
+        buffer._write_headers = told_write_headers
 
     def _see_exemplars(self, exemplars: Any) -> None:
         if exemplars is None:

@@ -26,6 +26,7 @@ from drb.buffer.field import Field
 from drb.exchange import Peers
 
 HOST = "host"
+_MOST_INDICES = 4096
 
 
 class RaceError(AssertionError):
@@ -97,10 +98,17 @@ class Access:
 
 
 class SimulatedGpu:
-    """leave_out: ("synchronize" | "wait_event", n): the nth call of this kind does nothing, a bug put in on purpose."""
+    """A device on which memory is never what it was by chance.
 
-    def __init__(self, *, is_early: bool = False, leave_out: tuple[str, int] | None = None) -> None:
+    leave_out: ("synchronize" | "wait_event", n): the nth call of this kind does nothing, a bug put in on purpose.
+    maps: whether it reads and writes memory of the host's.
+    """
+
+    def __init__(self, *, is_early: bool = False, leave_out: tuple[str, int] | None = None, maps: bool = True) -> None:
         self.device = torch.device("cpu")
+        self.maps = maps
+        self._pinned: set[int] = set()  # addresses of page-locked memory
+        self._indices: list[tuple[Tensor, Tensor]] = []  # small integers on the device, and what they will be
         self.is_early = is_early
         self.lock = threading.RLock()
         self.calls: Counter[str] = Counter()
@@ -115,14 +123,19 @@ class SimulatedGpu:
 
     # -- what drb asks of a device
 
-    def enter(self) -> None:
-        self.count("enter")
-
     def owns(self, value: Tensor) -> bool:
         return value.untyped_storage().data_ptr() in self._here
 
     def current(self) -> SimulatedStream:
-        return self._streams[0]
+        return getattr(self._names, "stream", self._streams[0])
+
+    @contextlib.contextmanager
+    def on(self, stream: SimulatedStream) -> Iterator[None]:
+        before, self._names.stream = self.current(), stream
+        try:
+            yield
+        finally:
+            self._names.stream = before
 
     def side_stream(self) -> SimulatedStream:
         self._streams.append(SimulatedStream(self, f"side {len(self._streams)}"))
@@ -139,22 +152,52 @@ class SimulatedGpu:
 
     def empty_pinned(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         with self.lock:
-            return self._garbage(shape, dtype)
+            memory = self._garbage(shape, dtype)
+            self._pinned.add(memory.untyped_storage().data_ptr())
+            return memory
 
-    def fill(self, pinned: Tensor, value: Tensor) -> None:
-        assert not self.owns(pinned)
-        assert not self.owns(value)
-        self.host_writes(pinned)
-        pinned.copy_(value)
+    def map_host(self, rows: Any) -> Tensor | None:
+        """Host memory that counts as the device's, too, if this GPU can do that."""
+        if not self.maps or not rows.size:
+            return None
+        with self.lock:
+            mapped = torch.from_numpy(rows)
+            self._kept.append(mapped)
+            self._here.add(mapped.untyped_storage().data_ptr())
+            return mapped
 
-    def copy(self, target: Tensor, source: Tensor, stream: SimulatedStream) -> None:
+    def copy(self, target: Tensor, source: Tensor) -> None:
         assert self.owns(target) or self.owns(source), "a copy within the host"
-        assert (target.shape, target.dtype) == (source.shape, source.dtype)
-        self.run(stream, "copy", [source], [target], lambda: target.copy_(source))
+        assert target.shape == source.shape
+        if not self.owns(source) and not self.is_pinned(source):
+            source = self._snapshot(source)  # read at once
+        assert self.owns(target) or self.is_pinned(target), "a copy to pageable memory would wait"
+        if source.dtype == torch.int64 and source.numel() <= _MOST_INDICES and not self.owns(source):
+            with self.lock:
+                self._indices = [(t, v) for t, v in self._indices if t.data_ptr() != target.data_ptr()]
+                self._indices.append((target, source.clone()))
+        self.run(self.current(), "copy", [source], [target], lambda: target.copy_(source))
 
-    def concatenate(self, parts: Sequence[Tensor], out: Tensor) -> None:
-        assert all(self.owns(part) for part in (*parts, out)), "host memory in a device's operation"
-        self.run(self.current(), "concatenate", parts, [out], lambda: torch.cat(tuple(parts), out=out))
+    def copy_all(self, targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+        assert all(self.owns(value) for value in (*targets, *sources)), "host memory in a device's operation"
+        assert {value.dtype for value in (*targets, *sources)} == {sources[0].dtype}
+        assert [target.shape for target in targets] == [source.shape for source in sources]
+
+        def copy_each() -> None:
+            values = [source.clone() for source in sources]  # as if all at once: none may read what another writes
+            for target, value in zip(targets, values, strict=True):
+                target.copy_(value)
+
+        self._refuse_overlap(targets, sources)
+        self.run(self.current(), "copies", sources, targets, copy_each)
+
+    def gather(self, source: Tensor, index: Tensor, out: Tensor) -> None:
+        assert all(map(self.owns, (source, index, out)))
+        assert (source.shape[1:], source.dtype) == (out.shape[1:], out.dtype)
+        chosen = self._rows_of(source, index)
+        self.run(
+            self.current(), "gather", [index, *chosen], [out], lambda: torch.index_select(source, 0, index, out=out)
+        )
 
     def decode(self, field: Field, stored: Tensor, out: Tensor) -> None:
         assert self.owns(stored)
@@ -167,26 +210,30 @@ class SimulatedGpu:
 
     def scatter(self, target: Tensor, source: Tensor, where: Tensor) -> None:
         assert all(map(self.owns, (target, source, where)))
-        self.run(self.current(), "scatter", [source, where], [target], lambda: target.index_copy_(0, where, source))
+        chosen = self._rows_of(target, where)
+        self.run(self.current(), "scatter", [source, where], chosen, lambda: target.index_copy_(0, where, source))
 
     def open_rows(self, peers: Peers) -> GlooRows:
         return GlooRows(self, peers.new_group("gloo"))
 
     # -- what tests ask of it
 
+    def is_pinned(self, value: Tensor) -> bool:
+        """Whether the memory is page-locked: then copies read or write it when their stream comes to them."""
+        return value.untyped_storage().data_ptr() in self._pinned
+
     def put(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         """Fields on the device, as a user's loader would bring them there."""
         moved = {}
         for name, value in values.items():
             moved[name] = self.empty(value.shape, value.dtype)
-            pinned = self.empty_pinned(value.shape, value.dtype).copy_(value)
-            self.copy(moved[name], pinned, self.current())
+            self.copy(moved[name], value)
         return moved
 
     def get(self, value: Tensor) -> Tensor:
         """What the current stream would see of a device's tensor."""
         pinned = self.empty_pinned(value.shape, value.dtype)
-        self.copy(pinned, value, self.current())
+        self.copy(pinned, value)
         done = SimulatedEvent(self)
         done.record(self.current())
         with self.lock:
@@ -248,6 +295,30 @@ class SimulatedGpu:
     def is_left_out(self, kind: str) -> bool:
         with self.lock:
             return self._leave_out == (kind, self.count(kind) - 1)
+
+    def _snapshot(self, value: Tensor) -> Tensor:
+        self.host_reads(value)
+        with self.lock:
+            self._kept.append(value.clone())
+            return self._kept[-1]
+
+    def _rows_of(self, matrix: Tensor, index: Tensor) -> list[Tensor]:
+        """What an index chooses, as the judge is told: what it will be when its copy is done is known already."""
+        with self.lock:
+            start, end = _extent(index)
+            for target, values in reversed(self._indices):
+                first, last = _extent(target)
+                if first <= start and end <= last:
+                    rows = values.flatten()[(start - first) // 8 :][: len(index)].tolist()
+                    return [matrix[row : row + 1] for row in rows]
+            raise AssertionError("an index that was never copied to the device")
+
+    def _refuse_overlap(self, targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+        for target in targets:
+            for source in (*sources, *(other for other in targets if other is not target)):
+                if target.numel() and source.numel():
+                    (start, end), (first, last) = _extent(target), _extent(source)
+                    assert end <= first or last <= start, "one of these copies reads what another writes"
 
     def _garbage(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         count = math.prod(shape)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 from unittest.mock import MagicMock
 
+import numpy as np
 import pytest
 import torch
 
@@ -44,8 +46,6 @@ def test_a_device_by_name(log, wanted):
     device = find_device(wanted, {})
     assert isinstance(device, CudaDevice)
     assert device.device == GPU
-    device.enter()
-    assert log == [("set_device", GPU)]
     assert device.current() == "current of cuda:1"
 
 
@@ -63,11 +63,25 @@ def test_the_device_of_the_values(log):
     assert not device.owns(MagicMock(device=torch.device("cuda", 0)))
 
 
-def test_copies_are_queued_on_the_stream_they_are_given(log):
+@pytest.mark.parametrize("is_current_device", [True, False])
+def test_work_is_queued_on_the_stream_it_is_for(log, monkeypatch, is_current_device):
+    """And the thread goes on with the stream and the device that it had."""
+    monkeypatch.setattr(torch.cuda, "set_stream", lambda chosen: log.append(("set", chosen)))
+    device = CudaDevice(GPU)
+    if not is_current_device:
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    with device.on("side"):
+        log.append(("work",))
+    before = ("set", "current of cuda:1")
+    if is_current_device:
+        assert log == [("set", "side"), ("work",), before]
+    else:
+        assert log == [("enter", "side"), ("work",), ("leave", "side")]
+
+
+def test_copies_do_not_wait(log):
     target, source = MagicMock(), MagicMock()
-    target.copy_.side_effect = lambda *_, **__: log.append(("copy",))
-    CudaDevice(GPU).copy(target, source, "side")
-    assert log == [("enter", "side"), ("copy",), ("leave", "side")]
+    CudaDevice(GPU).copy(target, source)
     target.copy_.assert_called_once_with(source, non_blocking=True)
 
 
@@ -78,6 +92,41 @@ def test_memory_for_other_streams_waits_and_is_kept_for_them(log, monkeypatch):
     assert CudaDevice(GPU).empty((2, 3), torch.int64, used_on=[side]) is memory
     assert log == [("record", "current of cuda:1"), ("wait", side)]
     memory.record_stream.assert_called_once_with(side)
+
+
+class Driver:
+    """Of libcuda and of the runtime: what they answer, and what they were asked to lock."""
+
+    def __init__(self, serves, refuses=False):
+        self.serves, self.refuses, self.locked = serves, refuses, []
+
+    def cuDeviceGetAttribute(self, out, attribute, device):  # noqa: N802
+        out._obj.value = int(self.serves and attribute == 91 and device == 1)
+        return 0
+
+    def cudaHostRegister(self, pointer, size, flags):  # noqa: N802
+        self.locked.append((pointer, size, flags))
+        return int(self.refuses)
+
+    def cudaHostUnregister(self, pointer):  # noqa: N802
+        self.locked.append(("unlocked", pointer))
+
+
+@pytest.mark.parametrize(("serves", "refuses"), [(True, False), (False, False), (True, True)])
+def test_host_memory_is_locked_and_mapped_where_that_can_be_done(log, monkeypatch, serves, refuses):
+    driver, rows = Driver(serves, refuses), np.arange(6).reshape(3, 2)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: driver)
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: driver)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(torch, "as_tensor", lambda memory, device: (memory.__cuda_array_interface__, device))
+    mapped = CudaDevice(GPU).map_host(rows)
+    assert driver.locked[:1] == ([(rows.ctypes.data, 48, 3)] if serves else [])
+    if serves and not refuses:
+        described = {"shape": (3, 2), "typestr": "<i8", "data": (rows.ctypes.data, False), "version": 3}
+        assert mapped == (described, GPU)
+        assert driver.locked[1:] == [("unlocked", rows.ctypes.data)]  # with the tensor, which is gone
+    else:
+        assert mapped is None
 
 
 def test_waiting_for_an_event_does_not_spin(log):
@@ -94,8 +143,11 @@ def test_pinned_memory_is_asked_for(log, monkeypatch):
 def test_operations_on_values(log):
     """By tensors of the host: what they compute."""
     device, out = CudaDevice(GPU), torch.zeros(4, 2)
-    device.concatenate([torch.ones(1, 2), torch.full((3, 2), 2.0)], out)
+    device.copy_all([out[:1], out[1:]], [torch.ones(1, 2), torch.full((3, 2), 2.0)])
     assert out[:, 0].tolist() == [1, 2, 2, 2]
+    gathered = torch.zeros(2, 2)
+    device.gather(out, torch.tensor([3, 0]), gathered)
+    assert gathered[:, 0].tolist() == [2, 1]
     device.scatter(out, torch.arange(4.0)[:, None].expand(4, 2).contiguous(), torch.tensor([3, 1, 0, 2]))
     assert out[:, 0].tolist() == [2, 1, 3, 0]
     device.zero(out)

@@ -27,7 +27,7 @@ def bring(gpu, steps=6):
     for step in range(steps):
         rows = 5 if step % 3 else 2
         for name, value in minibatch(step).items():  # written again as soon as the caller's own stream may
-            gpu.copy(memory[name], gpu.empty_pinned(value.shape, value.dtype).copy_(value), gpu.current())
+            gpu.copy(memory[name], gpu.empty_pinned(value.shape, value.dtype).copy_(value))
         if incoming.is_pending:
             finish(gpu, incoming, arrived)
         incoming.begin({name: value[:rows] for name, value in memory.items()})

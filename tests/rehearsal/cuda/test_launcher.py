@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from rehearsal.cuda.loops import bare_side
 from rehearsal.cuda.simulated import SimulatedGpu, needed_waits
 
 from drb.buffer.record import HEADER_WORDS
@@ -51,7 +52,7 @@ def run_rounds(gpu, rows=ROWS, read_headers=True):
     """Rounds on a worker, launched by the training thread one step before they are read."""
     blocks = np.zeros((DEPTH + 1, ROWS, WORDS), np.int64)
     rank, read, headers = OneRank(gpu), [], []
-    launcher = RowLauncher(gpu, rank, rank, blocks)
+    launcher = RowLauncher(bare_side(gpu), rank, rank, blocks)
     with gpu.thread("training"):
         for step in range(ROUNDS):
             if step >= DEPTH - 1:
@@ -65,7 +66,7 @@ def run_rounds(gpu, rows=ROWS, read_headers=True):
                 block = (step - DEPTH) % (DEPTH + 1)
                 launcher.receive(block)
                 seen = gpu.empty((rows, WORDS), torch.int64)
-                gpu.concatenate([launcher.blocks[block, :rows]], seen)
+                gpu.copy_all([seen], [launcher.blocks[block, :rows]])
                 read.append(seen)
                 if read_headers:
                     launcher.fill_headers(block, rows)
@@ -89,7 +90,7 @@ def test_more_rows_than_a_share(is_early):
     blocks = np.zeros((3, ROWS, WORDS), np.int64)
     gpu = SimulatedGpu(is_early=is_early)
     rank = OneRank(gpu)
-    launcher = RowLauncher(gpu, rank, rank, blocks)
+    launcher = RowLauncher(bare_side(gpu), rank, rank, blocks)
     launcher._grow(1, 10)
     assert [len(memory) for memory in launcher._outgoing] == [4, 10, 4]
     assert gpu.owns(launcher._outgoing[1])
@@ -109,7 +110,7 @@ def test_every_wait_is_needed(is_early, read_headers):
 def test_a_block_that_is_being_read_is_not_launched_into():
     gpu = SimulatedGpu()
     rank = OneRank(gpu)
-    launcher = RowLauncher(gpu, rank, rank, np.zeros((1, ROWS, WORDS), np.int64))
+    launcher = RowLauncher(bare_side(gpu), rank, rank, np.zeros((1, ROWS, WORDS), np.int64))
     for number in (0, 1):
         launcher.fetch(*wanted(number, ROWS), 0)
     launcher.launch()

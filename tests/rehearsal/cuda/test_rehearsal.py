@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from rehearsal.cuda.loops import Loop, run_loop
-from rehearsal.cuda.simulated import SimulatedGpu, needed_waits
+from rehearsal.cuda.simulated import RaceError, SimulatedGpu, needed_waits
+
+from drb import Rehearsal
+from drb.buffer.codecs import Bits
+from drb.buffer.field import Field
+from drb.rehearsal.cuda import DeviceRing
 
 WAYS = pytest.mark.parametrize("is_early", [False, True], ids=["late", "early"])
 
@@ -36,6 +42,16 @@ def test_fields_may_lie_anywhere(is_early, on_gpu):
     assert run_loop(SimulatedGpu(is_early=is_early), on_gpu=on_gpu) == run_loop(None)
 
 
+@pytest.mark.parametrize("settings", [{}, {"use_step": True, "depth": 2}, {"asynchronous": False}])
+def test_host_memory_that_cannot_be_mapped(settings):
+    """Then rows travel by way of copies."""
+    loop = Loop(SimulatedGpu(maps=False), **settings)
+    with loop.rehearsal:
+        loop.run()
+        assert loop.result() == run_loop(None, **settings)
+        assert "not mapped" in loop.rehearsal.describe()
+
+
 @pytest.mark.parametrize(("depth", "interval"), [(1, 1), (2, 3)])
 def test_no_more_memory_of_the_device_is_taken_than_is_told(depth, interval, monkeypatch):
     gpu, taken, given = SimulatedGpu(is_early=True), [], []
@@ -63,7 +79,7 @@ def test_no_more_memory_of_the_device_is_taken_than_is_told(depth, interval, mon
 
 @pytest.mark.parametrize("late", [False, True], ids=["minibatch", "late fields"])
 def test_a_minibatch_that_could_not_be_stored_when_it_had_arrived(late, monkeypatch):
-    loop = Loop(SimulatedGpu(is_early=True))
+    loop = Loop(SimulatedGpu(is_early=True, maps=False))
     loop.run(0, 3)
     pack = loop.rehearsal._running.parts.spec.pack
 
@@ -93,9 +109,13 @@ def judged_loop(gpu, **settings):
 @pytest.mark.parametrize(
     ("on_gpu", "synchronize", "wait_event"),
     [
-        (None, 8 + 7, 2 * 8 + 6),  # minibatch and late fields have arrived; snapshots before copies, exemplars ready
-        (set(), 6 + 5, 6 + 5),  # memory sent from two steps ago, blocks two rounds ago; exemplars ready and consumed
-        ({"image"}, 8 + 5, 8 + 6 + 5),
+        (None, 8, 8 + 6),  # ids and strata have arrived; late fields given before they are stored, exemplars ready
+        (
+            set(),
+            0,
+            2 * 8 + 6,
+        ),  # minibatches, too, are given before they are stored, where the host did not wait for that
+        ({"image"}, 0, 2 * 8 + 6),
     ],
     ids=["from the gpu", "from the host", "mixed"],
 )
@@ -107,6 +127,50 @@ def test_no_wait_is_missing(is_early, on_gpu, synchronize, wait_event):
     judged_loop(SimulatedGpu(is_early=is_early), on_gpu=on_gpu)
     found = needed_waits(lambda gpu: judged_loop(gpu, on_gpu=on_gpu), is_early=is_early)
     assert found == {"synchronize": synchronize, "wait_event": wait_event}
+
+
+@WAYS
+def test_rows_are_not_used_again_before_they_were_gathered(is_early, monkeypatch):
+    """Each wait at the beginning of a round is implied by the next one's, so all of them are left out together."""
+    monkeypatch.setattr(DeviceRing, "prepare", lambda ring: ring.side.landing.land(wait=False))
+    loop = Loop(SimulatedGpu(is_early=is_early), asynchronous=False, on_gpu=set(), steps=40, admission="fifo")
+    loop.run(0, 1)
+    loop.tell_the_judge()
+    with pytest.raises(RaceError):
+        loop.run(1)
+
+
+@pytest.mark.parametrize("exemplars", ["extend", "step"])
+def test_fields_that_the_host_encodes_or_counts(exemplars):
+    """A codec, optional late fields and growing ones: they reach the host's rows, and come back decoded."""
+    spec = {
+        "image": Field(torch.uint8, (2, 12), codec=Bits(bits=4)),
+        "label": Field(torch.int64),
+        "logits": Field(torch.float32, (5,), late=True, growing=True),
+        "score": Field(torch.float32, late=True, optional=True),
+    }
+
+    def run(gpu):
+        seen = []
+        with Rehearsal(12, 4, spec=spec, seed=3, device=gpu, batch_size=6, verbose=False) as rehearsal:
+            for t in range(12):
+                ids = torch.arange(6 * t, 6 * t + 6)
+                fields = {"image": (ids[:, None, None] * 7 % 250).expand(6, 2, 12).to(torch.uint8).contiguous()}
+                given = {**fields, "label": ids % 3, "sample_id": ids}
+                late = {"logits": ids[:, None] + torch.arange(2.0 + t // 4), "score": ids * 0.5}
+                put = dict if gpu is None else gpu.put
+                if exemplars == "step":
+                    got = rehearsal.step(put(given))
+                    values = {} if got is None else {**got.fields, **{f"known {n}": v for n, v in got.known.items()}}
+                else:
+                    values = rehearsal.extend(put(given))
+                seen.append({n: (v if gpu is None else gpu.get(v)).clone().tolist() for n, v in values.items()})
+                rehearsal.attach(**put(late))
+            return seen, rehearsal.state_dict()["buffer"]["rows"].tolist()
+
+    expected = run(None)
+    assert expected[0][-1]
+    assert run(SimulatedGpu()) == run(SimulatedGpu(is_early=True, maps=False)) == expected
 
 
 @WAYS

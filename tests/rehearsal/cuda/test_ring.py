@@ -7,86 +7,123 @@ import pytest
 import torch
 from rehearsal.cuda.simulated import SimulatedGpu, needed_waits
 
-from drb.rehearsal.cuda import DeviceRing
+from drb.buffer.record import HEADER_WORDS, RecordSpec
+from drb.rehearsal.cuda import DeviceRing, DeviceSide
 
 WAYS = pytest.mark.parametrize("is_early", [False, True], ids=["late", "early"])
-ROWS, WORDS = 3, 6
+PATHS = pytest.mark.parametrize("is_direct", [True, False], ids=["direct", "by messages"])
+ROWS, SPEC = 3, RecordSpec({"x": (torch.int64, (4,)), "y": (torch.uint8, (3,))})
 
 
 class Rows:
-    """An exchange of one rank whose rows tell the round; the host's write is told to the judge."""
+    """An exchange of one rank whose rows tell the round: row number n holds n, as far as that goes."""
 
-    def __init__(self, gpu):
+    def __init__(self, gpu, is_direct):
         self.gpu = gpu
+        self.rows = self.reachable = np.zeros((120, SPEC.words), np.int64)
+        self.rows[:, 0] = np.arange(120)  # the header's sample id
+        for name, values in SPEC.views(self.rows).items():
+            values[:] = torch.arange(120)[:, None].to(values.dtype)
+            assert name in ("x", "y")
+        self.direct = self if is_direct else None
+
+    def locate(self, owners, positions):
+        return positions
 
     def fetch(self, owners, positions, out):
         self.gpu.host_writes(torch.from_numpy(out))
-        out[:] = positions[:, None]
+        out[:] = self.rows[positions]
 
 
-def run_rounds(gpu, depth, rounds=8):
+def ring_of(gpu, depth, is_direct):
+    exchange = Rows(gpu, is_direct)
+    side = DeviceSide(gpu, SPEC, exchange, max_rows=4, places=depth + 1, has_peers=False)
+    ring = DeviceRing(side, exchange, np.zeros((depth + 1, ROWS, SPEC.words), np.int64))
+    gpu._pinned.add(ring._pinned.untyped_storage().data_ptr())
+    return ring
+
+
+def fetch(gpu, ring, first, block):
+    """On the worker. The judge is told of what it writes by numpy."""
+    if ring._passing is None:
+        ring._ready[block].synchronize()
+        gpu.host_writes(ring._pinned_index[block])
+    ring.fetch(np.zeros(ROWS, np.int64), np.arange(first, first + ROWS), block)
+
+
+def run_rounds(gpu, depth, is_direct, rounds=8):
     """Rounds on a worker, `depth` ahead of the training thread, which says what it read in each."""
-    blocks = np.zeros((depth + 1, ROWS, WORDS), np.int64)
-    ring, read = DeviceRing(gpu, Rows(gpu), blocks), []
-
-    def fetch(number):
-        gpu.hand_over("training", "worker")
-        with gpu.thread("worker"):
-            block = number % (depth + 1)
-            ring.fetch(np.zeros(ROWS, np.int64), np.full(ROWS, 100 + number), block)
-        gpu.hand_over("worker", "training")
-
+    ring, read = ring_of(gpu, depth, is_direct), []
     with gpu.thread("training"):
         for step in range(rounds):
             ring.mark(step % (depth + 1))  # read by now: what the round of this step writes over
-            fetch(step)
+            gpu.hand_over("training", "worker")
+            with gpu.thread("worker"):
+                fetch(gpu, ring, 10 * step, step % (depth + 1))
+            gpu.hand_over("worker", "training")
             if step >= depth:
                 block = (step - depth) % (depth + 1)
                 ring.receive(block)
-                seen = gpu.empty((ROWS, WORDS), torch.int64)
-                gpu.concatenate([ring.blocks[block]], seen)
+                fields = ring.fields[block]
+                seen = {name: gpu.empty(value.shape, value.dtype) for name, value in fields.items()}
+                for name, value in fields.items():
+                    gpu.copy_all([seen[name]], [value])
                 read.append(seen)
-        return [int(gpu.get(values).unique().item()) for values in read]
+        return [{name: gpu.get(value) for name, value in seen.items()} for seen in read]
 
 
 @WAYS
+@PATHS
 @pytest.mark.parametrize("depth", [1, 2, 3])
-def test_every_round_is_read_as_it_was_fetched(is_early, depth):
-    assert run_rounds(SimulatedGpu(is_early=is_early), depth) == [100 + n for n in range(8 - depth)]
+def test_every_round_is_read_as_it_was_fetched(is_early, is_direct, depth):
+    for number, seen in enumerate(run_rounds(SimulatedGpu(is_early=is_early), depth, is_direct)):
+        wanted = torch.arange(10 * number, 10 * number + ROWS)
+        assert seen[""].equal(wanted)
+        assert seen["x"].equal(wanted[:, None].expand(ROWS, 4))
+        assert seen["y"].equal(wanted[:, None].expand(ROWS, 3).to(torch.uint8))
 
 
 @WAYS
-@pytest.mark.parametrize("depth", [1, 2])
-def test_every_wait_is_needed(is_early, depth):
+@PATHS
+def test_every_wait_is_needed(is_early, is_direct):
     """Of those from the time on that blocks are used again; before, there is nothing to wait for."""
-    again = 8 - (depth + 1)  # rounds into blocks that were used before
-    found = needed_waits(lambda gpu: run_rounds(gpu, depth), is_early=is_early)
-    assert found == {"synchronize": again, "wait_event": again + 8 - depth}
+    again = 8 - 2  # rounds into blocks that were used before
+    found = needed_waits(lambda gpu: run_rounds(gpu, 1, is_direct), is_early=is_early)
+    assert found["wait_event"] == again + 8 - 1
+    assert found["synchronize"] == again
 
 
 @WAYS
-def test_the_training_thread_waits_for_nothing(is_early):
+@PATHS
+def test_the_training_thread_waits_for_nothing(is_early, is_direct):
     gpu = SimulatedGpu(is_early=is_early)
-    run_rounds(gpu, 2)
+    run_rounds(gpu, 2, is_direct)
     assert gpu.waited_on == {"worker"}
 
 
 @WAYS
-def test_settle_and_erase_leave_zeros(is_early):
+@PATHS
+def test_the_host_gets_the_rows_of_a_block_and_may_give_others(is_early, is_direct):
     gpu = SimulatedGpu(is_early=is_early)
-    blocks = np.zeros((2, ROWS, WORDS), np.int64)
-    ring = DeviceRing(gpu, Rows(gpu), blocks)
-    for block in (0, 1):
-        ring.fetch(np.zeros(ROWS, np.int64), np.full(ROWS, 7), block)
-    ring._settle()
-    assert (ring.blocks == 7).all()
-    ring.erase()
-    assert not ring.blocks.any()
-    assert not blocks.any()
+    ring = ring_of(gpu, 1, is_direct)
+    fetch(gpu, ring, 40, 1)
+    ring.to_host(1)
+    assert (ring.host_blocks[1] == ring._exchange.rows[40:43]).all()
+    ring.host_blocks[0] = ring._exchange.rows[70:73]
+    ring.restore(0)
+    ring.receive(0)
+    assert gpu.get(ring.fields[0]["x"])[:, 0].tolist() == [70, 71, 72]
+    assert gpu.get(ring.fields[0][""]).tolist() == [70, 71, 72]
 
 
 @WAYS
-def test_the_worker_makes_it_its_device(is_early):
+@PATHS
+def test_erase_leaves_zeros(is_early, is_direct):
     gpu = SimulatedGpu(is_early=is_early)
-    run_rounds(gpu, 1)
-    assert gpu.calls["enter"] >= 8
+    ring = ring_of(gpu, 1, is_direct)
+    for block in (0, 1):
+        fetch(gpu, ring, 7, block)
+    ring.erase()
+    assert not any(value.any() for block in ring.fields for value in block.values())
+    assert not ring.host_blocks.any()
+    assert ring.host_blocks.shape[2] > HEADER_WORDS
