@@ -265,15 +265,14 @@ def build_rehearsal(
     settings = rehearsal_settings(
         config.rehearsal, config.training, config.seed, world.world_size, num_samples=len(dataset.train)
     )
-    on_gpu = settings.transport is not None and settings.transport.from_gpu_to_gpu
     values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
     if method is not None:
         values["draws"] = method.draws.total
         if method.needs.candidates is not None:
             values["exemplars"] = method.needs.candidates
     return Rehearsal(
-        **values, spec=spec, device=world.device if on_gpu else None
-    )  # else the trainer moves what it gets
+        **values, spec=spec, device=world.device if world.device.type == "cuda" else None
+    )
 
 
 def _publish(config: TrainConfig, summary: dict[str, Any], run_dir: Path, tracker: Tracker) -> None:
