@@ -40,6 +40,28 @@ def test_rows_are_those_of_every_other_exchange(world_size, depth, interval, use
     check_launches([launches for _, launches in got])
 
 
+def on_both(rank, world_size):
+    """What loops saw on the host, and on simulated GPUs that read the other rank's rows, or are sent them."""
+    results = []
+    for exchange in ("shared", "collective"):
+        for settings in ({"use_step": True, "asynchronous": False}, {"depth": 2, "interval": 3}):
+            loops = []
+            for gpu in (None, SimulatedGpu(is_early=exchange == "shared")):
+                loop = Loop(gpu, rank=rank, world_size=world_size, exchange=exchange, steps=14, **settings)
+                with loop.rehearsal:
+                    loop.run()
+                    loops.append(loop.result())
+            results.append(loops)
+    return results
+
+
+def test_gpus_read_the_rows_of_the_nodes_other_ranks():
+    for results in run_ranks(on_both, 2):
+        for host, *devices in results:
+            assert host[1] > 10
+            assert all(device == host for device in devices)
+
+
 @pytest.mark.parametrize("full_ranks", [(1,), (0, 2)])
 @pytest.mark.parametrize("interval", [1, 3])
 def test_ranks_that_hold_nothing(full_ranks, interval):
