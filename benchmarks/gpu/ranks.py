@@ -19,7 +19,7 @@ _TIMEOUT_S = 60.0
 
 
 def measure(job: Job, device: torch.device, world_sizes: tuple[int, ...], turns: int) -> dict[str, Any]:
-    """By number of ranks: ratios over all ranks together, wrong rows of each rank."""
+    """Ratios over all ranks together, and wrong rows of each way, by the number of ranks."""
     found = {}
     for world_size in world_sizes:
         with tempfile.TemporaryDirectory() as folder:

@@ -125,7 +125,7 @@ class CudaDevice:
         return value.device == self.device
 
     def current(self) -> torch.cuda.Stream:
-        """As `torch.cuda.current_stream`, which makes a new object each time, for 25 µs of a training thread's."""
+        """The current stream; `torch.cuda.current_stream` makes a new object each time, in 25 µs of a training loop."""
         number, _, _ = torch._C._cuda_getCurrentStream(self.device.index)
         if number not in self._streams:
             self._streams[number] = torch.cuda.current_stream(self.device)
@@ -191,7 +191,7 @@ _CAN_USE_HOST_POINTER = 91  # CU_DEVICE_ATTRIBUTE_CAN_USE_HOST_POINTER_FOR_REGIS
 
 
 class _On:
-    """As `torch.cuda.stream`, in half the time: of streams of the current device."""
+    """What `torch.cuda.stream` does for streams of the current device, in half the time."""
 
     def __init__(self, stream: torch.cuda.Stream, before: torch.cuda.Stream) -> None:
         self._stream, self._before = stream, before

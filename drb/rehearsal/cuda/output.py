@@ -102,7 +102,7 @@ class DeviceExtension:
         return {**views.output, "rehearsed": self._mask(num_rows, count)}
 
     def named(self, exemplars: StepExemplars) -> Exemplars:
-        """As `StepExemplars.named`, on the device but for the handle."""
+        """The exemplars as `StepExemplars.named` returns them, on the device except for the handle."""
         first, last, block = exemplars.first, exemplars.first + len(exemplars), exemplars.block
         self._outlet.receive(block)
         self._outlet.fill_headers(block, last)

@@ -120,7 +120,7 @@ class RowLauncher(Delivery):
 
     @property
     def fields(self) -> list[dict[str, Tensor]]:
-        """As a `DeviceRing`'s, in the blocks' memory."""
+        """What a `DeviceRing` has under this name, in the memory of these blocks."""
         spec, found = self.side.spec, []
         for block in self.blocks:
             known = {known_key(name): words for name, words in spec.known(block).items()}

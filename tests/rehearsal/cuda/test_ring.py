@@ -9,6 +9,7 @@ from rehearsal.cuda.simulated import SimulatedGpu, needed_waits
 
 from drb.buffer.record import HEADER_WORDS, RecordSpec
 from drb.rehearsal.cuda import DeviceRing, DeviceSide
+from drb.rehearsal.cuda.lanes import ID
 
 WAYS = pytest.mark.parametrize("is_early", [False, True], ids=["late", "early"])
 PATHS = pytest.mark.parametrize("is_direct", [True, False], ids=["direct", "by messages"])
@@ -78,7 +79,7 @@ def run_rounds(gpu, depth, is_direct, rounds=8):
 def test_every_round_is_read_as_it_was_fetched(is_early, is_direct, depth):
     for number, seen in enumerate(run_rounds(SimulatedGpu(is_early=is_early), depth, is_direct)):
         wanted = torch.arange(10 * number, 10 * number + ROWS)
-        assert seen[""].equal(wanted)
+        assert seen[ID].equal(wanted)
         assert seen["x"].equal(wanted[:, None].expand(ROWS, 4))
         assert seen["y"].equal(wanted[:, None].expand(ROWS, 3).to(torch.uint8))
 
@@ -113,7 +114,7 @@ def test_the_host_gets_the_rows_of_a_block_and_may_give_others(is_early, is_dire
     ring.restore(0)
     ring.receive(0)
     assert gpu.get(ring.fields[0]["x"])[:, 0].tolist() == [70, 71, 72]
-    assert gpu.get(ring.fields[0][""]).tolist() == [70, 71, 72]
+    assert gpu.get(ring.fields[0][ID]).tolist() == [70, 71, 72]
 
 
 @WAYS
