@@ -270,9 +270,7 @@ def build_rehearsal(
         values["draws"] = method.draws.total
         if method.needs.candidates is not None:
             values["exemplars"] = method.needs.candidates
-    return Rehearsal(
-        **values, spec=spec, device=world.device if world.device.type == "cuda" else None
-    )
+    return Rehearsal(**values, spec=spec, device=world.device if world.device.type == "cuda" else None)
 
 
 def _publish(config: TrainConfig, summary: dict[str, Any], run_dir: Path, tracker: Tracker) -> None:
