@@ -26,7 +26,7 @@ from torch import Tensor
 from drb.buffer.record import HEADER_WORDS, SAMPLE_ID
 from drb.exchange import CollectiveExchange, Peers
 from drb.exchange.transport import Sizes, Transport
-from drb.rehearsal.cuda.backend import RowBackend
+from drb.rehearsal.cuda.device import RowBackend
 from drb.rehearsal.cuda.lanes import ID, known_key
 from drb.rehearsal.cuda.side import DeviceSide
 from drb.rehearsal.delivery import Delivery
