@@ -25,11 +25,11 @@ from drb.exchange import CollectiveExchange, Exchange, Peers, Sizes, Transport
 from drb.options import required, setting
 from drb.sampling.proportions import Proportions
 from drb.tracking import NullTracker, Tracker, TrackerBuilder
-from drb.training.batch import Batch
+from drb.training.method.batch import Batch
+from drb.training.method.needs import Needs
+from drb.training.method.parameters import Gradient, Weights
 from drb.training.models import GrowingHead, Model, Network
-from drb.training.needs import Needs
 from drb.training.objectives import Classification
-from drb.training.parameters import Gradient, Weights
 from drb.training.strategies import Strategy
 from drb.training.terms import Term
 from drb.types import Float64Array, Int64Array, Minibatch

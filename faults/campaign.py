@@ -23,6 +23,7 @@ _PRELOADED = (
     "torch.distributed.fsdp",
     "drb.program.config",
     "drb.runs.report.plots",
+    "drb.program.build",
     "drb.program.run",
     "drb.tracking.store",
     "drb.train",

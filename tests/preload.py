@@ -11,7 +11,7 @@ for name in [
     "torch._dynamo",  # 2 s: the first optimizer imports it
     "torch.distributed.run",
     "drb.train",
-    "drb.training.evaluation",
+    "drb.training.evaluation.evaluate",
     "scipy.stats",
     "pytest",
 ]:

@@ -25,7 +25,8 @@ import venv
 names = "torchvision hydra omegaconf mlflow rich matplotlib psutil sklearn mpi4py cryptography"
 for name in names.split():
     sys.modules[name] = None
-import drb, drb.training.evaluation, drb.training.metrics, drb.runs.report.table, drb.runs.report.plots, drb.tracking
+import drb, drb.training.evaluation.evaluate, drb.training.evaluation.metrics
+import drb.runs.report.table, drb.runs.report.plots, drb.tracking
 print(drb.__file__)
 """
 

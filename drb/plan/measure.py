@@ -30,9 +30,9 @@ from torch.nn.parallel import DistributedDataParallel
 from drb.data.datasets import Dataset
 from drb.distributed.world import World
 from drb.machine import node_name
+from drb.program.build import build_network, build_preprocess, build_rehearsal
 from drb.program.config import TrainConfig
 from drb.program.config.rehearsal import exemplars_per_rank
-from drb.program.run import build_network, build_preprocess, build_rehearsal
 from drb.rehearsal.rehearsal import Rehearsal
 from drb.rehearsal.settings import auto_limit
 from drb.training.optim import build_optimizer

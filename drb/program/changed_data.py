@@ -18,7 +18,7 @@ from drb.data.identity import Identity
 from drb.data.ids import in_guise
 from drb.program.config.variants import DatasetConfig
 from drb.rehearsal.state.forget import forget_in_state
-from drb.training.monitor import Console
+from drb.training.reporting.monitor import Console
 from drb.types import Int64Array
 
 CHANGED = "data_changed"  # among the facts of what a run goes on from

@@ -7,7 +7,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class TerminalConsole:
-    """Implements `drb.training.monitor.Console`. Without a terminal it prints the lines and no bar."""
+    """Implements `drb.training.reporting.monitor.Console`. Without a terminal it prints the lines and no bar."""
 
     def __init__(self) -> None:
         self._console = rich.console.Console(highlight=False, soft_wrap=True)

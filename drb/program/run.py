@@ -17,38 +17,30 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from drb.checkpoint import Checkpointer, Saved, Saver, StopSignals
+from drb.checkpoint import Checkpointer, Saved, StopSignals
 from drb.data.cache import RUN_FILE
 from drb.data.datasets import Dataset, DatasetBuilder
 from drb.data.decoding.pool import close_decoders
 from drb.data.identity import Identity
 from drb.data.loading import load_on_all_ranks
-from drb.data.scenarios import build_scenario
-from drb.data.scenarios.check import check_stream
 from drb.distributed.agreement import check_same_settings, value_of_main
 from drb.distributed.failure import naming_failures
 from drb.distributed.world import World, open_world
+from drb.program.build import build_trainer
 from drb.program.changed_data import CHANGED, saved_identity, with_data_of_now
 from drb.program.config import TrainConfig, to_yaml
-from drb.program.config.rehearsal import exemplars_per_rank, rehearsal_settings
 from drb.program.config.resume import require_same_config
-from drb.program.config.variants import build_method, build_variant
+from drb.program.config.variants import build_variant
 from drb.program.console import RankConsole, TerminalConsole
 from drb.program.profiling import Profiler
 from drb.program.summary import summarise, versions, write_atomically
 from drb.program.tracker_run import open_tracker_of
-from drb.rehearsal.rehearsal import Rehearsal
 from drb.runs.forget import CheckpointPurge
-from drb.seeding import derive_seed
 from drb.tracking import Tracker
 from drb.training import Monitor, Trainer
-from drb.training.augment import Preprocess
-from drb.training.method import Method
-from drb.training.models import Network, build_model
-from drb.training.monitor import Console
+from drb.training.reporting.monitor import Console
 
 
 def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[str] = ()) -> None:
@@ -100,7 +92,7 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
             profiler = _open_profiler(config, run_dir, world, console, training)
             on_step = None if profiler is None else profiler.step
             monitor = Monitor(console, tracker)
-            trainer, rehearsal = _build_trainer(config, world, dataset, monitor, checkpointer, on_step, training)
+            trainer, rehearsal = build_trainer(config, world, dataset, monitor, checkpointer, on_step, training)
             if saved is not None:
                 _take_up(saved, trainer, console)
                 saved = None  # it may hold samples: what is forgotten must not stay in memory
@@ -190,87 +182,6 @@ def dataset_of(config: TrainConfig, console: Console | None, known: Identity | N
     """The configured data set, decoded first if it is to be cached. known: what the run had before."""
     builder: DatasetBuilder = build_variant("dataset", config.dataset)
     return builder.load((lambda line: None) if console is None else console.say, known.classes if known else ())
-
-
-def _build_trainer(
-    config: TrainConfig,
-    world: World,
-    dataset: Dataset,
-    monitor: Monitor,
-    saver: Saver | None,
-    on_step: Callable[[], None] | None,
-    stack: ExitStack,
-) -> tuple[Trainer, Rehearsal | None]:
-    strategy, terms, objective = build_method(config.strategy, config.terms, config.objective)
-    method, rehearsal, num_exemplars = Method(strategy, terms), None, None
-    scenario = build_scenario(build_variant("scenario", config.scenario), dataset, seed=config.seed)
-    check_stream(scenario, world.world_size)
-    if method.draws.total:
-        spec = None
-        if method.needs.late:
-            one = next(iter(scenario)).train.gather(np.zeros(1, np.int64))
-            spec = method.needs.record_of(one, max_outputs=dataset.num_classes)
-        rehearsal = stack.enter_context(build_rehearsal(config, world, dataset, method, spec))
-        if method.needs.candidates is not None:
-            per_rank = exemplars_per_rank(config.rehearsal, config.training, world.world_size)
-            num_exemplars = per_rank if isinstance(per_rank, int) else None
-    trainer = Trainer(
-        scenario,
-        partial(build_network, config, dataset),
-        build_preprocess(config, dataset),
-        strategy,
-        terms=terms,
-        objective=objective,
-        world=world,
-        training=config.training,
-        optimizer=config.optimizer,
-        schedule=config.schedule,
-        rehearsal=rehearsal,
-        num_exemplars=num_exemplars,
-        monitor=monitor,
-        saver=saver,
-        on_step=on_step,
-        num_outputs=dataset.num_classes if config.model.head == "fixed" else None,
-        allow_duplicates=config.rehearsal.allow_duplicates,
-        timeout_s=config.timeout_s,
-        seed=config.seed,
-    )
-    return trainer, rehearsal
-
-
-def build_network(config: TrainConfig, dataset: Dataset, num_classes: int, task_index: int) -> Network:
-    seed = derive_seed(config.seed, "weights", task_index)
-    model = build_variant("model", config.model)
-    return build_model(model, dataset.image_shape, num_classes, seed=seed, init=config.model.init)
-
-
-def build_preprocess(config: TrainConfig, dataset: Dataset) -> Preprocess:
-    settings = config.augmentation
-    channels = dataset.image_shape[0]
-    return Preprocess(
-        mean=dataset.mean if settings.normalise else [0.0] * channels,
-        std=dataset.std if settings.normalise else [1.0] * channels,
-        crop_padding=settings.crop_padding,
-        flip=settings.flip,
-    )
-
-
-def build_rehearsal(
-    config: TrainConfig, world: World, dataset: Dataset, method: Method | None = None, spec: Any = None
-) -> Rehearsal:
-    """The rehearsal of a method: as configured, with as many draws and candidates as its parts need.
-
-    spec: the record's schema, for methods with late fields.
-    """
-    settings = rehearsal_settings(
-        config.rehearsal, config.training, config.seed, world.world_size, num_samples=len(dataset.train)
-    )
-    values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
-    if method is not None:
-        values["draws"] = method.draws.total
-        if method.needs.candidates is not None:
-            values["exemplars"] = method.needs.candidates
-    return Rehearsal(**values, spec=spec, device=world.device if world.device.type == "cuda" else None)
 
 
 def _publish(config: TrainConfig, summary: dict[str, Any], run_dir: Path, tracker: Tracker) -> None:

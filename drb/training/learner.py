@@ -2,7 +2,7 @@
 
 One forward through DDP per backward, on the whole batch; whatever else a method computes goes past it. DDP averages
 gradients over ranks; a batch weights its loss so that this average is the gradient of the mean over all rows of all
-ranks (see `drb.training.batch`).
+ranks (see `drb.training.method.batch`).
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
 
 from drb.distributed.world import World
 from drb.training.finite import FiniteCheck
+from drb.training.method.needs import Phase
+from drb.training.method.parameters import Gradient, ParameterVector, Weights
+from drb.training.method.structure import map_tensors, zero_of, zeros_of_shapes
 from drb.training.models import Network
-from drb.training.needs import Phase
 from drb.training.optim import OptimizerSettings, build_optimizer, carry_state, load_named_state, named_state
-from drb.training.parameters import Gradient, ParameterVector, Weights
-from drb.training.structure import map_tensors, zero_of, zeros_of_shapes
+from drb.training.statistics import RunningStatistics
 
 # the same setting under its new name where there is one: no broadcast of buffers at every forward
 _HAS_NEW_NAME = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
@@ -227,8 +227,7 @@ class Learner:
         elif is_allowed:
             self.optimizer.step()
         self.optimizer.zero_grad()
-        if self._good_buffers:
-            self._keep_buffers() if is_allowed else self._restore_buffers()
+        self._statistics.keep() if is_allowed else self._statistics.restore()
         return is_allowed
 
     def average_statistics(self) -> None:
@@ -237,13 +236,7 @@ class Learner:
         Collective. During training each rank keeps its own: broadcasting them at every step would cost a message and
         throw all but one rank's away.
         """
-        if self._world.world_size == 1:
-            return
-        for buffer in self.network.buffers():
-            if buffer.is_floating_point():
-                dist.all_reduce(buffer)
-                buffer /= self._world.world_size
-        self._keep_buffers()
+        self._statistics.average(self._world.world_size)
 
     # -- state
 
@@ -270,7 +263,7 @@ class Learner:
         load_named_state(state["optimizer"], self.optimizer, self.network)
         if self._scaler is not None and state["scaler"] is not None:
             self._scaler.load_state_dict(state["scaler"])
-        self._keep_buffers()
+        self._statistics.keep()
 
     def _settle(self, shapes: Any) -> None:
         """Let DDP have seen a backward pass, as it had before.
@@ -288,18 +281,9 @@ class Learner:
         """Images in the network's memory format; other tensors as they are."""
         return tensor.contiguous(memory_format=self._memory_format) if tensor.dim() == 4 else tensor
 
-    def _keep_buffers(self) -> None:
-        """Keep the buffers of the last good step: a batch norm's running mean that has met a NaN stays one."""
-        for good, buffer in zip(self._good_buffers, self.network.buffers(), strict=False):
-            good.copy_(buffer)
-
-    def _restore_buffers(self) -> None:
-        for good, buffer in zip(self._good_buffers, self.network.buffers(), strict=False):
-            buffer.copy_(good)
-
     def _wrap(self) -> None:
         self._parameters = list(self.network.parameters())
-        self._good_buffers = [b.clone() for b in self.network.buffers()] if self._finite.policy == "skip" else []
+        self._statistics = RunningStatistics(self.network, can_restore=self._finite.policy == "skip")
         self._settled_by = None
         self._forward: Callable[[Tensor], Tensor] = self.network
         self._no_sync: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext

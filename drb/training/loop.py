@@ -2,12 +2,12 @@
 
     loader -> rehearsal.extend -> device -> augment -> forward, loss -> backward (DDP) -> method's changes -> optimizer
 
-A method (a strategy and its terms) takes part by the hooks of `drb.training.hooks`; an objective says what outputs of
-the network mean. `drb.training.phases` has the steps inside a task. The gradient of a step is that of a mean over the
-rows of every rank and every accumulated batch. The loader knows every rank's rows, and all ranks get the same number of
-exemplars, so the rows of a step are known without a message. Only if the number of exemplars changes while batches are
-accumulated are they not what was expected at the first of them; then the gradients are rescaled once, before the
-optimizer's step.
+A method (a strategy and its terms) takes part by the hooks of `drb.training.method.hooks`; an objective says what
+outputs of the network mean. `drb.training.phases` has the steps inside a task. The gradient of a step is that of a
+mean over the rows of every rank and every accumulated batch. The loader knows every rank's rows, and all ranks get the
+same number of exemplars, so the rows of a step are known without a message. Only if the number of exemplars changes
+while batches are accumulated are they not what was expected at the first of them; then the gradients are rescaled once,
+before the optimizer's step.
 
 Letters: W ranks, A accumulated batches of one optimisation step.
 """
@@ -28,29 +28,29 @@ from drb.data.scenarios.task import Scenario, Task
 from drb.distributed.waiting import PatientBarrier
 from drb.distributed.world import World
 from drb.training.augment import Preprocess
-from drb.training.batches import Batches
-from drb.training.evaluation import eval_mode
+from drb.training.batch_maker import BatchMaker
+from drb.training.components import Components
+from drb.training.evaluation.evaluate import eval_mode
+from drb.training.evaluation.scores import Scores
 from drb.training.finite import FiniteCheck
 from drb.training.learner import Learner
-from drb.training.method import Method
+from drb.training.method.method import Method
+from drb.training.method.tasks import CurrentTask, FinishedTask
 from drb.training.models import Network
-from drb.training.monitor import Monitor
 from drb.training.networks import Networks
 from drb.training.objectives import OBJECTIVES, Objective
 from drb.training.optim import OptimizerSettings
-from drb.training.parts import Parts
 from drb.training.phases import PhaseTrainer
-from drb.training.position import Position
-from drb.training.progress import Progress
-from drb.training.randomness import Randomness
-from drb.training.reporting import Reporter
-from drb.training.resume import loader_seed
+from drb.training.reporting.monitor import Monitor
+from drb.training.reporting.reporter import Reporter
 from drb.training.schedule import ScheduleSettings
-from drb.training.scores import Scores
 from drb.training.settings import TrainingSettings
-from drb.training.state import RunState
+from drb.training.state.position import Position
+from drb.training.state.progress import Progress
+from drb.training.state.randomness import Randomness
+from drb.training.state.resume import loader_seed
+from drb.training.state.run_state import RunState
 from drb.training.strategies import Strategy
-from drb.training.tasks import CurrentTask, FinishedTask
 from drb.training.terms import Term
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class Trainer:
         self.progress = Progress(world, rehearsal)
         self.finite = FiniteCheck(training.on_nonfinite, world, loss_scaling=training.precision == "fp16")
         self.scores = Scores(objective, method, preprocess, world, batch_size=training.eval_batch_size)
-        self._parts = parts = Parts(
+        self._components = components = Components(
             method,
             objective,
             preprocess,
@@ -123,13 +123,16 @@ class Trainer:
             randomness=Randomness(seed, world),
         )
         self._scenario = scenario
+        self._world = world
         self._num_outputs = num_outputs
         self._saver = saver or NoCheckpoints()
         self._state_to_save = partial(self.state_dict, lazy=True)
-        self._batches = Batches(parts, num_exemplars)
-        self._reporter = Reporter(parts, monitor or Monitor(), allow_duplicates=allow_duplicates)
-        self._phases = PhaseTrainer(parts, self._batches, self._reporter, self._saver, on_step, self._state_to_save)
-        self._state = RunState(parts)
+        self._batches = BatchMaker(components, num_exemplars)
+        self._reporter = Reporter(components, monitor or Monitor(), allow_duplicates=allow_duplicates)
+        self._phases = PhaseTrainer(
+            components, self._batches, self._reporter, self._saver, on_step, self._state_to_save
+        )
+        self._state = RunState(components)
         self._past: list[Source] = []
         self._task_classes: list[tuple[int, ...]] = []
         self._activity = "set-up"
@@ -138,7 +141,7 @@ class Trainer:
     @property
     def network(self) -> Network:
         """The network as trained so far."""
-        return self._parts.networks.learner.network
+        return self._components.networks.learner.network
 
     @property
     def steps(self) -> int:
@@ -201,16 +204,18 @@ class Trainer:
         self._task_classes.append(task.classes)
 
     def _begin_task(self, task: Task) -> Learner:
-        parts, is_new = self._parts, not self.position.begun
+        components, is_new = self._components, not self.position.begun
         self._past.append(task.train)
         self._task_classes.append(task.classes)
         if is_new:
-            parts.networks.begin_task(self._num_outputs or self._outputs_needed(task), task.index)
-            parts.method.grow(parts.networks.learner.network)
-        learner = self._batches.learner = parts.networks.learner
+            components.networks.begin_task(self._num_outputs or self._outputs_needed(task), task.index)
+            components.method.grow(components.networks.learner.network)
+        learner = self._batches.learner = components.networks.learner
         num_outputs, task_aware = learner.network.num_classes, self._scenario.task_aware
-        parts.objective.check_source(task.train, num_outputs, f"task {task.index} ({task.name})")
-        parts.objective.begin_task(self._task_classes, num_outputs, task_aware=task_aware, device=parts.world.device)
+        components.objective.check_source(task.train, num_outputs, f"task {task.index} ({task.name})")
+        components.objective.begin_task(
+            self._task_classes, num_outputs, task_aware=task_aware, device=components.world.device
+        )
         if is_new:
             self._prepare(task, learner)
         return learner
@@ -218,7 +223,7 @@ class Trainer:
     def _prepare(self, task: Task, learner: Learner) -> None:
         """What FWT needs, fresh weights if the method wants them, and what the method does at a task's begin."""
         self._activity = "evaluation before the task"
-        networks, method = self._parts.networks, self._parts.method
+        networks, method = self._components.networks, self._components.method
         self.scores.before(task, learner.network, networks.starting)
         if method.needs.fresh_weights and task.index > 0:
             networks.renew(task.index)
@@ -227,7 +232,7 @@ class Trainer:
 
     def _train_task(self, task: Task, learner: Learner) -> None:
         """Its phases, of which there is one unless the method says otherwise."""
-        source = Concat(self._past) if self._parts.method.needs.cumulative else task.train
+        source = Concat(self._past) if self._components.method.needs.cumulative else task.train
         self._phases.targets_are_known = source.in_memory
         loader = self._loader(source, task)
         self._saver.begin_task(self.steps)
@@ -235,7 +240,7 @@ class Trainer:
             self.progress.begin_interval(self._phases.updates)
         with self.progress.clock:
             while (done := self.position.phase) is not None:
-                phase = self._parts.method.next_phase(task.index, done, self._parts.training.epochs)
+                phase = self._components.method.next_phase(task.index, done, self._components.training.epochs)
                 if phase is not None:
                     self._activity = "training (gradients)"
                     self._phases.train(task, learner, loader, phase)
@@ -250,45 +255,43 @@ class Trainer:
     def _finish(self, task: Task, learner: Learner, loader: TaskLoader) -> None:
         """What the method does at a task's end, with the task's data."""
         with eval_mode(learner.network):
-            self._parts.method.end_task(FinishedTask(task, learner.network, self._parts, partial(loader.epoch, 0)))
+            self._components.method.end_task(
+                FinishedTask(task, learner.network, self._components, partial(loader.epoch, 0))
+            )
 
     def _end_task(self, task: Task, learner: Learner) -> None:
         self._activity = "evaluation after the task"
         self.scores.after(task, learner.network)
         self._reporter.end_task(task, self._saver.seconds)
         self._activity = "waiting for rank 0"
-        self._wait_for_main()  # before anything that has a timeout
+        self._barrier.wait(self.whereabouts)  # rank 0 logs and draws: its peers wait here, not with a short timeout
         self.progress.position = Position(task.index + 1)
         self._saver.visit_boundary(self.steps, self._state_to_save, evaluated=True)
 
     def _outputs_needed(self, task: Task) -> int:
         """The most that any rank's part of the task needs; collective."""
-        needed = torch.tensor(self._parts.objective.num_outputs(task) or 1, device=self._parts.world.device)
-        if self._parts.world.world_size > 1:
+        needed = torch.tensor(self._components.objective.num_outputs(task) or 1, device=self._world.device)
+        if self._world.world_size > 1:
             dist.all_reduce(needed, op=dist.ReduceOp.MAX)
         return int(needed)
 
     def _loader(self, source: Source, task: Task) -> TaskLoader:
         return TaskLoader(
             source,
-            self._parts.training.rows_per_rank(self._parts.world.world_size),
-            rank=self._parts.world.rank,
-            world_size=self._parts.world.world_size,
-            seed=loader_seed(self._parts.seed, task.index),
+            self._components.training.rows_per_rank(self._world.world_size),
+            rank=self._world.rank,
+            world_size=self._world.world_size,
+            seed=loader_seed(self._components.seed, task.index),
         )
 
     def _learn(self, network: Network) -> Learner:
         return Learner(
             network,
-            self._parts.optimizer,
-            self._parts.world,
-            precision=self._parts.training.precision,
-            channels_last=self._parts.training.channels_last,
-            clip_norm=self._parts.training.clip_norm,
-            sync_bn=self._parts.training.sync_bn,
+            self._components.optimizer,
+            self._world,
+            precision=self._components.training.precision,
+            channels_last=self._components.training.channels_last,
+            clip_norm=self._components.training.clip_norm,
+            sync_bn=self._components.training.sync_bn,
             finite=self.finite,
         )
-
-    def _wait_for_main(self) -> None:
-        """Rank 0 logs and draws between tasks: its peers wait here, not inside a collective with a short timeout."""
-        self._barrier.wait(self.whereabouts)

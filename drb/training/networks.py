@@ -8,8 +8,8 @@ from typing import Any
 
 from drb.seeding import derive_seed
 from drb.training.learner import Learner
+from drb.training.method.needs import Phase
 from drb.training.models import Network
-from drb.training.needs import Phase
 
 
 class Networks:

@@ -16,14 +16,14 @@ from drb.checkpoint import Saver
 from drb.data.epochs import Deal
 from drb.data.loader import TaskLoader
 from drb.data.scenarios.task import Task
-from drb.training.batches import Batches
+from drb.training.batch_maker import BatchMaker
+from drb.training.components import Components
 from drb.training.learner import Learner
-from drb.training.needs import Phase
+from drb.training.method.needs import Phase
+from drb.training.method.optimizer_step import Step
 from drb.training.optim import scaled_rate
-from drb.training.parts import Parts
-from drb.training.reporting import Reporter
+from drb.training.reporting.reporter import Reporter
 from drb.training.schedule import rate_factor
-from drb.training.step import Step
 from drb.types import Minibatch
 
 
@@ -35,19 +35,19 @@ class PhaseTrainer:
 
     def __init__(
         self,
-        parts: Parts,
-        batches: Batches,
+        components: Components,
+        batches: BatchMaker,
         reporter: Reporter,
         saver: Saver,
         on_step: Callable[[], None] | None,
         state_to_save: Callable[[], dict[str, Any]],
     ) -> None:
         self.targets_are_known = True
-        self._parts = parts
-        self._method = parts.method
-        self._progress = parts.progress
-        self._training = parts.training
-        self._schedule = parts.schedule
+        self._components = components
+        self._method = components.method
+        self._progress = components.progress
+        self._training = components.training
+        self._schedule = components.schedule
         self._batches = batches
         self._reporter = reporter
         self._saver = saver
@@ -57,7 +57,7 @@ class PhaseTrainer:
     @property
     def updates(self) -> int:
         """Optimisation steps so far that were not skipped."""
-        return self._progress.steps - self._parts.finite.skipped
+        return self._progress.steps - self._components.finite.skipped
 
     def train(self, task: Task, learner: Learner, loader: TaskLoader, phase: Phase) -> None:
         """From the present position to the phase's end. Collective."""
@@ -82,7 +82,7 @@ class PhaseTrainer:
         """The epoch from the present position on."""
         size, every, position = self._training.accumulate, self._training.log_every, self._progress.position
         advance, saver, progress = self._reporter.monitor.advance, self._saver, self._progress
-        rate = scaled_rate(phase.optimizer or self._parts.optimizer, self._parts.world.world_size)
+        rate = scaled_rate(phase.optimizer or self._components.optimizer, self._components.world.world_size)
         rows_of_step, seen = deal.rows().tolist(), deal.share_seen
         for start in range(position.minibatch, len(rows_of_step), size):
             rows_A = rows_of_step[start : start + size]
@@ -121,7 +121,7 @@ class PhaseTrainer:
             part = learner.backward(partial(batches.loss, batch), more=index < len(rows_A) - 1)
             batches.add_references(batch)
             loss = part if loss is None else loss + part
-        step.reduce_references(self._parts.world)
+        step.reduce_references(self._components.world)
         change = partial(method.change_gradient, step) if method.changes_gradient else None
         if learner.step(step.expected_rows / step.rows, change):
             method.updated(step)
@@ -131,4 +131,6 @@ class PhaseTrainer:
     def _check(self, minibatch: Minibatch) -> None:
         if not self.targets_are_known:
             num_outputs = self._batches.learner.network.num_classes
-            self._parts.objective.check(minibatch, num_outputs, f"the minibatch of step {self._progress.steps + 1}")
+            self._components.objective.check(
+                minibatch, num_outputs, f"the minibatch of step {self._progress.steps + 1}"
+            )

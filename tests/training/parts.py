@@ -13,11 +13,11 @@ from drb.data.scenarios import build_scenario
 from drb.distributed.world import World
 from drb.training import OptimizerSettings, ScheduleSettings, Trainer, TrainingSettings
 from drb.training.augment import Preprocess
-from drb.training.batch import Batch
+from drb.training.method.batch import Batch
+from drb.training.method.needs import Needs
+from drb.training.method.tasks import CurrentTask, FinishedTask
 from drb.training.models import Network, build_model
-from drb.training.needs import Needs
 from drb.training.strategies import STRATEGIES, Strategy
-from drb.training.tasks import CurrentTask, FinishedTask
 
 Array = npt.NDArray[np.float32]
 SHAPE = (1, 4, 4)

@@ -181,7 +181,7 @@ def test_an_outcome_that_stays_on_the_device_is_noticed_with_its_step(world_size
 
 def test_running_statistics_that_met_a_nan_are_taken_back():
     trainer = build(0, 1, Finetune(), network=batch_norm_network, on_nonfinite="skip")
-    images = trainer._parts.preprocess
+    images = trainer._components.preprocess
     prepare, calls = images.train, []
 
     def broken(images, generator):

@@ -8,12 +8,12 @@ from typing import ClassVar
 import torch
 from ranks import run_ranks
 from torch import nn
-from training.methods.reference import DarkExperienceReplayPlusPlus
+from training.method.reference import DarkExperienceReplayPlusPlus
 from training.parts import small_dataset, small_trainer, weights
 
 from drb import Field, Rehearsal
 from drb.distributed.world import World
-from drb.training.metrics import ScoreMatrix
+from drb.training.evaluation.metrics import ScoreMatrix
 from drb.training.objectives import Metric, Objective
 from drb.training.strategies import ExperienceReplay
 

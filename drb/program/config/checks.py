@@ -13,7 +13,7 @@ from drb.options import check_settings
 from drb.program.config.rehearsal import rehearsal_settings
 from drb.program.config.schema import TrainConfig
 from drb.program.config.variants import GROUPS, build_method, build_variant
-from drb.training.method import Method
+from drb.training.method.method import Method
 from drb.training.schedule import check_schedule
 
 

@@ -23,7 +23,7 @@ from drb.options import Limits
 from drb.program.config.explain import SCHEMA
 from drb.registry import Registry, Variant, options_of, short_name
 from drb.tracking import TRACKERS
-from drb.training.method import Method
+from drb.training.method.method import Method
 from drb.training.models import MODELS
 from drb.training.objectives import OBJECTIVES, Objective
 from drb.training.strategies import STRATEGIES, Strategy

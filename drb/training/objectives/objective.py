@@ -15,8 +15,8 @@ from torch import Tensor
 
 from drb.data.datasets import Source
 from drb.data.scenarios.task import Task
-from drb.training.part import Part
-from drb.training.structure import tensors_in
+from drb.training.method.part import Part
+from drb.training.method.structure import tensors_in
 from drb.types import Minibatch
 
 Sums: TypeAlias = dict[str, Tensor]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from drb.training.needs import Needs
+from drb.training.method.needs import Needs
 from drb.training.strategies.strategy import Strategy
 
 

@@ -6,8 +6,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from drb.training.batch import Batch
-from drb.training.hooks import Hooks
+from drb.training.method.batch import Batch
+from drb.training.method.hooks import Hooks
 
 
 class Strategy(Hooks):

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from drb.options import setting
-from drb.training.parameters import ParameterVector
-from drb.training.step import Step
-from drb.training.tasks import CurrentTask
+from drb.training.method.optimizer_step import Step
+from drb.training.method.parameters import ParameterVector
+from drb.training.method.tasks import CurrentTask
 from drb.training.terms.term import Term
 
 

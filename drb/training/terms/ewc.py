@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from drb.options import setting
-from drb.training.parameters import Gradient, Weights
-from drb.training.tasks import CurrentTask, FinishedTask
+from drb.training.method.parameters import Gradient, Weights
+from drb.training.method.tasks import CurrentTask, FinishedTask
 from drb.training.terms.term import Term
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from drb.training.hooks import Hooks
+from drb.training.method.hooks import Hooks
 
 
 class Term(Hooks):

@@ -14,7 +14,7 @@ from drb.data.ids import in_guise
 from drb.data.loader import TaskLoader
 from drb.distributed.world import World
 from drb.training.augment import Preprocess
-from drb.training.evaluation import evaluate
+from drb.training.evaluation.evaluate import evaluate
 from drb.training.objectives import Classification
 
 

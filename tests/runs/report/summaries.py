@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from drb.training.metrics import ScoreMatrix
+from drb.training.evaluation.metrics import ScoreMatrix
 
 
 def summary(

@@ -7,23 +7,23 @@ from typing import TYPE_CHECKING
 
 from drb.distributed.world import World
 from drb.training.augment import Preprocess
+from drb.training.evaluation.scores import Scores
 from drb.training.finite import FiniteCheck
-from drb.training.method import Method
+from drb.training.method.method import Method
 from drb.training.networks import Networks
 from drb.training.objectives import Objective
 from drb.training.optim import OptimizerSettings
-from drb.training.progress import Progress
-from drb.training.randomness import Randomness
 from drb.training.schedule import ScheduleSettings
-from drb.training.scores import Scores
 from drb.training.settings import TrainingSettings
+from drb.training.state.progress import Progress
+from drb.training.state.randomness import Randomness
 
 if TYPE_CHECKING:
     from drb.rehearsal.rehearsal import Rehearsal
 
 
 @dataclass
-class Parts:
+class Components:
     """One set per trainer. rehearsal: None if the method needs no exemplars."""
 
     method: Method

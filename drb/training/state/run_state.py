@@ -8,73 +8,73 @@ from typing import Any
 import torch.distributed as dist
 
 from drb.data.datasets import Source
-from drb.training.part import digest
-from drb.training.parts import Parts
-from drb.training.resume import deal_exemplars, describe_change, own_part
+from drb.training.components import Components
+from drb.training.method.part import digest
+from drb.training.state.resume import deal_exemplars, describe_change, own_part
 
 
 class RunState:
     """The parts of a trainer that have a state. One per trainer."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
+    def __init__(self, components: Components) -> None:
+        self._components = components
         self._saved_ranks: Sequence[Mapping[str, Any]] = ()  # of a run with another number of ranks
 
     def state_dict(self, *, lazy: bool = False) -> dict[str, Any]:
         """See `Trainer.state_dict`."""
-        parts, learner = self._parts, self._parts.networks.learner
-        learnt = {"method": parts.method.state_dict(), "objective": parts.objective.state_dict()}
+        components, learner = self._components, self._components.networks.learner
+        learnt = {"method": components.method.state_dict(), "objective": components.objective.state_dict()}
         self._require_equal(learnt)
         return {
             "trainer": {
-                **parts.progress.state_dict(),
-                "networks": parts.networks.shape(),
-                "scores": parts.scores.state_dict(),
-                "finite": parts.finite.state_dict(),
+                **components.progress.state_dict(),
+                "networks": components.networks.shape(),
+                "scores": components.scores.state_dict(),
+                "finite": components.finite.state_dict(),
             },
-            "model": {**parts.networks.weights(), **learnt},
+            "model": {**components.networks.weights(), **learnt},
             "optimizer": learner.state_dict(),
             "rank": {
                 "statistics": learner.statistics(),
-                **parts.progress.own_state(),
-                **parts.randomness.state_dict(),
-                "rehearsal": None if parts.rehearsal is None else parts.rehearsal.state_dict(lazy=lazy),
+                **components.progress.own_state(),
+                **components.randomness.state_dict(),
+                "rehearsal": None if components.rehearsal is None else components.rehearsal.state_dict(lazy=lazy),
             },
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See `Trainer.load_state_dict`. Collective."""
-        parts, shared, model = self._parts, state["trainer"], state["model"]
-        parts.progress.load_state_dict(shared)
-        parts.scores.load_state_dict(shared["scores"])
-        parts.finite.load_state_dict(shared["finite"])
-        position, training = parts.progress.position, parts.training
+        components, shared, model = self._components, state["trainer"], state["model"]
+        components.progress.load_state_dict(shared)
+        components.scores.load_state_dict(shared["scores"])
+        components.finite.load_state_dict(shared["finite"])
+        position, training = components.progress.position, components.training
         if "ranks" in state:
             self._saved_ranks = state["ranks"]
             before = len(self._saved_ranks)
             position.change_ranks(before, training.rows_per_rank(before))
-            own = own_part(self._saved_ranks, parts.world.rank)
+            own = own_part(self._saved_ranks, components.world.rank)
         else:
             own = state["rank"]
         phase = None
         if position.begun and position.phase is not None:
-            phase = parts.method.next_phase(position.task, position.phase, training.epochs)
-        parts.networks.load_state_dict(shared["networks"], model, state["optimizer"], own["statistics"], phase)
-        parts.method.load_state_dict(model["method"], parts.world.device)
-        parts.objective.load_state_dict(model["objective"], parts.world.device)
-        parts.progress.load_own_state(own)
-        if parts.rehearsal is not None and "rehearsal" in own:
-            parts.rehearsal.load_state_dict(own["rehearsal"])
-        parts.randomness.load_state_dict(own, parts.progress.steps)  # last: building networks may draw
+            phase = components.method.next_phase(position.task, position.phase, training.epochs)
+        components.networks.load_state_dict(shared["networks"], model, state["optimizer"], own["statistics"], phase)
+        components.method.load_state_dict(model["method"], components.world.device)
+        components.objective.load_state_dict(model["objective"], components.world.device)
+        components.progress.load_own_state(own)
+        if components.rehearsal is not None and "rehearsal" in own:
+            components.rehearsal.load_state_dict(own["rehearsal"])
+        components.randomness.load_state_dict(own, components.progress.steps)  # last: building networks may draw
 
     def settle_ranks(self, tasks: Sequence[Source], say: Callable[[str], None]) -> None:
         """After a resume with another number of ranks, once the tasks so far are known: buffers to their owners."""
         states, self._saved_ranks = self._saved_ranks, ()
         if not states:
             return
-        parts, world = self._parts, self._parts.world
-        exemplars = deal_exemplars(parts.rehearsal, states, tasks, world, parts.seed)
-        say(describe_change(len(states), world.world_size, parts.training, parts.optimizer, exemplars))
+        components, world = self._components, self._components.world
+        exemplars = deal_exemplars(components.rehearsal, states, tasks, world, components.seed)
+        say(describe_change(len(states), world.world_size, components.training, components.optimizer, exemplars))
 
     def _require_equal(self, learnt: Mapping[str, Mapping[str, Any]]) -> None:
         """Compare what the ranks have learnt. Collective.
@@ -82,7 +82,7 @@ class RunState:
         Raises:
             ValueError: a strategy, a term or the objective has learnt something else on another rank. Collective.
         """
-        world_size = self._parts.world.world_size
+        world_size = self._components.world.world_size
         if world_size == 1 or not any(learnt.values()):
             return
         own = {name: digest(state) for name, state in [*learnt["method"].items(), ("objective", learnt["objective"])]}

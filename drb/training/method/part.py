@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from drb.registry import Variant, options_of
-from drb.training.parameters import ParameterVector
+from drb.training.method.parameters import ParameterVector
 
 _VECTOR = "parameter_vector"
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from drb.training.metrics import ScoreMatrix
+from drb.training.evaluation.metrics import ScoreMatrix
 
 R = [
     [0.90, 0.20, 0.10],

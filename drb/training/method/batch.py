@@ -16,13 +16,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from drb.training.parameters import Weights
-from drb.training.step import Step
-from drb.training.structure import count_rows, map_tensors, rows_of, zero_of
+from drb.training.method.optimizer_step import Step
+from drb.training.method.parameters import Weights
+from drb.training.method.structure import count_rows, map_tensors, rows_of, zero_of
 from drb.types import Minibatch
 
 if TYPE_CHECKING:
-    from drb.training.batches import Batches
+    from drb.training.batch_maker import BatchMaker
 
 Rows: TypeAlias = "slice | Tensor"
 """Some rows of a batch: `batch.new`, `batch.draw(i)`, `batch.exemplars`, `batch.all`, or bool [B]."""
@@ -46,7 +46,7 @@ class Batch(Mapping[str, Tensor]):
         draws: int,
         new_rows_total: int,
         step: Step,
-        of: Batches,
+        of: BatchMaker,
     ) -> None:
         """
         Args:

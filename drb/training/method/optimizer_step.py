@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field
 import torch
 from torch import nn
 
+from drb.distributed.reduction import sum_over_ranks
 from drb.distributed.world import World
-from drb.training.parameters import Gradient, ParameterVector, Weights
-from drb.training.reduction import sum_over_ranks
+from drb.training.method.parameters import Gradient, ParameterVector, Weights
 
 
 @dataclass

@@ -6,14 +6,14 @@ import pytest
 import torch
 from ranks import collect_ranks
 from torch import nn
-from training.methods.reference import AveragedGradientEpisodicMemory, DarkExperienceReplayPlusPlus
+from training.method.reference import AveragedGradientEpisodicMemory, DarkExperienceReplayPlusPlus
 from training.parts import small_dataset, small_trainer
 
 from drb.distributed.world import World
-from drb.training.method import Method
+from drb.training.method.method import Method
+from drb.training.method.parameters import ParameterVector
 from drb.training.models import Network
 from drb.training.models.network import GrowingHead
-from drb.training.parameters import ParameterVector
 from drb.training.strategies import ExperienceReplay, Finetune, FromScratch
 from drb.training.terms import ElasticWeightConsolidation, ExponentialMovingAverage, Term
 

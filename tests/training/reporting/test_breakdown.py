@@ -7,7 +7,7 @@ import torch
 from training.parts import Recording, small_dataset, small_trainer
 
 from drb import Rehearsal
-from drb.training.breakdown import ROUND, TRAINING, Breakdown, Stopwatch
+from drb.training.reporting.breakdown import ROUND, TRAINING, Breakdown, Stopwatch
 
 
 def trained(asynchronous):

@@ -23,7 +23,7 @@ from drb.data.loader import TaskLoader
 from drb.data.scenarios import build_scenario
 from drb.distributed.world import World
 from drb.training import OptimizerSettings, ScheduleSettings, Trainer, TrainingSettings
-from drb.training.method import Method
+from drb.training.method.method import Method
 from drb.types import Minibatch
 
 SAMPLES, BATCH, ACCUMULATED, RATE, EXEMPLARS = 88, 4, 3, 0.1, 3
@@ -118,7 +118,7 @@ def run(rank: int, world_size: int, parts: Callable[[], tuple[Any, list[Any]]], 
     again.load_state_dict(first.saved)  # type: ignore[arg-type]
     again.run()
     results = {name: outcome(trainer) for name, trainer in (("first", first), ("again", again))}
-    evaluated = first._parts.method.evaluated_network(first.network)
+    evaluated = first._components.method.evaluated_network(first.network)
     kept = {
         **results,
         "digests": first.digests,
@@ -127,7 +127,7 @@ def run(rank: int, world_size: int, parts: Callable[[], tuple[Any, list[Any]]], 
         "weights": weights(first.network),
         "evaluated": weights(evaluated),
         "stored": stored_of(first),
-        "predictions": first._parts.method.predict(first.network.eval(), inputs_of(SAMPLES)).detach().numpy(),
+        "predictions": first._components.method.predict(first.network.eval(), inputs_of(SAMPLES)).detach().numpy(),
         "cost": (first.progress.cost.trained, first.progress.cost.forward),
     }
     for trainer in (first, again):
@@ -140,7 +140,7 @@ def stored_of(trainer: Watched) -> dict[str, Any]:
     """This rank's exemplars."""
     if trainer.rehearsal is None or not hasattr(trainer.rehearsal, "edit"):
         return {}
-    late = list(trainer._parts.method.needs.late)
+    late = list(trainer._components.method.needs.late)
     with trainer.rehearsal.edit() as edit:
         parts = [{**stored.fields, "sample_id": stored.sample_id} for stored in edit.stored("image", "label", *late)]
     return {name: np.concatenate([part[name].numpy() for part in parts]) for name in parts[0]} if parts else {}
@@ -153,7 +153,7 @@ def inputs_of(count: int) -> Tensor:
 def outcome(trainer: Watched) -> dict[str, Any]:
     return {
         "weights": digest(trainer.network.state_dict()),
-        "learnt": digest(trainer._parts.method.state_dict()),
+        "learnt": digest(trainer._components.method.state_dict()),
         "scores": trainer.scores.state_dict(),
         "ids": [] if trainer.rehearsal is None else trainer.rehearsal.sample_ids().tolist(),
     }

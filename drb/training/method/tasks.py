@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from drb.data.scenarios.task import Task
-from drb.training.parameters import ParameterState, ParameterVector
-from drb.training.reduction import sum_over_ranks
-from drb.training.structure import count_rows, map_tensors, rows_of
+from drb.distributed.reduction import sum_over_ranks
+from drb.training.method.parameters import ParameterState, ParameterVector
+from drb.training.method.structure import count_rows, map_tensors, rows_of
 from drb.types import Minibatch
 
 if TYPE_CHECKING:
-    from drb.training.parts import Parts
+    from drb.training.components import Components
 
 _GRADIENT_BYTES = 64 << 20  # of the per-sample gradients that are held at once
 
@@ -60,18 +60,18 @@ class FinishedTask(CurrentTask):
     """
 
     def __init__(
-        self, task: Task, network: nn.Module, parts: Parts, minibatches: Callable[[], Iterator[Minibatch]]
+        self, task: Task, network: nn.Module, components: Components, minibatches: Callable[[], Iterator[Minibatch]]
     ) -> None:
         """
         Args:
             minibatches: gives this rank's samples of the task, each once.
         """
         super().__init__(task, network)
-        self.objective = parts.objective
-        self.rehearsal = parts.rehearsal
-        self.world = parts.world
-        self._cost = parts.progress.cost
-        self._preprocess = parts.preprocess
+        self.objective = components.objective
+        self.rehearsal = components.rehearsal
+        self.world = components.world
+        self._cost = components.progress.cost
+        self._preprocess = components.preprocess
         self._minibatches = minibatches
 
     def log_likelihood(self, outputs: Any, batch: Minibatch) -> Tensor:

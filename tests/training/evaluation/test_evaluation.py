@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from drb.distributed.world import World
-from drb.training.evaluation import evaluate
+from drb.training.evaluation.evaluate import evaluate
 from drb.training.objectives import Classification
 
 NUM_CLASSES = 7

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from drb.registry import name_of
-from drb.training.batch import Batch
-from drb.training.hooks import Hooks
-from drb.training.needs import Draws, Needs, Phase, draws_of, merged
-from drb.training.parameters import Gradient, Weights
-from drb.training.step import Step
+from drb.training.method.batch import Batch
+from drb.training.method.hooks import Hooks
+from drb.training.method.needs import Draws, Needs, Phase, draws_of, merged
+from drb.training.method.optimizer_step import Step
+from drb.training.method.parameters import Gradient, Weights
+from drb.training.method.tasks import CurrentTask, FinishedTask
 from drb.training.strategies.strategy import Strategy
-from drb.training.tasks import CurrentTask, FinishedTask
 from drb.training.terms.term import Term
 
 

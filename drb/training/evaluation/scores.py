@@ -15,9 +15,9 @@ from drb.data.datasets import Source
 from drb.data.scenarios.task import Task
 from drb.distributed.world import World
 from drb.training.augment import Preprocess
-from drb.training.evaluation import eval_mode, evaluate
-from drb.training.method import Method
-from drb.training.metrics import ScoreMatrix
+from drb.training.evaluation.evaluate import eval_mode, evaluate
+from drb.training.evaluation.metrics import ScoreMatrix
+from drb.training.method.method import Method
 from drb.training.objectives.objective import Metric, Objective
 
 

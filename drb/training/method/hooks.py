@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
-from drb.training.needs import Needs, Phase
-from drb.training.parameters import Gradient, Weights
-from drb.training.part import Part
+from drb.training.method.needs import Needs, Phase
+from drb.training.method.parameters import Gradient, Weights
+from drb.training.method.part import Part
 
 if TYPE_CHECKING:
-    from drb.training.batch import Batch
-    from drb.training.step import Step
-    from drb.training.tasks import CurrentTask, FinishedTask
+    from drb.training.method.batch import Batch
+    from drb.training.method.optimizer_step import Step
+    from drb.training.method.tasks import CurrentTask, FinishedTask
 
 # a hook that only one part may have, and what a part claims by having it
 _CLAIMED_BY = {

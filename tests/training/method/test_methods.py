@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from ranks import run_ranks
 from torch import Tensor, nn
-from training.methods.reference import (
+from training.method.reference import (
     AveragedGradientEpisodicMemory,
     DarkExperienceReplayPlusPlus,
     Herding,
@@ -23,7 +23,7 @@ from training.methods.reference import (
     RefreshedDarkExperienceReplay,
     SynapticIntelligence,
 )
-from training.methods.runs import ODD_STEP, RATE, SAMPLES, case
+from training.method.runs import ODD_STEP, RATE, SAMPLES, case
 from training.parts import make_network, preprocess, small_dataset
 
 from drb import Rehearsal

@@ -1,4 +1,4 @@
-"""Batches from minibatches: exemplars join them, they go to the device, and forwards are made for them.
+"""Makes batches from minibatches: exemplars join them, they go to the device, and forwards are made for them.
 
 minibatch -> rehearsal.extend -> device -> select -> Batch
 """
@@ -13,16 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from drb.training.batch import Batch
+from drb.training.components import Components
 from drb.training.learner import Learner
-from drb.training.parameters import Weights
-from drb.training.parts import Parts
-from drb.training.step import Step
-from drb.training.structure import count_rows, map_tensors, rows_of
+from drb.training.method.batch import Batch
+from drb.training.method.optimizer_step import Step
+from drb.training.method.parameters import Weights
+from drb.training.method.structure import count_rows, map_tensors, rows_of
 from drb.types import Minibatch
 
 
-class Batches:
+class BatchMaker:
     """Makes batches, and does for them what needs the learner, the rehearsal or the ranks. One per trainer.
 
     learner: set at each task's begin.
@@ -30,18 +30,18 @@ class Batches:
 
     learner: Learner
 
-    def __init__(self, parts: Parts, num_exemplars: int | None) -> None:
+    def __init__(self, components: Components, num_exemplars: int | None) -> None:
         """
         Args:
             num_exemplars: how many of the candidates to train on, for a method that chooses among them; None: all.
         """
-        self.method = parts.method
-        self.objective = parts.objective
-        self.world = parts.world
-        self._preprocess = parts.preprocess
-        self._rehearsal = parts.rehearsal
-        self._breakdown = parts.progress.breakdown
-        self._generator = parts.randomness.augmentation
+        self.method = components.method
+        self.objective = components.objective
+        self.world = components.world
+        self._preprocess = components.preprocess
+        self._rehearsal = components.rehearsal
+        self._breakdown = components.progress.breakdown
+        self._generator = components.randomness.augmentation
         self._num_exemplars = num_exemplars
 
     def make(self, minibatch: Minibatch, new_rows_total: int, step: Step) -> Batch:

@@ -18,11 +18,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from drb.data.datasets import Source, erased_rows
 from drb.data.prefetch import gather_ahead
+from drb.distributed.reduction import sum_over_ranks
 from drb.distributed.world import World
 from drb.training.augment import Preprocess
+from drb.training.method.structure import map_tensors
 from drb.training.objectives.objective import Objective
-from drb.training.reduction import sum_over_ranks
-from drb.training.structure import map_tensors
 from drb.types import Int64Array, Minibatch
 
 

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from drb.options import setting
-from drb.training.batch import Batch
-from drb.training.needs import LateField, Needs, Phase
+from drb.training.method.batch import Batch
+from drb.training.method.needs import LateField, Needs, Phase
+from drb.training.method.optimizer_step import Step
+from drb.training.method.parameters import Gradient, ParameterVector, Weights
+from drb.training.method.tasks import CurrentTask, FinishedTask
 from drb.training.optim import OptimizerSettings
-from drb.training.parameters import Gradient, ParameterVector, Weights
-from drb.training.step import Step
 from drb.training.strategies import ExperienceReplay, Strategy
-from drb.training.tasks import CurrentTask, FinishedTask
 from drb.training.terms import Term
 
 

@@ -12,9 +12,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from drb.distributed.world import World
-from drb.training.breakdown import Breakdown, Interval, Stopwatch
-from drb.training.position import Position
-from drb.training.step import Cost
+from drb.training.method.optimizer_step import Cost
+from drb.training.reporting.breakdown import Breakdown, Interval, Stopwatch
+from drb.training.state.position import Position
 
 if TYPE_CHECKING:
     from drb.rehearsal.rehearsal import Rehearsal

@@ -5,32 +5,33 @@ from __future__ import annotations
 from typing import Any
 
 from drb.data.scenarios.task import Task
-from drb.training.exemplars import refuse_duplicates, total_counts
+from drb.training.components import Components
 from drb.training.learner import Learner
-from drb.training.monitor import Monitor
-from drb.training.parts import Parts
+from drb.training.reporting.exemplars import refuse_duplicates, total_counts
+from drb.training.reporting.monitor import Monitor
 
 
 class Reporter:
     """One per trainer; its methods are collective."""
 
-    def __init__(self, parts: Parts, monitor: Monitor, *, allow_duplicates: bool) -> None:
+    def __init__(self, components: Components, monitor: Monitor, *, allow_duplicates: bool) -> None:
         self.monitor = monitor
-        self._parts = parts
+        self._components = components
+        self._progress = components.progress
         self._allow_duplicates = allow_duplicates
 
     def interval(self, learner: Learner, updates: int) -> None:
         """One point: the mean loss over the interval and all ranks, the rate, the throughput, the rehearsal."""
         self.nonfinite()
         metrics = {
-            **self._parts.progress.interval(updates),
+            **self._progress.interval(updates),
             "train/learning_rate": learner.rate,
-            "train/nonfinite_steps": self._parts.finite.steps,
-            "train/rows_trained": self._parts.progress.cost.trained,
-            "train/rows_forward": self._parts.progress.cost.forward,
-            **{f"train/penalty/{name}": value.item() for name, value in self._parts.method.penalties.items()},
+            "train/nonfinite_steps": self._components.finite.steps,
+            "train/rows_trained": self._progress.cost.trained,
+            "train/rows_forward": self._progress.cost.forward,
+            **{f"train/penalty/{name}": value.item() for name, value in self._components.method.penalties.items()},
         }
-        self.monitor.log_interval(metrics, self._parts.rehearsal, self._parts.progress.steps)
+        self.monitor.log_interval(metrics, self._components.rehearsal, self._progress.steps)
 
     def end_task(self, task: Task, checkpoint_seconds: float) -> None:
         """
@@ -39,15 +40,15 @@ class Reporter:
         Raises:
             ValueError: too many exemplars are stored more than once.
         """
-        metrics = self._parts.scores.latest()
-        if self._parts.rehearsal is not None:
-            metrics["rehearsal/duplicate_share"] = self._parts.rehearsal.duplicate_share()
+        metrics = self._components.scores.latest()
+        if self._components.rehearsal is not None:
+            metrics["rehearsal/duplicate_share"] = self._components.rehearsal.duplicate_share()
             if not self._allow_duplicates:
                 refuse_duplicates(metrics["rehearsal/duplicate_share"], task.index)
-        metrics["time/train_seconds"] = self._parts.progress.clock.seconds
+        metrics["time/train_seconds"] = self._progress.clock.seconds
         metrics["time/checkpoint_seconds"] = checkpoint_seconds
-        self._parts.progress.history.append(self._entry(task))
-        self.monitor.end_task(task.index, task.name, metrics, self._parts.progress.steps, self._parts.scores.metric)
+        self._progress.history.append(self._entry(task))
+        self.monitor.end_task(task.index, task.name, metrics, self._progress.steps, self._components.scores.metric)
 
     def nonfinite(self) -> None:
         """Say so if steps were not finite.
@@ -55,16 +56,16 @@ class Reporter:
         Raises:
             NonFiniteError: the run is to stop then.
         """
-        if (line := self._parts.finite.look()) is not None:
+        if (line := self._components.finite.look()) is not None:
             self.monitor.say(line)
 
     def _entry(self, task: Task) -> dict[str, Any]:
         """Where the run is at the end of a task, with the exemplars of each stratum on all ranks together."""
         entry: dict[str, Any] = {
             "task": task.index,
-            "seconds": self._parts.progress.clock.seconds,
-            "acc": self._parts.scores.main.mean_after(task.index),
+            "seconds": self._progress.clock.seconds,
+            "acc": self._components.scores.main.mean_after(task.index),
         }
-        if self._parts.rehearsal is not None:
-            entry["counts"] = total_counts(self._parts.rehearsal, self._parts.world)
+        if self._components.rehearsal is not None:
+            entry["counts"] = total_counts(self._components.rehearsal, self._components.world)
         return entry

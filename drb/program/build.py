@@ -1,0 +1,107 @@
+"""The parts of a run from its configuration: network, preprocessing, rehearsal, and the trainer that has them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from drb.checkpoint import Saver
+from drb.data.datasets import Dataset
+from drb.data.scenarios import build_scenario
+from drb.data.scenarios.check import check_stream
+from drb.distributed.world import World
+from drb.program.config import TrainConfig
+from drb.program.config.rehearsal import exemplars_per_rank, rehearsal_settings
+from drb.program.config.variants import build_method, build_variant
+from drb.rehearsal.rehearsal import Rehearsal
+from drb.seeding import derive_seed
+from drb.training import Monitor, Trainer
+from drb.training.augment import Preprocess
+from drb.training.method.method import Method
+from drb.training.models import Network, build_model
+
+
+def build_trainer(
+    config: TrainConfig,
+    world: World,
+    dataset: Dataset,
+    monitor: Monitor,
+    saver: Saver | None,
+    on_step: Callable[[], None] | None,
+    stack: ExitStack,
+) -> tuple[Trainer, Rehearsal | None]:
+    strategy, terms, objective = build_method(config.strategy, config.terms, config.objective)
+    method, rehearsal, num_exemplars = Method(strategy, terms), None, None
+    scenario = build_scenario(build_variant("scenario", config.scenario), dataset, seed=config.seed)
+    check_stream(scenario, world.world_size)
+    if method.draws.total:
+        spec = None
+        if method.needs.late:
+            one = next(iter(scenario)).train.gather(np.zeros(1, np.int64))
+            spec = method.needs.record_of(one, max_outputs=dataset.num_classes)
+        rehearsal = stack.enter_context(build_rehearsal(config, world, dataset, method, spec))
+        if method.needs.candidates is not None:
+            per_rank = exemplars_per_rank(config.rehearsal, config.training, world.world_size)
+            num_exemplars = per_rank if isinstance(per_rank, int) else None
+    trainer = Trainer(
+        scenario,
+        partial(build_network, config, dataset),
+        build_preprocess(config, dataset),
+        strategy,
+        terms=terms,
+        objective=objective,
+        world=world,
+        training=config.training,
+        optimizer=config.optimizer,
+        schedule=config.schedule,
+        rehearsal=rehearsal,
+        num_exemplars=num_exemplars,
+        monitor=monitor,
+        saver=saver,
+        on_step=on_step,
+        num_outputs=dataset.num_classes if config.model.head == "fixed" else None,
+        allow_duplicates=config.rehearsal.allow_duplicates,
+        timeout_s=config.timeout_s,
+        seed=config.seed,
+    )
+    return trainer, rehearsal
+
+
+def build_network(config: TrainConfig, dataset: Dataset, num_classes: int, task_index: int) -> Network:
+    seed = derive_seed(config.seed, "weights", task_index)
+    model = build_variant("model", config.model)
+    return build_model(model, dataset.image_shape, num_classes, seed=seed, init=config.model.init)
+
+
+def build_preprocess(config: TrainConfig, dataset: Dataset) -> Preprocess:
+    settings = config.augmentation
+    channels = dataset.image_shape[0]
+    return Preprocess(
+        mean=dataset.mean if settings.normalise else [0.0] * channels,
+        std=dataset.std if settings.normalise else [1.0] * channels,
+        crop_padding=settings.crop_padding,
+        flip=settings.flip,
+    )
+
+
+def build_rehearsal(
+    config: TrainConfig, world: World, dataset: Dataset, method: Method | None = None, spec: Any = None
+) -> Rehearsal:
+    """The rehearsal of a method: as configured, with as many draws and candidates as its parts need.
+
+    spec: the record's schema, for methods with late fields.
+    """
+    settings = rehearsal_settings(
+        config.rehearsal, config.training, config.seed, world.world_size, num_samples=len(dataset.train)
+    )
+    values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    if method is not None:
+        values["draws"] = method.draws.total
+        if method.needs.candidates is not None:
+            values["exemplars"] = method.needs.candidates
+    return Rehearsal(**values, spec=spec, device=world.device if world.device.type == "cuda" else None)

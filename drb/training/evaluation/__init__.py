@@ -1,0 +1,1 @@
+"""Evaluation on the tasks so far, and the metrics that are made of it."""
