@@ -8,6 +8,7 @@ Letters: B values of a field, N rows, K words of a row, n words of a field.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -38,7 +39,7 @@ class Lane:
 
     def of_values(self, values: Tensor) -> Tensor:
         """The words [B, n] of contiguous values [B, *shape], whose memory they share."""
-        flat = values.view(values.shape[0], -1) if values.dim() != 1 else values[:, None]
+        flat = values.view(values.shape[0], math.prod(values.shape[1:]))  # with no rows, -1 would be ambiguous
         return flat if flat.dtype == self.dtype else flat.view(self.dtype)
 
     def fits(self, values: Tensor) -> bool:
