@@ -79,7 +79,7 @@ def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Monitor, "advance", counting)
 
 
-def run_until_killed(rank: int, world_size: int, config: TrainConfig, run_dir: str, steps: int) -> None:
+def run_until_killed(rank: int, world_size: int, arguments: list[str], run_dir: str, steps: int) -> None:
     """SIGKILL after so many steps, of which the tracker has all and the last checkpoint has not."""
     trackers: list[BufferedTracker] = []
     log_metrics, advance = BufferedTracker.log_metrics, Monitor.advance
@@ -102,6 +102,7 @@ def run_until_killed(rank: int, world_size: int, config: TrainConfig, run_dir: s
 
     visit, Checkpointer.visit = Checkpointer.visit, visiting  # type: ignore[method-assign]
     BufferedTracker.log_metrics, Monitor.advance = logging, counting  # type: ignore[assignment,method-assign]
+    config, _ = config_of(Path(run_dir).parent, *arguments)
     drb.program.run.run(config, Path(run_dir), World())
 
 
@@ -121,10 +122,10 @@ def test_mlflow_shows_one_run_without_gap_or_repetition_over_interruptions(tmp_p
     tracked = ["tracking=mlflow", "tracking.plots=false"]
     config, _ = config_of(tmp_path, *tracked, f"tracking.uri={uris['never']}", "checkpoint=none")
     drb.program.run.run(config, tmp_path / "never", World())
-    config, run_dir = config_of(tmp_path, *tracked, f"tracking.uri={uris['out']}", "checkpoint.every_steps=5")
-    early, _ = config_of(tmp_path, *tracked, f"tracking.uri={uris['out']}")  # no checkpoint yet
-    for settings in (early, config):
-        _, failures = collect_ranks(run_until_killed, 1, settings, str(run_dir), 8, timeout=100)
+    out = [*tracked, f"tracking.uri={uris['out']}"]
+    config, run_dir = config_of(tmp_path, *out, "checkpoint.every_steps=5")
+    for arguments in (out, [*out, "checkpoint.every_steps=5"]):  # the first leaves no checkpoint
+        _, failures = collect_ranks(run_until_killed, 1, arguments, str(run_dir), 8, timeout=100)
         assert "exit code -9" in failures[0]
     for steps in (12, 31):
         with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:

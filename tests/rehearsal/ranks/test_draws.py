@@ -132,7 +132,7 @@ def test_a_state_goes_on_and_one_of_other_draws_fetches_anew(draws):
 
 
 def test_how_many_draws_there_may_be():
-    with pytest.raises(ValueError, match="draws must be an integer of at least 1, got 0"):
+    with pytest.raises(ValueError, match="draws must be at least 1, got 0"):
         Rehearsal(10, 2, draws=0)
     with pytest.raises(ValueError, match="finds the size of one draw: draws must be 1, got 2"):
         Rehearsal(10, "auto", draws=2)
