@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from drb.machine import print_whatever_comes
+
 _HELP = """\
 usage: drb COMMAND ...
 
@@ -20,6 +22,7 @@ usage: drb COMMAND ...
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Hand over to a command; returns the exit code."""
+    print_whatever_comes()
     command, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if command == "train":
         from drb.train import main as train  # commands import torch: `drb --help` need not

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -101,3 +102,10 @@ def free_shared_memory_bytes(directory: str = SHM_DIRECTORY) -> int:
     except OSError:
         return 1 << 62
     return stat.f_bavail * stat.f_frsize
+
+
+def print_whatever_comes() -> None:
+    """Let standard output and error replace characters that their encoding lacks, instead of raising on a log line."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure") and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")

@@ -26,8 +26,10 @@ import torch.distributed as dist
 
 from drb.distributed.failure import FAREWELL_S, OwnError, PeerError
 from drb.distributed.heartbeat import stop_heartbeat
+from drb.distributed.interrupts import ending_on_interrupt
 from drb.distributed.mpi import finalize_mpi
 from drb.distributed.world import World, detect_world
+from drb.machine import print_whatever_comes
 from drb.program.config import TrainConfig, check_config, compose_config, to_yaml
 from drb.program.run import run
 
@@ -48,6 +50,7 @@ Settings are in Hydra's syntax; hydra.run.dir=FOLDER says where the run's files 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run, and return the process's exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    print_whatever_comes()
     if {"-h", "--help"} & set(arguments):
         sys.stdout.write(_HELP)
         return 0
@@ -66,7 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "--cfg" in arguments:
         sys.stdout.write(to_yaml(config) if world.is_main else "")
         return 0
-    code = _run_to_exit_code(config, run_dir, world, arguments)
+    with ending_on_interrupt(world.rank):
+        code = _run_to_exit_code(config, run_dir, world, arguments)
     if world.world_size > 1:
         _exit_at_once(code)
     return code

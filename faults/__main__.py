@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m faults", description="Break runs on purpose; check how they end.")
-    parser.add_argument("--count", type=int, default=64, help="faults to draw")
+    parser.add_argument("--count", type=int, default=72, help="faults to draw")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--short", action="store_true", help="the few that `make test` runs, instead of drawn ones")
     parser.add_argument(

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +121,8 @@ class _Case:
     def run(self) -> None:
         if self.fault.kind == "server_gone":
             self._lose_server()
+        elif self.fault.kind == "undeletable":
+            self._keep_folders()
         elif self.fault.launcher == "torchrun":
             self._go_on_by_itself()
         else:
@@ -150,6 +152,14 @@ class _Case:
         if kind == "other_config":
             ended = self._run([*self._arguments, "optimizer.momentum=0.8"], "other_config")
             self._expect_error(ended, "optimizer.momentum")
+            return
+        if kind == "kill_importing":
+            again = replace(self.fault, kind="kill", target="import", call=1, after=self._generator.random() < 0.5)
+            ended = self._run(self._arguments, "importing", again)
+            self._expect(ended.struck and not ended.hung, f"the second kill: struck={ended.struck}, hang={ended.hung}")
+            for end in ended.ranks:
+                wanted = -signal.SIGKILL if end.rank == self.fault.rank else 1
+                self._expect(end.code == wanted, f"rank {end.rank} ended with {end.code} when one was killed importing")
             return
         kept = self._disk / "kept"
         shutil.copytree(newest, kept)
@@ -182,6 +192,19 @@ class _Case:
         self._expect(ended.struck, "the fault did not strike")
         self._expect(len(said) == 1 and "metrics are kept in" in said[0], f"rank 0 said {said}")
         self._expect((self._run_dir / "mlflow_offline.db").exists(), "no metrics were kept")
+        self._check_result(ended)
+
+    def _keep_folders(self) -> None:
+        """The run goes on, and says what it could not delete."""
+        ended = self._run(self._arguments, "broken", self.fault)
+        said = [line for line in ended.ranks[0].err.splitlines() if "cannot be deleted" in line]
+        self.outcome.message = said[0] if said else ""
+        self.outcome.seconds = ended.since_fault_s
+        self._expect(ended.struck, "the fault did not strike")
+        left = list(self._run_dir.glob("checkpoints/.step-*"))
+        self._expect(bool(said) and bool(left), f"rank 0 said {said} of {left}")
+        for folder in left:
+            shutil.rmtree(folder)
         self._check_result(ended)
 
     def _go_on_by_itself(self) -> None:

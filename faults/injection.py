@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import importlib
 import inspect
@@ -133,6 +134,15 @@ def _kill_server(arguments: tuple[Any, ...]) -> None:
     os.kill(int(os.environ["FAULTS_SERVER"]), signal.SIGKILL)
 
 
+def _keep_folders(arguments: tuple[Any, ...]) -> None:
+    """No directory can be deleted any more, as on a network file system while files in it are open elsewhere."""
+
+    def fail(path: Any, **options: Any) -> None:
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(path))
+
+    os.rmdir = fail
+
+
 def _nothing(arguments: tuple[Any, ...]) -> None:
     pass
 
@@ -145,9 +155,13 @@ ACTS: dict[str, Callable[[tuple[Any, ...]], None]] = {
     "disk_full": _fill_disk,
     "unreadable_file": _cut_file,
     "server_gone": _kill_server,
+    "undeletable": _keep_folders,
     "shm_small": _nothing,  # it is small from the start
     # the run is killed; what is damaged then is its newest checkpoint
     "cut_short": _kill,
+    "kill_importing": _kill,
+    "odd_json": _kill,
+    "pipe": _kill,
     "flipped_byte": _kill,
     "other_version": _kill,
     "other_config": _kill,

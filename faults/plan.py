@@ -27,11 +27,12 @@ TARGETS: dict[str, dict[str, str]] = {
     "rename": {"any": "drb.checkpoint.directory:CheckpointDirectory.publish"},
     "decode": {"any": "drb.data.decoding.pool:DecoderPool.decode"},
     "tracking": {"any": "drb.tracking.tracker:BufferedTracker.log_metrics"},
+    "import": {"any": "drb.rehearsal.running:Running.load_state_dict"},
     "set_up": {"any": "drb.exchange.shared:SharedExchange.__init__"},
 }
 PROCESS_TARGETS = tuple(TARGETS)[:8]
 PROCESS_KINDS = ("kill", "stop", "memory", "exception")
-DAMAGES = ("cut_short", "flipped_byte", "other_version", "other_config")
+DAMAGES = ("cut_short", "flipped_byte", "odd_json", "pipe", "other_version", "other_config", "kill_importing")
 WRITES = ("shard_write", "rename")
 
 
@@ -67,7 +68,7 @@ class Fault:
 
 
 def draw_faults(count: int, seed: int) -> list[Fault]:
-    """The first 64 have every kind at every target that it can strike, and each target at least five times; from there
+    """The first 72 have every kind at every target that it can strike, and each target at least five times; from there
     on they are random.
     """
     generator = random.Random(seed)
@@ -75,6 +76,7 @@ def draw_faults(count: int, seed: int) -> list[Fault]:
     pairs += [("disk_full", target, "hand") for target in WRITES for _ in range(2)]
     pairs += [("unreadable_file", "decode", "hand")] * 3
     pairs += [(damage, "resume", "hand") for damage in DAMAGES for _ in range(2)]
+    pairs += [("undeletable", "rename", "hand")] * 2
     pairs += [("server_gone", "tracking", "hand")] * 2
     pairs += [("shm_small", "set_up", "hand")] * 3
     pairs += [(kind, generator.choice(PROCESS_TARGETS), "torchrun") for kind in PROCESS_KINDS]
@@ -107,7 +109,7 @@ def _draw(number: int, kind: str, target: str, launcher: str, generator: random.
         world_size=world_size,
         rank=rank,
         call=call,
-        after=generator.random() < 0.5 and kind not in ("disk_full", "shm_small", "unreadable_file"),
+        after=generator.random() < 0.5 and kind not in ("disk_full", "shm_small", "undeletable", "unreadable_file"),
         exchange="shared" if kind == "shm_small" else generator.choice(("collective", "shared")),
         asynchronous=generator.random() < 0.75,
         launcher=launcher,
@@ -134,6 +136,9 @@ SHORT = [
             _chosen("kill", "rename", 2, 0, 4, "collective"),
             _chosen("disk_full", "rename", 2, 0, 5, "collective"),
             _chosen("flipped_byte", "forward", 2, 1, 45, "shared"),
+            _chosen("pipe", "forward", 2, 0, 45, "shared"),
+            _chosen("kill_importing", "forward", 2, 1, 45, "collective"),
+            _chosen("undeletable", "rename", 2, 0, 4, "shared"),
             _chosen("shm_small", "set_up", 2, 0, 1, "shared"),
         ]
     )

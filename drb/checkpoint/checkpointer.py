@@ -115,7 +115,7 @@ class Checkpointer(Saver):
         self._signals = signals
         self._say = say or (lambda line: None)
         self._key = None if settings.key_file is None else read_key(settings.key_file)
-        self._folder = CheckpointDirectory(run_dir / "checkpoints", settings.keep_last)
+        self._folder = CheckpointDirectory(run_dir / "checkpoints", settings.keep_last, private=settings.private)
         self._coordinator = Coordinator(world, timeout_s)
         self._writer = CheckpointWriter(
             self._folder, self._coordinator, world, key=self._key, incremental=settings.incremental
@@ -167,7 +167,10 @@ class Checkpointer(Saver):
         """
         self._facts, self._flush = facts, flush
         if self._world.is_main:
-            (self._run_dir / MARKER).unlink(missing_ok=True)
+            try:
+                (self._run_dir / MARKER).unlink(missing_ok=True)
+            except OSError as error:
+                self._say(f"{self._run_dir / MARKER} of an earlier start cannot be removed: {error.strerror}")
 
     # -- during training
 
@@ -214,14 +217,17 @@ class Checkpointer(Saver):
 
     # -- going on
 
-    def find(self) -> Saved | None:
+    def find(self, needs: Mapping[str, Any] | None = None) -> Saved | None:
         """The checkpoint to resume from, read and checked on every rank; None to start anew.
 
+        Args:
+            needs: the types of the facts that a checkpoint must have to be used, by name.
         Raises:
             CheckpointError: none can be used.
         """
         self._coordinator.run_on_all(self._open if self._world.is_main else lambda: None, failed="the run cannot start")
-        saved = find_saved(self._settings.resume, self._folder, self._coordinator, self._world, self._say, self._key)
+        settings, folder = self._settings, self._folder
+        saved = find_saved(settings.resume, folder, self._coordinator, self._world, self._say, self._key, needs)
         if saved is not None:
             self._writer.tally = Tally(**saved.costs)
         return saved
@@ -279,7 +285,10 @@ class Checkpointer(Saver):
     def _mark(self, path: Path, step: int, signal_number: int) -> None:
         name = signal.Signals(signal_number).name
         content = {"step": step, "checkpoint": str(path.relative_to(self._run_dir)), "signal": name}
-        write_json(self._run_dir / MARKER, content)
+        try:
+            write_json(self._run_dir / MARKER, content)
+        except OSError as error:  # the checkpoint itself is there
+            self._say(f"{self._run_dir / MARKER} cannot be written: {error.strerror}")
         self._say(f"interrupted by {name} after {step} steps, saved in {path}; the same command goes on from there")
 
     # -- when

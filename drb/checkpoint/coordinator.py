@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch.distributed as dist
+import numpy as np
 
 from drb.checkpoint.errors import CheckpointError
+from drb.checkpoint.files import FileRecord
+from drb.distributed.agreement import gather_json
 from drb.distributed.failure import naming_peers
 from drb.distributed.waiting import PatientBarrier
 from drb.distributed.world import World
@@ -28,9 +30,10 @@ class Coordinator:
         self._barrier = PatientBarrier(world.world_size, timeout_s)
 
     def gather(self, value: Any, operation: str = "checkpoint") -> list[Any]:
-        """Every rank's value, by rank. Also acts as a barrier.
+        """Every rank's value, by rank. Also acts as a barrier. Values travel as JSON: nothing of a peer is unpickled.
 
         Args:
+            value: what JSON can represent, with file records and int64 arrays.
             operation: what the ranks are doing, for the error message.
         Raises:
             PeerError: a rank died or stalled.
@@ -38,10 +41,8 @@ class Coordinator:
         if self._barrier.group is None:
             return [value]
         self._barrier.wait(operation)
-        values: list[Any] = [None] * self._world_size
         with naming_peers(range(self._world_size), lambda: operation):
-            dist.all_gather_object(values, value, group=self._barrier.group)
-        return values
+            return gather_json(value, self._barrier.group, encode=_encode, decode=_decode)
 
     def run_on_all(
         self, action: Callable[[], Any], operation: str = "", failed: str = "the checkpoint could not be saved"
@@ -66,3 +67,21 @@ class Coordinator:
                 where = f" ({operation})" if operation else ""
                 raise CheckpointError(f"{failed} on rank {rank}: {failure}{where}")
         return [answer for answer, _ in answers]
+
+
+def _encode(value: Any) -> Any:
+    """What stands for a value that JSON does not know."""
+    if isinstance(value, FileRecord):
+        return {"$file": [value.size_bytes, value.crc32]}
+    if isinstance(value, np.ndarray) and value.dtype == np.int64:
+        return {"$int64": value.tolist()}
+    raise TypeError(f"a {type(value).__name__} cannot be sent to other ranks")
+
+
+def _decode(content: dict[str, Any]) -> Any:
+    """The value that `_encode` has replaced."""
+    if content.keys() == {"$file"}:
+        return FileRecord(*content["$file"])
+    if content.keys() == {"$int64"}:
+        return np.array(content["$int64"], np.int64)
+    return content

@@ -26,6 +26,7 @@ CIPHER = "AES-256-GCM"
 _MAGIC = b"drb-enc1"
 _SALT_BYTES, _TAG_BYTES, _KEY_BYTES = 32, 16, 32
 _CHUNK_BYTES = 1 << 20
+_MOST_KEY_FILE_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,13 @@ def read_key(path: str | Path) -> Key:
     """
     _require_cryptography()
     try:
-        if os.stat(path).st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError(f"checkpoint.key_file={path} is no regular file")
+        if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise ValueError(f"checkpoint.key_file={path} is open to other users; chmod 600 {path}")
+        if found.st_size > _MOST_KEY_FILE_BYTES:
+            raise ValueError(f"checkpoint.key_file={path} has {found.st_size} bytes, a key has {_KEY_BYTES}")
         content = Path(path).read_bytes()
     except OSError as error:
         raise ValueError(f"checkpoint.key_file={path} cannot be read: {error.strerror}") from None

@@ -8,8 +8,10 @@ is 8 bytes with the length of the header, the header (JSON, padded to 8 bytes), 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import stat
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -30,6 +32,7 @@ from drb.types import Int64Array
 
 TENSORS = ".safetensors"
 _ROWS = "rows"  # the one tensor of a file of rows
+MOST_JSON_BYTES = 256 << 20  # the manifest of 4096 ranks takes 11 MB
 _BLOCK_BYTES = 1 << 22  # read at a time for a checksum
 _CODES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
@@ -58,10 +61,16 @@ def naming_file(path: str | Path) -> Iterator[None]:
 
 
 class FileWriter:
-    """Writes a new file. When the context ends without an error, the file is on the disk and `record` is valid."""
+    """Writes a new file. When the context ends without an error, the file is on the disk and `record` is valid.
+
+    In a directory that only the user may read, only the user may read the file.
+    """
 
     def __init__(self, path: Path, sealer: Sealer | None = None) -> None:
-        self._file = open(path, "wb")  # noqa: SIM115 - closed by __exit__
+        mode = 0o666 if path.parent.stat().st_mode & 0o077 else 0o600
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+        self._file = open(descriptor, "wb")  # noqa: SIM115 - closed by __exit__
+        self._path = path
         self._sealer = sealer
         self._size = self._crc = 0
 
@@ -79,7 +88,7 @@ class FileWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        with naming_file(self._file.name), self._file:
+        with naming_file(self._path), self._file:
             if error is None:
                 if self._sealer is not None:
                     self._put(self._sealer.finish())
@@ -87,7 +96,7 @@ class FileWriter:
                 os.fsync(self._file.fileno())
 
     def _put(self, data: bytes | memoryview) -> None:
-        with naming_file(self._file.name):
+        with naming_file(self._path):
             self._file.write(data)
         self._size += len(data)
         self._crc = zlib.crc32(data, self._crc)
@@ -120,8 +129,10 @@ def read_tensors(path: Path, key: Key | None) -> dict[str, Tensor]:
     """
     try:
         return load(decrypt_file(path, key)) if is_encrypted(path.name) else load_file(path)
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} does not hold what its name says: {error}") from None
+    except (SafetensorError, ValueError, RuntimeError, KeyError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{path} does not hold what its name says: {first_line(error)}") from None
 
 
 def open_rows(path: Path, key: Key | None) -> Int64Array:
@@ -139,9 +150,11 @@ def open_rows(path: Path, key: Key | None) -> Int64Array:
         start = 8 + int(content[:8].view("<u8")[0])
         entry = json.loads(content[8:start].tobytes())[_ROWS]
         begin, end = entry["data_offsets"]
+        if not 0 <= begin <= end <= len(content) - start or len(entry["shape"]) != 2:
+            raise ValueError(f"{_ROWS} lies beyond the file, or has the shape {entry['shape']}")
         rows: Int64Array = content[start + begin : start + end].view("<i8").reshape(entry["shape"])
         return rows
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+    except (OSError, ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{path} does not hold what its name says: {error!r}") from None
@@ -192,12 +205,35 @@ def read_json(path: Path) -> Any:
     """The content of a JSON file.
 
     Raises:
-        CheckpointError: it is no JSON.
+        CheckpointError: it is no regular file, too large for what drb writes, or no JSON.
+    """
+    require_regular(path)
+    size = path.stat().st_size
+    if size > MOST_JSON_BYTES:
+        raise CheckpointError(f"{path} has {size} bytes, drb writes no more than {MOST_JSON_BYTES} of JSON")
+    try:
+        return json.loads(path.read_bytes().decode())
+    except (ValueError, RecursionError) as error:  # no JSON, no text, an integer of too many digits, nested too deeply
+        raise CheckpointError(f"{path} does not hold what its name says: {first_line(error)}") from None
+
+
+def require_regular(path: Path) -> None:
+    """Check that there is a regular file, before it is opened: a pipe would make the reader wait for ever.
+
+    Raises:
+        CheckpointError: there is none, or it is something else.
     """
     try:
-        return json.loads(path.read_text())
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path} does not hold what its name says: {error}") from None
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise CheckpointError(f"{path} is missing") from None
+    if not stat.S_ISREG(mode):
+        raise CheckpointError(f"{path} is no regular file")
+
+
+def first_line(error: BaseException) -> str:
+    """The type and the first line of an error's message."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 def sync_folder(folder: Path) -> None:
@@ -205,6 +241,9 @@ def sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems cannot sync a directory
+            raise
     finally:
         os.close(descriptor)
 
@@ -223,8 +262,7 @@ def require_unchanged(path: Path, expected: FileRecord) -> None:
     Raises:
         CheckpointError: they differ, or the file is missing.
     """
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing")
+    require_regular(path)
     size = path.stat().st_size
     if size != expected.size_bytes:
         raise CheckpointError(f"{path} has {size} bytes, {expected.size_bytes} were written: it was cut short")

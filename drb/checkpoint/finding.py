@@ -17,6 +17,7 @@ from drb.distributed.world import World
 
 OWN = "rank"  # the part of a state that belongs to one rank
 OTHERS = "ranks"  # replaces it in a checkpoint of another number of ranks: the parts of all of them
+_COSTS = {"count", "pause_seconds", "write_seconds", "bytes"}  # of a `Tally`
 SHARED = ("trainer", "model", "optimizer")  # the same on all ranks, written by rank 0
 
 StateParts: TypeAlias = Mapping[str, Any]
@@ -47,11 +48,13 @@ def find_saved(
     world: World,
     say: Callable[[str], None],
     key: Key | None = None,
+    needs: Mapping[str, Any] | None = None,
 ) -> Saved | None:
     """The checkpoint to resume from, None to start anew. Collective.
 
     Args:
         resume: auto, never, or a path.
+        needs: the types of the facts that a checkpoint must have, by name.
     Raises:
         CheckpointError: there are checkpoints, but none is good; or the newest may be good but cannot be read (for
             example without its key), so that going back to an older one would throw it away.
@@ -64,7 +67,7 @@ def find_saved(
     problems = []
     for path in candidates:
         try:
-            return read_saved(path, coordinator, world, key)
+            return read_saved(path, coordinator, world, key, needs)
         except UnusableError:  # noqa: PERF203 - a handful of directories
             raise
         except CheckpointError as error:
@@ -78,7 +81,13 @@ def find_saved(
 
 
 def read_saved(
-    path: Path, coordinator: Coordinator, world: World, key: Key | None, *, of_all_ranks: bool = False
+    path: Path,
+    coordinator: Coordinator,
+    world: World,
+    key: Key | None,
+    needs: Mapping[str, Any] | None = None,
+    *,
+    of_all_ranks: bool = False,
 ) -> Saved:
     """Read a checkpoint; errors are the same on all ranks. of_all_ranks: with `ranks` in any case."""
     parts: dict[str, Any] = {}
@@ -91,6 +100,7 @@ def read_saved(
             parts[OWN] = read_part(path, manifest, rank_part(world.rank), key)
         else:
             parts[OTHERS] = _of_all_ranks(path, manifest.world_size, world, key)
+        _check_parts(path, parts, needs or {}, rank_part(world.rank))
     except (CheckpointError, OSError) as error:
         problem, is_damaged = str(error), isinstance(error, CheckpointError) and not isinstance(error, UnusableError)
     problems = [(text, damaged) for text, damaged in coordinator.gather((problem, is_damaged)) if text]
@@ -100,6 +110,20 @@ def read_saved(
     facts = dict(parts["trainer"])
     parts["trainer"] = facts.pop("trainer")
     return Saved(path, parts, facts, facts.pop("costs"))
+
+
+def _check_parts(path: Path, parts: Mapping[str, Any], needs: Mapping[str, Any], own_name: str) -> None:
+    """Raise CheckpointError if a part is not what drb saves; its files are what the manifest says."""
+    for name, part in parts.items():
+        if not all(isinstance(own, dict) for own in (part if name == OTHERS else [part])):
+            file = path / {OWN: own_name, OTHERS: "rank-*"}.get(name, name)
+            raise CheckpointError(f"{file}.* hold no state: {part!s:.40}")
+    facts = parts["trainer"]
+    for name, kind in {"trainer": dict, "costs": dict, **needs}.items():
+        if name not in facts or not isinstance(facts[name], kind):
+            raise CheckpointError(f"{path / 'trainer'}.json: {name} is missing or of another kind")
+    if facts["costs"].keys() != _COSTS or not all(type(cost) in (int, float) for cost in facts["costs"].values()):
+        raise CheckpointError(f"{path / 'trainer'}.json: costs must have {', '.join(sorted(_COSTS))}")
 
 
 def _of_all_ranks(path: Path, saved_by: int, world: World, key: Key | None) -> list[dict[str, Any]]:

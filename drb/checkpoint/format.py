@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from drb.checkpoint.encryption import CIPHER, ENCRYPTED, Key
@@ -23,6 +24,7 @@ from drb.checkpoint.errors import CheckpointError, UnusableError
 from drb.checkpoint.files import (
     TENSORS,
     FileRecord,
+    first_line,
     open_rows,
     read_json,
     read_tensors,
@@ -122,24 +124,40 @@ def read_manifest(folder: Path) -> Manifest:
     """The manifest of a checkpoint.
 
     Raises:
-        CheckpointError: there is none, or it has another format.
+        CheckpointError: there is none, it has another format, or it is damaged.
     """
     path = folder / MANIFEST
+    if not path.exists():
+        raise CheckpointError(f"{folder} is no checkpoint: it has no {MANIFEST}")
+    content = read_json(path)
     try:
-        content = json.loads(path.read_text())
         if content["format"] != FORMAT:
             raise UnusableError(f"{path} is of checkpoint format {content['format']}, this drb reads format {FORMAT}")
         if content.pop("crc32") != _checksum(content):
             raise CheckpointError(f"{path} has changed since it was written: its checksum is wrong")
         files = {name: FileRecord(file["bytes"], file["crc32"]) for name, file in content["files"].items()}
         key_check = content["encryption"]["key_check"] if "encryption" in content else None
-        return Manifest(int(content["step"]), int(content["world_size"]), files, key_check)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        raise CheckpointError(f"{folder} is no checkpoint: it has no {MANIFEST}") from None
+        manifest = Manifest(content["step"], content["world_size"], files, key_check)
+        _check_manifest(manifest)
+        return manifest
     except CheckpointError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
-        raise CheckpointError(f"{path} is damaged: {type(error).__name__}: {error}") from None
+        raise CheckpointError(f"{path} is damaged: {first_line(error)}") from None
+
+
+def _check_manifest(manifest: Manifest) -> None:
+    """Raise ValueError for values that drb does not write: a right checksum does not make them right."""
+    for name, value, least in (("step", manifest.step, 0), ("world_size", manifest.world_size, 1)):
+        if type(value) is not int or not least <= value < 1 << 63:
+            raise ValueError(f"{name} is {value!r:.40}")
+    if manifest.key_check is not None and not isinstance(manifest.key_check, str):
+        raise ValueError(f"key_check is {manifest.key_check!r:.40}")
+    for name, record in manifest.files.items():
+        if "/" in name or name.startswith(".") or "\0" in name:
+            raise ValueError(f"a file is called {name!r:.80}")
+        if type(record.size_bytes) is not int or record.size_bytes < 0 or not isinstance(record.crc32, str):
+            raise ValueError(f"size and checksum of {name} are {record.size_bytes!r:.40} and {record.crc32!r:.40}")
 
 
 def _checksum(content: Mapping[str, Any]) -> str:
@@ -194,8 +212,10 @@ def read_part(folder: Path, manifest: Manifest, name: str, key: Key | None = Non
         tables = read_json(folder / f"{name}.rows.json") if f"{name}.rows.json" in own else {}
         rows = {path: _stored_rows(folder, path, table, tensors, manifest, key) for path, table in tables.items()}
         return join(Split(read_json(folder / f"{name}.json"), tensors, rows))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{folder / name}.* do not fit together: {error!r}") from None
+    except CheckpointError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError, RecursionError, RuntimeError) as error:
+        raise CheckpointError(f"{folder / name}.* do not fit together: {first_line(error)}") from None
 
 
 def _stored_rows(
@@ -206,4 +226,9 @@ def _stored_rows(
             raise CheckpointError(f"{folder / MANIFEST} does not list {shard}, which holds rows of {path}")
     openers = [partial(open_rows, folder / shard, key) for shard in table["shards"]]
     shard, position = (tensors[f"{path}/{column}"].numpy() for column in _TABLE)
+    for column in (shard, position):
+        if column.dtype != np.int64 or column.shape != (len(shard),):
+            raise ValueError(f"the table of {path} has the shape {column.shape} and the dtype {column.dtype}")
+    if type(table["words"]) is not int or not 0 < table["words"] < 1 << 40:
+        raise ValueError(f"rows of {path} have {table['words']!r:.40} words")
     return StoredRows(openers, shard, position, table["words"])

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from drb.checkpoint.directory import replace_folder, unfinished
+from drb.checkpoint.directory import make_room, replace_folder, unfinished
 from drb.checkpoint.encryption import Key
 from drb.checkpoint.files import FileRecord
 from drb.checkpoint.format import (
@@ -64,8 +63,8 @@ def rewrite_checkpoint(
     require_key(path, manifest, key)
     key = key if manifest.key_check is not None else None
     working = unfinished(path)
-    shutil.rmtree(working, ignore_errors=True)
-    working.mkdir()
+    make_room(working)
+    working.mkdir(mode=path.stat().st_mode & 0o777)
     files: dict[str, FileRecord] = {}
     for rank in range(manifest.world_size):
         name = rank_part(rank)
@@ -76,7 +75,7 @@ def rewrite_checkpoint(
             os.link(path / name, working / name)
             files[name] = record
     write_manifest(working, Manifest(manifest.step, manifest.world_size, files, manifest.key_check))
-    replace_folder(path)
+    replace_folder(path, strict=True)
 
 
 def _with_lazy_rows(state: dict[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ class CheckpointSettings:
     incremental:   link the files of rows that have not changed; false: write all rows each time
     key_file:      a file with a key of 32 bytes (raw, hexadecimal or base64) that encrypts what contains samples; null:
                    no encryption
+    private:       only the user may read checkpoints (modes 0700 and 0600); false: whoever the umask lets
     resume:        auto (the newest good checkpoint of the run directory, if any), never, or a checkpoint's path
     signals:       signals that make the run save itself, leave the file INTERRUPTED and exit with code 75
     """
@@ -33,6 +34,7 @@ class CheckpointSettings:
     keep_last: int = setting(2, at_least=1)
     incremental: bool = True
     key_file: str | None = None
+    private: bool = True
     resume: str = "auto"
     signals: list[str] = field(default_factory=lambda: ["USR2", "TERM"])
 

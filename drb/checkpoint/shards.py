@@ -204,5 +204,5 @@ def _link_or_copy(source: Path, target: Path) -> None:
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        shutil.copyfile(source, target)
+        shutil.copy(source, target)
         sync_file(target)

@@ -9,7 +9,7 @@ With several ranks all functions need the default process group, and every rank 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -64,6 +64,35 @@ def raise_on_all_ranks(name: str, error: str | None, world: World, group: dist.P
     if culprit == world.rank:
         store.set(f"{name}/error", error)
     raise ValueError(store.get(f"{name}/error").decode())
+
+
+def gather_json(
+    value: Any,
+    group: dist.ProcessGroup | None = None,
+    *,
+    encode: Callable[[Any], Any] | None = None,
+    decode: Callable[[dict[str, Any]], Any] | None = None,
+) -> list[Any]:
+    """Every rank's value, by rank. Collective. Tuples become lists.
+
+    Args:
+        value: what JSON can represent.
+        group: a CPU group of all ranks; the default group if None.
+        encode, decode: as `default` and `object_hook` of the json module.
+    """
+    own = torch.frombuffer(bytearray(json.dumps(value, default=encode).encode()), dtype=torch.uint8)
+    world_size = dist.get_world_size(group)
+    sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(world_size)]
+    dist.all_gather(sizes, torch.tensor([len(own)]), group=group)
+    longest = max(int(size) for size in sizes)
+    padded = torch.zeros(longest, dtype=torch.uint8)
+    padded[: len(own)] = own
+    texts = [torch.empty_like(padded) for _ in range(world_size)]
+    dist.all_gather(texts, padded, group=group)
+    return [
+        json.loads(text[: int(size)].numpy().tobytes(), object_hook=decode)
+        for text, size in zip(texts, sizes, strict=True)
+    ]
 
 
 def value_of_main(name: str, value: str, world: World) -> str:

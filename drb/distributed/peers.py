@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from drb.distributed.failure import FailureBoard, PeerError
+from drb.distributed.groups import open_group
 from drb.seeding import mix64
 from drb.types import Int64Array
 
@@ -27,14 +27,8 @@ def open_peers(process_group: dist.ProcessGroup | None, timeout_s: float) -> Pee
     """
     if not dist.is_initialized() or dist.get_world_size(process_group) == 1:
         return None
-    group = dist.new_group(
-        dist.get_process_group_ranks(process_group),
-        timeout=timedelta(seconds=timeout_s),
-        backend="gloo",
-        use_local_synchronization=process_group is not None,
-    )
-    assert isinstance(group, dist.ProcessGroup)
-    return Peers(group, timeout_s)
+    ranks = dist.get_process_group_ranks(process_group)
+    return Peers(open_group(ranks, timeout_s), timeout_s)
 
 
 class Peers:
@@ -51,6 +45,8 @@ class Peers:
         self._parent = parent
         self._ranks = dist.get_process_group_ranks(group)
         self.board: FailureBoard = parent.board if parent else FailureBoard(self._ranks)
+        self._subsets: list[Peers] = []
+        self._is_closed = False
         self.context = "set-up"  # "round 17" while one runs
         self._announcement = torch.empty(0, dtype=torch.int64)
         self._announced = torch.empty(0, dtype=torch.int64)
@@ -70,22 +66,14 @@ class Peers:
 
     def subset(self, ranks: list[int]) -> Peers:
         """A group of these ranks of this one, ascending. Collective over them. A failure is this group's."""
-        group = dist.new_group(
-            [self._ranks[rank] for rank in ranks],
-            timeout=timedelta(seconds=self.timeout_s),
-            backend="gloo",
-            use_local_synchronization=True,
-        )
-        assert isinstance(group, dist.ProcessGroup)
-        return Peers(group, self.timeout_s, parent=self)
+        group = open_group([self._ranks[rank] for rank in ranks], self.timeout_s)
+        subset = Peers(group, self.timeout_s, parent=self)
+        self._subsets.append(subset)
+        return subset
 
     def new_group(self, backend: str) -> dist.ProcessGroup:
         """Another group of these ranks with another backend. Collective over them."""
-        group = dist.new_group(
-            self._ranks, timeout=timedelta(seconds=self.timeout_s), backend=backend, use_local_synchronization=True
-        )
-        assert isinstance(group, dist.ProcessGroup)
-        return group
+        return open_group(self._ranks, self.timeout_s, backend=backend)
 
     def gather_counts(self, message: Int64Array) -> Int64Array:
         """Every rank's message of H integers, int64 [W, H]; returns only after every rank has called it."""
@@ -144,6 +132,11 @@ class Peers:
         Gloo's threads release a collective's tensors a moment after it has returned. If the interpreter were ending by
         then, they would abort the process.
         """
+        if self._is_closed:
+            return
+        self._is_closed = True
+        for subset in self._subsets:
+            subset.close()
         if dist.is_initialized():
             dist.destroy_process_group(self.group)
         del self.group  # the last reference: now the threads are joined

@@ -41,7 +41,8 @@ def open_store(place: Place, node: str, timeout_s: float) -> Store:
     elif place.address.by == "mpi":
         store = _meet_by_mpi(place, node, timeout_s)
     elif place.rank == 0:
-        store = _serve(_listen(place.address), place.world_size, timeout_s)
+        is_alone = place.local_world_size == place.world_size
+        store = _serve(_listen(place.address, is_alone), place.world_size, timeout_s)
     else:
         store = _connect(place, place.address, timeout_s)
     _await_all(store, place, timeout_s)
@@ -77,11 +78,10 @@ def _meet_by_mpi(place: Place, node: str, timeout_s: float) -> Store:
 
 def _serve(listener: socket.socket, world_size: int, timeout_s: float) -> Store:
     """The store of rank 0, on the listening socket."""
-    port = listener.getsockname()[1]
+    host, port = listener.getsockname()[:2]
     timeout = timedelta(seconds=timeout_s)
-    return TCPStore(
-        "127.0.0.1", port, world_size, True, timeout, wait_for_workers=False, master_listen_fd=listener.detach()
-    )
+    host = "127.0.0.1" if host in ("::", "0.0.0.0") else host
+    return TCPStore(host, port, world_size, True, timeout, wait_for_workers=False, master_listen_fd=listener.detach())
 
 
 def _connect(place: Place, address: Address, timeout_s: float) -> Store:
@@ -97,9 +97,9 @@ def _connect(place: Place, address: Address, timeout_s: float) -> Store:
         ) from None
 
 
-def _listen(address: Address) -> socket.socket:
+def _listen(address: Address, is_alone: bool) -> socket.socket:
     _require_known(address)
-    listener = _bind(address.port)
+    listener = _bind(address.port, _interface(address.host, is_alone))
     try:
         if not _is_of_this_machine(address.host):
             _require_that_it_leads_here(address)
@@ -109,12 +109,37 @@ def _listen(address: Address) -> socket.socket:
     return listener
 
 
+def _interface(host: str, is_alone: bool) -> str:
+    """The address at which rank 0 listens: that of MASTER_ADDR if it is certain that all ranks know it as the same one.
+
+    That is so for a literal address of this machine, and if all ranks are on this machine. The name of a host may mean
+    another address elsewhere (127.0.1.1 here, for one), and an address of another machine is forwarded: then it
+    listens on all interfaces, which "" stands for.
+
+    Args:
+        is_alone: whether all ranks are on this machine.
+    """
+    is_literal = True
+    try:
+        found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except OSError:
+        is_literal, found = False, socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
+    if not (is_literal or is_alone or host == "localhost"):
+        return ""
+    for family, _, _, _, address in sorted(found, key=lambda entry: entry[0] != socket.AF_INET):
+        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.bind(address)
+            return str(address[0])
+    return ""
+
+
 def _bind(port: int, host: str = "") -> socket.socket:
-    """A listening socket at port (0: any free one), on all interfaces unless a host is given."""
+    """A listening socket at port (0: any free one), on all interfaces unless an address is given."""
     try:
         if not host and socket.has_dualstack_ipv6():
             return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=4096)
-        return socket.create_server((host, port), backlog=4096)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=4096)
     except OSError as error:
         raise ValueError(
             f"rank 0 cannot listen at port {port} of {socket.gethostname()}: {os.strerror(error.errno or 0)}; set "

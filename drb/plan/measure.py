@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from drb.data.datasets import Dataset
+from drb.distributed.agreement import gather_json
 from drb.distributed.world import World
 from drb.machine import node_name
 from drb.program.build import build_network, build_preprocess, build_rehearsal
@@ -224,7 +225,4 @@ def _slowest(times: dict[str, list[float]], world: World) -> dict[str, list[floa
 
 def _everyones(value: Any, world: World) -> list[Any]:
     """The value of every rank, by rank. Collective."""
-    values: list[Any] = [value] * world.world_size
-    if world.world_size > 1:
-        dist.all_gather_object(values, value)
-    return values
+    return gather_json(value) if world.world_size > 1 else [value]

@@ -42,6 +42,8 @@ from drb.tracking import Tracker
 from drb.training import Monitor, Trainer
 from drb.training.reporting.monitor import Console
 
+_FACTS = {"config": dict, "tracking_run_id": (str, type(None))}  # what a checkpoint must know of its run
+
 
 def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[str] = ()) -> None:
     """Train as configured. Collective: every rank of the world calls it.
@@ -69,7 +71,7 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
         checkpointer = _open_checkpoints(config, run_dir, world, console, stack)
         saved = _find_checkpoint(config, checkpointer)
         if saved is not None:
-            config = dataclasses.replace(config, run_id=saved.facts["config"]["run_id"])
+            config = dataclasses.replace(config, run_id=saved.facts["config"].get("run_id", config.run_id))
         if world.is_main:
             run_dir.mkdir(parents=True, exist_ok=True)
             write_atomically(run_dir / "config.yaml", to_yaml(config))
@@ -164,7 +166,7 @@ def _open_profiler(
 
 
 def _find_checkpoint(config: TrainConfig, checkpointer: Checkpointer | None) -> Saved | None:
-    saved = None if checkpointer is None else checkpointer.find()
+    saved = None if checkpointer is None else checkpointer.find(_FACTS)
     if saved is not None:
         require_same_config(saved.facts["config"], dataclasses.asdict(config), str(saved.path))
     return saved
@@ -179,8 +181,14 @@ def _take_up(saved: Saved, trainer: Trainer, console: Console | None) -> None:
 
 
 def dataset_of(config: TrainConfig, console: Console | None, known: Identity | None = None) -> Dataset:
-    """The configured data set, decoded first if it is to be cached. known: what the run had before."""
-    builder: DatasetBuilder = build_variant("dataset", config.dataset)
+    """The configured data set, decoded first if it is to be cached. known: what the run had before.
+
+    With a key for checkpoints nothing is cached: the cache would hold the images unencrypted.
+    """
+    section = config.dataset
+    if config.checkpoint.key_file is not None and getattr(section, "cache", "never") != "never":
+        section = dataclasses.replace(section, cache="never")  # type: ignore[call-arg]
+    builder: DatasetBuilder = build_variant("dataset", section)
     return builder.load((lambda line: None) if console is None else console.say, known.classes if known else ())
 
 

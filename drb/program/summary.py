@@ -84,7 +84,7 @@ def write_atomically(path: Path, content: str | Mapping[str, Any]) -> None:
     """A file that is whole or not there: text, or a mapping as JSON."""
     text = content if isinstance(content, str) else json.dumps(content, indent=2, allow_nan=False) + "\n"
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(text)
+    unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(path)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from pathlib import Path
 
 from drb.checkpoint import Saved
@@ -16,8 +17,9 @@ from drb.program.config import TrainConfig
 from drb.program.config.resume import require_same_config
 from drb.program.config.variants import build_variant
 from drb.program.summary import write_atomically
-from drb.tracking import NullTracker, Tracker, TrackerBuilder
+from drb.tracking import NullTracker, Tracker, TrackerBuilder, UnknownRunError
 
+_log = logging.getLogger(__name__)
 _RECORD = "tracking.json"
 
 
@@ -25,12 +27,14 @@ def open_tracker_of(config: TrainConfig, run_dir: Path, world: World, saved: Sav
     """saved: what the run goes on from, if anything; if that is another run's, the tracker's run is a new one."""
     if saved is not None:
         is_own = saved.path.resolve().is_relative_to(run_dir.resolve())
-        tracker = _open(config, run_dir, world, saved.facts["tracking_run_id"] if is_own else None)
+        run_id = saved.facts["tracking_run_id"] if is_own else None
     else:
-        try:
-            tracker = _open(config, run_dir, world, _recorded(config, run_dir) if world.is_main else None)
-        except ValueError:  # the store does not have that run any more
-            tracker = _open(config, run_dir, world, None)
+        run_id = _recorded(config, run_dir) if world.is_main else None
+    try:
+        tracker = _open(config, run_dir, world, run_id)
+    except UnknownRunError as error:
+        _log.warning("tracking: %s; from here on it is tracked as a new run", error)
+        tracker = _open(config, run_dir, world, None)
     if tracker.run_id is not None:
         write_atomically(run_dir / _RECORD, {"run_id": tracker.run_id, "config": dataclasses.asdict(config)})
     return tracker

@@ -20,7 +20,14 @@ T = TypeVar("T")
 
 
 class Engine(Protocol[T]):
-    """`submit` rounds, which run one after the other, and ask for each `result` in turn."""
+    """`submit` rounds, which run one after the other, and ask for each `result` in turn.
+
+    Attributes:
+        is_running: whether a round may be in progress although the engine is closed.
+    """
+
+    @property
+    def is_running(self) -> bool: ...
 
     def submit(self, call: Callable[[], T]) -> None: ...
 
@@ -39,6 +46,7 @@ class Engine(Protocol[T]):
 
 class InlineEngine(Generic[T]):
     is_async = False
+    is_running = False
 
     def __init__(self) -> None:
         self._values: deque[T] = deque()
@@ -71,6 +79,10 @@ class AsyncEngine(Generic[T]):
         self._outcomes: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
         self._worker = threading.Thread(target=self._work, name="drb-rehearsal", daemon=True)
         self._worker.start()
+
+    @property
+    def is_running(self) -> bool:
+        return self._worker.is_alive()
 
     def submit(self, call: Callable[[], T]) -> None:
         self._calls.put(call)

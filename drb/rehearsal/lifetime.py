@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from types import TracebackType
 
 from typing_extensions import Self
 
+from drb.distributed.failure import OwnError, PeerError, is_of_a_collective
 from drb.exchange import Peers
 from drb.rehearsal.running import Running
 from drb.rehearsal.setup import Setup
+
+
+class Turn:
+    """Held during a step. A second thread that wants to take one gets a ValueError instead of a broken round."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            raise ValueError(
+                "two threads call extend() or step() of one rehearsal at once, but steps have an order that all ranks "
+                "share: call them from one thread, or make a rehearsal for each"
+            )
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
 
 
 class Lifetime:
@@ -56,11 +76,37 @@ class Lifetime:
         elif not self._closed:
             # a farewell to dead peers would only hide the first error, but the round in flight may know its cause
             self._closed = True
-            if self._running is not None:
-                cause = self._running.rounds.cause_of(error)
-                self._running.rounds.close(together=False)
-                if cause is not None:
-                    raise cause from error
+            cause = None if self._running is None else self._running.rounds.cause_of(error)
+            if cause is None:
+                self._announce(error)
+            self._let_go()
+            if cause is not None:
+                raise cause from error
+
+    def __del__(self) -> None:
+        """A rehearsal that is dropped without `close` gives back its threads and descriptors, too."""
+        if not self._closed and not sys.is_finalizing() and hasattr(self, "_peers"):
+            self._closed = True
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """End this rank's threads without waiting for the others. Its group ends when no operation is in flight."""
+        rounds = None if self._running is None else self._running.rounds
+        if rounds is not None:
+            rounds.close(together=False)
+        peers = self._peers
+        if peers is None or (rounds is not None and rounds.broken_by is not None):
+            return  # a group whose operation failed would wait for a dead peer: it ends with the process
+        if rounds is None or not rounds.is_running:
+            peers.close()
+        else:
+            threading.Thread(target=rounds.close_later, args=(peers,), name="drb-release", daemon=True).start()
+
+    def _announce(self, error: BaseException) -> None:
+        """Tell the other ranks why this one leaves: they wait for it in a round or in the gradients' all-reduce."""
+        if self._peers is not None and not isinstance(error, (PeerError, OwnError)) and not is_of_a_collective(error):
+            step = 0 if self._running is None else self._running.steps.last + 1
+            self._peers.board.announce(f"its training loop, step {step}", error)
 
     def _require_open(self, what: str) -> None:
         if self._closed:

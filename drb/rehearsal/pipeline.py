@@ -160,6 +160,16 @@ class Pipeline:
         self._delivery.close(together)
         self._parts.exchange.close(together)
 
+    @property
+    def is_running(self) -> bool:
+        """Whether a round goes on although this is closed, because it waits for other ranks."""
+        return self._parts.engine.is_running
+
+    def close_later(self, peers: Peers) -> None:
+        """Wait until the round that goes on has ended, then close the group; for a thread of its own."""
+        self._parts.engine.close()
+        peers.close()
+
     # -- state
 
     def state_dict(self) -> dict[str, Any] | None:

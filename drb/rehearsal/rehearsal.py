@@ -27,7 +27,7 @@ from drb.rehearsal.edit import Edit
 from drb.rehearsal.factory import Factory
 from drb.rehearsal.forget import ForgetObserver
 from drb.rehearsal.intake import REHEARSED
-from drb.rehearsal.lifetime import Lifetime
+from drb.rehearsal.lifetime import Lifetime, Turn
 from drb.rehearsal.running import Running
 from drb.rehearsal.selection import SampleIds, Where
 from drb.rehearsal.settings import RehearsalSettings
@@ -127,7 +127,7 @@ class Rehearsal(Lifetime):
         self._peers = open_peers(process_group, timeout_s)
         spec = spec if spec is None or isinstance(spec, RecordSpec) else RecordSpec(spec)
         self._setup = Setup(self.settings, spec, self._peers, self._factory, device, group_of(process_group))
-        self._setup_seconds = 0.0
+        self._setup_seconds, self._turn = 0.0, Turn()
         self._stored_and_distinct: tuple[int, int] | None = None
 
     # -- a step
@@ -150,10 +150,11 @@ class Rehearsal(Lifetime):
                 nothing; repeat it with a good minibatch, because the other ranks' rounds wait for this rank's.
             UnevenError: another rank stopped. PeerError: a rank died or stalled.
         """
-        running = self._running_with(minibatch)
-        if running is None:
-            return {**minibatch, REHEARSED: torch.zeros(0, dtype=torch.bool)}
-        return running.steps.extend(minibatch)  # type: ignore[return-value]  # None only with uneven="stop"
+        with self._turn:
+            running = self._running_with(minibatch)
+            if running is None:
+                return {**minibatch, REHEARSED: torch.zeros(0, dtype=torch.bool)}
+            return running.steps.extend(minibatch)  # type: ignore[return-value]  # None only with uneven="stop"
 
     def step(self, minibatch: Minibatch) -> Exemplars | None:
         """Offer a minibatch and get this step's exemplars by themselves.
@@ -161,8 +162,9 @@ class Rehearsal(Lifetime):
         The result is None until exemplars exist and, with uneven="stop", once a rank has ended (see `stopped`). Its
         memory is overwritten in the next call.
         """
-        running = self._running_with(minibatch)
-        return None if running is None else running.steps.step(minibatch)
+        with self._turn:
+            running = self._running_with(minibatch)
+            return None if running is None else running.steps.step(minibatch)
 
     def attach(self, **late_fields: Tensor) -> None:
         """Give the last minibatch its late fields, [b, …] each: values that exist only after the forward pass.

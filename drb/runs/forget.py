@@ -64,7 +64,7 @@ def forget_in_run(
     lock = RunLock(run_dir, "drb forget")
     try:
         folder = CheckpointDirectory(run_dir / "checkpoints", keep_last=1)
-        folder.clean()
+        folder.clean(strict=True)
         checkpoints = folder.checkpoints()
         if not checkpoints:
             raise ValueError(f"{run_dir} has no checkpoints: its run has not saved anything yet")

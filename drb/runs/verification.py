@@ -50,7 +50,7 @@ def verify(path: Path, key: Key | None = None) -> Verified:
         state = read_part(path, manifest, name, key, check_rows=False)  # they were just checked
         try:
             exemplars += _check_rank(state)
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
             if isinstance(error, CheckpointError):
                 raise
             detail = str(error) if isinstance(error, ValueError) else f"{error!r} is missing or of another kind"

@@ -9,9 +9,9 @@ is opened, which takes seconds.
 
 from drb.registry import Registry
 from drb.tracking.builder import TrackerBuilder
-from drb.tracking.opening import open_tracker, sync
+from drb.tracking.opening import UnknownRunError, open_tracker, sync
 from drb.tracking.tracker import NullTracker, Status, Tracker
 
 TRACKERS: Registry[TrackerBuilder] = Registry("tracker", TrackerBuilder, __name__, "drb.trackers")
 
-__all__ = ["TRACKERS", "NullTracker", "Status", "Tracker", "TrackerBuilder", "open_tracker", "sync"]
+__all__ = ["TRACKERS", "NullTracker", "Status", "Tracker", "TrackerBuilder", "UnknownRunError", "open_tracker", "sync"]

@@ -21,7 +21,7 @@ class TrackerBuilder(Variant):
             experiment: what the run belongs to.
             run_dir: where the run keeps its files.
         Raises:
-            ValueError: nothing can be tracked as the options say, or there is no run_id.
+            UnknownRunError: there is no run_id any more. ValueError: nothing can be tracked as the options say.
         """
 
 

@@ -8,6 +8,8 @@ from itertools import islice
 from pathlib import Path
 
 from drb.tracking.store import (
+    DeletedRunError,
+    LockedError,
     MlflowRun,
     connect,
     create_run,
@@ -23,6 +25,10 @@ _log = logging.getLogger(__name__)
 _OFFLINE_FILE = "mlflow_offline.db"
 _EXPERIMENT = "drb.experiment"  # tag of an offline run: the experiment that it belongs to on the server
 _ONLINE_RUN = "drb.online_run_id"  # tag of an offline run: the run on the server that it is a part of
+
+
+class UnknownRunError(ValueError):
+    """The run to continue is not in the store, or was deleted there."""
 
 
 def open_tracker(
@@ -45,7 +51,9 @@ def open_tracker(
             contains, so a run resumed from an older checkpoint logs no step twice.
         flush_seconds: metrics are written at least this often while more are logged.
     Raises:
-        ValueError: MLflow is not installed, the store cannot be used (and is no server), or run_id is not in it.
+        UnknownRunError: the store does not have run_id, or it was deleted there.
+        ValueError: MLflow is not installed, or the store cannot be used. A server that does not answer and a database
+            that another process keeps locked are no errors: metrics are kept in run_dir.
     """
     if not enabled:
         return NullTracker()
@@ -57,8 +65,10 @@ def open_tracker(
             run_id = sync(run_dir, uri)  # what an earlier failure of the server left behind comes first
         run = reopen_run(uri, run_id) if run_id else create_run(uri, experiment, run_name)
     except Exception as error:  # MLflow's, the HTTP client's, the database's
-        unknown_run = getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST"
-        if unknown_run or not is_server(uri):
+        is_deleted = isinstance(error, DeletedRunError)
+        if run_id is not None and (is_deleted or getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST"):
+            raise UnknownRunError(f"{uri} does not have the run {run_id} any more: {one_line(error)}") from error
+        if not (is_server(uri) or isinstance(error, LockedError)):
             raise ValueError(
                 f"cannot track in {uri}: {one_line(error)}; change tracking.uri or turn tracking off"
             ) from error

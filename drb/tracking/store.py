@@ -9,6 +9,8 @@ import contextlib
 import fcntl
 import logging
 import os
+import sqlite3
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +20,7 @@ from drb.tracking.tracker import Point
 
 _log = logging.getLogger(__name__)
 _MAX_PARAMS = 100  # that MLflow takes at a time
+_LOCKED_S = 15.0  # how long to wait for a local store that another process has locked
 _DEFAULT_URI = "sqlite:///mlflow.db"
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -25,6 +28,14 @@ _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the default waits for minutes on a server that is away
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds
 }
+
+
+class DeletedRunError(LookupError):
+    """The run was deleted in MLflow."""
+
+
+class LockedError(OSError):
+    """Another process keeps a local store locked."""
 
 
 class MlflowRun:
@@ -107,6 +118,9 @@ def create_run(uri: str, experiment: str, run_name: str) -> MlflowRun:
 
 def reopen_run(uri: str, run_id: str) -> MlflowRun:
     client = connect(uri)
+    run = client.get_run(run_id)
+    if run.info.lifecycle_stage == "deleted":
+        raise DeletedRunError(f"the run {run_id} was deleted")
     client.update_run(run_id, status="RUNNING")
     return MlflowRun(client, uri, run_id)
 
@@ -119,6 +133,7 @@ def connect(uri: str) -> Any:
         from mlflow.exceptions import MlflowException
 
         with _alone(uri):
+            _require_unlocked(uri)
             try:
                 return MlflowClient(tracking_uri=uri)
             except MlflowException as error:
@@ -208,8 +223,33 @@ def _alone(uri: str) -> Iterator[None]:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path.with_name(f".{path.name}.lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        deadline = time.monotonic() + _LOCKED_S
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise LockedError(f"another process has held {lock.name} for {_LOCKED_S:.0f} s") from None
+            time.sleep(0.1)
         yield
+
+
+def _require_unlocked(uri: str) -> None:
+    """Raise LockedError if another process keeps a local database locked, which MLflow would wait a minute for."""
+    path = sqlite_path(uri)
+    if path is None or not path.is_file():
+        return
+    with contextlib.closing(sqlite3.connect(path, timeout=_LOCKED_S)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE").close()
+            connection.rollback()
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error):
+                return  # what else is wrong with it MLflow says
+            raise LockedError(f"another process has kept {path} locked for {_LOCKED_S:.0f} s") from None
+        except sqlite3.DatabaseError:
+            return
 
 
 @contextlib.contextmanager

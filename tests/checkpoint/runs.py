@@ -112,6 +112,7 @@ def run(
     trainer.run()
     result = {
         "weights": _digest(trainer.network.state_dict()),
+        "optimizer": _digest(trainer.state_dict()["optimizer"]),
         "scores": trainer.scores.state_dict(),
         "losses": monitor.points,
         "counts": [entry.get("counts") for entry in trainer.progress.history],

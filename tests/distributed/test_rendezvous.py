@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 import threading
@@ -50,6 +51,26 @@ def test_ranks_meet(host):
     stores = meet([place(rank, 3, host, port) for rank in (2, 0, 1)])
     stores[0].set("key", "value")
     assert [store.get("key") for store in stores] == [b"value"] * 3
+
+
+def listening_addresses(port):
+    """At which addresses of this machine something listens at the port."""
+    own = {"127.0.0.1", "127.0.0.2", socket.gethostbyname(socket.gethostname())}
+    found = set()
+    for address in own:
+        with contextlib.suppress(OSError), socket.create_connection((address, port), timeout=2):
+            found.add(address)
+    return found
+
+
+@pytest.mark.parametrize(("host", "local"), [("127.0.0.1", 2), ("127.0.0.1", 1), ("localhost", 1)])
+def test_the_store_listens_where_it_is_told(host, local):
+    """Not on the network's interfaces, where anyone could stop the run or read its settings."""
+    port = free_port()
+    ranks = [Place(r, 2, r, local, "srun", Address("address", host, port, "MASTER_ADDR")) for r in range(2)]
+    stores = meet(ranks)
+    assert all(isinstance(store, dist.TCPStore) for store in stores), stores
+    assert listening_addresses(port) == {"127.0.0.1"}
 
 
 def test_who_does_not_arrive_is_named(capfd):

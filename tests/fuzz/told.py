@@ -13,6 +13,7 @@ CASES = {
     "minibatches": 900,
     "states": 250,
     "checkpoints": 250,
+    "resealed checkpoints": 300,
 }
 
 

@@ -44,9 +44,9 @@ def test_every_place_that_can_be_struck_is_there(place):
 
 
 def test_the_campaign_hits_every_target_often_enough():
-    faults = draw_faults(64, seed=0)
-    assert len(faults) == 64
+    faults = draw_faults(72, seed=0)
+    assert len(faults) == 72
     assert {fault.world_size for fault in faults} == {2, 3, 4}
     for target in PROCESS_TARGETS:
         assert sum(fault.target == target for fault in faults) >= 5
-    assert faults == draw_faults(64, seed=0) != draw_faults(64, seed=1)
+    assert faults == draw_faults(72, seed=0) != draw_faults(72, seed=1)

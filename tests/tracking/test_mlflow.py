@@ -1,8 +1,10 @@
 """Against MLflow itself: local databases, and its server in a thread."""
 
+import contextlib
 import logging
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import warnings
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from drb.tracking import NullTracker, open_tracker, sync
+from drb.tracking import NullTracker, UnknownRunError, open_tracker, sync
 from drb.tracking.store import connect, sqlite_uri
 
 MAKE_RUN = """
@@ -152,6 +154,31 @@ def test_an_unknown_run_is_refused(store, server, tmp_path):
     for uri in (store, server.uri):
         with pytest.raises(ValueError, match="0123"):
             open_at(uri, tmp_path, run_id="0123456789abcdef0123456789abcdef")
+
+
+def test_a_run_that_was_deleted_is_told_apart_from_a_store_that_fails(store, server, tmp_path):
+    """The program then goes on with a new run: see tests/program/test_tracker_run.py."""
+    for uri in (store, server.uri):
+        with open_at(uri, tmp_path) as tracker:
+            tracker.log_metrics({"loss": 1.0}, 0)
+        connect(uri).delete_run(tracker.run_id)
+        with pytest.raises(UnknownRunError, match=f"does not have the run {tracker.run_id} any more"):
+            open_at(uri, tmp_path, run_id=tracker.run_id)
+
+
+def test_a_database_that_another_process_keeps_locked_costs_one_line_and_no_metric(
+    store, tmp_path, caplog, monkeypatch
+):
+    monkeypatch.setattr("drb.tracking.store._LOCKED_S", 0.3)
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with open_at(store, tmp_path) as tracker:
+            tracker.log_metrics({"loss": 1.0}, 0)
+        other.execute("ROLLBACK")
+    assert len(caplog.records) == 1
+    assert "locked" in caplog.text
+    run_id = sync(tmp_path, store)
+    assert steps(store, run_id, "loss") == [0]
 
 
 def test_a_server_gives_the_page_of_the_run(server, tmp_path):

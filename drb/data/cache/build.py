@@ -118,7 +118,7 @@ def _build_or_load(
 ) -> Dataset:
     failure = _beside(folder, "failed")
     if waited and failure.exists():
-        raise ValueError(failure.read_text())
+        raise ValueError(failure.read_text(encoding="utf-8"))
     failure.unlink(missing_ok=True)
     try:
         dataset = load()
@@ -131,7 +131,7 @@ def _build_or_load(
         say(f"making {folder}: {size_text}")
         _build(folder, dataset, facts, size_text, say)
     except ValueError as error:
-        failure.write_text(str(error))
+        failure.write_text(str(error), encoding="utf-8")
         raise
     finally:
         shutil.rmtree(_partial(folder), ignore_errors=True)
@@ -233,7 +233,7 @@ class _Progress:
 
     def __init__(self, partial: Path, size_text: str, total: int, say: Say) -> None:
         self.file = partial / "progress"
-        self.file.write_text(size_text)
+        self.file.write_text(size_text, encoding="utf-8")
         self._size_text = size_text
         self._total = total
         self._say = say
@@ -247,7 +247,7 @@ class _Progress:
         if now >= self._next_note:
             left_s = (now - self._start) / self._done * (self._total - self._done)
             text = f"{self._done} of {self._total} images, {left_s:.0f} s left"
-            self.file.write_text(f"{self._size_text}; {text}")
+            self.file.write_text(f"{self._size_text}; {text}", encoding="utf-8")
             self._next_note = now + 1
             if now >= self._next_line:
                 self._say(text)
@@ -256,7 +256,7 @@ class _Progress:
 
 def _progress_of(folder: Path) -> str:
     try:
-        return f": {(_partial(folder) / 'progress').read_text()}"
+        return f": {(_partial(folder) / 'progress').read_text(encoding='utf-8')}"
     except OSError:
         return ""
 

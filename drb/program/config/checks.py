@@ -27,6 +27,11 @@ def check_config(config: TrainConfig, world_size: int) -> None:
     _check_choices(config)
     check_schedule(config.schedule)
     check_signals(config.checkpoint.signals)
+    if config.checkpoint.key_file is not None and getattr(config.dataset, "cache", "never") == "always":
+        raise ValueError(
+            "checkpoint.key_file encrypts samples, but dataset.cache=always writes the decoded images unencrypted to "
+            "disk; set dataset.cache=never"
+        )
     config.training.rows_per_rank(world_size)
     _check_device(config)
     if config.model.init not in ("random", "torchvision") and not Path(config.model.init).exists():

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch.distributed as dist
-
+from drb.distributed.agreement import gather_json
 from drb.distributed.world import World
 
 if TYPE_CHECKING:
@@ -31,9 +30,7 @@ def refuse_duplicates(share: float, task_index: int) -> None:
 
 def total_counts(rehearsal: Rehearsal, world: World) -> dict[str, int]:
     """Exemplars of each stratum on all ranks together, keys as JSON has them. Collective."""
-    per_rank: list[Any] = [rehearsal.counts()]
-    if world.world_size > 1:
-        own, per_rank = per_rank[0], [None] * world.world_size
-        dist.all_gather_object(per_rank, own)
-    counts: Counter[int] = sum(map(Counter, per_rank), Counter())
+    own = list(rehearsal.counts().items())
+    per_rank = gather_json(own) if world.world_size > 1 else [own]
+    counts: Counter[int] = sum((Counter(dict(pairs)) for pairs in per_rank), Counter())
     return {str(stratum): counts[stratum] for stratum in sorted(counts)}

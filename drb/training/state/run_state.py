@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch.distributed as dist
-
 from drb.data.datasets import Source
+from drb.distributed.agreement import gather_json
 from drb.training.components import Components
 from drb.training.method.part import digest
 from drb.training.state.resume import deal_exemplars, describe_change, own_part
@@ -86,8 +85,7 @@ class RunState:
         if world_size == 1 or not any(learnt.values()):
             return
         own = {name: digest(state) for name, state in [*learnt["method"].items(), ("objective", learnt["objective"])]}
-        of_ranks: list[Any] = [None] * world_size
-        dist.all_gather_object(of_ranks, own)
+        of_ranks = gather_json(own)
         for name, value in of_ranks[0].items():
             if others := [rank for rank, digests in enumerate(of_ranks) if digests.get(name) != value]:
                 raise ValueError(

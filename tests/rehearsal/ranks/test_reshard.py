@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import numpy as np
 import pytest
-from ranks import run_ranks
+from ranks import collect_ranks, run_ranks
 from rehearsal.ranks.checks import SMALLEST_P, uniformity_p
 from rehearsal.ranks.streams import nothing, num_wrong, records
 
@@ -46,11 +49,25 @@ def owners_of(world_size):
     return OwnerSampler(range(SAMPLES), seed=9, rank=0, world_size=world_size).owner_of
 
 
-def test_draws_after_4_to_2_to_3_are_uniform_over_the_exemplars_each_stored_once():
+def be_killed(rank, world_size, saved, settings):
+    """Go on from the states, until rank 1 is killed in the middle of its rounds."""
+    owner_of = OwnerSampler(range(SAMPLES), seed=9, drop_last=True).owner_of
+    with Rehearsal(exemplars=R, batch_size=8, asynchronous=True, verbose=False, timeout_s=5, **settings) as rehearsal:
+        rehearsal.load_state_dict([states[0] for states in saved], owner_of)
+        for step in range(ROUNDS):
+            if (rank, step) == (1, 7):
+                os.kill(os.getpid(), signal.SIGKILL)
+            rehearsal.extend(nothing())
+
+
+def test_draws_after_4_to_2_to_3_with_a_kill_are_uniform_over_the_exemplars_each_stored_once():
     settings = {"capacity": 20}
     results = run_ranks(train, 4, None, settings)
     for world_size, exchange in ((2, "shared"), (3, "collective")):
         states = [[result[0] for result in per_seed] for per_seed in results]
+        if world_size == 3:  # what two ranks had saved is gone on with once, in vain
+            _, failures = collect_ranks(be_killed, 2, states, settings, patience=12, abandon=[1], timeout=60)
+            assert "rank 1 did not arrive" in failures[0]
         results = run_ranks(train, world_size, states, settings | {"exchange": exchange})
         for i, _ in enumerate(SEEDS):
             held = [per_seed[i][1] for per_seed in results]
