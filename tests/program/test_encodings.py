@@ -31,7 +31,7 @@ _PRINTS_CONFIG = """
 import sys
 from drb.program.summary import write_atomically
 from pathlib import Path
-write_atomically(Path(sys.argv[1]), "root: größe →")
+write_atomically(Path(sys.argv[1]), "root: gr\\u00f6\\u00dfe \\u2192")
 """
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from drb.data.scenarios.task import Task
+from drb.distributed.agreement import gather_json
 from drb.distributed.reduction import sum_over_ranks
 from drb.training.method.parameters import ParameterState, ParameterVector
 from drb.training.method.structure import count_rows, map_tensors, rows_of
@@ -129,9 +130,16 @@ class FinishedTask(CurrentTask):
         """Every rank's rows, one rank's behind the other's; ranks may have different numbers of them."""
         if self.world.world_size == 1:
             return rows
-        of_ranks: list[Any] = [None] * self.world.world_size
-        dist.all_gather_object(of_ranks, rows.cpu())
-        return torch.cat(of_ranks).to(rows.device)
+        own, counts = rows.cpu(), gather_json(len(rows))
+        padded = own.new_zeros((max(counts, default=0), *own.shape[1:]))
+        if not padded.numel():
+            return rows.new_zeros((sum(counts), *rows.shape[1:]))
+        padded[: len(own)] = own
+        memory = padded.reshape(-1).view(torch.uint8)  # of any dtype
+        of_ranks = [torch.empty_like(memory) for _ in counts]
+        dist.all_gather(of_ranks, memory)
+        each = [given.view(own.dtype).reshape(padded.shape)[:n] for given, n in zip(of_ranks, counts, strict=True)]
+        return torch.cat(each).to(rows.device)
 
     def mean_of_gradients(
         self,
