@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,6 @@ import torch
 import torch.distributed as dist
 
 from drb.distributed.failure import FailureBoard, PeerError
-from drb.distributed.groups import open_group
 from drb.seeding import mix64
 from drb.types import Int64Array
 
@@ -28,7 +27,13 @@ def open_peers(process_group: dist.ProcessGroup | None, timeout_s: float) -> Pee
     if not dist.is_initialized() or dist.get_world_size(process_group) == 1:
         return None
     ranks = dist.get_process_group_ranks(process_group)
-    return Peers(open_group(ranks, timeout_s), timeout_s)
+    return Peers(_open_group(ranks, timeout_s), timeout_s)
+
+
+def _open_group(ranks: Sequence[int], timeout_s: float, backend: str = "gloo") -> dist.ProcessGroup:
+    from drb.distributed.groups import open_group  # a single rank needs none
+
+    return open_group(ranks, timeout_s, backend=backend)
 
 
 class Peers:
@@ -66,14 +71,14 @@ class Peers:
 
     def subset(self, ranks: list[int]) -> Peers:
         """A group of these ranks of this one, ascending. Collective over them. A failure is this group's."""
-        group = open_group([self._ranks[rank] for rank in ranks], self.timeout_s)
+        group = _open_group([self._ranks[rank] for rank in ranks], self.timeout_s)
         subset = Peers(group, self.timeout_s, parent=self)
         self._subsets.append(subset)
         return subset
 
     def new_group(self, backend: str) -> dist.ProcessGroup:
         """Another group of these ranks with another backend. Collective over them."""
-        return open_group(self._ranks, self.timeout_s, backend=backend)
+        return _open_group(self._ranks, self.timeout_s, backend)
 
     def gather_counts(self, message: Int64Array) -> Int64Array:
         """Every rank's message of H integers, int64 [W, H]; returns only after every rank has called it."""
