@@ -45,7 +45,7 @@ def deny_in_state(state: State, sample_ids: Int64Array) -> dict[str, Any]:
 def ids_in_state(state: State, where: Where | None = None) -> Int64Array:
     """Ids of all records in a state, or of those for which `where` holds: int64, ascending and distinct.
 
-    The records are the stored ones, the staged ones, those they are about to replace, and those fetched.
+    The records are the stored ones, the staged and undecided ones, those they are about to replace, and those fetched.
     """
     if "buffer" not in state:
         return np.empty(0, np.int64)
@@ -54,7 +54,7 @@ def ids_in_state(state: State, where: Where | None = None) -> Int64Array:
     found = [np.empty(0, np.int64)]
     if where is None:
         found.append(state["buffer"]["columns"]["sample_id"])
-    parts = [state["buffer"], *filter(None, [state["fetched"]])]
+    parts = [state["buffer"], *filter(None, [state["fetched"], state["buffer"].get("undecided")])]
     found += [matching_ids(where or _any, spec, part["rows"], np.arange(len(part["rows"]))) for part in parts]
     return np.unique(np.concatenate(found))
 
@@ -81,6 +81,7 @@ def _without(buffer: State, settings: State, sample_ids: Int64Array) -> dict[str
         "rows": _select(buffer["rows"], row_of[: columns.size]),
         "size": np.int64(columns.size),
         "staged": {"rows": nothing, "slots": nothing, "offered": staged["offered"] if lacking else np.int64(0)},
+        "undecided": None,
         "columns": columns.state_dict(),
         "admission": policy.state_dict(),
     }
