@@ -9,7 +9,7 @@ All methods run on the training thread.
 Exemplars leave by eviction and by `remove`. Their rows are retired in both cases. After `remove` the last slots move
 into the holes, which changes columns and the table, but no row (a row's header keeps the slot that it was admitted to).
 
-`drb.buffer.editing` has what changes a buffer while no rank reads it.
+`drb.buffer.editing` has what changes a buffer while no rank reads it: loading a state, erasing and editing.
 
 Letters: B rows of a minibatch, A admitted, n stored, M capacity, K words of a row.
 """
@@ -35,8 +35,6 @@ from drb.types import Int64Array, Minibatch
 COLUMN_BYTES = 8 * (6 + 3 + 2) + 107 + 32
 
 Pack: TypeAlias = Callable[[str, Tensor, Int64Array, Int64Array], None]
-
-_ROWS_AT_A_TIME = 1024
 _NOWHERE: Int64Array = np.empty(0, np.int64)
 
 
@@ -213,19 +211,6 @@ class Buffer:
         """Rows that hold an exemplar, the last minibatch's included: int64 [n]."""
         return np.concatenate((self._slot_row[: self.size], self._staged.where))
 
-    def erase_free_rows(self) -> None:
-        """Zero every row that holds no exemplar. No rank and no snapshot may be reading this buffer.
-
-        For a later snapshot no row is the same as before, so that it needs no file in which erased rows may be.
-        """
-        self._spares.release_all()
-        self._before_writing(np.arange(len(self.rows)))
-        self.rows[self._spares.free] = 0
-        if self._undecided is not None:
-            self._undecided.erase()
-        if self._watch is not None:
-            self._watch.erase()
-
     # -- between rounds
 
     def counts(self) -> dict[int, int]:
@@ -255,32 +240,6 @@ class Buffer:
             "columns": self._columns.state_dict(),
             "admission": self._admission.state_dict(),
         }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a saved buffer of the same capacity and schema. No round may be in flight."""
-        rows, size = state["rows"], int(state["size"])
-        if rows.shape[1] != self.spec.words or size > self.capacity or len(rows) > len(self.rows):
-            raise ValueError(
-                f"the saved buffer has {size} records of {rows.shape[1]} words, this one takes {self.capacity} of "
-                f"{self.spec.words}; resume with the same capacity and schema"
-            )
-        self._columns.load_state_dict(state["columns"])
-        if self._expiry is not None:
-            self._expiry.reset()
-        self._admission.load_state_dict(state["admission"])
-        where = np.arange(len(rows))
-        self._before_writing(where)
-        for start in range(0, len(rows), _ROWS_AT_A_TIME):  # they may lie in a file, and be larger than what is free
-            part = rows[start : start + _ROWS_AT_A_TIME]
-            self.rows[start : start + len(part)] = part
-        self.size = size
-        self._slot_row[:size] = where[:size]
-        decision = Decision(state["staged"]["rows"].copy(), state["staged"]["slots"].copy())
-        self._staged = Staged(decision, where[size:], int(state["staged"]["offered"]), state["lacking"])
-        if self._undecided is not None:
-            self._undecided.load_state_dict(state["undecided"])
-        self._spares = SpareRows(len(self.rows), first=len(rows))
-        self._changed = [np.arange(size)]
 
     def _zero(self, rows: Int64Array) -> None:
         if len(rows):

@@ -1,10 +1,11 @@
-"""Changing a buffer in place, while no rank reads it: for `drb.rehearsal.edit`.
+"""Changing a buffer in place, while no rank reads it: loading a state, erasing, and what `drb.rehearsal.edit` needs.
 
 Letters: B rows of a minibatch, n exemplars, K words of a row.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,57 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from drb.buffer.admission import Offer
+from drb.buffer.admission import Decision, Offer
 from drb.buffer.buffer import Buffer
 from drb.buffer.record import SLOT
+from drb.buffer.spares import SpareRows
+from drb.buffer.staged import Staged
 from drb.types import Int64Array, Minibatch
+
+_ROWS_AT_A_TIME = 1024
 
 
 class EditableBuffer(Buffer):
-    """A buffer whose exemplars can be read, rewritten and inserted by the training thread, between rounds."""
+    """A buffer that the training thread can load, erase, read, rewrite and fill between rounds."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a saved buffer of the same capacity and schema. No round may be in flight."""
+        rows, size = state["rows"], int(state["size"])
+        if rows.shape[1] != self.spec.words or size > self.capacity or len(rows) > len(self.rows):
+            raise ValueError(
+                f"the saved buffer has {size} records of {rows.shape[1]} words, this one takes {self.capacity} of "
+                f"{self.spec.words}; resume with the same capacity and schema"
+            )
+        self._columns.load_state_dict(state["columns"])
+        if self._expiry is not None:
+            self._expiry.reset()
+        self._admission.load_state_dict(state["admission"])
+        where = np.arange(len(rows))
+        self._before_writing(where)
+        for start in range(0, len(rows), _ROWS_AT_A_TIME):  # they may lie in a file, and be larger than what is free
+            part = rows[start : start + _ROWS_AT_A_TIME]
+            self.rows[start : start + len(part)] = part
+        self.size = size
+        self._slot_row[:size] = where[:size]
+        decision = Decision(state["staged"]["rows"].copy(), state["staged"]["slots"].copy())
+        self._staged = Staged(decision, where[size:], int(state["staged"]["offered"]), state["lacking"])
+        if self._undecided is not None:
+            self._undecided.load_state_dict(state["undecided"])
+        self._spares = SpareRows(len(self.rows), first=len(rows))
+        self._changed = [np.arange(size)]
+
+    def erase_free_rows(self) -> None:
+        """Zero every row that holds no exemplar. No rank and no snapshot may be reading this buffer.
+
+        For a later snapshot no row is the same as before, so that it needs no file in which erased rows may be.
+        """
+        self._spares.release_all()
+        self._before_writing(np.arange(len(self.rows)))
+        self.rows[self._spares.free] = 0
+        if self._undecided is not None:
+            self._undecided.erase()
+        if self._watch is not None:
+            self._watch.erase()
 
     def insert(self, rows: Int64Array, offer: Offer) -> Int64Array:
         """Store samples at once, whatever the policy would decide, in their order. After `commit`.

@@ -1,9 +1,15 @@
-"""How a rehearsal ends: well, together with the other ranks, or by an error, without waiting for them."""
+"""How a rehearsal starts and ends.
+
+It starts with the first minibatch that has rows on some rank. It ends well, together with the other ranks, or by an
+error, without waiting for them.
+"""
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
+import time
 from types import TracebackType
 
 from typing_extensions import Self
@@ -11,7 +17,11 @@ from typing_extensions import Self
 from drb.distributed.failure import OwnError, PeerError, is_of_a_collective
 from drb.exchange import Peers
 from drb.rehearsal.running import Running
+from drb.rehearsal.settings import RehearsalSettings
 from drb.rehearsal.setup import Setup
+from drb.types import Minibatch
+
+log = logging.getLogger("drb")
 
 
 class Turn:
@@ -32,15 +42,36 @@ class Turn:
 
 
 class Lifetime:
-    """The end of a `Rehearsal`, which is a context manager.
+    """The start and the end of a `Rehearsal`, which is a context manager.
 
     A rehearsal has a setup until its first minibatch, and from then on is running. peers: None for one rank.
     """
 
+    settings: RehearsalSettings
     _peers: Peers | None
     _setup: Setup
     _running: Running | None = None
     _closed: bool = False
+    _verbose: bool
+    _setup_seconds: float = 0.0
+
+    def _start(self, minibatch: Minibatch) -> Running | None:
+        """Build everything, and say on rank 0 what was chosen: see `Setup.start`. Collective."""
+        start = time.perf_counter()
+        running = self._running = self._setup.start(minibatch)
+        if running is None:
+            return None
+        if self._peers is None or self._peers.rank == 0:
+            self._say(running.parts.describe(self.settings))
+            if running.parts.auto is not None:
+                running.parts.auto.say = self._say
+        self._setup_seconds = time.perf_counter() - start
+        return running
+
+    def _say(self, line: str) -> None:
+        log.info(line)
+        if self._verbose:
+            print(f"drb: {line}", file=sys.stderr, flush=True)
 
     @property
     def stopped(self) -> bool:

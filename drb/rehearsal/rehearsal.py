@@ -7,9 +7,6 @@ Everything but the settings is made at the first minibatch, which shows what a r
 
 from __future__ import annotations
 
-import logging
-import sys
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import fields
@@ -36,8 +33,6 @@ from drb.rehearsal.state.origin import group_of
 from drb.rehearsal.stats import statistics
 from drb.sampling.proportions import Proportions
 from drb.types import Exemplars, Int64Array, Minibatch, OwnerOf
-
-log = logging.getLogger("drb")
 
 
 class Rehearsal(Lifetime):
@@ -127,7 +122,7 @@ class Rehearsal(Lifetime):
         self._peers = open_peers(process_group, timeout_s)
         spec = spec if spec is None or isinstance(spec, RecordSpec) else RecordSpec(spec)
         self._setup = Setup(self.settings, spec, self._peers, self._factory, device, group_of(process_group))
-        self._setup_seconds, self._turn = 0.0, Turn()
+        self._turn = Turn()
         self._stored_and_distinct: tuple[int, int] | None = None
 
     # -- a step
@@ -296,21 +291,3 @@ class Rehearsal(Lifetime):
         if self._closed or (running is not None and running.rounds.stopped):
             raise ValueError("this rehearsal has ended; make a new one")
         return running or self._start(minibatch)
-
-    def _start(self, minibatch: Minibatch) -> Running | None:
-        """See `Setup.start`. Collective."""
-        start = time.perf_counter()
-        running = self._running = self._setup.start(minibatch)
-        if running is None:
-            return None
-        if self._peers is None or self._peers.rank == 0:
-            self._say(self.describe())
-            if running.parts.auto is not None:
-                running.parts.auto.say = self._say
-        self._setup_seconds = time.perf_counter() - start
-        return running
-
-    def _say(self, line: str) -> None:
-        log.info(line)
-        if self._verbose:
-            print(f"drb: {line}", file=sys.stderr, flush=True)

@@ -11,7 +11,7 @@ from rounds import commit, follow, hand_in, next_round, published, table_of
 from samples import image_of, logits_of, minibatch_of, offer_of
 
 from drb.buffer.admission import ADMISSIONS, Columns, build_admission
-from drb.buffer.buffer import Buffer
+from drb.buffer.editing import EditableBuffer
 from drb.buffer.record import ROUND, SAMPLE_ID, SLOT, STRATUM, Field, RecordSpec
 from drb.buffer.spares import spare_rows
 
@@ -26,7 +26,7 @@ def build_policy(name):
 
 def build_buffer(name="reservoir", capacity=10, batch_size=8, *, spec=SPEC, group_by_stratum=False):
     rows = np.random.default_rng(0).integers(0, 2**60, (capacity + spare_rows(capacity, batch_size), spec.words))
-    return follow(Buffer(spec, capacity, rows, build_policy(name)), by_stratum=group_by_stratum)
+    return follow(EditableBuffer(spec, capacity, rows, build_policy(name)), by_stratum=group_by_stratum)
 
 
 def stage(buffer, ids, round_):
@@ -164,7 +164,7 @@ def test_a_larger_minibatch_than_planned_is_refused():
 
 def test_rows_must_fit_the_schema():
     with pytest.raises(ValueError, match=r"rows must be \[at least 10, 9\], got \[10, 4\]"):
-        Buffer(SPEC, 10, np.zeros((10, 4), np.int64), build_policy("fifo"))
+        EditableBuffer(SPEC, 10, np.zeros((10, 4), np.int64), build_policy("fifo"))
 
 
 def test_a_buffer_without_capacity_takes_nothing():

@@ -15,7 +15,7 @@ from scipy import stats
 
 from drb.buffer.admission import ADMISSIONS, Expiry, MaxAge, build_admission
 from drb.buffer.admission.reservoir import NO_THRESHOLD
-from drb.buffer.buffer import Buffer
+from drb.buffer.editing import EditableBuffer
 from drb.buffer.record import ROUND, SAMPLE_ID, STRATUM, RecordSpec
 from drb.buffer.spares import spare_rows
 from drb.rehearsal.settings import RehearsalSettings
@@ -34,7 +34,7 @@ def build(name="reservoir", capacity=10, *, seed=0, refill="none", expiry=None, 
         name, candidates=5 if name == "random_replacement" else None, seed=seed, rank=0, refill=refill
     )
     rows = np.full((capacity + spare_rows(capacity, BATCH), SPEC.words), -1)
-    return follow(Buffer(SPEC, capacity, rows, policy, expiry=expiry), by_stratum=group_by_stratum)
+    return follow(EditableBuffer(SPEC, capacity, rows, policy, expiry=expiry), by_stratum=group_by_stratum)
 
 
 def offer(buffer, ids, round_, seed=0):

@@ -27,7 +27,7 @@ from rounds import follow, hand_in, next_round, published
 from samples import image_of, logits_of, minibatch_of, offer_of
 
 from drb.buffer.admission import build_admission
-from drb.buffer.buffer import Buffer
+from drb.buffer.editing import EditableBuffer
 from drb.buffer.record import ROUND, SAMPLE_ID, STRATUM, Field, RecordSpec
 from drb.buffer.spares import spare_rows
 from drb.sampling.proportions import PROPORTIONS
@@ -51,11 +51,11 @@ class Rank:
         self.staged: list[int] | None = None
         self.read_by_peers: tuple[np.ndarray, np.ndarray] | None = None
 
-    def build(self, capacity: int) -> Buffer:
+    def build(self, capacity: int) -> EditableBuffer:
         rows = np.random.default_rng(1).integers(0, 2**60, (capacity + spare_rows(capacity, BATCH), self._spec.words))
         candidates = 4 if self._policy == "random_replacement" else None
         admission = build_admission(self._policy, candidates=candidates, seed=0, rank=self._rank)
-        return follow(Buffer(self._spec, capacity, rows, admission), by_stratum=self._by_stratum)
+        return follow(EditableBuffer(self._spec, capacity, rows, admission), by_stratum=self._by_stratum)
 
     def table(self) -> np.ndarray:
         return published(self.buffer)
@@ -153,7 +153,6 @@ class Operations(RuleBasedStateMachine):
         hand_in(rank.buffer)
         assert rank.buffer.lacks_late_fields == (bool(state["lacking"]))
 
-    @precondition(lambda self: hasattr(Buffer, "remove"))
     @rule(number=st.integers(0, 2), samples=st.lists(st.integers(-IDS // 4, IDS), min_size=1, max_size=BATCH))
     def forget(self, number, samples):
         """Between steps: what is stored of these ids leaves, and none of them comes back."""

@@ -15,7 +15,7 @@ from rehearsal.ranks.test_unbiased import OCCUPANCIES, R, draw_rounds
 
 from drb import Rehearsal
 from drb.buffer.admission import build_admission
-from drb.buffer.buffer import Buffer
+from drb.buffer.editing import EditableBuffer
 from drb.exchange import SharedExchange
 from drb.rehearsal.factory import Factory
 from drb.sampling.sampler import Draw, Sampler
@@ -78,7 +78,7 @@ class SlowReader(SharedExchange):
         np.take(self._all_rows, rows, axis=0, out=out, mode="clip")
 
 
-class SlowWriter(Buffer):
+class SlowWriter(EditableBuffer):
     """Dawdles with its rows half written."""
 
     def _write_headers(self, offer, decision, where):

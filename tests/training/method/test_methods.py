@@ -26,7 +26,6 @@ from training.method.reference import (
 from training.method.runs import ODD_STEP, RATE, SAMPLES, case
 from training.parts import make_network, preprocess, small_dataset
 
-from drb import Rehearsal
 from drb.seeding import derive_seed
 from drb.training.strategies import ExperienceReplay, Finetune
 from drb.training.terms import ElasticWeightConsolidation, ExponentialMovingAverage
@@ -81,10 +80,9 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "si": (si, {}),
     "mir": (mir, {}),
     "lp_ft": (lp_ft, {}),
+    "refreshed": (refreshed, {}),
+    "icarl": (icarl, {}),
 }
-needs_edit = pytest.mark.skipif(not hasattr(Rehearsal, "edit"), reason="Rehearsal.edit is not there yet")
-if hasattr(Rehearsal, "edit"):
-    CASES |= {"refreshed": (refreshed, {}), "icarl": (icarl, {})}
 
 
 @functools.cache
@@ -344,7 +342,6 @@ def network_at_the_end(name: str) -> nn.Module:
     return network
 
 
-@needs_edit
 def test_stored_outputs_are_refreshed_at_a_tasks_end():
     for result in results():
         stored = result["refreshed"]["stored"]
@@ -353,7 +350,6 @@ def test_stored_outputs_are_refreshed_at_a_tasks_end():
         np.testing.assert_allclose(stored["logits"], expected, rtol=0, atol=1e-6)
 
 
-@needs_edit
 def test_herding_keeps_what_one_process_would_choose():
     """Of the last task's classes; brute force over all samples."""
     train = small_dataset(SAMPLES).train
@@ -371,7 +367,6 @@ def test_herding_keeps_what_one_process_would_choose():
         assert {i for i, of in kept.items() if of == label} == {rows[first], rows[second]}
 
 
-@needs_edit
 def test_icarl_predicts_the_class_whose_exemplars_mean_is_nearest():
     stored = [result["icarl"]["stored"] for result in results()]
     labels = np.concatenate([s["label"] for s in stored])
