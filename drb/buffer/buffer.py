@@ -69,7 +69,7 @@ class Buffer:
         self._changed: list[Int64Array] = []  # slots, since the last round was handed in
         self._has_shrunk = False  # some of them may be beyond the end
         self._spares = SpareRows(len(rows))
-        self._staged = Staged()
+        self._staged = Staged(NOTHING, _NOWHERE, 0, set())
         self._reads: tuple[str, ...] = tuple(admission.reads)
         self._undecided = Undecided(spec, self._reads) if self._reads else None
         self._watch: RowWatch | None = None  # from the first lazy state on
@@ -83,7 +83,7 @@ class Buffer:
         minibatch: the record's fields except late ones, checked, on the CPU. Returns how many are admitted by now.
         """
         if self._undecided is not None:
-            self._staged = Staged(offered=len(offer), lacking=self.spec.required_late)
+            self._staged = Staged(NOTHING, _NOWHERE, len(offer), set(self.spec.required_late))
             self._undecided.fill(minibatch, offer)
             return self._decide(self._undecided)
         decision = self._admission.admit(self._columns, offer) if self.capacity else NOTHING
@@ -141,7 +141,7 @@ class Buffer:
             ValueError: a late field was not attached.
         """
         self.require_late_fields()
-        staged, self._staged = self._staged, Staged()
+        staged, self._staged = self._staged, Staged(NOTHING, _NOWHERE, 0, set())
         slots = staged.decision.slots
         if not len(slots):
             return
@@ -269,15 +269,15 @@ class Buffer:
                 "minibatch's size as batch_size="
             )
         where = self._spares.take(num_admitted)
+        self._staged = Staged(decision, where, offered, set(lacking))
         if num_admitted:
             self._columns.put(decision.slots, offer, decision.rows)  # while caches have what the policy looked at
-        self._staged = Staged(decision, where, offered, lacking)
-        if num_admitted:
             if self._expiry is not None:
                 self._expiry.stamp(self._columns, decision.slots)
             self._before_writing(where)
             self._write_headers(offer, decision, where)
-            self.spec.clear_optional(self.rows, where)
+            if self.spec.counted:
+                self.spec.clear_optional(self.rows, where)
         return where
 
     def _pack(self, name: str, values: Tensor, selected: Int64Array, where: Int64Array) -> None:
@@ -293,7 +293,7 @@ class Buffer:
             self._watch.before_writing(where)
 
     def _write_headers(self, offer: Offer, decision: Decision, where: Int64Array) -> None:
-        sample_id, stratum, round_, slot = self._header  # one column after the other: [A, 4] takes longer
+        sample_id, stratum, round_, slot = self._header  # [A, 4] takes longer
         sample_id[where] = offer.sample_id[decision.rows]
         stratum[where] = offer.stratum[decision.rows]
         round_[where] = offer.round

@@ -46,7 +46,7 @@ class EditableBuffer(Buffer):
         self.size = size
         self._slot_row[:size] = where[:size]
         decision = Decision(state["staged"]["rows"].copy(), state["staged"]["slots"].copy())
-        self._staged = Staged(decision, where[size:], int(state["staged"]["offered"]), state["lacking"])
+        self._staged = Staged(decision, where[size:], int(state["staged"]["offered"]), set(state["lacking"]))
         if self._undecided is not None:
             self._undecided.load_state_dict(state["undecided"])
         self._spares = SpareRows(len(self.rows), first=len(rows))

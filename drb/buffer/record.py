@@ -15,6 +15,7 @@ Letters: B rows of a minibatch, A rows that are selected from it, R rows of a bl
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -172,6 +173,10 @@ class RecordSpec:
         field.decode(stored, values)
         return values
 
+    def read_from(self, rows: Any, name: str, index: Int64Array) -> Tensor:
+        """Return one field of some rows, as `read` does, of an array or of what is indexed like one, as `LazyRows`."""
+        return self.read(name, np.ascontiguousarray(rows[index]), np.arange(len(index)))
+
     def widens(self, other: RecordSpec) -> bool:
         """Whether records of the schema `other` can be laid out anew for this one without losing anything.
 
@@ -247,7 +252,7 @@ def _words_of(values: Tensor) -> npt.NDArray[Any]:
     array: npt.NDArray[Any] = np.ascontiguousarray(values.numpy())
     if array.ndim == 1:
         return array
-    flat = array.reshape(len(array), -1)
+    flat = array.reshape(len(array), math.prod(array.shape[1:]))  # also of no rows
     return flat.view(np.int64) if flat.shape[1] and (flat.shape[1] * flat.itemsize) % 8 == 0 else flat
 
 

@@ -8,18 +8,19 @@ Letters: B rows of a minibatch, A admitted ones, K words of a row.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from drb.buffer.admission import NOTHING, Decision, Offer
+from drb.buffer.admission import Decision, Offer
 from drb.buffer.record import ROUND, SAMPLE_ID, STRATUM, RecordSpec
 from drb.types import Int64Array, Minibatch
 
 
+@dataclass
 class Staged:
     """What is known of the staged minibatch.
 
@@ -27,17 +28,10 @@ class Staged:
     hold them, int64 [A]. offered: the minibatch's rows. lacking: required late fields that were not attached yet.
     """
 
-    def __init__(
-        self,
-        decision: Decision = NOTHING,
-        where: Int64Array = NOTHING.rows,
-        offered: int = 0,
-        lacking: Iterable[str] = (),
-    ) -> None:
-        self.decision = decision
-        self.where = where
-        self.offered = offered
-        self.lacking = set(lacking)
+    decision: Decision
+    where: Int64Array
+    offered: int
+    lacking: set[str]
 
 
 def pack_records(spec: RecordSpec, fields: Minibatch, offer: Offer, out: Int64Array | None = None) -> Int64Array:

@@ -44,6 +44,7 @@ def memory_bytes(
     *,
     counts_offers: bool = False,
     decoded_bytes: int | None = None,
+    decides_later: bool = False,
 ) -> dict[str, int]:
     """Bytes that a rank holds at most, by purpose.
 
@@ -52,13 +53,16 @@ def memory_bytes(
         exchange_staging_bytes: bytes of rows that are on their way between ranks.
         counts_offers: distinct ones, as proportions=stream needs.
         decoded_bytes: bytes of one record where it is used; None: those of a row.
+        decides_later: admission reads fields, so that a minibatch is kept until they are there, and read again.
     """
+    decoded_bytes = decoded_bytes or row_bytes
     fetched, extended = (depth + 1) * interval * exemplars, 2 * (max_rows + exemplars)
+    undecided = max_rows * (row_bytes + decoded_bytes) if decides_later else 0
     return {
         "rows": capacity * row_bytes,
         "spare rows": spare_rows(capacity, max_rows, depth, interval) * row_bytes,
         "metadata": capacity * COLUMN_BYTES + counts_offers * COUNTER_BYTES,
-        "staging": fetched * row_bytes + extended * (decoded_bytes or row_bytes) + exchange_staging_bytes,
+        "staging": fetched * row_bytes + extended * decoded_bytes + undecided + exchange_staging_bytes,
     }
 
 
@@ -74,11 +78,13 @@ def require_room_for_buffers(
     exemplars: int,
     depth: int,
     interval: int,
+    decides_later: bool = False,
 ) -> list[int]:
     """The number of rows that each rank is to have, spare ones included.
 
     Args:
         greetings: of all ranks (`drb.rehearsal.handshake`). exemplars: the most of a step.
+        decides_later: as for `memory_bytes`.
     Raises:
         ValueError: on all ranks, if a node has not the memory.
     """
@@ -88,7 +94,15 @@ def require_room_for_buffers(
         capacity, max_rows = greeting["capacity"], greeting["max_rows"] or largest
         rows.append(capacity + spare_rows(capacity, max_rows, depth, interval))
         amounts = memory_bytes(
-            spec.row_bytes, capacity, max_rows, exemplars, 0, depth, interval, decoded_bytes=spec.decoded_bytes
+            spec.row_bytes,
+            capacity,
+            max_rows,
+            exemplars,
+            0,
+            depth,
+            interval,
+            decoded_bytes=spec.decoded_bytes,
+            decides_later=decides_later,
         )
         # without what the exchange stages: its bound is for one rank that holds the whole union
         in_shared_memory = rows[-1] * spec.row_bytes + 16 * capacity if transport.in_shared_memory else 0

@@ -93,6 +93,7 @@ class Parts:
             self.interval,
             counts_offers=self.counts_offers,
             decoded_bytes=self.spec.decoded_bytes,
+            decides_later=bool(self.buffer.reads),
         )
 
     def device_bytes(self) -> int:

@@ -22,10 +22,10 @@ from drb.rehearsal.pipeline import Pipeline
 from drb.rehearsal.running import Running
 from drb.rehearsal.selection import SampleIds, Where
 from drb.rehearsal.settings import RehearsalSettings
-from drb.rehearsal.state.check import naming_damage
+from drb.rehearsal.state.check import naming_damage, spec_in
 from drb.rehearsal.state.fetched import is_for, uncounted
 from drb.rehearsal.state.forget import forget_in_state
-from drb.rehearsal.state.loading import SavedState, kind_of_state, own_state, spec_of
+from drb.rehearsal.state.loading import SavedState, kind_of_state, own_state
 from drb.rehearsal.state.origin import Origin, start_of
 from drb.rehearsal.step import Output, Steps
 from drb.types import Int64Array, Minibatch, OwnerOf
@@ -100,7 +100,7 @@ class Setup:
             saved = forget_in_state(saved, self._denied)
         self.deny(np.asarray(saved.get("denied", ()), np.int64))
         if "spec" in saved:  # not saved before the first minibatch
-            self._spec, self.saved = spec_of(saved), saved
+            self._spec, self.saved = spec_in(saved), saved
             self.earlier = dict(saved["stats"])
 
     def state_dict(self, *, lazy: bool) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def check_state(state: Mapping[str, Any]) -> RecordSpec:
         ValueError: what in it is missing, or does not fit the rest.
     """
     with naming_damage():
-        spec = RecordSpec.from_json(json.loads(state["spec"]))
+        spec = spec_in(state)
         _require(isinstance(state["settings"], Mapping) and isinstance(state["stats"], Mapping), "settings or stats")
         _require(
             _is_count(state["round"]) and _is_count(state["max_rows"]) and state["max_rows"] > 0, "round or max_rows"
@@ -37,6 +37,11 @@ def check_state(state: Mapping[str, Any]) -> RecordSpec:
         _check_fetched(state["fetched"], spec)
         _require(np.asarray(state.get("denied", ()), np.int64).ndim == 1, "denied ids")
     return spec
+
+
+def spec_in(state: Mapping[str, Any]) -> RecordSpec:
+    """The schema of a state that has one."""
+    return RecordSpec.from_json(json.loads(state["spec"]))
 
 
 def require_format(state: Mapping[str, Any]) -> None:
@@ -80,6 +85,19 @@ def _check_buffer(buffer: Mapping[str, Any], spec: RecordSpec) -> None:
         _require(np.array_equal(buffer["rows"][row, SAMPLE_ID], ids), "rows, which are of other samples than its ids,")
     _require(set(buffer["lacking"]) <= set(spec.late), "lacking late fields")
     _require(isinstance(buffer["admission"], Mapping), "admission")
+    _check_undecided(buffer, spec)
+
+
+def _check_undecided(buffer: Mapping[str, Any], spec: RecordSpec) -> None:
+    """What admission has not decided on, because late fields are lacking: the whole minibatch that was offered."""
+    undecided = buffer["undecided"]
+    if undecided is None:
+        return
+    offered = int(buffer["staged"]["offered"])
+    for name, dtype, shape in (("rows", np.int64, (offered, spec.words)), ("key", np.uint64, (offered,))):
+        _require(undecided[name].dtype == dtype and undecided[name].shape == shape, f"undecided {name}")
+    _require(_is_count(undecided["round"]), "undecided round")
+    _require(len(buffer["staged"]["slots"]) == 0 and len(buffer["lacking"]) > 0, "undecided samples")
 
 
 def _check_fetched(fetched: Mapping[str, Any] | None, spec: RecordSpec) -> None:

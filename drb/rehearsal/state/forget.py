@@ -6,7 +6,6 @@ committed, and the round whose exemplars had been fetched is run again when all 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +15,7 @@ from drb.buffer.admission import Columns
 from drb.buffer.record import RecordSpec
 from drb.buffer.snapshot import LazyRows
 from drb.rehearsal.selection import Where, matching_ids
-from drb.rehearsal.state.check import require_format
+from drb.rehearsal.state.check import require_format, spec_in
 from drb.rehearsal.state.fetched import uncounted
 from drb.rehearsal.state.policy import policy_of
 from drb.types import Int64Array
@@ -33,7 +32,7 @@ def forget_in_state(state: State, sample_ids: Int64Array) -> dict[str, Any]:
     if "buffer" not in state:
         return deny_in_state(state, sample_ids)
     require_format(state)
-    buffer = _without(state["buffer"], state["settings"], sample_ids)
+    buffer = _without(state["buffer"], spec_in(state), state["settings"], sample_ids)
     return deny_in_state({**state, "buffer": buffer, "fetched": None, "stats": uncounted(state)}, sample_ids)
 
 
@@ -50,7 +49,7 @@ def ids_in_state(state: State, where: Where | None = None) -> Int64Array:
     if "buffer" not in state:
         return np.empty(0, np.int64)
     require_format(state)
-    spec = RecordSpec.from_json(json.loads(state["spec"]))
+    spec = spec_in(state)
     found = [np.empty(0, np.int64)]
     if where is None:
         found.append(state["buffer"]["columns"]["sample_id"])
@@ -59,7 +58,7 @@ def ids_in_state(state: State, where: Where | None = None) -> Int64Array:
     return np.unique(np.concatenate(found))
 
 
-def _without(buffer: State, settings: State, sample_ids: Int64Array) -> dict[str, Any]:
+def _without(buffer: State, spec: RecordSpec, settings: State, sample_ids: Int64Array) -> dict[str, Any]:
     size, staged, lacking = int(buffer["size"]), buffer["staged"], buffer["lacking"]
     columns = Columns(len(buffer["columns"]["sample_id"]), timed="admitted_at" in buffer["columns"])
     columns.load_state_dict(buffer["columns"])
@@ -68,6 +67,7 @@ def _without(buffer: State, settings: State, sample_ids: Int64Array) -> dict[str
     gone = np.isin(columns.sample_id, sample_ids)
     if lacking:
         gone[staged["slots"]] = True
+    columns.stored = lambda name, slots: spec.read_from(buffer["rows"], name, row_of[slots])
     policy = policy_of(settings)
     policy.load_state_dict(buffer["admission"])
     slots = np.flatnonzero(gone)

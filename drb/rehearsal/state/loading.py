@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
@@ -10,9 +9,10 @@ from typing import Any, TypeAlias
 from drb.buffer.record import RecordSpec
 from drb.rehearsal.memory import own_capacity
 from drb.rehearsal.settings import RehearsalSettings
-from drb.rehearsal.state.check import FORMAT, check_state, naming_damage, require_format
+from drb.rehearsal.state.check import FORMAT, check_state, naming_damage, require_format, spec_in
 from drb.rehearsal.state.origin import Origin, require_by_rank, require_own
 from drb.rehearsal.state.reshard import reshard
+from drb.rehearsal.state.widening import widened
 from drb.types import OwnerOf
 
 State: TypeAlias = Mapping[str, Any]
@@ -35,7 +35,7 @@ def own_state(
     """The state that this rank goes on from, resharded if `saved` are those of another number of ranks.
 
     Args:
-        spec: what the schema must be, if that is known.
+        spec: the schema to go on with, if that is known: the saved one, or one that widens it.
         origin: this rank and its group.
         anew: reshard also for as many ranks, whose owners may have changed.
     Raises:
@@ -48,14 +48,14 @@ def own_state(
     if is_begun and is_list:
         require_by_rank(states)
     resharded = is_list and (anew or len(states) != origin.world_size)
-    own = states[origin.rank] if is_list and not resharded else states[0]
+    number = origin.rank if is_list and not resharded else 0
     if is_begun and not resharded:
-        require_own(own, origin)
-    for state in states:
-        _check(state, settings, spec)
+        require_own(states[number], origin)
+    states = [_checked(state, settings, spec) for state in states]
+    own = states[number]
     if not resharded:
         return own
-    capacity = own_capacity(settings, spec_of(own), origin.rank, origin.world_size) if is_begun else 0
+    capacity = own_capacity(settings, spec_in(own), origin.rank, origin.world_size) if is_begun else 0
     moved = reshard(states, origin.rank, origin.world_size, owner_of, capacity)
     return {**moved, **replace(origin, run=own.get("run", "")).to_state()}
 
@@ -66,10 +66,6 @@ def _as_list(saved: SavedState) -> list[State]:
     if isinstance(saved, (list, tuple)) and saved:
         return list(saved)
     raise ValueError(f"a rehearsal state is what state_dict() gave, or a list of them by rank; got {saved!r:.60}")
-
-
-def spec_of(state: State) -> RecordSpec:
-    return RecordSpec.from_json(json.loads(state["spec"]))
 
 
 def _require_state(state: State) -> None:
@@ -85,10 +81,10 @@ def _require_state(state: State) -> None:
             raise ValueError(f"the rehearsal state is damaged: rank {rank} of {world_size} in the group {group}")
 
 
-def _check(state: State, settings: RehearsalSettings, spec: RecordSpec | None) -> None:
+def _checked(state: State, settings: RehearsalSettings, spec: RecordSpec | None) -> State:
+    """Return a state that these settings can go on from, with records of the schema `spec`; None: as they are."""
     if "spec" not in state:
-        return
-    saved = check_state(state).to_json()
+        return state
+    saved = check_state(state)
     settings.require_saved(state["settings"])
-    if spec is not None and spec.to_json() != saved:
-        raise ValueError(f"the saved schema is {saved}, spec= says {spec.to_json()}")
+    return state if spec is None else widened(state, saved, spec)

@@ -5,6 +5,9 @@ small, and at those rows only that it keeps. Where a capacity is too small the p
 reservoir the smallest keys; its threshold becomes the smallest of all, so that it admits what every one of the old
 buffers would have admitted (bottom-k samples merge and split so: Cohen & Kaplan 2007).
 
+A buffer of closed admission holds what was inserted, which no rank is offered again: such exemplars are dealt evenly,
+class by class, and not to owners.
+
 What the last minibatch staged is part of the buffers now, and what was fetched is dropped: after loading, a round is
 run on the new union before the first step.
 
@@ -13,17 +16,19 @@ Letters: V saved ranks, W new ones, n exemplars, K words of a row.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from drb.buffer.admission import Gathered
 from drb.buffer.record import SLOT
 from drb.buffer.snapshot import LazyRows
 from drb.rehearsal.intake import reshard_intake
+from drb.rehearsal.state.check import spec_in
 from drb.rehearsal.state.fetched import uncounted
 from drb.rehearsal.state.policy import policy_of
 from drb.seeding import sample_keys
@@ -39,7 +44,7 @@ def reshard(
 
     Args:
         states: by rank; each is looked at once, so they may be read when they are needed.
-        owner_of: None (only for sample_id="arrival"): by the ids' keys, evenly.
+        owner_of: None (only for sample_id="arrival" and closed admission): by the ids' keys, evenly.
         capacity: exemplars that this rank may hold.
     Returns:
         As `Rehearsal.state_dict`; its `buffer.rows` are read from the given states when they are indexed. `resharded`:
@@ -54,8 +59,9 @@ def reshard(
     if "buffer" not in first:
         return {**first, "world_size": world_size, "denied": denied}
     seed = int(first["settings"]["seed"])
+    policy = policy_of(first["settings"])
     if owner_of is None:
-        if first["settings"]["sample_id"] != "arrival":
+        if first["settings"]["sample_id"] != "arrival" and not policy.is_closed:
             raise ValueError(
                 f"these are the states of {len(states)} ranks: give load_state_dict owner_of=, sample ids -> the ranks "
                 "that will be offered them (OwnerSampler.owner_of), or samples would be stored twice"
@@ -63,15 +69,22 @@ def reshard(
         owner_of = lambda ids: _evenly(ids, seed, world_size)  # noqa: E731
     owner_of = _checked(owner_of, world_size)
     pool = _gather([state["buffer"] for state in states])
-    own = np.flatnonzero(owner_of(pool.columns["sample_id"]) == rank)
-    candidates = Gathered(pool.columns["key"][own], pool.columns["stratum"][own], pool.columns["admitted_round"][own])
+    owners = _in_turn(pool, world_size) if policy.is_closed else owner_of(pool.columns["sample_id"])
+    own = np.flatnonzero(owners == rank)
+    parts = [state["buffer"]["rows"] for state in states]
+    candidates = Gathered(
+        pool.columns["key"][own],
+        pool.columns["stratum"][own],
+        pool.columns["admitted_round"][own],
+        stored=_reader(first, PickedRows(parts, pool.part[own], pool.row[own])),
+    )
     admissions = [state["buffer"]["admission"] for state in states]
-    kept, admission = policy_of(first["settings"]).reshard(candidates, admissions, capacity)
+    kept, admission = policy.reshard(candidates, admissions, capacity)
     stays = own[kept]
     nothing = np.empty(0, np.int64)
     buffer = {
         **first["buffer"],
-        "rows": PickedRows([state["buffer"]["rows"] for state in states], pool.part[stays], pool.row[stays]),
+        "rows": PickedRows(parts, pool.part[stays], pool.row[stays]),
         "size": np.int64(len(stays)),
         "staged": {"rows": nothing, "slots": nothing, "offered": np.int64(0)},
         "lacking": [],
@@ -163,6 +176,19 @@ def _checked(owner_of: OwnerOf, world_size: int) -> OwnerOf:
         return found
 
     return owners
+
+
+def _in_turn(pool: _Pool, world_size: int) -> Int64Array:
+    """Ranks in turn, stratum by stratum in the order of the keys: as many for each, to within one. int64 [n]."""
+    columns = pool.columns
+    owners = np.empty(len(pool.part), np.int64)
+    owners[np.lexsort((columns["sample_id"], columns["key"], columns["stratum"]))] = np.arange(len(owners)) % world_size
+    return owners
+
+
+def _reader(state: State, rows: LazyRows) -> Callable[[str, Int64Array], Tensor]:
+    """What returns a field of some of these rows."""
+    return lambda name, index: spec_in(state).read_from(rows, name, index)
 
 
 def _evenly(ids: Int64Array, seed: int, world_size: int) -> Int64Array:
