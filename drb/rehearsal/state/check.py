@@ -1,4 +1,4 @@
-"""Whether a saved rehearsal state can be what `Rehearsal.state_dict` gave.
+"""Whether a saved rehearsal state can be what `Rehearsal.state_dict` gave, and the schema and policy that it names.
 
 Files are guarded by checksums; this guards against states that were put together or changed by something else. Content
 that fits together is taken at its word.
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from drb.buffer.admission import ADMISSIONS, Admission
 from drb.buffer.record import SAMPLE_ID, RecordSpec
 from drb.rehearsal.state.fetched import counts_of
 
@@ -64,6 +65,21 @@ def naming_damage() -> Iterator[None]:
     except (KeyError, TypeError, AttributeError, IndexError, OverflowError, json.JSONDecodeError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"the rehearsal state is damaged: {' '.join(reason.split())}") from error
+
+
+def policy_of(settings: Mapping[str, Any]) -> Admission:
+    """A policy as a state's settings name it, with the saved options and no state of its own yet.
+
+    Nothing is imported for it: a class outside drb counts only if this process was told of it otherwise.
+
+    Raises:
+        ValueError: such a class; options that no policy of this name can have.
+    """
+    with naming_damage():
+        options = {name[len("admission.") :]: value for name, value in settings.items() if "admission." in name}
+        policy = ADMISSIONS.build(ADMISSIONS.recall(settings["admission"]), options)
+        policy.begin(int(settings["seed"]), rank=0)
+    return policy
 
 
 def _check_buffer(buffer: Mapping[str, Any], spec: RecordSpec) -> None:

@@ -15,9 +15,8 @@ from drb.buffer.admission import Columns
 from drb.buffer.record import RecordSpec
 from drb.buffer.snapshot import LazyRows
 from drb.rehearsal.selection import Where, matching_ids
-from drb.rehearsal.state.check import require_format, spec_in
+from drb.rehearsal.state.check import policy_of, require_format, spec_in
 from drb.rehearsal.state.fetched import uncounted
-from drb.rehearsal.state.policy import policy_of
 from drb.types import Int64Array
 
 State = Mapping[str, Any]

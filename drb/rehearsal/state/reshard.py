@@ -28,9 +28,8 @@ from drb.buffer.admission import Gathered
 from drb.buffer.record import SLOT
 from drb.buffer.snapshot import LazyRows
 from drb.rehearsal.intake import reshard_intake
-from drb.rehearsal.state.check import spec_in
+from drb.rehearsal.state.check import policy_of, spec_in
 from drb.rehearsal.state.fetched import uncounted
-from drb.rehearsal.state.policy import policy_of
 from drb.seeding import sample_keys
 from drb.types import Int64Array, OwnerOf
 
