@@ -24,6 +24,7 @@ from drb.training.method.parameters import Gradient, ParameterVector, Weights
 from drb.training.method.structure import map_tensors, zero_of, zeros_of_shapes
 from drb.training.models import Network
 from drb.training.optim import OptimizerSettings, build_optimizer, carry_state, load_named_state, named_state
+from drb.training.sharding import require_whole
 from drb.training.statistics import RunningStatistics
 
 # the same setting under its new name where there is one: no broadcast of buffers at every forward
@@ -56,7 +57,7 @@ class Learner:
             sync_bn: batch norms compute their statistics over all ranks (CUDA only).
             finite: what to do where a loss or a gradient is not.
         Raises:
-            ValueError: fp16 or sync_bn without CUDA.
+            ValueError: fp16 or sync_bn without CUDA; a network whose parameters are sharded (FSDP2).
         """
         device = world.device
         if device.type != "cuda" and (precision == "fp16" or sync_bn):
@@ -76,6 +77,7 @@ class Learner:
 
     def restart(self, network: Network) -> None:
         """Go on with another network and a new optimizer."""
+        require_whole(network)
         if self._sync_bn and self._world.world_size > 1:
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         self.network = network.to(self._world.device).to(memory_format=self._memory_format)
@@ -233,8 +235,7 @@ class Learner:
     def average_statistics(self) -> None:
         """Give all ranks the mean of their running statistics (batch norms), so that they evaluate one network.
 
-        Collective. During training each rank keeps its own: broadcasting them at every step would cost a message and
-        throw all but one rank's away.
+        Collective. During training each rank keeps its own, which costs no message.
         """
         self._statistics.average(self._world.world_size)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from ranks import collect_ranks
 from training.parts import SHAPE, make_network
 
 from drb.distributed.world import World
@@ -100,3 +101,18 @@ def test_fp16_scales_the_loss_on_a_gpu():
         values.append(learner.backward(lambda: F.cross_entropy(learner.forward(images), labels)).item())
         learner.step()
     assert values[-1] < values[0]
+
+
+def sharded(rank, world_size):
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    network = build_model("mlp", SHAPE, 2, seed=0, hidden=[8])
+    fully_shard(network, mesh=init_device_mesh("cpu", (world_size,)))
+    Learner(network, OptimizerSettings(), World(rank, world_size))
+
+
+def test_a_network_that_is_sharded_over_ranks_is_refused():
+    _, failures = collect_ranks(sharded, 2)
+    assert failures.keys() == {0, 1}
+    assert all("sharded over ranks (FSDP2)" in failure for failure in failures.values())

@@ -145,17 +145,15 @@ def _merge(left: tuple[str, Needs], right: tuple[str, Needs]) -> tuple[str, Need
 class Phase:
     """A stretch of a task's training; every phase that differs from the one before wraps the network anew.
 
-    epochs:    over the phase's rows
-    rows:      the task's, or the exemplars stored on all ranks
+    epochs:    over the task's rows
     trainable: parameters that begin with one of these names; None: all
     optimizer: its settings; None: the run's
     """
 
     epochs: int
-    rows: str = "task"
     trainable: tuple[str, ...] | None = None
     optimizer: OptimizerSettings | None = None
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.rows not in ("task", "stored"):
-            raise ValueError(f"a phase has at least 1 epoch over the rows task or stored, got {self}")
+        if self.epochs < 1:
+            raise ValueError(f"a phase has at least 1 epoch, got {self}")
