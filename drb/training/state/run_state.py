@@ -84,7 +84,9 @@ class RunState:
         world_size = self._components.world.world_size
         if world_size == 1 or not any(learnt.values()):
             return
-        own = {name: digest(state) for name, state in [*learnt["method"].items(), ("objective", learnt["objective"])]}
+        own = {
+            name: digest(state).hex() for name, state in [*learnt["method"].items(), ("objective", learnt["objective"])]
+        }
         of_ranks = gather_json(own)
         for name, value in of_ranks[0].items():
             if others := [rank for rank, digests in enumerate(of_ranks) if digests.get(name) != value]:
