@@ -64,7 +64,7 @@ def configuration_page() -> str:
 
 def _choices(variants: Any) -> Iterator[str]:
     """A row for each of drb's own variants, from its docstring and its options."""
-    from drb.registry import options_of
+    from drb.variant import options_of
 
     yield "| choice | | options |\n|---|---|---|"
     for name, variant in variants.own.items():

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 import pytest
 
-from drb.registry import Registry, identity, name_of, options_of
+from drb.registry import Registry
+from drb.variant import identity, name_of, options_of
 
 FILES = {
     "shapes/__init__.py": """
         import abc
         from drb.options import required, setting
-        from drb.registry import Variant
+        from drb.variant import Variant
 
         class Shape(Variant):
             sides = 0
@@ -168,7 +169,7 @@ def test_two_distributions_with_one_name_are_refused(shapes, tmp_path):
 
 
 def test_name_is_no_option():
-    from drb.registry import Variant
+    from drb.variant import Variant
 
     with pytest.raises(TypeError, match="name must not be annotated"):
 

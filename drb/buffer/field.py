@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from drb.buffer.codecs import Codec, codec_from_json
-from drb.registry import identity
+from drb.variant import identity
 
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype

@@ -9,8 +9,8 @@ from typing import ClassVar
 
 from drb.distributed.peers import Peers
 from drb.exchange.base import Exchange
-from drb.registry import Variant
 from drb.types import Int64Array
+from drb.variant import Variant
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from drb.exchange.collective import Collective
 from drb.exchange.hierarchical import Hierarchical
 from drb.exchange.loopback import Loopback
 from drb.exchange.shared import Shared
-from drb.registry import name_of
 from drb.rehearsal.auto_exemplars import MeasuringEngine
 from drb.rehearsal.engine import AsyncEngine, Engine, InlineEngine
 from drb.rehearsal.exemplars import RoundResult
 from drb.rehearsal.settings import RehearsalSettings
+from drb.variant import name_of
 
 INLINE_BYTES = 1 << 20  # gathering less, from memory of this node, takes less time than handing it to a thread
 

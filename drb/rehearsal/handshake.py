@@ -15,10 +15,10 @@ from drb.buffer.record import RecordSpec
 from drb.distributed.failure import first_few
 from drb.exchange import Peers, Transport
 from drb.machine import usable_cores
-from drb.registry import name_of
 from drb.rehearsal.exemplars import UnevenError
 from drb.rehearsal.settings import RehearsalSettings, require_agreement
 from drb.rehearsal.state.origin import require_one_moment
+from drb.variant import name_of
 
 Greeting: TypeAlias = dict[str, Any]
 

@@ -8,7 +8,6 @@ from drb.buffer.editing import EditableBuffer
 from drb.buffer.record import RecordSpec
 from drb.exchange import Exchange
 from drb.machine import format_bytes
-from drb.registry import name_of
 from drb.rehearsal.auto_exemplars import AutoExemplars
 from drb.rehearsal.cuda import DeviceRing, RowLauncher
 from drb.rehearsal.engine import AsyncEngine, Engine
@@ -18,6 +17,7 @@ from drb.rehearsal.round import RoundRunner
 from drb.rehearsal.settings import RehearsalSettings
 from drb.rehearsal.state.origin import Origin
 from drb.types import Int64Array
+from drb.variant import name_of
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from drb.buffer.admission import REFILLS, Admission, MaxAge, build_admission
 from drb.buffer.capacity import SCOPES, check_capacity
 from drb.exchange import Transport
 from drb.options import check_settings, setting
-from drb.registry import identity, name_of
 from drb.rehearsal.transports import AUTO, TRANSPORTS
 from drb.sampling.proportions import PROPORTIONS, Proportions
+from drb.variant import identity, name_of
 
 ARRIVAL = "arrival"  # as sample_id: every offer is a new sample
 _TEN_YEARS_S = 3.2e8

@@ -5,9 +5,9 @@ from __future__ import annotations
 import abc
 from pathlib import Path
 
-from drb.registry import Variant
 from drb.tracking.opening import open_tracker
 from drb.tracking.tracker import NullTracker, Tracker
+from drb.variant import Variant
 
 
 class TrackerBuilder(Variant):

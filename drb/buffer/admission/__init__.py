@@ -23,7 +23,8 @@ from drb.buffer.admission.base import (
     slots_for,
 )
 from drb.buffer.admission.expiry import Expiry, MaxAge
-from drb.registry import Registry, fresh, name_of, options_of
+from drb.registry import Registry
+from drb.variant import fresh, name_of, options_of
 
 ADMISSIONS: Registry[Admission] = Registry(
     "admission policy", Admission, package=__name__, entry_points="drb.admissions"

@@ -14,8 +14,8 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 from torch import Tensor
 
-from drb.registry import Variant
 from drb.types import BoolArray, Int64Array, UInt64Array
+from drb.variant import Variant
 
 
 class Columns:

@@ -16,7 +16,8 @@ from typing import Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor
 
-from drb.registry import Registry, Variant, identity, name_of
+from drb.registry import Registry
+from drb.variant import Variant, identity, name_of
 
 Slot: TypeAlias = tuple[torch.dtype, tuple[int, ...]]
 """The dtype and the shape of one sample, as it is stored."""

@@ -10,7 +10,7 @@ from drb.buffer.capacity import bytes_in
 from drb.data.cache import CacheSettings
 from drb.data.source import Dataset
 from drb.options import setting
-from drb.registry import Variant, options_of
+from drb.variant import Variant, options_of
 
 
 class DatasetBuilder(Variant):

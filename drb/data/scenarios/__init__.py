@@ -9,7 +9,8 @@ from typing import Any
 
 from drb.data.datasets import Dataset
 from drb.data.scenarios.task import Scenario, Task, hold_out
-from drb.registry import Registry, fresh
+from drb.registry import Registry
+from drb.variant import fresh
 
 SCENARIOS: Registry[Scenario] = Registry("scenario", Scenario, package=__name__, entry_points="drb.scenarios")
 

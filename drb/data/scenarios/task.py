@@ -9,9 +9,9 @@ from typing import ClassVar
 
 from drb.data.datasets import Dataset, Source
 from drb.options import setting
-from drb.registry import Variant
 from drb.seeding import permutation
 from drb.types import Int64Array
+from drb.variant import Variant
 
 
 @dataclass(frozen=True)

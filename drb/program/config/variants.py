@@ -21,13 +21,14 @@ from drb.data.datasets import DATASETS
 from drb.data.scenarios import SCENARIOS
 from drb.options import Limits
 from drb.program.config.explain import SCHEMA
-from drb.registry import Registry, Variant, options_of, short_name
+from drb.registry import Registry
 from drb.tracking import TRACKERS
 from drb.training.method.method import Method
 from drb.training.models import MODELS
 from drb.training.objectives import OBJECTIVES, Objective
 from drb.training.strategies import STRATEGIES, Strategy
 from drb.training.terms import TERMS, Term
+from drb.variant import Variant, options_of, short_name
 
 
 @dataclass

@@ -8,8 +8,8 @@ from __future__ import annotations
 import abc
 from typing import ClassVar
 
-from drb.registry import Variant
 from drb.types import Float64Array, Int64Array
+from drb.variant import Variant
 
 
 class Proportions(Variant):

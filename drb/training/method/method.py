@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from drb.registry import name_of
 from drb.training.method.batch import Batch
 from drb.training.method.hooks import Hooks
 from drb.training.method.needs import Draws, Needs, Phase, draws_of, merged
@@ -21,6 +20,7 @@ from drb.training.method.parameters import Gradient, Weights
 from drb.training.method.tasks import CurrentTask, FinishedTask
 from drb.training.strategies.strategy import Strategy
 from drb.training.terms.term import Term
+from drb.variant import name_of
 
 
 class Method:

@@ -1,6 +1,6 @@
 """What strategies, terms and objectives have in common: variants with options, and a state that is saved.
 
-Annotated fields of the class are options (see `drb.registry.Variant`). What a part learns lies in attributes without
+Annotated fields of the class are options (see `drb.variant.Variant`). What a part learns lies in attributes without
 an annotation, made in `begin_task`: they are saved, except for those whose names begin with an underscore, which are
 for what lasts no longer than a step. State is alike on all ranks; what differs between ranks belongs into columns of
 the buffer.
@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from drb.registry import Variant, options_of
 from drb.training.method.parameters import ParameterVector
+from drb.variant import Variant, options_of
 
 _VECTOR = "parameter_vector"
 

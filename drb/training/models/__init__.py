@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 
-from drb.registry import Registry, name_of
+from drb.registry import Registry
 from drb.seeding import derive_seed
 from drb.training.models.base import Model
 from drb.training.models.network import GrowingHead, Network
 from drb.training.models.weights import LoadReport, load_weights, read_weights, torchvision_weights
+from drb.variant import name_of
 
 __all__ = ["MODELS", "GrowingHead", "LoadReport", "Model", "Network", "build_model"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import abc
 
-from drb.registry import Variant
 from drb.training.models.network import Network
+from drb.variant import Variant
 
 
 class Model(Variant):

@@ -15,8 +15,8 @@ from drb.program.config import check_config, compose_config, to_yaml
 from drb.program.config.compose import config_folder
 from drb.program.config.rehearsal import KINDS, RehearsalConfig, rehearsal_settings
 from drb.program.config.variants import GROUPS, build_variant
-from drb.registry import name_of, options_of
 from drb.rehearsal.settings import RehearsalSettings
+from drb.variant import name_of, options_of
 
 
 def names(folder: str) -> set[str]:
