@@ -6,6 +6,7 @@ import pytest
 import torch
 from rehearsal.cuda.loops import Loop, run_loop
 from rehearsal.cuda.simulated import RaceError, SimulatedGpu, needed_waits
+from rehearsal.mean_matching import MeanMatching
 
 from drb import Rehearsal
 from drb.buffer.codecs import Bits
@@ -34,6 +35,16 @@ def test_host_and_device_agree_bit_for_bit(is_early, asynchronous, use_step, dep
 def test_every_policy_decides_the_same_a_step_later(is_early, admission, proportions, candidates):
     settings = {"admission": admission, "proportions": proportions, "candidates": candidates}
     assert run_loop(SimulatedGpu(is_early=is_early), **settings) == run_loop(None, **settings)
+
+
+@WAYS
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["inline", "async"])
+@pytest.mark.parametrize("field", ["image", "logits"])
+def test_a_policy_that_reads_fields_decides_the_same(is_early, asynchronous, field):
+    settings = {"admission": MeanMatching(field=field), "asynchronous": asynchronous}
+    expected = run_loop(None, **settings)
+    assert expected[1] > 50
+    assert run_loop(SimulatedGpu(is_early=is_early), **settings) == expected
 
 
 @WAYS

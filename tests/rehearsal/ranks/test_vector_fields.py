@@ -80,6 +80,13 @@ def case(rank, world_size, field, options):
         gone = range(0, world_size * ROWS * STEPS, 3)
         rehearsal.forget(gone)
         forgotten = rehearsal.state_dict()
+        with rehearsal.edit() as edit:
+            extra = records([10_000 + rank, 20_000 + rank])
+            edit.insert({**extra, "features": features(extra["sample_id"])})
+            edit.remove(edit.sample_ids[:1])
+        edited, left = rehearsal.state_dict()["buffer"]["admission"], torch.from_numpy(rehearsal.sample_ids())
+        assert set(extra["sample_id"].tolist()) <= set(left.tolist())
+        assert edited["kept"].tolist() == sums(left, field)
     minibatch, unknown = minibatch_of(rank, world_size, SAVED), saved["buffer"]["undecided"]
     check_state(saved)
     assert (unknown is not None) == (field == "features")
