@@ -49,7 +49,14 @@ class BatchMaker:
 
         Args:
             new_rows_total: rows of the minibatches of all ranks.
+        Raises:
+            ValueError: the method holds gradients of each task apart, but the stream does not say whose a sample is.
         """
+        if self.method.needs.references == "per_task" and "task" not in minibatch:
+            raise ValueError(
+                f"{' + '.join(self.method.parts)} needs a reference gradient for each task, but samples of this "
+                "scenario do not carry their task; use scenario=task_incremental"
+            )
         new_rows, draws = count_rows(minibatch), self.method.draws
         fields = self._to_device(self._extended(minibatch, new_rows))
         apart: Minibatch = {}

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from drb.runs.report import Summary
+from drb.runs.report.metric import matrix_of
 from drb.runs.report.table import print_table
 
 _HELP = """\
@@ -60,7 +61,7 @@ def read_summaries(path: Path) -> list[Summary]:
 def _read(file: Path) -> Summary:
     try:
         summary: Summary = json.loads(file.read_text())
-        summary["accuracy_matrix"], summary["history"]
+        matrix_of(summary), summary["history"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file} is no summary of a run: {type(error).__name__}: {error}") from None
     return summary

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from drb.runs.report import Summary
+from drb.runs.report.metric import is_fraction, matrix_of, metric_of, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -85,11 +86,14 @@ def accuracy_against_runtime(summaries: Sequence[Summary]) -> Figure:
             linewidth=1.8,
             label=_label(summary),
         )
-    axes.set(xlabel="training time (s)", ylabel="mean accuracy on the tasks seen so far", ylim=(0, 1.04))
+    metrics = ", ".join(dict.fromkeys(map(metric_of, summaries)))
+    axes.set(xlabel="training time (s)", ylabel=f"mean {metrics} on the tasks seen so far")
     axes.set_xlim(left=0)
-    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+    if all(map(is_fraction, summaries)):
+        axes.set_ylim(0, 1.04)
+        axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
     axes.grid(True)
-    axes.set_title("Accuracy against runtime (one marker per task)", loc="left")
+    axes.set_title(f"{metrics.capitalize()} against runtime (one marker per task)", loc="left")
     figure.legend(loc="outside lower center", ncols=3, fontsize=9, columnspacing=1.4, handlelength=1.6)
     return figure
 
@@ -99,23 +103,23 @@ def accuracy_matrices(summaries: Sequence[Summary]) -> Figure | None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
 
-    shown = [summary for summary in summaries if summary["accuracy_matrix"]]
-    if not shown:
+    runs = [summary for summary in summaries if matrix_of(summary)]
+    if not runs:
         return None
-    columns = min(len(shown), 3)
-    rows = -(-len(shown) // columns)
+    columns = min(len(runs), 3)
+    rows = -(-len(runs) // columns)
     figure = Figure(figsize=(0.9 + 3.1 * columns, 0.5 + 3.1 * rows))
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    images = [_heat_map(axes, summary) for axes, summary in zip(grid, shown, strict=False)]
-    for axes in grid[len(shown) :]:
+    images = [_heat_map(axes, summary, _greatest(runs)) for axes, summary in zip(grid, runs, strict=False)]
+    for axes in grid[len(runs) :]:
         axes.set_visible(False)
     for axes in grid[::columns]:
         axes.set_ylabel("after training on task")
-    bar = figure.colorbar(
-        images[0], ax=list(grid), shrink=0.7, aspect=25, pad=0.02, format=PercentFormatter(xmax=1, decimals=0)
-    )
-    bar.outline.set_visible(False)
-    bar.set_label("accuracy")
+    if len({(metric_of(summary), is_fraction(summary)) for summary in runs}) == 1:  # else a scale of one's own each
+        percent = PercentFormatter(xmax=1, decimals=0) if is_fraction(runs[0]) else None
+        bar = figure.colorbar(images[0], ax=list(grid), shrink=0.7, aspect=25, pad=0.02, format=percent)
+        bar.outline.set_visible(False)
+        bar.set_label(metric_of(runs[0]))
     return figure
 
 
@@ -123,11 +127,11 @@ def buffer_fill(summaries: Sequence[Summary]) -> Figure | None:
     """Exemplars stored per stratum at the end of each task, stacked; None unless a history tells its counts."""
     from matplotlib.figure import Figure
 
-    shown = [summary for summary in summaries if any(entry.get("counts") for entry in summary["history"])]
-    if not shown:
+    runs = [summary for summary in summaries if any(entry.get("counts") for entry in summary["history"])]
+    if not runs:
         return None
-    figure = Figure(figsize=(0.6 + 4.2 * len(shown), 3.8))
-    for axes, summary in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+    figure = Figure(figsize=(0.6 + 4.2 * len(runs), 3.8))
+    for axes, summary in zip(figure.subplots(1, len(runs), squeeze=False)[0], runs, strict=True):
         _stacked_counts(axes, summary)
     return figure
 
@@ -138,17 +142,28 @@ def strategy_colours(summaries: Sequence[Summary]) -> dict[str, str]:
     return _COLOURS | {name: _MORE_COLOURS[index % len(_MORE_COLOURS)] for index, name in enumerate(others)}
 
 
-def _heat_map(axes: Axes, summary: Summary) -> Any:
+def _greatest(summaries: Sequence[Summary]) -> float:
+    """The greatest score in the matrices of metrics that have no upper bound; dark cells are large scores."""
+    scores = [s for summary in summaries for row in matrix_of(summary) for s in row if s is not None]
+    return max(scores, default=1.0)
+
+
+def _heat_map(axes: Axes, summary: Summary, greatest: float) -> Any:
     import numpy as np
 
-    matrix = np.array(summary["accuracy_matrix"], dtype=np.float64)  # None becomes NaN, which is left white
-    image = axes.imshow(matrix, vmin=0, vmax=1, cmap="Blues", aspect="equal")
+    rows = matrix_of(summary)
+    width = max(map(len, rows))
+    filled = [[*row, *[None] * (width - len(row))] for row in rows]
+    matrix = np.array(filled, dtype=np.float64)  # None becomes NaN, which is left white
+    in_percent = is_fraction(summary)
+    top = 1.0 if in_percent else greatest
+    image = axes.imshow(matrix, vmin=min(0.0, float(np.nanmin(matrix))), vmax=top, cmap="Blues", aspect="equal")
     size = max(matrix.shape)
     if size <= 12:
         for (row, column), value in np.ndenumerate(matrix):
             if not np.isnan(value):
-                colour = "white" if value > 0.6 else "black"
-                text = f"{100 * value:.0f}"
+                colour = "white" if value > 0.6 * top else "black"
+                text = f"{100 * value:.0f}" if in_percent else f"{value:.2g}"
                 axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=10 if size <= 6 else 7)
     step = -(-size // 10)
     axes.set_xticks(range(0, matrix.shape[1], step), [str(task + 1) for task in range(0, matrix.shape[1], step)])
@@ -158,7 +173,7 @@ def _heat_map(axes: Axes, summary: Summary) -> Any:
     axes.set_xticks(np.arange(1, matrix.shape[1]) - 0.5, minor=True)  # white lines between cells
     axes.set_yticks(np.arange(1, matrix.shape[0]) - 0.5, minor=True)
     axes.grid(which="minor", color="white", linewidth=1.2)
-    axes.set_xlabel("accuracy on task (%)")
+    axes.set_xlabel(f"{metric_of(summary)} on task" + (" (%)" if in_percent else ""))
     axes.set_title(_label(summary))
     return image
 
@@ -201,7 +216,7 @@ def _marker(summaries: Sequence[Summary], index: int) -> str:
 def _label(summary: Summary) -> str:
     acc = summary["acc"]
     name = textwrap.shorten(str(summary["name"]), 28, placeholder="…")
-    return name if acc is None else f"{name} (ACC {100 * acc:.1f} %)"
+    return name if acc is None else f"{name} (ACC {shown(summary, acc)}{' %' if is_fraction(summary) else ''})"
 
 
 def _numeric_first(stratum: str) -> tuple[int, float, str]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from drb.runs.report import Summary
+from drb.runs.report.metric import described, shown
 
 _MAX_TASK_COLUMNS = 6
 _MAX_NAME = 18
@@ -76,10 +77,10 @@ def _row(summary: Summary, tasks: Sequence[int]) -> list[str]:
     after = {entry["task"]: entry["acc"] for entry in summary["history"]}
     rehearsal = summary.get("rehearsal")
     return [
-        *(_percent(after.get(task)) for task in tasks),
-        _percent(summary["acc"]),
-        _percent(summary["bwt"], signed=True),
-        _percent(summary["forgetting"]),
+        *(_score(summary, after.get(task)) for task in tasks),
+        _score(summary, summary["acc"]),
+        _score(summary, summary["bwt"], signed=True),
+        _score(summary, summary["forgetting"]),
         _seconds(summary["train_seconds"]),
         _seconds(rehearsal["wait_seconds"] + rehearsal.get("inline_seconds", 0.0) if rehearsal else None),
     ]
@@ -91,7 +92,7 @@ def _num_tasks(summaries: Sequence[Summary]) -> int:
 
 def _caption(summaries: Sequence[Summary]) -> str:
     return (
-        f"Accuracies in %: the mean over the tasks seen, after each of {_num_tasks(summaries)} tasks.\n"
+        f"{described(summaries)}: the mean over the tasks seen, after each of {_num_tasks(summaries)} tasks.\n"
         "runtime: training alone; waited: the part of it spent in rounds of rehearsal or waiting for them."
     )
 
@@ -103,8 +104,8 @@ def _shown_tasks(num_tasks: int, most: int) -> list[int]:
     return [round((num_tasks - 1) * step / (most - 1)) for step in range(most)]
 
 
-def _percent(fraction: float | None, signed: bool = False) -> str:
-    return _UNKNOWN if fraction is None else f"{100 * fraction:{'+' if signed else ''}.1f}"
+def _score(summary: Summary, value: float | None, signed: bool = False) -> str:
+    return _UNKNOWN if value is None else shown(summary, value, signed=signed)
 
 
 def _seconds(seconds: float | None) -> str:

@@ -102,6 +102,7 @@ class Scores:
         summary: dict[str, Any] = {
             "metric": self.metric.name,
             "higher_is_better": self.metric.higher_is_better,
+            "bounds": self.metric.bounds,
             "baselines": self.main.baselines(),
             "acc": self.main.acc(),
             "bwt": self.main.bwt(),

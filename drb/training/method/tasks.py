@@ -22,6 +22,7 @@ from drb.training.method.structure import count_rows, map_tensors, rows_of
 from drb.types import Minibatch
 
 if TYPE_CHECKING:
+    from drb.rehearsal.edit import Edit
     from drb.training.components import Components
 
 _GRADIENT_BYTES = 64 << 20  # of the per-sample gradients that are held at once
@@ -100,7 +101,7 @@ class FinishedTask(CurrentTask):
             for stored in edit.stored(*names):
                 yield self.prepared({**stored.fields, "sample_id": stored.sample_id})
 
-    def edit(self) -> AbstractContextManager[Any]:
+    def edit(self) -> AbstractContextManager[Edit]:
         """Rewrite what is stored, on all ranks together: see `Rehearsal.edit`.
 
         Raises:
@@ -108,8 +109,7 @@ class FinishedTask(CurrentTask):
         """
         if self.rehearsal is None:
             raise ValueError("there are no exemplars: the method says that it needs none (needs)")
-        edit: AbstractContextManager[Any] = self.rehearsal.edit()
-        return edit
+        return self.rehearsal.edit()
 
     def sum(self, fn: Callable[[Any, Minibatch], Tensor], *, over: str = "task") -> Tensor:
         """The sum over all ranks' batches of what `fn` gives for a batch's inputs and fields, without gradients.
@@ -172,8 +172,8 @@ class FinishedTask(CurrentTask):
             self._cost.trained += size
             count += size
             for start in range(0, size, rows):
-                part = slice(start, start + rows)
-                gradients = per_sample(parameters, *(map_tensors(lambda v, p=part: v[p], x) for x in (inputs, fields)))  # type: ignore[misc]
+                some = slice(start, start + rows)
+                gradients = per_sample(parameters, rows_of(inputs, some), rows_of(fields, some))
                 sums.add_(ParameterVector({name: each(value).sum(0) for name, value in gradients.items()}))
         counted = torch.tensor([float(count)], device=self.world.device)
         *totals, number = sum_over_ranks([*sums.tensors.values(), counted], self.world)

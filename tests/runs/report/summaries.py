@@ -48,3 +48,13 @@ def three_runs() -> list[dict[str, Any]]:
     for task, entry in enumerate(runs[1]["history"]):
         entry["counts"] = {str(label): 200 // (2 * task + 2) for label in range(2 * task + 2)}
     return runs
+
+
+def errors() -> dict[str, Any]:
+    """A run of a metric that has no upper bound and of which less is better."""
+    matrix = [[0.25, None], [1.5, 0.125]]
+    run = summary("regression", "er", [[0.25, None], [0.5, 0.125]], [1.0, 2.0])
+    del run["accuracy_matrix"]
+    changes = {"metric": "error", "higher_is_better": False, "bounds": None, "error_matrix": matrix}
+    history = [{"task": 0, "seconds": 1.0, "acc": 0.25}, {"task": 1, "seconds": 2.0, "acc": 0.8125}]
+    return run | changes | {"acc": 0.8125, "bwt": -1.25, "forgetting": 1.25, "history": history}

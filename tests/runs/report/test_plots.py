@@ -3,7 +3,7 @@
 import sys
 
 import pytest
-from runs.report.summaries import summary, three_runs
+from runs.report.summaries import errors, summary, three_runs
 
 from drb.runs.report.plots import accuracy_against_runtime, accuracy_matrices, buffer_fill, save_plots, strategy_colours
 
@@ -76,3 +76,17 @@ def test_many_strata_have_no_legend():
 def test_no_run_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="at least one"):
         save_plots([], tmp_path)
+
+
+def test_another_metric_than_accuracy_is_shown_as_it_is():
+    figure = accuracy_matrices([errors()])
+    assert {text.get_position(): text.get_text() for text in figure.axes[0].texts} == {
+        (0, 0): "0.25",
+        (0, 1): "1.5",
+        (1, 1): "0.12",
+    }
+    assert figure.axes[0].get_xlabel() == "error on task"
+    assert figure.axes[0].images[0].get_clim() == (0.0, 1.5)
+    axes = accuracy_against_runtime([errors()]).axes[0]
+    assert axes.get_ylabel() == "mean error on the tasks seen so far"
+    assert [line.get_label() for line in axes.lines] == ["regression (ACC 0.8125)"]

@@ -4,7 +4,7 @@ import io
 import re
 
 import pytest
-from runs.report.summaries import summary, three_runs
+from runs.report.summaries import errors, summary, three_runs
 
 from drb.runs.report.table import plain_table, print_table
 
@@ -69,3 +69,9 @@ def test_a_run_that_stopped_early_has_dashes_for_the_rest():
 def test_no_run_is_an_error():
     with pytest.raises(ValueError, match="at least one"):
         plain_table([])
+
+
+def test_another_metric_than_accuracy_is_named_with_its_direction_and_not_in_percent():
+    table = plain_table([errors()])
+    assert re.search(r"regression +0\.25 +0\.8125 +0\.8125 +-1\.25 +1\.25 ", table)
+    assert "Error (lower is better): the mean over the tasks seen" in table

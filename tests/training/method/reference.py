@@ -98,7 +98,8 @@ class MaximallyInterferedRetrieval(ExperienceReplay):
 
     def _virtual_step(self, batch: Batch) -> Weights:
         with torch.enable_grad():
-            loss = batch.row_losses(batch.extra_outputs(batch.new, gradients=True), batch.new).sum()
+            rows = batch.row_losses(batch.extra_outputs(batch.new, gradients=True), batch.new)
+            loss = rows.sum() / max(1, len(rows))
             named = dict(batch.step.network.named_parameters())
             gradients = torch.autograd.grad(loss, list(named.values()))
         gradient = ParameterVector(dict(zip(named, gradients, strict=True)))

@@ -32,27 +32,50 @@ Digests = list[str]
 
 
 class LoaderWithGaps(TaskLoader):
-    """The last of several ranks has no rows in every fifth minibatch."""
+    """The last of several ranks has no rows in every fifth minibatch, or in other ones."""
+
+    every = 5
 
     def deal(self, *arguments: Any, **options: Any) -> Deal:
         deal = super().deal(*arguments, **options)
         last = self._world_size - 1
         if last:
             rows, own = deal.rows().copy(), np.diff(deal.bounds(last))
-            rows[1::5] -= own[1::5]
+            first = 1 % self.every
+            rows[first :: self.every] -= own[first :: self.every]
             deal.rows = lambda: rows  # type: ignore[method-assign]
         return deal
 
     def epoch(self, epoch: int, start: int = 0, *arguments: Any) -> Iterator[Minibatch]:
         is_last = 0 < self._rank == self._world_size - 1
         for index, minibatch in enumerate(super().epoch(epoch, start, *arguments), start):
-            yield {n: v[:0] for n, v in minibatch.items()} if is_last and index % 5 == 1 else minibatch
+            yield (
+                {n: v[:0] for n, v in minibatch.items()}
+                if is_last and index % self.every == 1 % self.every
+                else minibatch
+            )
+
+
+class LoaderOfOneRankLess(LoaderWithGaps):
+    """The last rank never has rows."""
+
+    every = 1
 
 
 class Watched(Trainer):
     """Keeps every batch that the method was given, and the weights after every step."""
 
-    def __init__(self, rank: int, world_size: int, parts: Callable[[], tuple[Any, list[Any]]], **training: Any) -> None:
+    def __init__(
+        self,
+        rank: int,
+        world_size: int,
+        parts: Callable[[], tuple[Any, list[Any]]],
+        *,
+        scenario: str = "class_incremental",
+        loader: type[LoaderWithGaps] = LoaderWithGaps,
+        **training: Any,
+    ) -> None:
+        self._loader_type = loader
         strategy, terms = parts()
         method = Method(strategy, terms)
         self.rehearsal = open_rehearsal(method) if method.draws.total else None
@@ -61,7 +84,7 @@ class Watched(Trainer):
         self.saved: dict[str, Any] | None = None
         self.evaluated: dict[str, Any] = {}
         super().__init__(
-            build_scenario("class_incremental", small_dataset(SAMPLES), seed=0, num_tasks=2),
+            build_scenario(scenario, small_dataset(SAMPLES), seed=0, num_tasks=2),
             make_network,
             preprocess(),
             strategy,
@@ -79,7 +102,7 @@ class Watched(Trainer):
 
     def _loader(self, source: Any, task: Any) -> TaskLoader:
         loader = super()._loader(source, task)
-        loader.__class__ = LoaderWithGaps
+        loader.__class__ = self._loader_type
         return loader
 
     def _finish(self, task: Any, learner: Any, loader: TaskLoader) -> None:
@@ -138,7 +161,7 @@ def run(rank: int, world_size: int, parts: Callable[[], tuple[Any, list[Any]]], 
 
 def stored_of(trainer: Watched) -> dict[str, Any]:
     """This rank's exemplars."""
-    if trainer.rehearsal is None or not hasattr(trainer.rehearsal, "edit"):
+    if trainer.rehearsal is None:
         return {}
     late = list(trainer._components.method.needs.late)
     with trainer.rehearsal.edit() as edit:

@@ -23,12 +23,14 @@ from training.method.reference import (
     RefreshedDarkExperienceReplay,
     SynapticIntelligence,
 )
-from training.method.runs import ODD_STEP, RATE, SAMPLES, case
+from training.method.runs import ODD_STEP, RATE, SAMPLES, LoaderOfOneRankLess, case
 from training.parts import make_network, preprocess, small_dataset
 
 from drb.seeding import derive_seed
+from drb.training.method.batch import Batch
+from drb.training.models import Network
 from drb.training.strategies import ExperienceReplay, Finetune
-from drb.training.terms import ElasticWeightConsolidation, ExponentialMovingAverage
+from drb.training.terms import ElasticWeightConsolidation, ExponentialMovingAverage, Term
 
 STRENGTH, MOMENTUM = 5.0, 0.9
 
@@ -72,6 +74,47 @@ def icarl():
     return Herding(per_class=2), []
 
 
+class Frozen(Term):
+    """From the second task on the body is frozen, and a scale of its features is learnt."""
+
+    def adapt(self, network: Network, task: int) -> None:
+        if task == 1:
+            adapt(network)
+
+
+def adapt(network: Network) -> None:
+    network.body.requires_grad_(False)
+    network.body.append(Scale())
+
+
+class Scale(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(8))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features * self.weight
+
+
+class Prior(Term):
+    """Classes have a prior that the loss sees."""
+
+    def adjust(self, outputs: Tensor, batch: Batch) -> Tensor:
+        return outputs + prior(outputs)
+
+
+def prior(outputs: Tensor) -> Tensor:
+    return 0.7 * torch.arange(outputs.shape[1])
+
+
+def adapted():
+    return ExperienceReplay(), [Frozen()]
+
+
+def adjusted():
+    return ExperienceReplay(), [Prior()]
+
+
 CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "derpp": (derpp, {}),
     "agem": (agem, {}),
@@ -82,6 +125,9 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "lp_ft": (lp_ft, {}),
     "refreshed": (refreshed, {}),
     "icarl": (icarl, {}),
+    "adapted": (adapted, {}),
+    "adjusted": (adjusted, {}),
+    "an empty buffer": (refreshed, {"loader": LoaderOfOneRankLess}),
 }
 
 
@@ -159,7 +205,10 @@ class Replay:
     def mean_loss(self, pair: Any, rows: slice = slice(None)) -> Tensor:
         """Cross-entropy over both ranks' rows."""
         both = {n: np.concatenate([batch["fields"][n] for batch in pair]) for n in ("image", "label")}
-        return F.cross_entropy(self.outputs(both), torch.from_numpy(both["label"]))
+        return F.cross_entropy(self.adjust(self.outputs(both)), torch.from_numpy(both["label"]))
+
+    def adjust(self, outputs: Tensor) -> Tensor:
+        return outputs
 
     def gradient(self, loss: Tensor) -> list[Tensor]:
         return list(torch.autograd.grad(loss, self.parameters))
@@ -379,3 +428,36 @@ def test_icarl_predicts_the_class_whose_exemplars_mean_is_nearest():
         expected = -torch.cdist(F.normalize(everything), means)
     for result in results():
         np.testing.assert_allclose(result["icarl"]["predictions"], expected.numpy(), rtol=0, atol=1e-5)
+
+
+def test_what_a_term_adds_is_trained_and_what_it_freezes_is_not():
+    replay = Replay("adapted")
+
+    def step(pairs: Any) -> list[Tensor]:
+        if replay.task == 1 and not isinstance(replay.network.body[-1], Scale):
+            adapt(replay.network)
+        loss = replay.loss(pairs, replay.mean_loss)
+        gradients = torch.autograd.grad(loss, [p for p in replay.parameters if p.requires_grad])
+        found = iter(gradients)
+        return [next(found) if p.requires_grad else torch.zeros_like(p) for p in replay.parameters]
+
+    expected = replay.run(step)
+    assert not torch.equal(expected["body.3.weight"], torch.ones(8))
+    check("adapted", expected)
+
+
+def test_the_loss_sees_adjusted_outputs():
+    replay = Replay("adjusted")
+    replay.adjust = lambda outputs: outputs + prior(outputs)  # type: ignore[method-assign]
+    check("adjusted", replay.run(lambda pairs: replay.gradient(replay.loss(pairs, replay.mean_loss))))
+
+
+def test_a_rank_whose_buffer_stays_empty_trains_on_the_others_exemplars():
+    full, empty = (result["an empty buffer"] for result in results())
+    assert not empty["stored"]
+    assert len(full["stored"]["label"]) == 10
+    assert all(batch["new"] == 0 for batch in empty["batches"])
+    assert len(empty["batches"][-1]["fields"]["label"]) == 6  # two draws of three
+    inputs = preprocess().evaluate(torch.from_numpy(full["stored"]["image"]))
+    expected = network_at_the_end("an empty buffer")(inputs).detach().numpy()
+    np.testing.assert_allclose(full["stored"]["logits"], expected, rtol=0, atol=1e-6)
