@@ -39,7 +39,7 @@ class BruteForce(MaximallyInterferedRetrieval):
                 parameter -= RATE * parameter.grad
         rows = range(batch.exemplars.start, batch.exemplars.stop)
         losses = [
-            [float(F.cross_entropy(n(inputs[i : i + 1]), labels[i : i + 1])) for i in rows] for n in (after, before)
+            [F.cross_entropy(n(inputs[i : i + 1]), labels[i : i + 1]).item() for i in rows] for n in (after, before)
         ]
         rise = np.subtract(*losses)
         best = np.argsort(-rise)[: batch.num_selected]
@@ -48,7 +48,7 @@ class BruteForce(MaximallyInterferedRetrieval):
 
 
 def loss_of(network: nn.Module, inputs: Tensor, labels: Tensor, row: int) -> float:
-    return float(F.cross_entropy(network(inputs[row : row + 1]), labels[row : row + 1]))
+    return F.cross_entropy(network(inputs[row : row + 1]), labels[row : row + 1]).item()
 
 
 def test_mir_chooses_the_exemplars_that_a_step_on_the_new_rows_hurts_most():
