@@ -23,6 +23,7 @@ import numpy as np
 from torch import Tensor
 
 from drb.buffer.admission import NOTHING, Admission, Columns, Decision, Expiry, Offer
+from drb.buffer.admission.check import checked_admit
 from drb.buffer.positions import TableChange
 from drb.buffer.record import ROUND, SAMPLE_ID, SLOT, STRATUM, RecordSpec
 from drb.buffer.snapshot import RowWatch
@@ -65,6 +66,7 @@ class Buffer:
         self._columns.stored = self.read
         self._expiry = expiry
         self._admission = admission
+        self._admit_offer = checked_admit(admission)
         self._slot_row: Int64Array = np.zeros(capacity, np.int64)
         self._changed: list[Int64Array] = []  # slots, since the last round was handed in
         self._has_shrunk = False  # some of them may be beyond the end
@@ -86,7 +88,7 @@ class Buffer:
             self._staged = Staged(NOTHING, _NOWHERE, len(offer), set(self.spec.required_late))
             self._undecided.fill(minibatch, offer)
             return self._decide(self._undecided)
-        decision = self._admission.admit(self._columns, offer) if self.capacity else NOTHING
+        decision = self._admit_offer(self._columns, offer) if self.capacity else NOTHING
         where = self._admit(decision, offer, self.spec.required_late)
         if len(where):
             for name, values in minibatch.items():
@@ -252,7 +254,7 @@ class Buffer:
         if not lacking.isdisjoint(self._reads):
             return 0
         offer = undecided.offer_with_fields()
-        decision = self._admission.admit(self._columns, offer) if self.capacity else NOTHING
+        decision = self._admit_offer(self._columns, offer) if self.capacity else NOTHING
         where = self._admit(decision, offer, lacking)
         self._before_writing(where)
         self.rows[where] = undecided.rows[decision.rows]

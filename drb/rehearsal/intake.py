@@ -53,6 +53,11 @@ class Intake:
                 f"{settings.choices} counts exemplars by the field "
                 f"{settings.stratum!r}, which the minibatch lacks (it has {_names(minibatch)}); set stratum="
             )
+        if settings.stratum not in (None, "label", *minibatch):  # "label" is the default, which a stream may lack
+            raise ValueError(
+                f"stratum={settings.stratum!r} names no field of the minibatch (it has {_names(minibatch)}); set "
+                "stratum= to one of them, or to None"
+            )
 
     def decides_on(self, minibatch: Minibatch) -> list[str]:
         """Return the fields of a minibatch whose values `take` reads: sample ids and strata."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from drb.sampling.proportions import Proportions
+from drb.sampling.proportions.check import CheckedProportions
 from drb.seeding import RoundGenerator
 from drb.types import Float64Array, Int64Array
 
@@ -52,7 +53,8 @@ class Sampler:
 
     def __init__(self, exemplars: int, proportions: Proportions, *, seed: int, rank: int, min_fill: int = 1) -> None:
         self.exemplars = exemplars
-        self._groups = proportions.groups
+        is_own = type(proportions).__module__.startswith("drb.")
+        self._groups = (proportions if is_own else CheckedProportions(proportions)).groups
         self._min_fill = max(min_fill, 1)
         self._rng = RoundGenerator(seed, "draw", rank)
         self._union: _Union | None = None  # of the last draw: most of the time no count has changed since
