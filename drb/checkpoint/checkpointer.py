@@ -36,7 +36,7 @@ from drb.distributed.world import World
 
 MARKER = "INTERRUPTED"
 _LINGER_S = 60.0
-_PATIENCE_S = 30.0  # for a process of this run that was killed, perhaps on another node
+PATIENCE_S = 30.0  # for a process of this run that was killed, perhaps on another node
 
 
 class Interrupted(SystemExit):
@@ -239,7 +239,7 @@ class Checkpointer(Saver):
     def _open(self) -> None:
         if self._lock is None:
             self._run_dir.mkdir(parents=True, exist_ok=True)
-            self._lock = lock_run(self._run_dir, "a training run", patience_s=_PATIENCE_S)
+            self._lock = lock_run(self._run_dir, "a training run", patience_s=PATIENCE_S)
         self._folder.clean()
 
     # -- when samples must be forgotten

@@ -13,6 +13,7 @@ from drb.checkpoint.encryption import Key
 from drb.checkpoint.errors import CheckpointError, UnusableError
 from drb.checkpoint.format import rank_part, read_manifest, read_part, require_key
 from drb.checkpoint.ranks import read_rank_states
+from drb.distributed.sharing import await_folder
 from drb.distributed.world import World
 
 OWN = "rank"  # the part of a state that belongs to one rank
@@ -53,7 +54,7 @@ def find_saved(
     """The checkpoint to resume from, None to start anew. Collective.
 
     Args:
-        resume: auto, never, or a path.
+        resume: auto, never, or a path, which counts until the run has a checkpoint of its own since then.
         needs: the types of the facts that a checkpoint must have, by name.
     Raises:
         CheckpointError: there are checkpoints, but none is good; or the newest may be good but cannot be read (for
@@ -62,13 +63,15 @@ def find_saved(
     if resume == "never":
         return None
     # only rank 0 looks: on a shared file system others may see a directory later
-    own = [str(path) for path in reversed(folder.checkpoints())] if world.is_main else []
-    candidates = [Path(path) for path in coordinator.gather(own)[0]] if resume == "auto" else [Path(resume)]
+    own = [str(path) for path in _candidates(resume, folder, key)] if world.is_main else []
+    candidates = [Path(path) for path in coordinator.gather(own)[0]]
     problems = []
     for path in candidates:
+        if path.is_relative_to(folder.root):
+            await_folder(path)  # rank 0 has seen it
         try:
             return read_saved(path, coordinator, world, key, needs)
-        except UnusableError:  # noqa: PERF203 - a handful of directories
+        except UnusableError:
             raise
         except CheckpointError as error:
             problems.append(error)
@@ -78,6 +81,25 @@ def find_saved(
         end = "; nothing is left to resume from: checkpoint.resume=never starts anew" if resume == "auto" else ""
         raise CheckpointError(f"{problems[0]}{end}")
     return None
+
+
+def _candidates(resume: str, folder: CheckpointDirectory, key: Key | None) -> list[Path]:
+    """What to resume from, the best first.
+
+    A run that was given a path and is started again goes on from its own checkpoints since then, not from the path.
+    """
+    own = list(reversed(folder.checkpoints()))
+    if resume == "auto":
+        return own
+    return [*(path for path in own if _has_resumed_from(resume, path, key)), Path(resume)]
+
+
+def _has_resumed_from(resume: str, path: Path, key: Key | None) -> bool:
+    try:
+        checkpoint = read_part(path, read_manifest(path), "trainer", key)["config"]["checkpoint"]
+        return bool(Path(checkpoint["resume"]).resolve() == Path(resume).resolve())
+    except (CheckpointError, OSError, KeyError, TypeError):
+        return False
 
 
 def read_saved(

@@ -26,6 +26,7 @@ from drb.checkpoint.finding import OWN, SHARED, StateParts
 from drb.checkpoint.format import Manifest, rank_part, write_manifest, write_part
 from drb.checkpoint.shards import RowShards
 from drb.checkpoint.tree import Split, split
+from drb.distributed.sharing import await_folder
 from drb.distributed.world import World
 
 
@@ -131,7 +132,7 @@ class CheckpointWriter:
     def _write_parts(self, job: _Job) -> tuple[dict[str, FileRecord], int]:
         final = self.folder.root / job.name
         folder = unfinished(final)
-        if not folder.is_dir():
+        if not await_folder(folder):
             raise CheckpointError(
                 f"{folder} is not there on rank {self.world.rank}: checkpoints need a run directory that all ranks "
                 "share (hydra.run.dir), or checkpoint.enabled=false"

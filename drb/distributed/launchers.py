@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+_INTERACTIVE_STEP = str(0xFFFFFFFA)  # the number of the step in which salloc's shell runs
 FIRST_PORT, NUM_PORTS = 15_000, 15_000  # for Slurm jobs: below the ports that Linux gives to outgoing connections
 
 
@@ -48,7 +49,6 @@ class Place:
     Attributes:
         local_rank: the rank within its node; None if the launcher does not say.
         local_world_size: the number of ranks on its node.
-        own_gpu: whether the scheduler shows each rank only its own device.
         restarts: how often the launcher may start all ranks again after a failure.
         run_id: a name of the run that stays the same over restarts; "" if the launcher has none.
     """
@@ -59,7 +59,6 @@ class Place:
     local_world_size: int = 1
     launcher: str = ""
     address: Address = Address()
-    own_gpu: bool = False
     restarts: int = 0
     run_id: str = ""
 
@@ -116,15 +115,19 @@ _PMI = _Launcher(
 LAUNCHERS = (_TORCHRUN, _OPEN_MPI, _HYDRA, _SRUN, _PMI)
 
 
-def read_place(env: Mapping[str, str]) -> Place:
+def read_place(env: Mapping[str, str], *, may_be_alone: bool = False) -> Place:
     """This process's place in the run, from its environment.
 
+    Args:
+        may_be_alone: whether one process may be meant where a Slurm job has several tasks.
     Raises:
         ValueError: variables that contradict each other, or one process where a Slurm job has several tasks.
     """
     launcher = next((row for row in LAUNCHERS if all(env.get(mark) for mark in row.marks)), None)
-    if launcher is None:
-        _require_alone(env)
+    if launcher is None or (launcher is _SRUN and _is_shell_of_job(env)):
+        _require_whole(env)
+        if not may_be_alone:
+            _refuse_several_tasks(env)
         return Place()
     rank, world_size = _int(env, launcher.rank), _int(env, launcher.world_size)
     if not 0 <= rank < world_size:
@@ -140,7 +143,6 @@ def read_place(env: Mapping[str, str]) -> Place:
         local_rank=local_rank,
         local_world_size=_local_world_size(env, launcher),
         address=_address(env, launcher),
-        own_gpu=bool(env.get("SLURM_GPUS_PER_TASK")) and env.get("SLURM_NTASKS") == str(world_size),
         restarts=_int(env, "TORCHELASTIC_MAX_RESTARTS", 0) if launcher is _TORCHRUN else 0,
         run_id=_run_id(env) if launcher is _TORCHRUN else "",
     )
@@ -204,11 +206,25 @@ def _local_world_size(env: Mapping[str, str], launcher: _Launcher) -> int:
     return per_node[node] if node < len(per_node) else 1
 
 
-def _require_alone(env: Mapping[str, str]) -> None:
-    """Without a launcher's variables, refuse variables that say there should be peers."""
+def _is_shell_of_job(env: Mapping[str, str]) -> bool:
+    """Whether this process runs in the shell of an interactive job, which is a step of one task.
+
+    `srun` sets SLURM_NTASKS to the tasks of its step; in the shell that `salloc` opens on a node it is the job's.
+    """
+    if _int(env, "SLURM_STEP_NUM_TASKS") != 1:
+        return False
+    return env.get("SLURM_STEP_ID") == _INTERACTIVE_STEP or _int(env, "SLURM_NTASKS", 1) > 1
+
+
+def _require_whole(env: Mapping[str, str]) -> None:
+    """Refuse half of the variables that say there are peers."""
     for given, missing in (("RANK", "WORLD_SIZE"), ("WORLD_SIZE", "RANK")):
         if env.get(given):
             raise ValueError(f"{given}={env[given]} is set but {missing} is not; start with torchrun or set both")
+
+
+def _refuse_several_tasks(env: Mapping[str, str]) -> None:
+    """Without a launcher's variables, refuse a job that should have several ranks."""
     for name, things in (("SLURM_NTASKS", "tasks"), ("SLURM_JOB_NUM_NODES", "nodes")):
         if env.get("SLURM_JOB_ID") and _int(env, name, 1) > 1:
             raise ValueError(

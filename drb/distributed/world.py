@@ -35,16 +35,17 @@ class World(Place):
         return self.rank == 0
 
 
-def detect_world(device: str = "auto", env: Mapping[str, str] | None = None) -> World:
+def detect_world(device: str = "auto", env: Mapping[str, str] | None = None, *, may_be_alone: bool = False) -> World:
     """This process's place, from the launcher's variables. Opens nothing.
 
     Args:
         device: auto (CUDA if there is a device for this rank), cpu or cuda.
         env: the environment; os.environ if None.
+        may_be_alone: whether one process may be meant where a Slurm job has several tasks.
     Raises:
         ValueError: variables contradict each other, or there is no such device.
     """
-    place = read_place(os.environ if env is None else env)
+    place = read_place(os.environ if env is None else env, may_be_alone=may_be_alone)
     return World(**vars(place), node=node_name(), device=_device(device, place))
 
 
@@ -83,19 +84,27 @@ def open_world(world: World, timeout_s: float = 600.0, start_timeout_s: float = 
     dist.destroy_process_group()
 
 
+def device_uuid(device: torch.device) -> str:
+    """What tells a CUDA device from all others, whatever number it has in this process."""
+    uuid = str(torch.cuda.get_device_properties(device).uuid)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return visible if visible.startswith("MIG-") else uuid  # parts of one GPU may all have its UUID
+
+
 def _device(name: str, place: Place) -> torch.device:
     if name not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device must be auto, cpu or cuda, got {name!r}")
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "cpu" or (name == "auto" and available == 0):
         return torch.device("cpu")
+    if available == 1:  # the scheduler shows each rank its own; if ranks share it, `require_own_devices` says so
+        return torch.device("cuda", 0)
     if place.local_rank is None and place.world_size > 1:
         raise ValueError(
-            f"{place.launcher} does not say which rank of its node this is, so it cannot be given a CUDA device; "
-            "start with torchrun or srun, or set device=cpu"
+            f"{place.launcher} does not say which rank of its node this is (LOCAL_RANK), so it cannot be given one of "
+            f"{available} CUDA devices; start with torchrun or srun, show each rank its own device by "
+            "CUDA_VISIBLE_DEVICES, or set device=cpu"
         )
-    if place.own_gpu and available == 1:
-        return torch.device("cuda", 0)
     local_rank = place.local_rank or 0
     if local_rank >= available:
         raise ValueError(

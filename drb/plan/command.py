@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     rank = 0
     try:
-        rank = detect_world("cpu").rank
+        rank = detect_world("cpu", may_be_alone=True).rank
         seconds, file, settings = _parse(arguments)
         found = _measure(seconds, settings)
         if rank == 0:
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _measure(seconds: float, settings: Sequence[str]) -> Measurement:
     config, _ = compose_config(settings, "plan")
-    world = detect_world(config.device)
+    world = detect_world(config.device, may_be_alone=True)
     check_config(config, world.world_size)
     if config.threads is not None:
         torch.set_num_threads(config.threads)

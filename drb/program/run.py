@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import logging
 import warnings
 from collections.abc import Callable, Sequence
@@ -27,9 +26,11 @@ from drb.data.identity import Identity
 from drb.data.loading import load_on_all_ranks
 from drb.distributed.agreement import check_same_settings, value_of_main
 from drb.distributed.failure import naming_failures
+from drb.distributed.sharing import require_own_devices, require_same_software, require_shared_folder
 from drb.distributed.world import World, open_world
 from drb.program.build import build_trainer
 from drb.program.changed_data import CHANGED, saved_identity, with_data_of_now
+from drb.program.claim import claim, is_finished
 from drb.program.config import TrainConfig, to_yaml
 from drb.program.config.resume import require_same_config
 from drb.program.config.variants import build_variant
@@ -62,18 +63,22 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
     stage = _Stage(world)
     with open_world(world, config.timeout_s, config.start_timeout_s), ExitStack() as stack, stage.naming_failures():
         # each rank makes up a run_id and with it a directory, unless they are given: rank 0's count
+        require_same_software(world)
         check_same_settings({**dataclasses.asdict(config), "run_id": None}, world)
+        require_own_devices(world)
         run_dir = Path(value_of_main("run_dir", str(run_dir), world))
-        if _is_finished(config, run_dir, world):
+        lock = claim(run_dir, world, config.timeout_s)
+        if is_finished(config, run_dir, world):
             if console is not None:
                 console.say(f"this run is finished: {run_dir / 'summary.json'}; checkpoint.resume=never starts it anew")
             return
+        if config.checkpoint.enabled:
+            require_shared_folder(run_dir, world, config.timeout_s)
         checkpointer = _open_checkpoints(config, run_dir, world, console, stack)
         saved = _find_checkpoint(config, checkpointer)
         if saved is not None:
             config = dataclasses.replace(config, run_id=saved.facts["config"].get("run_id", config.run_id))
         if world.is_main:
-            run_dir.mkdir(parents=True, exist_ok=True)
             write_atomically(run_dir / "config.yaml", to_yaml(config))
         tracker = stack.enter_context(open_tracker_of(config, run_dir, world, saved))
         if console is not None:
@@ -111,6 +116,8 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
             _publish(config, summary, run_dir, tracker)
         if console is not None:
             console.say(f"summary: {run_dir / 'summary.json'}")
+        if lock is not None:
+            lock.release()
 
 
 class _Stage:
@@ -122,27 +129,6 @@ class _Stage:
 
     def naming_failures(self) -> contextlib.AbstractContextManager[None]:
         return naming_failures(range(self._world.world_size), lambda: self.where())
-
-
-def _is_finished(config: TrainConfig, run_dir: Path, world: World) -> bool:
-    """Whether there is nothing left to resume: a scheduler may start a job again that has just ended.
-
-    Rank 0 looks, for all: a file system may show the ranks' nodes different things.
-
-    Raises:
-        ValueError: the directory holds another run; on all ranks.
-    """
-    summary, outcome = run_dir / "summary.json", "no"
-    if world.is_main and config.checkpoint.enabled and config.checkpoint.resume == "auto" and summary.exists():
-        try:
-            require_same_config(json.loads(summary.read_text())["config"], dataclasses.asdict(config), str(summary))
-            outcome = "yes"
-        except ValueError as error:
-            outcome = str(error)
-    outcome = value_of_main("finished", outcome, world)
-    if outcome not in ("yes", "no"):
-        raise ValueError(outcome)
-    return outcome == "yes"
 
 
 def _open_checkpoints(

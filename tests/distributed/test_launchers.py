@@ -104,7 +104,14 @@ def test_the_first_node_of_a_list(node_list, first):
     assert head_node(node_list) == first
 
 
+SHELL = {**BATCH, "SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_TASKS_PER_NODE": "1"}  # of an interactive allocation
+
 WRONG = {
+    "the shell of salloc": ({**SHELL, "SLURM_STEP_ID": "0"}, "this Slurm job has 4 tasks"),
+    "the shell, tasks unsaid": (
+        {**SHELL, "SLURM_NTASKS": "", "SLURM_STEP_ID": "4294967290"},
+        r"this Slurm job has 2 nodes \(SLURM_JOB_NUM_NODES\), but drb was started as one process",
+    ),
     "a batch script": (BATCH, r"this Slurm job has 4 tasks \(SLURM_NTASKS\), but drb was started as one process"),
     "nodes alone": ({"SLURM_JOB_ID": "1", "SLURM_JOB_NUM_NODES": "2"}, "this Slurm job has 2 nodes"),
     "rank alone": ({"RANK": "1"}, "RANK=1 is set but WORLD_SIZE is not"),
@@ -121,6 +128,8 @@ def test_what_contradicts_itself_is_said(env, sentence):
 
 
 def test_one_rank_of_a_larger_job_can_be_asked_for():
+    one_task = {**SRUN, "SLURM_NTASKS": "1", "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}  # srun -n 1 in it
+    assert detect_world("cpu", one_task).world_size == 1
     assert detect_world("cpu", {**BATCH, "RANK": "0", "WORLD_SIZE": "1"}).world_size == 1
 
 
@@ -135,11 +144,13 @@ def test_each_rank_gets_the_device_of_its_local_rank(monkeypatch):
         assert detect_world("cuda", env).device == torch.device("cuda", 2)
 
 
-def test_a_scheduler_may_show_each_rank_its_own_device(monkeypatch):
+@pytest.mark.parametrize(
+    "env", [SRUN, HYDRA, AGENT, {**TORCHRUN, "LOCAL_RANK": ""}, {"PMI_RANK": "1", "PMI_SIZE": "2"}]
+)
+def test_one_device_that_is_shown_is_this_ranks(monkeypatch, env):
+    """By `srun --gpus-per-task=1`, `--gpu-bind=single:1` or a wrapper that sets CUDA_VISIBLE_DEVICES."""
     show_devices(monkeypatch, 1)
-    assert detect_world("cuda", {**SRUN, "SLURM_GPUS_PER_TASK": "1"}).device == torch.device("cuda", 0)
-    with pytest.raises(ValueError, match="local rank 2 needs a CUDA device of its own, but this machine shows 1"):
-        detect_world("cuda", SRUN)
+    assert detect_world("cuda", env).device == torch.device("cuda", 0)
 
 
 def test_a_launcher_without_local_ranks_cannot_share_out_devices(monkeypatch):
