@@ -7,7 +7,8 @@
 A comma outside brackets separates values: model.hidden=[100,100] is one. `ranks` is the number of ranks on this
 machine, `nodes` the nodes of a Slurm job; all else goes to drb train. With --slurm, seeds become a job array and
 other `--` options are sbatch's. --dry-run prints the commands. The first run that fails ends the sweep, unless
---keep-going. The runs are in runs/sweep-TIME/, which DRB_RUNS changes; compare them with `drb report`.
+--keep-going. A run is named by the settings that vary. The runs are in runs/sweep-TIME/, which DRB_RUNS changes;
+compare them with `drb report`.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments or {"-h", "--help"} & set(arguments):
         print(__doc__)
         return 0
-    folder = Path(os.environ.get("DRB_RUNS", "runs")) / f"sweep-{datetime.now():%Y%m%d-%H%M%S}"
+    name = f"sweep-{datetime.now():%Y%m%d-%H%M%S}-{os.urandom(2).hex()}"
+    folder = Path(os.environ.get("DRB_RUNS", "runs")) / name
     try:
         commands = slurm_commands(arguments, folder) if "--slurm" in arguments else local_commands(arguments, folder)
     except ValueError as error:
@@ -83,7 +85,8 @@ def local_commands(arguments: Sequence[str], folder: Path) -> list[list[str]]:
         run_dir = folder / _name(point, swept)
         ranks = point.pop("ranks", "2")
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-        commands.append([*launcher, "-m", "drb.train", *_settings(point), f"hydra.run.dir={run_dir}"])
+        settings = [*_settings(point), *_run_name(point, swept)]
+        commands.append([*launcher, "-m", "drb.train", *settings, f"hydra.run.dir={run_dir}"])
     return commands
 
 
@@ -98,12 +101,23 @@ def slurm_commands(arguments: Sequence[str], folder: Path) -> list[list[str]]:
         runs = f"DRB_RUNS={folder / _name(point, swept)}" if swept else f"DRB_RUNS={folder}"
         array = [f"--array={seeds[-1]}"] if seeds else []
         nodes = [f"--nodes={point.pop('nodes')}"] if "nodes" in point else []
-        commands.append(build_command([*options, *array, *nodes, runs, *_settings(point)]))
+        settings = [*_settings(point), *_run_name(point, swept)]
+        commands.append(build_command([*options, *array, *nodes, runs, *settings]))
     return commands
 
 
 def _settings(point: Mapping[str, str]) -> list[str]:
     return [f"{key}={value}" for key, value in point.items()]
+
+
+def _run_name(point: Mapping[str, str], swept: Sequence[str]) -> list[str]:
+    """A setting that names the run in tables by what varies; seeds and numbers of ranks have columns of their own."""
+    keys = [key for key in swept if key not in ("seed", "ranks", "nodes")]
+    if not keys or "name" in point:
+        return []
+    values = [point[key] if key == "strategy" else f"{key.rpartition('.')[2]}={point[key]}" for key in keys]
+    text = " ".join(values).replace("'", "").replace("\\", "")
+    return [f"name='{text}'"]
 
 
 def _name(point: Mapping[str, str], swept: Sequence[str]) -> str:

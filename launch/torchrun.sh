@@ -9,8 +9,9 @@
 #   NPROC_PER_NODE  ranks on this machine; default: its GPUs, or 2 without any
 #   NNODES          machines; default 1. MIN:MAX: as many as there are, also when some come or go during the run
 #   NODE_RANK       this machine's number; number 0 is where RDZV_ENDPOINT is (needed if NNODES > 1)
-#   RDZV_ENDPOINT   host:port where the machines meet, the same on all (needed if NNODES > 1)
+#   RDZV_ENDPOINT   host:port or [IPv6]:port where the machines meet, the same on all (needed if NNODES > 1)
 #   RDZV_ID         name of the run, the same on all machines; the run directory is runs/RDZV_ID; default: the time
+#                   and four random digits
 #   MAX_RESTARTS    how often torchrun starts all ranks again after a failure; they continue from a checkpoint; default 0,
 #                   or 3 with NNODES=MIN:MAX
 #   RDZV_CONF       more of torchrun's --rdzv-conf, such as last_call_timeout=10 (seconds to wait for more than MIN)
@@ -30,7 +31,8 @@ check_endpoint() {
     : "${RDZV_ENDPOINT:?NNODES=$NNODES needs RDZV_ENDPOINT=host:port, the same on all machines}"
     local host=${RDZV_ENDPOINT%:*} port=${RDZV_ENDPOINT##*:} deadline=$((SECONDS + ${START_TIMEOUT:-25}))
     [[ $host != "$port" && $port =~ ^[0-9]+$ ]] || die "RDZV_ENDPOINT must be host:port, got $RDZV_ENDPOINT"
-    getent hosts "$host" > /dev/null || die "RDZV_ENDPOINT=$RDZV_ENDPOINT: there is no host $host"
+    host=${host#[} host=${host%]}
+    getent ahosts "$host" > /dev/null || die "RDZV_ENDPOINT=$RDZV_ENDPOINT: there is no host $host"
     if ((NODE_RANK == 0)); then
         ! answers "$host" "$port" || die "RDZV_ENDPOINT=$RDZV_ENDPOINT: port $port of $host is in use; choose another"
         return
@@ -50,9 +52,9 @@ NNODES=${NNODES:-1}
 MOST_NODES=${NNODES##*:}
 [[ -n ${PYTHON:-} || ! -x .venv/bin/python ]] || PYTHON=.venv/bin/python
 PYTHON=${PYTHON:-python3}
-RDZV_ID=${RDZV_ID:-$(date +%Y%m%d-%H%M%S)}
+RDZV_ID=${RDZV_ID:-$(date +%Y%m%d-%H%M%S)-$(od -An -N2 -tx1 /dev/urandom | tr -d ' ')}
 if [[ -z ${NPROC_PER_NODE:-} ]]; then
-    NPROC_PER_NODE=$(nvidia-smi --list-gpus 2> /dev/null | wc -l)
+    NPROC_PER_NODE=$( (nvidia-smi --list-gpus 2> /dev/null || true) | wc -l)
     ((NPROC_PER_NODE > 0)) || NPROC_PER_NODE=2
 fi
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import rich.console
+import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from drb.distributed.world import World
+from drb.machine import usable_cores
 
 
 class TerminalConsole:
@@ -59,3 +65,10 @@ class RankConsole:
 
     def close_bar(self) -> None:
         pass
+
+
+def warn_of_threads(world: World, say: Callable[[str], None]) -> None:
+    """Say so if the ranks of this node have more threads of PyTorch than it has cores, which is very slow."""
+    ranks, threads, cores = world.local_world_size, torch.get_num_threads(), len(usable_cores())
+    if threads > 1 and ranks > 1 and ranks * threads > cores:
+        say(f"warning: {ranks} ranks x {threads} threads on {cores} cores of this node; set OMP_NUM_THREADS=1")

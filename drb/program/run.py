@@ -34,9 +34,9 @@ from drb.program.claim import claim, is_finished
 from drb.program.config import TrainConfig, to_yaml
 from drb.program.config.resume import require_same_config
 from drb.program.config.variants import build_variant
-from drb.program.console import RankConsole, TerminalConsole
+from drb.program.console import RankConsole, TerminalConsole, warn_of_threads
 from drb.program.profiling import Profiler
-from drb.program.summary import summarise, versions, write_atomically
+from drb.program.summary import summarise, versions, write_atomically, write_summary
 from drb.program.tracker_run import open_tracker_of
 from drb.runs.forget import CheckpointPurge
 from drb.tracking import Tracker
@@ -83,6 +83,7 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
         tracker = stack.enter_context(open_tracker_of(config, run_dir, world, saved))
         if console is not None:
             console.say(_headline(config, world, run_dir))
+            warn_of_threads(world, console.say)
         tracker.log_params({**dataclasses.asdict(config), "world_size": world.world_size})
         stage.where = lambda: "data"
         known = None if saved is None else saved_identity(saved)
@@ -112,7 +113,7 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
         if world.is_main:
             costs = None if checkpointer is None else dataclasses.asdict(checkpointer.tally)
             summary = summarise(config, trainer, stats, costs, world, arguments)
-            write_atomically(run_dir / "summary.json", summary)
+            write_summary(run_dir / "summary.json", summary)
             _publish(config, summary, run_dir, tracker)
         if console is not None:
             console.say(f"summary: {run_dir / 'summary.json'}")

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import platform
+import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -80,12 +81,37 @@ def summarise(
     }
 
 
+def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
+    """Write the summary at the end of a run, or keep it elsewhere if the disk is full or away.
+
+    Raises:
+        ValueError: it is elsewhere, and where.
+    """
+    try:
+        write_atomically(path, summary)
+    except OSError as error:
+        other = Path(tempfile.gettempdir()) / f"drb-{path.parent.name}-{os.getpid()}-summary.json"
+        try:
+            write_atomically(other, summary)
+            where = f"is in {other}"
+        except OSError:
+            print(json.dumps(summary, allow_nan=False), flush=True)
+            where = "was printed"
+        raise ValueError(
+            f"{path} could not be written: {error.strerror or error}; the run is complete, and its summary {where}"
+        ) from error
+
+
 def write_atomically(path: Path, content: str | Mapping[str, Any]) -> None:
     """A file that is whole or not there: text, or a mapping as JSON."""
     text = content if isinstance(content, str) else json.dumps(content, indent=2, allow_nan=False) + "\n"
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(path)
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+        raise
 
 
 def versions() -> dict[str, str]:

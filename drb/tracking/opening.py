@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -119,7 +121,7 @@ def _open_offline(
     _log.warning(
         "tracking: %s failed (%s); from here on metrics are kept in %s, to be copied with "
         'python -c "from drb.tracking import sync; sync(%r, %r)"',
-        *(uri, one_line(_root_cause(error)), file, str(run_dir), uri),
+        *(uri, _reason(error), file, str(run_dir), uri),
     )
     run = _offline_run(run_dir)
     if run is not None:
@@ -131,11 +133,21 @@ def _open_offline(
     return run
 
 
-def _root_cause(error: BaseException) -> BaseException:
-    """The error that MLflow and the HTTP client wrapped: 'connection refused' instead of a paragraph."""
-    while cause := error.__cause__ or error.__context__:
-        error = cause
-    return error
+def _reason(error: BaseException) -> str:
+    """Why a server failed, and what to change if it is the proxy or the password."""
+    chain = list(_causes(error))
+    if any(type(cause).__name__ == "ProxyError" for cause in chain):
+        return "the proxy of HTTP_PROXY or HTTPS_PROXY does not answer; unset it, or add the server's host to NO_PROXY"
+    if re.search(r"\b40[13]\b", str(error)):
+        return f"{one_line(error)}: the server refuses MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD or _TOKEN"
+    return one_line(chain[-1])
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, what it came from, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _offline_run(run_dir: Path) -> MlflowRun | None:

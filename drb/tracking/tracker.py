@@ -170,7 +170,7 @@ class BufferedTracker(Tracker):
             self._write_points()
 
     def log_artifact(self, path: str | Path, folder: str | None = None) -> None:
-        self._submit(lambda run: run.write_artifact(Path(path), folder))
+        self._submit(partial(_write_artifact, Path(path), folder))
 
     def start_flush(self) -> Callable[[], None]:
         self._write_points()
@@ -228,6 +228,16 @@ class BufferedTracker(Tracker):
 
 def _write_points(points: Sequence[Point], run: Run) -> None:
     run.write_points(points)
+
+
+def _write_artifact(path: Path, folder: str | None, run: Run) -> None:
+    """Write a file. If the folder of the store's files cannot be written from here, metrics still can."""
+    try:
+        run.write_artifact(path, folder)
+    except OSError as error:
+        if type(error).__module__ != "builtins" or isinstance(error, (ConnectionError, TimeoutError)):
+            raise  # the store itself is away
+        _log.warning("tracking: %s is not in the tracker, but stays in the run directory: %s", path, one_line(error))
 
 
 def status_of(error: BaseException | None) -> Status:

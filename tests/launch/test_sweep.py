@@ -56,6 +56,15 @@ def test_with_slurm_seeds_are_an_array_and_all_else_a_job():
     ]
 
 
+def test_runs_are_named_by_what_varies_but_for_seeds_and_ranks():
+    swept = ["rehearsal.capacity=20,400", "strategy=er", "seed=0,1", "ranks=1,2"]
+    commands = sweep.local_commands(swept, FOLDER)
+    names = {argument for command in commands for argument in command if argument.startswith("name=")}
+    assert names == {"name='capacity=20'", "name='capacity=400'"}
+    commands = sweep.slurm_commands(["--slurm", "strategy=er,finetune", "rehearsal.capacity=20,30", "name=x"], FOLDER)
+    assert all("name=x" in command and not any(a.startswith("name='") for a in command) for command in commands)
+
+
 def test_a_dry_run_prints_and_starts_nothing(monkeypatch, capsys):
     monkeypatch.setattr(subprocess, "run", None)
     assert sweep.main(["--dry-run", "seed=0,1"]) == 0

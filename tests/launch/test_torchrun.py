@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 
 import pytest
@@ -25,6 +26,22 @@ def test_two_agents_are_one_run(tmp_path):
     assert [folder.name for folder in (tmp_path / "runs").iterdir()] == ["july"]
     assert json.loads((tmp_path / "runs/july/summary.json").read_text())["world_size"] == 2
     assert sorted(agent.out.count("after task 0") for agent in ended) == [0, 1]  # rank 0 alone speaks
+
+
+def test_without_nvidia_smi_there_are_two_ranks_and_made_up_names_differ(tmp_path):
+    """The script alone is run: PYTHON prints what it would start."""
+    settings = {"PYTHON": "echo", "NPROC_PER_NODE": ""}
+    ended = [Running([SCRIPT, *TINY], tmp_path, **settings).wait(20) for _ in range(2)]
+    assert [one.code for one in ended] == [0, 0], ended
+    assert all("--nproc-per-node=2 " in one.out for one in ended)
+    assert len({re.search(r"run_id=(\S+)", one.out)[1] for one in ended}) == 2
+
+
+def test_the_meeting_point_may_be_an_ipv6_address(tmp_path):
+    settings = two_machines(free_port(), 0, RDZV_ENDPOINT=f"[::1]:{free_port()}", PYTHON="echo")
+    ended = Running([SCRIPT, *TINY], tmp_path, **settings).wait(20)
+    assert ended.code == 0, ended
+    assert "--rdzv-endpoint=[::1]:" in ended.out
 
 
 def test_every_rank_speaks_if_it_is_asked_to(tmp_path):

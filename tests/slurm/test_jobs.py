@@ -10,13 +10,14 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from programs import start_ranks
-from slurm.jobs import Cluster, Job
+from programs import ROOT, start_ranks
+from slurm.jobs import Cluster, Job, call
 
 TINY = ["experiment=digits", "tracking=none", "scenario.num_tasks=1", "training.epochs=1"]
 RUN = ["experiment=digits", "tracking=none", "scenario.num_tasks=3", "training.epochs=25"]  # seconds per task
@@ -26,7 +27,7 @@ RESULTS = ("accuracy_matrix", "acc", "bwt", "forgetting", "samples", "steps", "w
 @pytest.fixture(scope="module")
 def interrupted(cluster: Cluster) -> Job:
     """A job that was told to stop in the middle, as by `#SBATCH --signal`."""
-    job = cluster.submit("train.sbatch", *RUN)
+    job = cluster.submit("train.sbatch", *RUN, "hydra.run.dir=runs/mine")  # which the file follows
     job.wait_for(lambda: "after task 0" in job.output, 60)
     job.signal("USR2", "--batch")
     job.wait_for(lambda: job.show()["Restarts"] == "1", 30)
@@ -57,8 +58,8 @@ def rank_process(job: Job, rank: int) -> int:
 
 
 def test_a_job_that_is_told_to_stop_checkpoints_and_is_requeued(interrupted: Job):
-    assert (interrupted.run_dir / "INTERRUPTED").exists()
-    assert not (interrupted.run_dir / "summary.json").exists()
+    assert (interrupted.folder / "runs/mine/INTERRUPTED").exists()
+    assert not (interrupted.folder / "runs/mine/summary.json").exists()
     assert "after task 2" not in interrupted.output
 
 
@@ -88,7 +89,9 @@ def test_a_preempted_job_checkpoints_and_restarts_are_capped(cluster: Cluster):
     job.signal("TERM")  # to the steps but not to the batch script, as a preemption with grace time does
     assert job.wait(30)["JobState"] == "FAILED", job.output
     assert job.output.splitlines()[-1] == (
-        "drb: error: interrupted, and not requeued again after 0 restarts (DRB_MAX_RESTARTS=0)"
+        "drb: error: interrupted, and not requeued: it was 0 times before (DRB_MAX_RESTARTS=0); to go on: sbatch "
+        f"[the same options] {ROOT}/slurm/train.sbatch {' '.join(RUN)} training.epochs=1000 "
+        f"hydra.run.dir=runs/slurm-{job.id}"
     )
     assert (job.run_dir / "INTERRUPTED").exists()
     assert list((job.run_dir / "checkpoints").glob("step-*"))
@@ -105,5 +108,32 @@ def test_a_requeued_job_ends_as_one_that_was_never_interrupted(interrupted: Job,
     assert interrupted.wait()["JobState"] == "COMPLETED", interrupted.output
     assert "restart 1:" in interrupted.output
     assert interrupted.output.count("after task 0") == 1  # it did not begin anew
-    assert results(interrupted.summary) == expected
-    assert not (interrupted.run_dir / "INTERRUPTED").exists()
+    assert results(json.loads((interrupted.folder / "runs/mine/summary.json").read_text())) == expected
+    assert not (interrupted.folder / "runs/mine/INTERRUPTED").exists()
+
+
+def test_a_time_limit_shorter_than_the_signals_lead_is_refused(cluster: Cluster):
+    job = cluster.submit("train.sbatch", *TINY, options=("--time=2",))
+    assert job.wait()["JobState"] == "FAILED", job.output
+    assert job.output.startswith("drb: error: the time limit, 2:00, leaves no time to train")
+    assert job.output.count("\n") == 1
+
+
+def test_restarts_without_progress_end(cluster: Cluster):
+    """Python is a script that is interrupted at step 7 whenever it is started; the port is in use at first."""
+    python = cluster.folder / "stuck.sh"
+    python.write_text(
+        "#!/usr/bin/env bash\n"
+        "for argument; do case $argument in hydra.run.dir=*) folder=${argument#*=} ;; esac; done\n"
+        "echo '{\"step\": 7}' > $folder/INTERRUPTED; exit 75\n"
+    )
+    python.chmod(0o755)
+    options = ("--begin=now+1hour", "--nodes=1")
+    job = cluster.submit("train_srun.sbatch", options=options, DRB_PYTHON=str(python))
+    with socket.create_server(("", 15000 + int(job.id) * 16 % 15000)):
+        call("scontrol", "update", f"JobId={job.id}", "StartTime=now")
+        job.wait_for(lambda: "requeueing job" in job.output, 30)
+    assert f":{15000 + (int(job.id) * 16 % 15000 + 1237) % 15000}, in " in job.output
+    assert job.wait(90)["JobState"] == "FAILED", job.output
+    assert job.show()["Restarts"] == "1"
+    assert "not requeued: it made no step since it was last started (step 7); to go on: sbatch" in job.output

@@ -29,16 +29,30 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     try:
         plots = _take_plots(arguments)
-        summaries = [summary for argument in arguments for summary in read_summaries(Path(argument))]
+        answers = [_try_to_read(Path(argument)) for argument in arguments]
+        summaries = [summary for found, _ in answers for summary in found]
+        problems = [problem for _, problem in answers if problem]
+        if problems and not summaries:
+            raise ValueError(problems[0])
         if not summaries:
             raise ValueError("there is no run to report on; give at least one run directory")
         _print_report(summaries)
         for file in [] if plots is None else _draw(summaries, plots):
             print(f"plot: {file}")
+        for problem in problems:
+            print(f"drb: left out: {problem}", file=sys.stderr)
     except ValueError as error:
         print(f"drb: error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _try_to_read(path: Path) -> tuple[list[Summary], str]:
+    """The summaries of a path, or none and what is wrong with it: one failed run does not hide the others."""
+    try:
+        return read_summaries(path), ""
+    except ValueError as error:
+        return [], str(error)
 
 
 def read_summaries(path: Path) -> list[Summary]:

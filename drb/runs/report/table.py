@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from drb.runs.report import Summary
+from drb.runs.report.grouping import run_labels
 from drb.runs.report.metric import described, shown
 
 _MAX_TASK_COLUMNS = 6
-_MAX_NAME = 18
+_MAX_NAME = 40
 _UNKNOWN = "-"
 
 
@@ -69,7 +70,7 @@ def _cells(summaries: Sequence[Summary], task_columns: int) -> list[list[str]]:
     first = [f"task {task + 1}" if task == tasks[0] else str(task + 1) for task in tasks]
     return [
         ["run", *first, "ACC", "BWT", "forgetting", "runtime", "waited"],
-        *([_shorten(summary["name"]), *_row(summary, tasks)] for summary in summaries),
+        *([_shorten(label), *_row(run, tasks)] for label, run in zip(run_labels(summaries), summaries, strict=True)),
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import pytest
@@ -37,6 +38,30 @@ def test_runs_of_a_folder_are_compared_and_drawn(runs, capsys):
 def test_runs_on_equally_many_ranks_have_no_scaling(runs, capsys):
     assert main(["report", str(runs / "run2"), str(runs / "run2" / "summary.json")]) == 0
     assert "efficiency" not in capsys.readouterr().out
+
+
+def test_runs_that_differ_in_more_than_the_seed_are_never_averaged(tmp_path, capsys):
+    """Capacities 20 and 400 of one strategy, two seeds each, on 1 and 2 ranks."""
+    for number, (capacity, seed, ranks) in enumerate(itertools.product((20, 400), (0, 1), (1, 2))):
+        config = {"seed": seed, "run_id": str(number), "rehearsal": {"capacity": capacity}, "strategy": {"name": "er"}}
+        speed = 100.0 * ranks * capacity
+        run = three_runs()[1] | {"name": "er", "seed": seed, "world_size": ranks, "config": config}
+        (tmp_path / str(number)).mkdir()
+        text = json.dumps(run | {"samples_per_second": speed, "acc": capacity / 1000})
+        (tmp_path / str(number) / "summary.json").write_text(text)
+    assert main(["report", str(tmp_path)]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert sum(line[:2] == ["er", "capacity=20"] for line in lines) == 4 + 2  # of the table, and of the scaling
+    assert ["er", "capacity=20", "1", "2", "2,000", "100", "%", "2.0"] in lines
+    assert ["er", "capacity=400", "2", "2", "80,000", "100", "%", "40.0"] in lines
+
+
+def test_a_run_that_failed_does_not_hide_the_others(runs, capsys):
+    (runs / "failed").mkdir()
+    assert main(["report", str(runs / "run2"), str(runs / "failed")]) == 0
+    out, err = capsys.readouterr()
+    assert "rehearsal" in out
+    assert err.startswith(f"drb: left out: {runs / 'failed'} holds no summary.json")
 
 
 def test_seeds_are_averaged_and_strategies_kept_apart():
