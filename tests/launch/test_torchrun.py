@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 
@@ -45,10 +46,13 @@ def test_the_meeting_point_may_be_an_ipv6_address(tmp_path):
 
 
 def test_every_rank_speaks_if_it_is_asked_to(tmp_path):
-    ended = [rank.wait() for rank in start_ranks(2, [*TINY, "console=all"], tmp_path)]
+    """And the first says that there are more threads than cores, which mpirun does not prevent."""
+    threads = 1 + (os.cpu_count() or 1)
+    ended = [rank.wait() for rank in start_ranks(2, [*TINY, "console=all", f"threads={threads}"], tmp_path)]
     assert [rank.code for rank in ended] == [0, 0], ended
     assert ["[rank 1] after task 0" in rank.out for rank in ended] == [False, True]
     assert ["after task 0" in rank.out for rank in ended] == [True, True]
+    assert f"warning: 2 ranks x {threads} threads on " in ended[0].out
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,16 @@ import contextlib
 import logging
 import os
 import shutil
+<<<<<<< HEAD
 import sqlite3
+=======
+import socket
+>>>>>>> a6336bb (Tests of a full disk, a wrong password, a dead proxy and too many threads)
 import subprocess
 import sys
+import threading
 import warnings
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -212,6 +218,35 @@ def test_a_server_that_dies_costs_one_line_and_no_metric(server, tmp_path, caplo
     assert steps(server.uri, tracker.run_id, "loss") == [0, 1, 2, 3]
     assert steps(server.uri, tracker.run_id, "late") == [1, 2, 3]
     assert [file.path for file in connect(server.uri).list_artifacts(tracker.run_id)] == ["plot.png"]
+
+
+class _Refusing(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_error(401)
+
+    do_POST = do_GET
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_wrong_password_and_a_dead_proxy_are_said(tmp_path, caplog, monkeypatch):
+    with HTTPServer(("127.0.0.1", 0), _Refusing) as refusing:
+        threading.Thread(target=refusing.serve_forever, daemon=True).start()
+        with open_at(f"http://127.0.0.1:{refusing.server_port}", tmp_path / "password"):
+            pass
+        refusing.shutdown()
+    assert "the server refuses MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in caplog.text
+    caplog.clear()
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        proxy = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    for name in ("HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, proxy)
+    with open_at("http://mlflow.example.invalid:5000", tmp_path / "proxy"):
+        pass
+    assert "the proxy of HTTP_PROXY or HTTPS_PROXY does not answer" in caplog.text
 
 
 def test_a_run_that_began_without_its_server_is_resumed_there(server, tmp_path, caplog):

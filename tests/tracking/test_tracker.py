@@ -122,6 +122,20 @@ def test_names_are_made_valid(name, valid):
     assert valid_name(name) == valid
 
 
+def test_a_folder_of_artifacts_that_cannot_be_written_costs_the_files_and_no_metric(caplog):
+    class NoFiles(FakeRun):
+        def write_artifact(self, path, folder):
+            raise PermissionError(13, "Permission denied", "/srv/artifacts")
+
+    run = NoFiles()
+    with BufferedTracker(run, nowhere) as tracker:
+        tracker.log_artifact("plot.png")
+        tracker.log_metrics({"loss": 1.0}, 0)
+    assert run.steps("loss") == [0]
+    assert run.statuses == ["FINISHED"]
+    assert "plot.png is not in the tracker, but stays in the run directory: PermissionError" in caplog.text
+
+
 def test_a_store_that_fails_is_replaced_once_and_nothing_is_lost(caplog):
     online, offline = FakeRun(), FakeRun()
     errors = []
