@@ -224,7 +224,7 @@ class _Refusing(BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_error(401)
 
-    do_POST = do_GET
+    do_POST = do_GET  # noqa: N815
 
     def log_message(self, *_):
         pass
