@@ -4,11 +4,8 @@ import contextlib
 import logging
 import os
 import shutil
-<<<<<<< HEAD
 import sqlite3
-=======
 import socket
->>>>>>> a6336bb (Tests of a full disk, a wrong password, a dead proxy and too many threads)
 import subprocess
 import sys
 import threading
