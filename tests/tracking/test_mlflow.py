@@ -4,8 +4,8 @@ import contextlib
 import logging
 import os
 import shutil
-import sqlite3
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
