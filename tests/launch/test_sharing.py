@@ -101,7 +101,7 @@ def test_of_two_different_runs_in_one_directory_one_is_refused(tmp_path):
 
 
 def test_a_run_that_resumed_from_a_path_goes_on_from_its_own_checkpoint_when_it_is_started_again(tmp_path):
-    job = [*TINY, "scenario.num_tasks=2", "checkpoint.keep_last=9"]
+    job = [*TINY, "scenario.num_tasks=2", "checkpoint.keep_last=9", "checkpoint.at_task_end=true"]
     (first,) = [rank.wait(90) for rank in start_ranks(1, [*job, "hydra.run.dir=a"], tmp_path)]
     assert first.code == 0, first
     path = min((tmp_path / "a/checkpoints").iterdir())
