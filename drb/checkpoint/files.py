@@ -68,8 +68,9 @@ class FileWriter:
 
     def __init__(self, path: Path, sealer: Sealer | None = None) -> None:
         mode = 0o666 if path.parent.stat().st_mode & 0o077 else 0o600
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
-        self._file = open(descriptor, "wb")  # noqa: SIM115 - closed by __exit__
+        self._file = open(  # noqa: SIM115 - closed by __exit__
+            path, "wb", opener=lambda name, flags: os.open(name, flags | os.O_CLOEXEC, mode)
+        )
         self._path = path
         self._sealer = sealer
         self._size = self._crc = 0
