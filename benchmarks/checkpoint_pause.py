@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from drb import Rehearsal
 from drb.checkpoint import Checkpointer, CheckpointSettings, StopSignals
 from drb.distributed.world import World
-from drb.training import OptimizerSettings
+from drb.training import Sgd
 from drb.training.learner import Learner
 from drb.training.models import build_model
 from drb.types import Minibatch
@@ -45,7 +45,7 @@ class Job:
 
     def __init__(self, rank: int, options: argparse.Namespace) -> None:
         self.batch, self.rank = options.batch, rank
-        self.learner = Learner(build_model("resnet18", SHAPE, CLASSES), OptimizerSettings(momentum=0.9), World(rank, 2))
+        self.learner = Learner(build_model("resnet18", SHAPE, CLASSES), Sgd(momentum=0.9), World(rank, 2))
         self.starting = build_model("resnet18", SHAPE, CLASSES).state_dict()
         self.rehearsal = Rehearsal(options.exemplars, 4, batch_size=self.batch, asynchronous=True, verbose=False)
         self.images = torch.randint(0, 256, (self.batch, *SHAPE), dtype=torch.uint8)

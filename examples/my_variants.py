@@ -4,6 +4,7 @@ Put this file where Python finds it (a package, or a folder on PYTHONPATH) and n
 
     python -m drb.train dataset=my_variants.Stripes scenario=my_variants.Chunks scenario.num_tasks=3 \
         model=my_variants.Linear strategy=my_variants.Doubled 'terms=[my_variants.Shrink]' terms.Shrink.strength=0.001 \
+        optimizer=my_variants.RmsProp schedule=my_variants.Fading schedule.decay=0.999 \
         rehearsal.admission=my_variants.FirstCome rehearsal.admission_options.every=2
 """
 
@@ -30,6 +31,8 @@ from drb.training.method.needs import Needs
 from drb.training.method.parameters import Gradient, Weights
 from drb.training.models import GrowingHead, Model, Network
 from drb.training.objectives import Classification
+from drb.training.optimizers import OptimizerBuilder
+from drb.training.schedules import Schedule
 from drb.training.strategies import Strategy
 from drb.training.terms import Term
 from drb.types import Float64Array, Int64Array, Minibatch
@@ -105,6 +108,30 @@ class Sharper(Classification):
 
     def row_losses(self, outputs: Any, batch: Minibatch) -> Tensor:
         return super().row_losses(outputs / self.temperature, batch)
+
+
+class RmsProp(OptimizerBuilder):
+    """torch's RMSprop."""
+
+    lr: float = setting(0.001, above=0)
+    alpha: float = setting(0.99, at_least=0, below=1)
+
+    def build(self, parameters: Sequence[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+        return torch.optim.RMSprop(parameters, lr=lr, alpha=self.alpha, weight_decay=self.weight_decay)
+
+
+class Fading(Schedule):
+    """Multiply the learning rate by `decay` at every step. Where it is, is saved with the run."""
+
+    decay: float = setting(0.999, above=0, at_most=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.current = 1.0
+
+    def factor(self, epochs: float, epochs_per_task: float) -> float:
+        self.current *= self.decay
+        return self.current
 
 
 # -- what is learnt, and by what

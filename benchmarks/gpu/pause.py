@@ -17,7 +17,7 @@ from benchmarks.gpu.jobs import synchronize
 from drb import Rehearsal
 from drb.checkpoint import Checkpointer, CheckpointSettings, StopSignals
 from drb.distributed.world import World
-from drb.training import OptimizerSettings
+from drb.training import Sgd
 from drb.training.learner import Learner
 from drb.training.models import build_model
 
@@ -33,7 +33,7 @@ class _Run:
         shape, self._device = (3, side, side), device
         world = World(0, 1, device=device)
         network = build_model(model, shape, _CLASSES)
-        self._learner = Learner(network, OptimizerSettings(momentum=0.9), world, precision="bf16", channels_last=True)
+        self._learner = Learner(network, Sgd(momentum=0.9), world, precision="bf16", channels_last=True)
         self._starting = build_model(model, shape, _CLASSES).state_dict()
         where = {"device": "cuda"} if device.type == "cuda" else {}
         self.rehearsal = Rehearsal(self.exemplars, r, batch_size=self.rows, verbose=False, **where)

@@ -34,9 +34,9 @@ from drb.machine import node_name
 from drb.program.build import build_network, build_preprocess, build_rehearsal
 from drb.program.config import TrainConfig
 from drb.program.config.rehearsal import exemplars_per_rank
+from drb.program.config.variants import build_variant
 from drb.rehearsal.rehearsal import Rehearsal
 from drb.rehearsal.settings import auto_limit
-from drb.training.optim import build_optimizer
 from drb.types import Minibatch
 
 KINDS = ("smaller", "plain", "rehearsal")
@@ -126,7 +126,7 @@ class TrainingStep:
         network = build_network(config, dataset, dataset.num_classes, 0).to(world.device).train()
         self._format = torch.channels_last if config.training.channels_last else torch.contiguous_format
         network = network.to(memory_format=self._format)
-        self._optimizer = build_optimizer(config.optimizer, network, world.world_size)
+        self._optimizer = build_variant("optimizer", config.optimizer).for_network(network, world.world_size)
         self._forward: Callable[[Tensor], Tensor] = network
         if world.world_size > 1:
             devices = [world.device] if world.device.type == "cuda" else None

@@ -12,8 +12,8 @@ from drb.training.finite import FiniteCheck
 from drb.training.method.method import Method
 from drb.training.networks import Networks
 from drb.training.objectives import Objective
-from drb.training.optim import OptimizerSettings
-from drb.training.schedule import ScheduleSettings
+from drb.training.optimizers import OptimizerBuilder
+from drb.training.schedules import Schedule
 from drb.training.settings import TrainingSettings
 from drb.training.state.progress import Progress
 from drb.training.state.randomness import Randomness
@@ -32,8 +32,8 @@ class Components:
     rehearsal: Rehearsal | None
     world: World
     training: TrainingSettings
-    optimizer: OptimizerSettings
-    schedule: ScheduleSettings
+    optimizer: OptimizerBuilder
+    schedule: Schedule
     seed: int
     progress: Progress
     finite: FiniteCheck

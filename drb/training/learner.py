@@ -23,7 +23,8 @@ from drb.training.method.needs import Phase
 from drb.training.method.parameters import Gradient, ParameterVector, Weights
 from drb.training.method.structure import map_tensors, zero_of, zeros_of_shapes
 from drb.training.models import Network
-from drb.training.optim import OptimizerSettings, build_optimizer, carry_state, load_named_state, named_state
+from drb.training.optimizer_state import carry_state, load_named_state, named_state
+from drb.training.optimizers import OptimizerBuilder
 from drb.training.sharding import require_whole
 from drb.training.statistics import RunningStatistics
 
@@ -40,7 +41,7 @@ class Learner:
     def __init__(
         self,
         network: Network,
-        optimizer: OptimizerSettings,
+        optimizer: OptimizerBuilder,
         world: World,
         *,
         precision: str = "fp32",
@@ -64,7 +65,7 @@ class Learner:
             what = "sync_bn=true" if sync_bn else "precision=fp16"
             raise ValueError(f"{what} needs CUDA, but this run's device is {device.type}")
         self._world = world
-        self._settings = optimizer
+        self._builder = optimizer
         self._autocast_dtype = _AUTOCAST.get(precision)
         self._scaler = torch.amp.GradScaler(device.type) if precision == "fp16" else None
         self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -83,7 +84,7 @@ class Learner:
         self.network = network.to(self._world.device).to(memory_format=self._memory_format)
         self._phase = _PLAIN
         self._frozen: list[nn.Parameter] = []
-        self.optimizer = build_optimizer(self._settings, self.network, self._world.world_size)
+        self.optimizer = self._builder.for_network(self.network, self._world.world_size)
         self._wrap()
 
     def grow(self, num_outputs: int, seed: int, adapt: Callable[[Network], bool] = lambda network: False) -> None:
@@ -96,13 +97,13 @@ class Learner:
         if not (adapt(self.network) or has_grown):
             return
         self.network.to(self._world.device)
-        old, self.optimizer = self.optimizer, build_optimizer(self._settings, self.network, self._world.world_size)
+        old, self.optimizer = self.optimizer, self._builder.for_network(self.network, self._world.world_size)
         carry_state(old, old_parameters, self.optimizer, dict(self.network.named_parameters()))
         self._wrap()
 
     def begin_phase(self, phase: Phase) -> None:
         """Train what the phase says, by its optimizer. If that is another than now, its state begins anew."""
-        if (phase.trainable, phase.optimizer) == (self._phase.trainable, self._phase.optimizer):
+        if phase.trains_like(self._phase):
             return
         self._phase = phase
         for parameter in self._frozen:
@@ -112,8 +113,8 @@ class Learner:
         self._frozen = [parameter for parameter in others if parameter.requires_grad]
         for parameter in self._frozen:
             parameter.requires_grad_(False)
-        settings = phase.optimizer or self._settings
-        self.optimizer = build_optimizer(settings, self.network, self._world.world_size)
+        builder = phase.optimizer or self._builder
+        self.optimizer = builder.for_network(self.network, self._world.world_size)
         self._wrap()
 
     def end_phases(self) -> None:
@@ -134,9 +135,10 @@ class Learner:
         rate: float = self.optimizer.param_groups[0]["lr"]
         return rate
 
-    def set_rate(self, lr: float) -> None:
+    def scale_rate(self, factor: float) -> None:
+        """Multiply the rate that the optimizer was made with, of each of its groups."""
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = group["initial_lr"] * factor
 
     def autocast(self) -> contextlib.AbstractContextManager[None]:
         """The precision of forwards and losses."""

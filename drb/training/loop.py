@@ -39,11 +39,11 @@ from drb.training.method.tasks import CurrentTask, FinishedTask
 from drb.training.models import Network
 from drb.training.networks import Networks
 from drb.training.objectives import OBJECTIVES, Objective
-from drb.training.optim import OptimizerSettings
+from drb.training.optimizers import OptimizerBuilder
 from drb.training.phases import PhaseTrainer
 from drb.training.reporting.monitor import Monitor
 from drb.training.reporting.reporter import Reporter
-from drb.training.schedule import ScheduleSettings
+from drb.training.schedules import Schedule
 from drb.training.settings import TrainingSettings
 from drb.training.state.position import Position
 from drb.training.state.progress import Progress
@@ -74,8 +74,8 @@ class Trainer:
         objective: Objective | None = None,
         world: World,
         training: TrainingSettings,
-        optimizer: OptimizerSettings,
-        schedule: ScheduleSettings,
+        optimizer: OptimizerBuilder,
+        schedule: Schedule,
         rehearsal: Rehearsal | None = None,
         num_exemplars: int | None = None,
         monitor: Monitor | None = None,

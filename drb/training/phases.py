@@ -21,9 +21,7 @@ from drb.training.components import Components
 from drb.training.learner import Learner
 from drb.training.method.needs import Phase
 from drb.training.method.optimizer_step import Step
-from drb.training.optim import scaled_rate
 from drb.training.reporting.reporter import Reporter
-from drb.training.schedule import rate_factor
 from drb.types import Minibatch
 
 
@@ -82,13 +80,12 @@ class PhaseTrainer:
         """The epoch from the present position on."""
         size, every, position = self._training.accumulate, self._training.log_every, self._progress.position
         advance, saver, progress = self._reporter.monitor.advance, self._saver, self._progress
-        rate = scaled_rate(phase.optimizer or self._components.optimizer, self._components.world.world_size)
         rows_of_step, seen = deal.rows().tolist(), deal.share_seen
         for start in range(position.minibatch, len(rows_of_step), size):
             rows_A = rows_of_step[start : start + size]
             if not self._schedule.is_constant:
                 epochs = progress.epochs + seen + (1 - seen) * start / len(rows_of_step)
-                learner.set_rate(rate * rate_factor(self._schedule, epochs, phase.epochs))
+                learner.scale_rate(self._schedule.rate_factor(epochs, phase.epochs))
             self._optimisation_step(learner, minibatches, rows_A)
             progress.steps += 1
             progress.rows += sum(rows_A)

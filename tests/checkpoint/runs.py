@@ -18,7 +18,7 @@ from drb.data.scenarios import build_scenario
 from drb.distributed.world import World
 from drb.rehearsal.rehearsal import Rehearsal
 from drb.seeding import derive_seed
-from drb.training import Monitor, OptimizerSettings, ScheduleSettings, Trainer, TrainingSettings
+from drb.training import OPTIMIZERS, SCHEDULES, Monitor, Trainer, TrainingSettings
 from drb.training.augment import Preprocess
 from drb.training.models import Network, build_model
 from drb.training.models.network import GrowingHead
@@ -99,8 +99,8 @@ def run(
         strategy,
         world=world,
         training=TrainingSettings(**{"epochs": 2, "batch_size": 8, "log_every": 3} | options.get("training", {})),
-        optimizer=OptimizerSettings(**{"lr": 0.05, "momentum": 0.9} | options.get("optimizer", {})),
-        schedule=ScheduleSettings(**options.get("schedule", {})),
+        optimizer=_built(OPTIMIZERS, options.get("optimizer", {"name": "sgd", "lr": 0.05, "momentum": 0.9})),
+        schedule=_built(SCHEDULES, options.get("schedule", {"name": "constant"})),
         rehearsal=rehearsal,
         monitor=monitor,
         saver=saver,
@@ -148,3 +148,7 @@ def _feed(digest: Any, state: Any) -> None:
         digest.update(repr(state.item()).encode())
     else:
         digest.update(repr(state).encode())
+
+
+def _built(variants: Any, options: dict[str, Any]) -> Any:
+    return variants.build(options["name"], {name: value for name, value in options.items() if name != "name"})

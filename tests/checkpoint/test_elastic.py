@@ -60,7 +60,7 @@ def test_4_2_3_within_one_epoch_every_sample_is_seen_once():
         "model": "batch_norm",
         "training": {"batch_size": 3, "log_every": 2, "epochs": 1},
         "rehearsal": {"batch_size": 4, "capacity": 12},
-        "optimizer": {"lr": 0.02, "momentum": 0.9, "lr_scaling": "linear"},
+        "optimizer": {"name": "sgd", "lr": 0.02, "momentum": 0.9, "lr_scaling": "linear"},
     }  # 6 steps an epoch on 4 ranks
     with tempfile.TemporaryDirectory() as folder:
         four = run_ranks(train, 4, folder, None, "four", options | {"save_at": (8,)}, timeout=100)

@@ -21,6 +21,8 @@ ENTRY_POINTS = """\
 first_come = my_variants:FirstCome
 [drb.strategies]
 doubled = my_variants:Doubled
+[drb.schedules]
+fading = my_variants:Fading
 [drb.models]
 linear = my_variants:Linear
 """
@@ -34,6 +36,10 @@ CHOSEN = [
     "terms.Shrink.strength=0.001",
     "objective=my_variants.Sharper",
     "objective.temperature=0.5",
+    "optimizer=my_variants.RmsProp",
+    "optimizer.lr=0.003",
+    "schedule=fading",
+    "schedule.decay=0.99",
     "model=linear",
     "model.width=12",
     "tracking=my_variants.Lines",
@@ -131,6 +137,17 @@ WRONG = [
     ("terms=[my_variants.Shrink,my_variants.Shrink]", "", "the term Shrink is named twice; give each term once"),
     ("terms=[my_variants.Doubled]", "", "my_variants.Doubled is no term; expected a class derived from drb.training.t"),
     ("objective=my_variants.Shrink", "", "my_variants.Shrink is no objective"),
+    ("schedule=fading", "schedule.decay=2", "schedule.decay must be above 0 and at most 1, got 2.0"),
+    (
+        "schedule=my_variants.RmsProp",
+        "",
+        "my_variants.RmsProp is no schedule; expected a class derived from",
+    ),
+    (
+        "optimizer=my_variants.RmsProp",
+        "optimizer.momentum=0.9",
+        "there is no setting optimizer.momentum",
+    ),
     ("rehearsal.admission=first_come", "rehearsal.candidates=2", "candidates=2 has no meaning for admission="),
 ]
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from drb.data.datasets import Dataset, load_dataset
 from drb.data.scenarios import build_scenario
 from drb.distributed.world import World
-from drb.training import OptimizerSettings, ScheduleSettings, Trainer, TrainingSettings
+from drb.training import Constant, OptimizerBuilder, Schedule, Sgd, Trainer, TrainingSettings
 from drb.training.augment import Preprocess
 from drb.training.method.batch import Batch
 from drb.training.method.needs import Needs
@@ -86,8 +86,8 @@ def small_trainer(
     world: World | None = None,
     scenario: str = "class_incremental",
     rehearsal: Any = None,
-    optimizer: OptimizerSettings | None = None,
-    schedule: ScheduleSettings | None = None,
+    optimizer: OptimizerBuilder | None = None,
+    schedule: Schedule | None = None,
     num_outputs: int | None = None,
     terms: Any = (),
     objective: Any = None,
@@ -106,8 +106,8 @@ def small_trainer(
         seed=seed,
         world=world or World(),
         training=TrainingSettings(**training),
-        optimizer=optimizer or OptimizerSettings(lr=0.1, momentum=0.9),
-        schedule=schedule or ScheduleSettings(),
+        optimizer=optimizer or Sgd(lr=0.1, momentum=0.9),
+        schedule=schedule or Constant(),
         rehearsal=rehearsal,
         num_outputs=num_outputs,
     )

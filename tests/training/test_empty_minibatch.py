@@ -8,7 +8,7 @@ from checkpoint.runs import SmallBatchNorm
 from ranks import run_ranks
 
 from drb.distributed.world import World
-from drb.training import OptimizerSettings
+from drb.training import Sgd
 from drb.training.augment import Preprocess
 from drb.training.learner import Learner
 from drb.training.models import Network, build_model
@@ -28,7 +28,7 @@ def make_learner(model: str, world: World) -> Learner:
     for module in network.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    return Learner(network, OptimizerSettings(lr=0.1, momentum=0.9), world, channels_last=model == "resnet18")
+    return Learner(network, Sgd(lr=0.1, momentum=0.9), world, channels_last=model == "resnet18")
 
 
 def images_of(model: str) -> torch.Tensor:

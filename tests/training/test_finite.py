@@ -16,7 +16,7 @@ from drb.checkpoint import Checkpointer, CheckpointSettings, StopSignals
 from drb.data.scenarios import build_scenario
 from drb.distributed.world import World
 from drb.train import main
-from drb.training import Monitor, OptimizerSettings, ScheduleSettings, Trainer, TrainingSettings
+from drb.training import Constant, Monitor, Sgd, Trainer, TrainingSettings
 from drb.training.finite import NonFiniteError
 from drb.training.models import Network
 from drb.training.models.network import GrowingHead
@@ -91,8 +91,8 @@ def build(rank, world_size, strategy, *, at_once=None, network=make_network, sav
         strategy,
         world=world,
         training=TrainingSettings(**{"batch_size": 4, "log_every": 4} | training),
-        optimizer=OptimizerSettings(lr=0.05, momentum=0.9),
-        schedule=ScheduleSettings(),
+        optimizer=Sgd(lr=0.05, momentum=0.9),
+        schedule=Constant(),
         monitor=Lines(),
         saver=saver,
     )

@@ -9,7 +9,7 @@ from ranks import collect_ranks
 from training.parts import SHAPE, make_network
 
 from drb.distributed.world import World
-from drb.training import OptimizerSettings
+from drb.training import Adam, AdamW, OptimizerBuilder, Sgd
 from drb.training.learner import Learner
 from drb.training.models import build_model
 
@@ -26,11 +26,11 @@ def step(learner, labels=LABELS):
 @pytest.mark.parametrize(
     ("settings", "moments"),
     [
-        (OptimizerSettings(momentum=0.9), ["momentum_buffer"]),
-        (OptimizerSettings(name="adam", lr=0.01), ["exp_avg", "exp_avg_sq"]),
-        (OptimizerSettings(name="adamw", lr=0.01), ["exp_avg", "exp_avg_sq"]),
+        (Sgd(momentum=0.9), ["momentum_buffer"]),
+        (Adam(lr=0.01), ["exp_avg", "exp_avg_sq"]),
+        (AdamW(lr=0.01), ["exp_avg", "exp_avg_sq"]),
     ],
-    ids=lambda value: value.name if isinstance(value, OptimizerSettings) else "",
+    ids=lambda value: value.name if isinstance(value, OptimizerBuilder) else "",
 )
 def test_old_rows_keep_their_state_and_new_rows_start_at_zero(settings, moments):
     learner = Learner(make_network(2, 0), settings, World())
@@ -52,14 +52,14 @@ def test_old_rows_keep_their_state_and_new_rows_start_at_zero(settings, moments)
 
 
 def test_growing_to_what_is_there_changes_nothing():
-    learner = Learner(make_network(3, 0), OptimizerSettings(), World())
+    learner = Learner(make_network(3, 0), Sgd(), World())
     optimizer = learner.optimizer
     learner.grow(2, seed=1)
     assert learner.optimizer is optimizer
 
 
 def test_gradients_are_clipped_to_the_norm():
-    learner = Learner(make_network(2, 0), OptimizerSettings(lr=1.0), World(), clip_norm=0.01)
+    learner = Learner(make_network(2, 0), Sgd(lr=1.0), World(), clip_norm=0.01)
     before = [p.detach().clone() for p in learner.network.parameters()]
     step(learner)
     change = torch.cat([(a - b).flatten() for a, b in zip(before, learner.network.parameters(), strict=True)])
@@ -67,7 +67,7 @@ def test_gradients_are_clipped_to_the_norm():
 
 
 def test_bf16_autocast_trains_on_the_cpu():
-    learner = Learner(make_network(2, 0), OptimizerSettings(), World(), precision="bf16")
+    learner = Learner(make_network(2, 0), Sgd(), World(), precision="bf16")
     values = [step(learner).item() for _ in range(20)]
     assert values[-1] < values[0]
     assert learner.network.head.weight.dtype == torch.float32
@@ -79,14 +79,14 @@ def test_bf16_autocast_trains_on_the_cpu():
 )
 def test_what_needs_a_gpu_says_so(settings, message):
     with pytest.raises(ValueError, match=message):
-        Learner(make_network(2, 0), OptimizerSettings(), World(), **settings)
+        Learner(make_network(2, 0), Sgd(), World(), **settings)
 
 
 def test_channels_last_keeps_the_result():
     network = build_model("cnn", (1, 8, 8), 2, width=4, hidden=8)
     images = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     expected = network(images)
-    learner = Learner(network, OptimizerSettings(), World(), channels_last=True)
+    learner = Learner(network, Sgd(), World(), channels_last=True)
     torch.testing.assert_close(learner.network(images.contiguous(memory_format=torch.channels_last)), expected)
 
 
@@ -94,7 +94,7 @@ def test_channels_last_keeps_the_result():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_fp16_scales_the_loss_on_a_gpu():
     world = World(device=torch.device("cuda", 0))
-    learner = Learner(make_network(2, 0), OptimizerSettings(), world, precision="fp16", clip_norm=1.0)
+    learner = Learner(make_network(2, 0), Sgd(), world, precision="fp16", clip_norm=1.0)
     images, labels = IMAGES.cuda(), LABELS.cuda()
     values = []
     for _ in range(20):
@@ -109,7 +109,7 @@ def sharded(rank, world_size):
 
     network = build_model("mlp", SHAPE, 2, seed=0, hidden=[8])
     fully_shard(network, mesh=init_device_mesh("cpu", (world_size,)))
-    Learner(network, OptimizerSettings(), World(rank, world_size))
+    Learner(network, Sgd(), World(rank, world_size))
 
 
 def test_a_network_that_is_sharded_over_ranks_is_refused():

@@ -7,7 +7,7 @@ import pytest
 from training.parts import Recording, make_network, small_dataset, small_trainer, weights
 
 from drb import Rehearsal
-from drb.training import OptimizerSettings, ScheduleSettings
+from drb.training import Sgd, Step
 from drb.training.strategies import STRATEGIES
 
 
@@ -61,7 +61,7 @@ def test_a_known_task_masks_the_others_classes():
         recording,
         scenario="task_incremental",
         num_outputs=4,
-        optimizer=OptimizerSettings(lr=0.5),
+        optimizer=Sgd(lr=0.5),
         batch_size=5,
         epochs=10,
     )
@@ -76,7 +76,7 @@ def test_a_schedule_of_the_run_goes_on_over_tasks_and_one_of_the_task_begins_ane
         trainer = small_trainer(
             small_dataset(40),
             STRATEGIES.build("finetune"),
-            schedule=ScheduleSettings("step", span=span, milestones=[1]),
+            schedule=Step(span=span, milestones=[1]),
             batch_size=10,
             epochs=2,
         )

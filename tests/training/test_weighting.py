@@ -11,11 +11,11 @@ from training.parts import Recording, close, make_network, preprocess, small_dat
 
 from drb import Rehearsal
 from drb.distributed.world import World
-from drb.training import OptimizerSettings
+from drb.training import Adam, Sgd
 
 SAMPLES = 41  # 41 = 20 + 21 = 13 + 14 + 14: ranks have unequal minibatches at the end of an epoch
-MOMENTUM = OptimizerSettings(lr=0.1, momentum=0.9)
-ADAM = OptimizerSettings(name="adam", lr=0.01)
+MOMENTUM = Sgd(lr=0.1, momentum=0.9)
+ADAM = Adam(lr=0.01)
 
 
 def train_on_ranks(rank, world_size, strategy, accumulate, optimizer, num_outputs):

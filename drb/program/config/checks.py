@@ -14,7 +14,6 @@ from drb.program.config.rehearsal import rehearsal_settings
 from drb.program.config.schema import TrainConfig
 from drb.program.config.variants import GROUPS, build_method, build_variant
 from drb.training.method.method import Method
-from drb.training.schedule import check_schedule
 
 
 def check_config(config: TrainConfig, world_size: int) -> None:
@@ -25,7 +24,6 @@ def check_config(config: TrainConfig, world_size: int) -> None:
     """
     check_settings(config)
     _check_choices(config)
-    check_schedule(config.schedule)
     check_signals(config.checkpoint.signals)
     if config.checkpoint.key_file is not None and getattr(config.dataset, "cache", "never") == "always":
         raise ValueError(
@@ -36,8 +34,6 @@ def check_config(config: TrainConfig, world_size: int) -> None:
     _check_device(config)
     if config.model.init not in ("random", "torchvision") and not Path(config.model.init).exists():
         raise ValueError(f"model.init must be random, torchvision or an existing file, got {config.model.init!r}")
-    if config.optimizer.nesterov and config.optimizer.momentum == 0:
-        raise ValueError("optimizer.nesterov=true needs optimizer.momentum above 0, got 0.0")
     strategy, terms, _ = build_method(config.strategy, config.terms, config.objective)
     smoothing = getattr(config.objective, "label_smoothing", 0.0)
     if build_variant("scenario", config.scenario).task_aware and smoothing > 0:

@@ -1,7 +1,7 @@
 """Everything that a run can be told, as typed dataclasses with limits: what Hydra's configs are checked against.
 
 One dataclass per choice of a group, with exactly the options of what it configures (a test compares them). The
-settings of trainer, optimizer and schedule are declared where they are used.
+settings of the trainer are declared where they are used.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from drb.checkpoint import CheckpointSettings
 from drb.options import setting
 from drb.program.config.rehearsal import RehearsalConfig
 from drb.program.config.variants import DatasetConfig, ModelConfig, TrackingConfig, VariantConfig
-from drb.training import OptimizerSettings, ScheduleSettings, TrainingSettings
+from drb.training import TrainingSettings
 
 
 @dataclass
@@ -72,8 +72,8 @@ class TrainConfig:
     objective: VariantConfig = field(default_factory=VariantConfig)
     rehearsal: RehearsalConfig = field(default_factory=RehearsalConfig)
     training: TrainingSettings = field(default_factory=TrainingSettings)
-    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
-    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    optimizer: VariantConfig = field(default_factory=VariantConfig)
+    schedule: VariantConfig = field(default_factory=VariantConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)

@@ -26,6 +26,8 @@ from drb.tracking import TRACKERS
 from drb.training.method.method import Method
 from drb.training.models import MODELS
 from drb.training.objectives import OBJECTIVES, Objective
+from drb.training.optimizers import OPTIMIZERS
+from drb.training.schedules import SCHEDULES
 from drb.training.strategies import STRATEGIES, Strategy
 from drb.training.terms import TERMS, Term
 from drb.variant import Variant, options_of, short_name
@@ -88,6 +90,8 @@ GROUPS: Mapping[str, Group] = {
     "model": Group(MODELS, ModelConfig),
     "strategy": Group(STRATEGIES),
     "objective": Group(OBJECTIVES),
+    "optimizer": Group(OPTIMIZERS),
+    "schedule": Group(SCHEDULES),
     "tracking": Group(TRACKERS, TrackingConfig),
 }
 
@@ -154,7 +158,8 @@ def _build(variants: Registry[Any], section: VariantConfig, where: str) -> Any:
     try:
         return variants.build(variant, {name: getattr(section, name) for name in options_of(variant)})
     except ValueError as error:  # which names options by their variant, and a user by their section
-        raise ValueError(re.sub(rf"^{re.escape(short_name(variant))}\.", f"{where}.", str(error))) from None
+        own = rf"(?<![\w.]){re.escape(short_name(variant))}\."
+        raise ValueError(re.sub(own, f"{where}.", str(error))) from None
 
 
 def schemas(group: str) -> dict[str, type[VariantConfig]]:

@@ -9,8 +9,9 @@ from functools import reduce
 import torch
 
 from drb.buffer.record import Field
-from drb.training.optim import OptimizerSettings
+from drb.training.optimizers import OptimizerBuilder
 from drb.types import Minibatch
+from drb.variant import identity
 
 EXEMPLARS = ("none", "joined", "apart")
 REFERENCES = ("none", "one", "per_task")
@@ -147,12 +148,17 @@ class Phase:
 
     epochs:    over the task's rows
     trainable: parameters that begin with one of these names; None: all
-    optimizer: its settings; None: the run's
+    optimizer: by which it is trained; None: the run's
     """
 
     epochs: int
     trainable: tuple[str, ...] | None = None
-    optimizer: OptimizerSettings | None = None
+    optimizer: OptimizerBuilder | None = None
+
+    def trains_like(self, other: Phase) -> bool:
+        """Whether the same parameters are trained by the same optimizer with the same options."""
+        same = [None if phase.optimizer is None else identity(phase.optimizer) for phase in (self, other)]
+        return self.trainable == other.trainable and same[0] == same[1]
 
     def __post_init__(self) -> None:
         if self.epochs < 1:

@@ -14,7 +14,7 @@ from drb.data.datasets import Source
 from drb.data.ownership import OwnerTable, owners
 from drb.distributed.world import World
 from drb.seeding import derive_seed
-from drb.training.optim import OptimizerSettings, scaled_rate
+from drb.training.optimizers import OptimizerBuilder
 from drb.training.settings import TrainingSettings
 from drb.types import OwnerOf
 
@@ -72,11 +72,11 @@ def loader_seed(seed: int, task: int) -> int:
 
 
 def describe_change(
-    before: int, now: int, training: TrainingSettings, optimizer: OptimizerSettings, exemplars: tuple[int, int] | None
+    before: int, now: int, training: TrainingSettings, optimizer: OptimizerBuilder, exemplars: tuple[int, int] | None
 ) -> str:
     """One line: what another number of ranks changes. exemplars: dropped, of how many that were stored."""
     batches = [world_size * training.rows_per_rank(world_size) * training.accumulate for world_size in (before, now)]
-    rates = [scaled_rate(optimizer, world_size) for world_size in (before, now)]
+    rates = [optimizer.scaled_rate(world_size) for world_size in (before, now)]
     changes = [_change("global batch", *batches), _change("learning rate", *rates)]
     if exemplars is not None:
         changes.append(f"{exemplars[0]} of {exemplars[1]} exemplars dropped")

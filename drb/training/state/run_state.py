@@ -22,7 +22,11 @@ class RunState:
     def state_dict(self, *, lazy: bool = False) -> dict[str, Any]:
         """See `Trainer.state_dict`."""
         components, learner = self._components, self._components.networks.learner
-        learnt = {"method": components.method.state_dict(), "objective": components.objective.state_dict()}
+        learnt = {
+            "method": components.method.state_dict(),
+            "objective": components.objective.state_dict(),
+            "schedule": components.schedule.state_dict(),
+        }
         self._require_equal(learnt)
         return {
             "trainer": {
@@ -61,6 +65,7 @@ class RunState:
         components.networks.load_state_dict(shared["networks"], model, state["optimizer"], own["statistics"], phase)
         components.method.load_state_dict(model["method"], components.world.device)
         components.objective.load_state_dict(model["objective"], components.world.device)
+        components.schedule.load_state_dict(model["schedule"], components.world.device)
         components.progress.load_own_state(own)
         if components.rehearsal is not None and "rehearsal" in own:
             components.rehearsal.load_state_dict(own["rehearsal"])
@@ -79,14 +84,14 @@ class RunState:
         """Compare what the ranks have learnt. Collective.
 
         Raises:
-            ValueError: a strategy, a term or the objective has learnt something else on another rank. Collective.
+            ValueError: a strategy, a term, the objective or the schedule has learnt something else on another rank.
+                Raised on all ranks.
         """
         world_size = self._components.world.world_size
         if world_size == 1 or not any(learnt.values()):
             return
-        own = {
-            name: digest(state).hex() for name, state in [*learnt["method"].items(), ("objective", learnt["objective"])]
-        }
+        parts = {**learnt["method"], "the objective": learnt["objective"], "the schedule": learnt["schedule"]}
+        own = {name: digest(state).hex() for name, state in parts.items()}
         of_ranks = gather_json(own)
         for name, value in of_ranks[0].items():
             if others := [rank for rank, digests in enumerate(of_ranks) if digests.get(name) != value]:

@@ -29,7 +29,12 @@ BAD = [
     (["dataset=[digits,cifar10]"], "dataset=[digits,cifar10] is unknown; choose cifar10, cifar100, digits"),
     (["strategy.name=foo"], "strategy.name=foo does not choose the strategy: write strategy=foo"),
     (["dataset.name=foo"], "dataset.name=foo does not choose the dataset: write dataset=foo"),
-    (["optimizer.name=lbfgs"], "optimizer.name must be sgd, adam or adamw, got 'lbfgs'"),
+    (["optimizer=lbfgs"], "optimizer=lbfgs is unknown; choose adam, adamw or sgd"),
+    (
+        ["optimizer=adam", "optimizer.momentum=0.9"],
+        "there is no setting optimizer.momentum; optimizer has beta1, beta2",
+    ),
+    (["schedule.milestones=[3]"], "there is no setting schedule.milestones; schedule has name, span, warmup_epochs"),
     (
         ["rehearsal.exchange=mpi"],
         "rehearsal.exchange: unknown exchange 'mpi'; choose auto, collective, hierarchical, loopback, nccl, rma or sha",
@@ -44,7 +49,7 @@ BAD = [
     (["training.channels_last=2"], "training.channels_last must be true or false, got 2"),
     (["rehearsal.capacity=[1]"], "rehearsal.capacity must be of type int or str, got [1]"),
     (["rehearsal.asynchronous=maybe"], "rehearsal.asynchronous must be auto, true or false, got 'maybe'"),
-    (["schedule.milestones=3"], "schedule.milestones must be a list such as [1,2], got 3"),
+    (["schedule=step", "schedule.milestones=3"], "schedule.milestones must be a list such as [1,2], got 3"),
     (["model.hidden=[a]"], "model.hidden[0] must be an integer, got 'a'"),
     # what is no override at all
     (["epochs"], "'epochs' is not understood: write key=value or group=choice"),
@@ -87,8 +92,11 @@ BAD = [
     (["rehearsal.min_fill=201"], "rehearsal.min_fill must be at most the total capacity, 200, got 201"),
     (["console=none"], "console must be main or all, got 'none'"),
     (["optimizer.nesterov=true"], "optimizer.nesterov=true needs optimizer.momentum above 0"),
-    (["schedule=step", "schedule.milestones=[]"], "schedule.name=step needs schedule.milestones"),
-    (["schedule=cosine", "schedule.span=run"], "schedule.span=run with cosine needs schedule.total_epochs"),
+    (
+        ["schedule=step", "schedule.milestones=[]"],
+        "schedule.milestones must name the epochs at which",
+    ),
+    (["schedule=cosine", "schedule.span=run"], "schedule.span=run needs schedule.total_epochs"),
     (["scenario=task_incremental", "objective.label_smoothing=0.1"], "objective.label_smoothing must be 0 with"),
     (["device=cuda"], "local rank 0 needs a CUDA device of its own"),
 ]

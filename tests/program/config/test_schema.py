@@ -99,7 +99,7 @@ def test_the_online_setting_is_what_peers_use():
     assert (config.rehearsal.exemplars, config.rehearsal.exemplars_scope) == (10, "total")
     assert (config.rehearsal.capacity, config.rehearsal.capacity_scope) == (500, "total")
     assert (config.optimizer.name, config.optimizer.lr, config.optimizer.momentum) == ("sgd", 0.1, 0.0)
-    assert (config.optimizer.lr_scaling, config.schedule.is_constant) == ("none", True)
+    assert (config.optimizer.lr_scaling, build_variant("schedule", config.schedule).is_constant) == ("none", True)
     assert (config.augmentation.normalise, config.augmentation.flip, config.augmentation.crop_padding) == (
         False,
         False,

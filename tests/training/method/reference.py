@@ -14,7 +14,7 @@ from drb.training.method.needs import LateField, Needs, Phase
 from drb.training.method.optimizer_step import Step
 from drb.training.method.parameters import Gradient, ParameterVector, Weights
 from drb.training.method.tasks import CurrentTask, FinishedTask
-from drb.training.optim import OptimizerSettings
+from drb.training.optimizers import Sgd
 from drb.training.strategies import ExperienceReplay, Strategy
 from drb.training.terms import Term
 
@@ -112,7 +112,7 @@ class LinearProbeThenFineTune(Strategy):
     rate: float = setting(0.01, above=0)
 
     def next_phase(self, task: int, done: int) -> Phase | None:
-        phases = [Phase(1, trainable=("head",)), Phase(1, optimizer=OptimizerSettings(lr=self.rate))]
+        phases = [Phase(1, trainable=("head",)), Phase(1, optimizer=Sgd(lr=self.rate))]
         return phases[done] if done < len(phases) else None
 
 

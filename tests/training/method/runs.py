@@ -22,7 +22,7 @@ from drb.data.epochs import Deal
 from drb.data.loader import TaskLoader
 from drb.data.scenarios import build_scenario
 from drb.distributed.world import World
-from drb.training import OptimizerSettings, ScheduleSettings, Trainer, TrainingSettings
+from drb.training import Constant, Sgd, Trainer, TrainingSettings
 from drb.training.method.method import Method
 from drb.types import Minibatch
 
@@ -91,8 +91,8 @@ class Watched(Trainer):
             terms=terms,
             world=World(rank, world_size),
             training=TrainingSettings(**{"batch_size": BATCH, "accumulate": ACCUMULATED, "epochs": 2} | training),
-            optimizer=OptimizerSettings(lr=RATE),
-            schedule=ScheduleSettings(),
+            optimizer=Sgd(lr=RATE),
+            schedule=Constant(),
             rehearsal=self.rehearsal,
             num_exemplars=EXEMPLARS,
             on_step=self.look,

@@ -1,64 +1,12 @@
-"""Optimizers, the learning rate's scaling with the number of ranks, and carrying an optimizer's state over when a
-head has grown.
-"""
+"""The state of an optimizer by the names of parameters: saved, loaded, and carried over when a head has grown."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from drb.options import setting
-
-
-@dataclass
-class OptimizerSettings:
-    """Which optimizer. A setting that the chosen optimizer does not have is ignored.
-
-    lr:         the rate for one rank
-    lr_scaling: what lr is multiplied by on W ranks: 1 (none), W (linear) or the square root of W (sqrt)
-    """
-
-    name: str = setting("sgd", one_of=("sgd", "adam", "adamw"))
-    lr: float = setting(0.1, above=0)
-    lr_scaling: str = setting("none", one_of=("none", "linear", "sqrt"))
-    momentum: float = setting(0.0, at_least=0, below=1)
-    nesterov: bool = False
-    weight_decay: float = setting(0.0, at_least=0)
-    beta1: float = setting(0.9, at_least=0, below=1)
-    beta2: float = setting(0.999, at_least=0, below=1)
-    eps: float = setting(1e-8, above=0)
-
-
-def scaled_rate(settings: OptimizerSettings, world_size: int) -> float:
-    """The learning rate on this many ranks."""
-    return settings.lr * {"none": 1.0, "linear": float(world_size), "sqrt": math.sqrt(world_size)}[settings.lr_scaling]
-
-
-def build_optimizer(settings: OptimizerSettings, network: nn.Module, world_size: int = 1) -> torch.optim.Optimizer:
-    """An optimizer over every trainable parameter, at the rate scaled for this many ranks."""
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    lr = scaled_rate(settings, world_size)
-    if settings.name == "sgd":
-        return torch.optim.SGD(
-            parameters,
-            lr=lr,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-            nesterov=settings.nesterov,
-        )
-    kind = torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam
-    return kind(
-        parameters,
-        lr=lr,
-        betas=(settings.beta1, settings.beta2),
-        eps=settings.eps,
-        weight_decay=settings.weight_decay,
-    )
 
 
 def carry_state(
