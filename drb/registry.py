@@ -6,14 +6,13 @@ import importlib
 import pkgutil
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, Field
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 from typing import Any, Generic, TypeGuard
 
 from drb.options import closest, one_of_phrase
-from drb.variant import V, name_of, options_of, path_of
+from drb.variant import V, check_options, name_of, path_of
 
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
@@ -166,16 +165,7 @@ class Registry(Generic[V]):
         Raises:
             ValueError: an unknown option, or a missing one.
         """
-        known = options_of(variant)
-        for name in options:
-            if name not in known:
-                raise ValueError(
-                    f"the {self.label(variant)} has no option {name}; {closest(name, known)}it has "
-                    f"{', '.join(known) or 'none'}"
-                )
-        needed = [name for name, option in known.items() if _is_required(option) and name not in options]
-        if needed:
-            raise ValueError(f"the {self.label(variant)} needs the option {', '.join(needed)}")
+        check_options(variant, options, f"the {self.label(variant)}")
 
     def label(self, variant: V | type[V]) -> str:
         """How messages call a variant, such as "admission policy fifo"."""
@@ -224,7 +214,3 @@ def _files_of(packages: Sequence[str]) -> Iterator[str]:
     for package in packages:
         folder = importlib.import_module(package).__path__
         yield from (file.name for file in pkgutil.iter_modules(folder, f"{package}."))
-
-
-def _is_required(option: Field[Any]) -> bool:
-    return option.default is MISSING and option.default_factory is MISSING

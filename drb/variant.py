@@ -18,14 +18,15 @@ derived from them. A variant outside drb needs no name: it is called by its dott
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
-from dataclasses import Field, dataclass, field, fields
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
 from typing_extensions import dataclass_transform
 
-from drb.options import check_settings, required
+from drb.options import check_settings, closest, required
 
 
 @dataclass_transform(kw_only_default=True, eq_default=False, field_specifiers=(field, required))
@@ -43,7 +44,10 @@ class Variant(abc.ABC):  # noqa: B024  # each kind adds its own
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
+        own_init = vars(cls).get("__init__")
         cls._made = vars(dataclass(kw_only=True, eq=False)(cls))["__dataclass_fields__"]
+        if own_init is None:
+            cls.__init__ = _checking(cls.__init__)  # type: ignore[method-assign]
         cls._options = MappingProxyType({option.name: option for option in fields(cls) if option.init})  # type: ignore[arg-type]
         for name in cls._options:
             if any(hasattr(base, name) and name not in getattr(base, "_options", {}) for base in cls.__bases__):
@@ -54,6 +58,35 @@ class Variant(abc.ABC):  # noqa: B024  # each kind adds its own
 
     def __post_init__(self) -> None:
         check_settings(self, f"{short_name(self)}.")
+
+
+def check_options(variant: type[Variant], options: Iterable[str], label: str) -> None:
+    """Check that these are names of options of the variant, and all that it needs.
+
+    Args:
+        label: how the message begins, such as "the strategy er".
+    Raises:
+        ValueError: an unknown option, or a missing one.
+    """
+    known, given = options_of(variant), set(options)
+    for name in options:
+        if name not in known:
+            hint = why_no_option(variant, name) or f"{closest(name, known)}it has {', '.join(known) or 'none'}"
+            raise ValueError(f"{label} has no option {name}; {hint}")
+    needed = [name for name, option in known.items() if _is_required(option) and name not in given]
+    if needed:
+        raise ValueError(f"{label} needs the option {', '.join(needed)}")
+
+
+def why_no_option(variant: type[Variant], name: str) -> str:
+    """What to write if a class has an attribute that was meant to be an option; empty if it has none."""
+    value = getattr(variant, name, None)
+    if name.startswith("_") or not isinstance(value, (bool, int, float, str, list, tuple, dict)):
+        return ""
+    return (
+        f"{variant.__name__}.{name} is a plain attribute: annotate it ({name}: {type(value).__name__} = {value!r}) to "
+        "make it an option"
+    )
 
 
 def options_of(variant: Variant | type[Variant]) -> Mapping[str, Field[Any]]:
@@ -99,6 +132,27 @@ V = TypeVar("V", bound=Variant)
 def fresh(variant: V) -> V:
     """Another object of the same class with the same options, and with no state yet."""
     return type(variant)(**{name: getattr(variant, name) for name in options_of(variant)})
+
+
+def _is_required(option: Field[Any]) -> bool:
+    return option.default is MISSING and option.default_factory is MISSING
+
+
+def _checking(init: Callable[..., None]) -> Callable[..., None]:
+    """The constructor that a dataclass was given, with unknown and missing options told as in a configuration."""
+
+    @functools.wraps(init)
+    def checked(self: Variant, *values: Any, **options: Any) -> None:
+        if values:
+            raise ValueError(
+                f"the options of {type(self).__name__} are given by name, as in "
+                f"{type(self).__name__}({', '.join(f'{name}=…' for name in options_of(self))}); got "
+                f"{', '.join(map(repr, values))}"
+            )
+        check_options(type(self), options, type(self).__name__)
+        init(self, **options)
+
+    return checked
 
 
 def _is_plain(value: Any) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
+import re
 import sys
 from dataclasses import dataclass
 
@@ -55,6 +57,7 @@ FILES = {
 
         class Dot(Shape):
             size: int = setting(1, at_least=1)
+            colour = "red"
 
             def area(self):
                 return 0.0
@@ -140,6 +143,12 @@ WRONG = [
     ("outside.Shape", {}, "outside.Shape is no shape; expected a class derived from"),
     ("outside.Half", {}, "the shape outside.Half is incomplete: it does not define area"),
     ("outside.Twice", {}, "outside.Twice is decorated with @dataclass, which a shape is already; remove that line"),
+    (
+        "dot",
+        {"colour": "blue"},
+        "has no option colour; Dot.colour is a plain attribute: annotate it .colour: str = 'red'",
+    ),
+    ("dot", {"area": 1}, "the shape outside.Dot has no option area; it has size"),
     (3, {}, "the shape must be a name, or a class derived from shapes.Shape or an object of one; got 3"),
     (dict, {}, "builtins.dict is no shape; expected a class derived from shapes.Shape"),
 ]
@@ -155,6 +164,27 @@ def test_one_line_says_what_is_wrong(shapes, given, options, line):
 def test_an_object_has_its_options_already(shapes):
     with pytest.raises(ValueError, match="is given as an object and has its options already; set size there"):
         shapes.build(shapes.build("dot"), {"size": 2})
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "line"),
+    [
+        ((), {"sise": 2}, "Dot has no option sise; did you mean size? it has size"),
+        ((), {"colour": "blue"}, "Dot has no option colour; Dot.colour is a plain attribute: annotate it"),
+        ((2,), {}, "the options of Dot are given by name, as in Dot(size=…); got 2"),
+        ((), {"size": 0}, "Dot.size must be at least 1, got 0"),
+    ],
+)
+def test_an_object_with_a_wrong_option_says_so_like_a_configuration(shapes, values, options, line):
+    dot = shapes.find("dot")
+    with pytest.raises(ValueError, match=re.escape(line)):
+        dot(*values, **options)
+    assert copy.deepcopy(dot(size=3)).size == 3
+
+
+def test_an_object_without_an_option_that_it_needs_says_so(shapes):
+    with pytest.raises(ValueError, match="Square needs the option width"):
+        shapes.find("square")()
 
 
 def test_two_distributions_with_one_name_are_refused(shapes, tmp_path):

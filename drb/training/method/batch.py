@@ -77,6 +77,11 @@ class Batch(Mapping[str, Tensor]):
         return self._draws[index]
 
     @property
+    def device(self) -> torch.device:
+        """Where the batch is."""
+        return self._of.world.device
+
+    @property
     def num_rows(self) -> int:
         """B, on this rank."""
         return count_rows(self._fields)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from drb.training.method.batch import Batch
+from drb.training.method.check_loss import check_loss
 from drb.training.method.hooks import Hooks
 from drb.training.method.needs import Draws, Needs, Phase, draws_of, merged
 from drb.training.method.optimizer_step import Step
@@ -92,9 +93,9 @@ class Method:
 
     def loss(self, batch: Batch) -> Tensor:
         first, *others = self._having["loss"]
-        total = first.loss(batch)
+        total = check_loss(first.loss(batch), first, batch.device, needs_gradient=True)
         for part in others:
-            total = total + part.loss(batch)
+            total = total + check_loss(part.loss(batch), part, batch.device, needs_gradient=False)
         return total
 
     # -- an optimiser step
