@@ -10,6 +10,7 @@ Put this file where Python finds it (a package, or a folder on PYTHONPATH) and n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from drb.buffer.admission import Admission, Columns, Decision, Gathered, Offer, Removal, State, fill_holes, slots_for
-from drb.data.datasets import Dataset, DatasetBuilder, View
+from drb.data.datasets import Dataset, DatasetBuilder, View, tensor_dataset
 from drb.data.scenarios import Scenario, Task
-from drb.data.source import tensor_dataset
 from drb.exchange import CollectiveExchange, Exchange, Peers, Sizes, Transport
 from drb.options import required, setting
 from drb.sampling.proportions import Proportions
@@ -176,8 +176,8 @@ class Linear(Model):
 
     width: int = setting(0, at_least=0)
 
-    def build(self, image_shape: tuple[int, int, int], num_classes: int, seed: int) -> Network:
-        num_features = image_shape[0] * image_shape[1] * image_shape[2]
+    def build(self, image_shape: tuple[int, ...], num_classes: int, seed: int) -> Network:
+        num_features = math.prod(image_shape)
         body = [nn.Flatten()]
         if self.width:
             body += [nn.Linear(num_features, self.width), nn.ReLU()]

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from typing import Any
 
-import numpy as np
+import torch
 from torch import Tensor
 
 _NAMED_AT_MOST = 3
@@ -64,7 +64,7 @@ def hash_of_tensors(*tensors: Tensor) -> str:
     """16 hexadecimal digits for the bytes of some tensors."""
     digest = blake2b(digest_size=8)
     for tensor in tensors:
-        digest.update(np.ascontiguousarray(tensor.numpy()).data)
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

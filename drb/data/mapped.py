@@ -9,6 +9,7 @@ Shapes: n samples of this source, N rows of the file, B rows of a minibatch.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,7 @@ class MappedSource:
 
     def __init__(
         self,
-        images: npt.NDArray[np.uint8],
+        images: npt.NDArray[Any],
         labels: Int64Array,
         sample_ids: Int64Array,
         erased: BoolArray,
@@ -34,7 +35,7 @@ class MappedSource:
     ) -> None:
         """
         Args:
-            images: uint8 [N, C, H, W], normally mapped read-only.
+            images: uint8 [N, C, H, W] or floats [N, …], normally mapped read-only.
             labels, sample_ids: int64 [N].
             erased: bool [N], mapped, so that it is seen when another process erases rows.
             where: the cache, for messages.

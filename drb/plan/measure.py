@@ -137,7 +137,9 @@ class TrainingStep:
 
     def step(self, batch: Minibatch) -> None:
         images = batch["image"].to(self._device, non_blocking=True)
-        images = self._preprocess.train(images, self._generator).contiguous(memory_format=self._format)
+        images = self._preprocess.train(images, self._generator)
+        if images.dim() == 4:
+            images = images.contiguous(memory_format=self._format)
         with torch.autocast(self._device.type, self._dtype) if self._dtype else contextlib.nullcontext():
             loss = self._forward(images).square().mean()
         self._optimizer.zero_grad()
@@ -146,7 +148,7 @@ class TrainingStep:
 
 
 class Noise:
-    """Minibatches of noise in the shape of a data set, and ids that do not repeat."""
+    """Minibatches of noise in the shape and dtype of a data set, and ids that do not repeat."""
 
     def __init__(self, dataset: Dataset, world: World) -> None:
         self._dataset, self._next_id = dataset, world.rank << 40
@@ -162,8 +164,9 @@ class Noise:
         return batch | {"sample_id": torch.arange(first, self._next_id)}
 
     def _minibatch(self, rows: int, seed: int) -> Minibatch:
-        generator = torch.Generator().manual_seed(seed)
+        generator, dtype = torch.Generator().manual_seed(seed), self._dataset.dtype
         images = torch.randint(0, 256, (rows, *self._dataset.image_shape), generator=generator, dtype=torch.uint8)
+        images = images if dtype == torch.uint8 else (images / 255).to(dtype)
         labels = torch.randint(0, self._dataset.num_classes, (rows,), generator=generator)
         return {"image": images.pin_memory() if self._pin else images, "label": labels}
 
@@ -172,7 +175,7 @@ def _fill(rehearsal: Rehearsal, minibatch: Callable[[], Minibatch]) -> None:
     """Fill the buffers, or as much of them as takes a moment. Collective."""
     first = minibatch()
     rehearsal.extend(first)
-    rows, row_bytes = len(first["label"]), first["image"][0].numel()
+    rows, row_bytes = len(first["label"]), first["image"][0].nbytes
     capacity = rehearsal.stats()["capacity_total"]  # alike on all ranks, as the number of steps must be
     for _ in range(min(capacity // rows, MOST_STORED_BYTES // (rows * row_bytes), MOST_FILLING_STEPS)):
         rehearsal.extend(minibatch())

@@ -80,7 +80,12 @@ def build_network(config: TrainConfig, dataset: Dataset, num_classes: int, task_
 
 def build_preprocess(config: TrainConfig, dataset: Dataset) -> Preprocess:
     settings = config.augmentation
-    channels = dataset.image_shape[0]
+    if (settings.flip or settings.crop_padding) and len(dataset.image_shape) != 3:
+        raise ValueError(
+            f"augmentation.flip and augmentation.crop_padding are for images [C, H, W], and the samples of "
+            f"dataset={config.dataset.name} have the shape {list(dataset.image_shape)}; write augmentation=none"
+        )
+    channels = len(dataset.mean)
     return Preprocess(
         mean=dataset.mean if settings.normalise else [0.0] * channels,
         std=dataset.std if settings.normalise else [1.0] * channels,

@@ -1,7 +1,7 @@
 """Augmentation and normalisation on the device, after exemplars have joined the minibatch.
 
 Raw images come in, so that a rehearsed sample is augmented afresh each time. A whole batch at a time:
-each sample draws its own crop offset and flip, one gather moves the pixels.
+each sample draws its own crop offset and flip, one gather moves the pixels. Samples that are no images are normalised.
 
 Shapes: B rows, C, H, W channels, height and width, P padding in pixels.
 """
@@ -14,11 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from drb.data.source import channel_axis
+
 
 class Preprocess:
-    """Raw images to network input: random crop and flip (training only), then (x / 255 - mean) / std.
+    """Raw samples to network input: random crop and flip of images (training only), then (x - mean) / std.
 
-    uint8 images are divided by 255; float32 images are taken to be in [0, 1] already.
+    uint8 is divided by 255 first. Floats of any shape are taken as they are; `mean` and `std` belong to the axis that
+    `drb.data.source.channel_axis` names.
     """
 
     def __init__(
@@ -26,7 +29,7 @@ class Preprocess:
     ) -> None:
         """
         Args:
-            mean, std: per channel, of x / 255. All 0 and all 1: x / 255 and nothing else.
+            mean, std: per channel, of x / 255 if it is uint8. All 0 and all 1: no normalisation.
             crop_padding: black pixels added on each side before a crop of the original size; 0 crops nothing.
             flip: mirror left and right with probability 1/2.
         Raises:
@@ -43,10 +46,10 @@ class Preprocess:
         self._padding = crop_padding
         self._flip = flip
         self._identity = not any(mean) and all(deviation == 1 for deviation in std)
-        self._constants: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self._constants: dict[tuple[torch.device, int], tuple[Tensor, Tensor]] = {}
 
     def train(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Augment and normalise: uint8 or float32 [B, C, H, W] to float32 [B, C, H, W].
+        """Augment and normalise: uint8 or floats [B, …] to float32 [B, …]; augmentation needs [B, C, H, W].
 
         generator: where the offsets and flips come from; the default one of the images' device if None.
         """
@@ -59,7 +62,7 @@ class Preprocess:
         scaled = images.to(torch.float32)
         if self._identity:
             return scaled.div_(255) if images.dtype == torch.uint8 else scaled
-        scale, shift = self._on(images.device)
+        scale, shift = self._on(images.device, images.dim())
         if images.dtype == torch.uint8:
             return scaled.mul_(scale).add_(shift)
         return scaled * (255 * scale) + shift  # not in place: scaled may be the caller's memory
@@ -83,11 +86,12 @@ class Preprocess:
         index = pixels.view(count, 1, height * width).expand(count, channels, height * width)
         return padded.flatten(2).gather(2, index).view(images.shape)
 
-    def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Scale and shift for uint8 images, float32 [1, C, 1, 1], made once per device."""
-        if device not in self._constants:
-            mean, std = (
-                torch.tensor(values, dtype=torch.float64).view(1, -1, 1, 1) for values in (self._mean, self._std)
-            )
-            self._constants[device] = ((1 / (255 * std)).float().to(device), (-mean / std).float().to(device))
-        return self._constants[device]
+    def _on(self, device: torch.device, num_axes: int) -> tuple[Tensor, Tensor]:
+        """Scale and shift for uint8 samples, float32 [1, C, 1, …], made once per device."""
+        if (device, num_axes) not in self._constants:
+            axis = channel_axis(num_axes)
+            shape = [-1 if each == axis else 1 for each in range(num_axes)]
+            mean, std = (torch.tensor(values, dtype=torch.float64).view(shape) for values in (self._mean, self._std))
+            constants = ((1 / (255 * std)).float().to(device), (-mean / std).float().to(device))
+            self._constants[device, num_axes] = constants
+        return self._constants[device, num_axes]

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from drb.data.cache.files import (
     META,
@@ -122,7 +123,7 @@ def _build_or_load(
     failure.unlink(missing_ok=True)
     try:
         dataset = load()
-        size = sum(len(source) for source in (dataset.train, dataset.test)) * int(np.prod(dataset.image_shape))
+        size = sum(len(source) for source in (dataset.train, dataset.test)) * dataset.sample_bytes
         objection = settings.objection(size, folder.parent)
         if objection is not None:
             say(f"the images are not cached: {objection}")
@@ -148,7 +149,7 @@ def _build(folder: Path, dataset: Dataset, facts: Mapping[str, Any], size_text: 
     progress = _Progress(partial, size_text, len(dataset.train) + len(dataset.test), say)
     for split, source in zip(SPLITS, (dataset.train, dataset.test), strict=True):
         erased = _marks(folder, split, source.sample_ids, facts)
-        _write_images(image_file(partial, split), source, dataset.image_shape, erased, progress)
+        _write_samples(image_file(partial, split), dataset, source, erased, progress)
         for path, column in ((label_file(partial, split), source.labels), (id_file(partial, split), source.sample_ids)):
             with path.open("wb") as file:
                 np.save(file, column)
@@ -157,6 +158,7 @@ def _build(folder: Path, dataset: Dataset, facts: Mapping[str, Any], size_text: 
     meta = {
         "facts": dict(facts),
         "image_shape": list(dataset.image_shape),
+        "dtype": _numpy_dtype(dataset).str,
         "num_classes": dataset.num_classes,
         "mean": list(dataset.mean),
         "std": list(dataset.std),
@@ -210,14 +212,21 @@ def _save(path: Path, array: npt.NDArray[Any]) -> None:
     unfinished.rename(path)
 
 
-def _write_images(
-    path: Path, source: Source, shape: tuple[int, int, int], erased: BoolArray, progress: _Progress
-) -> None:
+def _numpy_dtype(dataset: Dataset) -> np.dtype[Any]:
+    dtype: np.dtype[Any] = torch.empty(0, dtype=dataset.dtype).numpy().dtype
+    return dtype
+
+
+def _write_samples(path: Path, dataset: Dataset, source: Source, erased: BoolArray, progress: _Progress) -> None:
     """Write with ordinary writes: a full disk is then an error, not a SIGBUS as in a mapped file."""
     with path.open("wb") as file:
-        header = {"descr": "|u1", "fortran_order": False, "shape": (len(source), *shape)}
+        header = {
+            "descr": _numpy_dtype(dataset).str,
+            "fortran_order": False,
+            "shape": (len(source), *dataset.image_shape),
+        }
         np.lib.format.write_array_header_1_0(file, header)
-        size = max(1, _BLOCK_BYTES // int(np.prod(shape)))
+        size = max(1, _BLOCK_BYTES // dataset.sample_bytes)
         for at in range(0, len(source), size):
             indices = np.arange(at, min(at + size, len(source)))
             images = source.gather(indices)["image"].numpy()

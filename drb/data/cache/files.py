@@ -1,7 +1,7 @@
 """What a cache consists of, and reading it. No pickle anywhere.
 
-NAME-KEY/          SPLIT-image.npy uint8 [n, C, H, W], SPLIT-label.npy and SPLIT-id.npy int64 [n], for SPLIT in train
-                   and test;
+NAME-KEY/          SPLIT-image.npy uint8 [n, C, H, W] or floats [n, …], SPLIT-label.npy and SPLIT-id.npy int64 [n], for
+                   SPLIT in train and test;
                    cache.json: the facts of its key, the dataset's properties, the size of every file
 NAME-KEY.erased/   SPLIT.npy bool [n]: which rows were erased, SPLIT-id.npy int64 [n]. Outside of the cache, because it
                    outlives it: one that is built again, also beside files that were added, leaves these rows blank
@@ -19,13 +19,14 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from drb.data.identity import Identity
 from drb.data.mapped import MappedSource
 from drb.data.source import Dataset
 from drb.types import BoolArray
 
-VERSION = 2  # of this format; part of the key
+VERSION = 3  # of this format; part of the key
 SPLITS = ("train", "test")
 META = "cache.json"
 
@@ -104,7 +105,7 @@ def open_cache(folder: Path) -> Dataset | None:
     meta = read_meta(folder)
     if meta is None:
         return None
-    train, test = (_open_split(folder, split, tuple(meta["image_shape"])) for split in SPLITS)
+    train, test = (_open_split(folder, split, meta) for split in SPLITS)
     return Dataset(
         train=train,
         test=test,
@@ -112,6 +113,7 @@ def open_cache(folder: Path) -> Dataset | None:
         num_classes=meta["num_classes"],
         mean=tuple(meta["mean"]),
         std=tuple(meta["std"]),
+        dtype=torch.from_numpy(np.empty(0, meta["dtype"])).dtype,
         cache=folder,
         identity=Identity.from_json(meta["identity"]),
     )
@@ -137,10 +139,11 @@ def map_erased(folder: Path, split: str, num_rows: int, mode: Literal["r", "r+"]
     return erased
 
 
-def _open_split(folder: Path, split: str, image_shape: tuple[int, ...]) -> MappedSource:
+def _open_split(folder: Path, split: str, meta: Mapping[str, Any]) -> MappedSource:
     images = map_array(image_file(folder, split))
     labels, ids = (np.array(map_array(file(folder, split))) for file in (label_file, id_file))
-    if images.dtype != np.uint8 or images.shape != (len(labels), *image_shape) or labels.dtype != np.int64:
+    form = np.dtype(meta["dtype"]), (len(labels), *meta["image_shape"])
+    if (images.dtype, images.shape) != form or labels.dtype != np.int64:
         raise ValueError(f"the cache {folder} holds {images.dtype} {images.shape} for {len(labels)} labels")
     if ids.dtype != np.int64 or ids.shape != labels.shape:
         raise ValueError(f"the cache {folder} holds {ids.dtype} {ids.shape} as ids of {len(labels)} labels")

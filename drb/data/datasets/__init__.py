@@ -1,28 +1,26 @@
-"""Data sets: raw uint8 images of one shape, labels and sample ids.
+"""Data sets: samples of one shape, labels and sample ids. One builder per file.
 
 To add one, derive a class from `DatasetBuilder`; `drb.registry` says how it is found.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from drb.data.cache import CacheSettings
-from drb.data.datasets.builder import DatasetBuilder
-from drb.data.datasets.builtin import cifar10, cifar100, digits, fashion_mnist, synthetic
-from drb.data.datasets.cached import load_cached
-from drb.data.datasets.folder import FolderSource, image_folder
+from drb.data.datasets.builder import CachedDataset, DatasetBuilder
+from drb.data.datasets.image_folder import FolderSource
 from drb.data.mapped import MappedSource
-from drb.data.source import Dataset, Source, TensorSource
+from drb.data.source import Dataset, Source, TensorSource, tensor_dataset
 from drb.data.view import Concat, View, erased_rows, is_mapped
-from drb.options import choose
 from drb.registry import Registry
 
 __all__ = [
     "DATASETS",
     "CacheSettings",
+    "CachedDataset",
     "Concat",
     "Dataset",
     "DatasetBuilder",
@@ -34,18 +32,8 @@ __all__ = [
     "erased_rows",
     "is_mapped",
     "load_dataset",
+    "tensor_dataset",
 ]
-
-
-LOADERS: dict[str, Callable[..., Dataset]] = {
-    "digits": digits,
-    "fashion_mnist": fashion_mnist,
-    "cifar10": cifar10,
-    "cifar100": cifar100,
-    "image_folder": image_folder,
-    "synthetic": synthetic,
-}
-
 
 DATASETS: Registry[DatasetBuilder] = Registry("dataset", DatasetBuilder, __name__, "drb.datasets")
 
@@ -56,24 +44,27 @@ def load_dataset(
     *,
     cache: CacheSettings | None = None,
     say: Callable[[str], None] = lambda line: None,
+    known_classes: Sequence[str] = (),
     **options: Any,
 ) -> Dataset:
-    """One of drb's own data sets, called `name`.
+    """The data set called `name`.
 
     Args:
         root: where files are looked for and downloaded to; digits and synthetic need none.
         cache: keep the decoded images in a file that all processes of a node map; None: each has its own.
         say: told, in lines, what a cache's making takes and what is odd about the data.
-        options: keyword arguments of the dataset's function (see `LOADERS`).
+        known_classes: as for `DatasetBuilder.load`.
+        options: of the data set.
     Raises:
         ValueError: an unknown name or option, or data that is not there or cannot be read.
     """
-    load = choose("dataset", LOADERS, name, options, given=("root",))
-    root = Path(root)
-    if cache is None or cache.mode == "never":
-        dataset = load(root, **options)
-    else:
-        dataset = load_cached(name, root, load, options, cache, say)
-    for note in dataset.notes:
-        say(note)
-    return dataset
+    if issubclass(DATASETS.find(name), CachedDataset):
+        options = {**_cache_options(cache), **options}
+    return DATASETS.build(name, {"root": str(root), **options}).load(say, known_classes)
+
+
+def _cache_options(settings: CacheSettings | None) -> dict[str, Any]:
+    if settings is None:
+        return {"cache": "never"}
+    folder = None if settings.folder is None else str(settings.folder)
+    return {"cache": settings.mode, "cache_dir": folder, "cache_limit": f"{settings.limit_bytes}B"}

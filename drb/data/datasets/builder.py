@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, ClassVar
 
 from drb.buffer.capacity import bytes_in
-from drb.data.cache import CacheSettings
+from drb.data.cache import CacheSettings, cached
 from drb.data.source import Dataset
 from drb.options import setting
-from drb.variant import Variant, options_of
+from drb.variant import Variant, name_of, options_of
 
 
 class DatasetBuilder(Variant):
-    """Loads a data set: raw uint8 images of one shape, labels and sample ids.
+    """Loads a data set: samples of one shape (raw uint8 images, or floats of any shape), labels and sample ids.
 
     root: where files are looked for and downloaded to.
     """
@@ -33,28 +34,16 @@ class DatasetBuilder(Variant):
         """
 
 
-class BuiltinDataset(DatasetBuilder):
-    """One of the data sets that `load_dataset` knows by name."""
+class CachedDataset(DatasetBuilder):
+    """A data set that may be kept, once decoded, in a file that all ranks of a node map; see docs/loader.md.
 
-    def load(self, say: Callable[[str], None], known_classes: Sequence[str] = ()) -> Dataset:
-        from drb.data.datasets import load_dataset  # which imports this module's users
-
-        own = {name: getattr(self, name) for name in options_of(self) if name not in _NOT_ITS_OWN}
-        if known_classes:
-            own["known_classes"] = known_classes
-        return load_dataset(self.name, self.root, cache=self._cache(), say=say, **own)
-
-    def _cache(self) -> CacheSettings | None:
-        return None
-
-
-class CachedDataset(BuiltinDataset):
-    """Decoded images are kept in a file that all ranks of a node map; see docs/loader.md.
-
-    cache: auto (if they take at most cache_limit and half of the free space), always or never.
-    cache_dir: None takes drb-cache in root, or in the temporary folder if root cannot be written.
+    cache: auto (if it takes at most cache_limit and half of the free space), always or never.
+    cache_dir: null takes drb-cache in root, or in the temporary folder if root cannot be written.
     cache_limit: bytes, such as 20GiB.
     """
+
+    not_content: ClassVar[frozenset[str]] = frozenset()
+    """Options that change no sample and no label, such as the number of workers."""
 
     cache: str = setting("auto", one_of=("auto", "always", "never"))
     cache_dir: str | None = None
@@ -65,9 +54,20 @@ class CachedDataset(BuiltinDataset):
         if bytes_in(self.cache_limit) is None:
             raise ValueError(f"{self.name}.cache_limit must be an amount such as 20GiB, got {self.cache_limit!r}")
 
-    def _cache(self) -> CacheSettings:
+    def cached(self, read: Callable[[], Dataset], facts: Mapping[str, Any], say: Callable[[str], None]) -> Dataset:
+        """What `read` returns: from the cache, or into it, or as it is if nothing is to be cached.
+
+        Args:
+            facts: what the data depends on besides this object's options, such as a fingerprint of the files.
+        Raises:
+            ValueError: as `read`; with cache=always, that there is no room.
+        """
+        names = [name for name in options_of(self) if name not in _NOT_CONTENT | self.not_content]
+        options = {name: getattr(self, name) for name in names}
         folder = None if self.cache_dir is None else Path(self.cache_dir)
-        return CacheSettings(self.cache, folder, limit_bytes=bytes_in(self.cache_limit) or 0)
+        settings = CacheSettings(self.cache, folder, limit_bytes=bytes_in(self.cache_limit) or 0)
+        name = name_of(self)
+        return cached(name, Path(self.root), read, {"name": name, **options, **facts}, settings, say)
 
 
-_NOT_ITS_OWN = options_of(CachedDataset)
+_NOT_CONTENT = frozenset(options_of(CachedDataset))

@@ -8,13 +8,14 @@ a new one with an id of its own (`drb.data.ids.in_guise`). Task 0 is the dataset
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from drb.data.datasets import View
+from drb.data.datasets import Dataset, View
 from drb.data.scenarios.task import Scenario, Task, hold_out
 from drb.data.view import Transform
 from drb.options import setting
@@ -34,6 +35,14 @@ class DomainIncremental(Scenario):
     transform: str = setting("permuted", one_of=("permuted", "rotated"))
     num_tasks: int | None = setting(None, at_least=1)
     max_angle: float = setting(180.0, above=0, at_most=360)
+
+    def begin(self, dataset: Dataset, seed: int) -> None:
+        super().begin(dataset, seed)
+        if self.transform == "rotated" and len(dataset.image_shape) != 3:
+            raise ValueError(
+                "scenario.transform=rotated turns images [C, H, W], and these samples have the shape "
+                f"{list(dataset.image_shape)}; write scenario.transform=permuted"
+            )
 
     def __iter__(self) -> Iterator[Task]:
         return map(self._task, itertools.count() if self.num_tasks is None else range(self.num_tasks))
@@ -57,18 +66,20 @@ class DomainIncremental(Scenario):
         if self.transform == "rotated":
             generator = np.random.default_rng(derive_seed(self.seed, "angle", index))
             return _Rotate(float(generator.uniform(0, self.max_angle)))
-        _, height, width = self.dataset.image_shape
-        return _Permute(permutation(height * width, self.seed, "pixels", index))
+        shape = self.dataset.image_shape
+        positions = math.prod(shape[1:] if len(shape) == 3 else shape)
+        return _Permute(permutation(positions, self.seed, "pixels", index))
 
 
 class _Permute:
-    """Pixel i of every channel becomes what pixel order[i] was."""
+    """Pixel i of every channel (or value i of a sample that is no image) becomes what pixel order[i] was."""
 
     def __init__(self, order: Int64Array) -> None:
         self._order = torch.from_numpy(order)
 
     def __call__(self, images: Tensor) -> Tensor:
-        return images.flatten(2).index_select(2, self._order).view(images.shape)
+        axis = 2 if images.dim() == 4 else 1
+        return images.flatten(axis).index_select(axis, self._order).view(images.shape)
 
 
 class _Rotate:

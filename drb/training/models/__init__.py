@@ -27,14 +27,14 @@ _log = logging.getLogger(__name__)
 
 def build_model(
     given: str | type[Model] | Model,
-    image_shape: tuple[int, int, int],
+    image_shape: tuple[int, ...],
     num_classes: int,
     *,
     seed: int = 0,
     init: str = "random",
     **options: Any,
 ) -> Network:
-    """The network of a model, for images of `image_shape` [C, H, W].
+    """The network of a model, for samples of `image_shape`, [C, H, W] of images.
 
     Args:
         given: the model's name, its class or an object of it.

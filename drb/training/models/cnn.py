@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from drb.options import setting
-from drb.training.models.base import Model
+from drb.training.models.base import Model, require_images
 from drb.training.models.network import GrowingHead, Network
 
 
@@ -19,8 +19,8 @@ class Cnn(Model):
     width: int = setting(32, at_least=1)
     hidden: int = setting(128, at_least=1)
 
-    def build(self, image_shape: tuple[int, int, int], num_classes: int, seed: int) -> Network:
-        channels, height, breadth = image_shape
+    def build(self, image_shape: tuple[int, ...], num_classes: int, seed: int) -> Network:
+        channels, height, breadth = require_images(self.name, image_shape)
         width, hidden = self.width, self.hidden
         if min(height, breadth) < 4:
             raise ValueError(f"cnn needs images of at least 4x4 pixels, got image_shape={list(image_shape)}")

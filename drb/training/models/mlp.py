@@ -18,7 +18,7 @@ class Mlp(Model):
     name = "mlp"
     hidden: list[int] = setting([100, 100], at_least=1)
 
-    def build(self, image_shape: tuple[int, int, int], num_classes: int, seed: int) -> Network:
+    def build(self, image_shape: tuple[int, ...], num_classes: int, seed: int) -> Network:
         widths = [math.prod(image_shape), *self.hidden]
         layers: list[nn.Module] = [nn.Flatten()]
         for num_inputs, num_outputs in itertools.pairwise(widths):

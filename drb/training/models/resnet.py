@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from drb.training.models.base import Model
+from drb.training.models.base import Model, require_images
 from drb.training.models.network import GrowingHead, Network
 
 _SMALL = 64  # up to this height, a stride of 4 in the stem would leave too little to see
@@ -15,7 +15,7 @@ class ResNet18(Model):
 
     name = "resnet18"
 
-    def build(self, image_shape: tuple[int, int, int], num_classes: int, seed: int) -> Network:
+    def build(self, image_shape: tuple[int, ...], num_classes: int, seed: int) -> Network:
         return _resnet("resnet18", image_shape, num_classes, seed)
 
 
@@ -24,14 +24,14 @@ class ResNet50(Model):
 
     name = "resnet50"
 
-    def build(self, image_shape: tuple[int, int, int], num_classes: int, seed: int) -> Network:
+    def build(self, image_shape: tuple[int, ...], num_classes: int, seed: int) -> Network:
         return _resnet("resnet50", image_shape, num_classes, seed)
 
 
-def _resnet(name: str, image_shape: tuple[int, int, int], num_classes: int, seed: int) -> Network:
+def _resnet(name: str, image_shape: tuple[int, ...], num_classes: int, seed: int) -> Network:
     import torchvision
 
-    channels, height, _ = image_shape
+    channels, height, _ = require_images(name, image_shape)
     body = torchvision.models.get_model(name, weights=None)
     num_features = body.fc.in_features
     body.fc = nn.Identity()

@@ -72,9 +72,9 @@ def test_layout_errors_name_the_folder(tmp_path, root):
     (root / "train" / "cat").mkdir()
     with pytest.raises(ValueError, match="cat has no image file"):
         load_dataset("image_folder", root)
-    with pytest.raises(ValueError, match="image_size=9, resize=8"):
+    with pytest.raises(ValueError, match="resize must be at least image_folder.image_size, 9, got 8"):
         load_dataset("image_folder", root, image_size=9, resize=8)
-    with pytest.raises(ValueError, match="workers=0"):
+    with pytest.raises(ValueError, match="image_folder.workers must be at least 1, got 0"):
         load_dataset("image_folder", root, workers=0)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from drb.data.datasets import builtin, load_dataset
+from drb.data.datasets import downloaded, fashion_mnist, load_dataset
 
 
 def test_digits_are_scaled_split_by_class_and_reproducible():
@@ -50,7 +50,7 @@ def test_fashion_mnist_is_read_from_debians_files(tmp_path, monkeypatch):
             file.write(bytes(16) + images.tobytes())
         with gzip.open(tmp_path / f"{split}-labels-idx1-ubyte.gz", "wb") as file:
             file.write(bytes(8) + labels.tobytes())
-    monkeypatch.setattr(builtin, "DEBIAN_FASHION_MNIST", tmp_path)
+    monkeypatch.setattr(fashion_mnist, "DEBIAN_FASHION_MNIST", tmp_path)
     dataset = load_dataset("fashion_mnist", root=tmp_path / "unused")
     assert (len(dataset.train), len(dataset.test), dataset.image_shape) == (30, 10, (1, 28, 28))
     assert torch.equal(_test_images(dataset)[:, 0], torch.from_numpy(images))
@@ -59,7 +59,7 @@ def test_fashion_mnist_is_read_from_debians_files(tmp_path, monkeypatch):
 
 
 def test_a_data_file_that_is_cut_short_or_missing_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(builtin, "DEBIAN_FASHION_MNIST", tmp_path)
+    monkeypatch.setattr(fashion_mnist, "DEBIAN_FASHION_MNIST", tmp_path)
     path = tmp_path / "train-images-idx3-ubyte.gz"
     with pytest.raises(ValueError, match=f"the data file {path} cannot be read .*No such file"):
         load_dataset("fashion_mnist")
@@ -72,7 +72,7 @@ def test_a_data_file_that_is_cut_short_or_missing_is_named(tmp_path, monkeypatch
         load_dataset("fashion_mnist")
 
 
-@pytest.mark.skipif(not builtin.DEBIAN_FASHION_MNIST.is_dir(), reason="the package dataset-fashion-mnist is not here")
+@pytest.mark.skipif(not fashion_mnist.DEBIAN_FASHION_MNIST.is_dir(), reason="dataset-fashion-mnist is not installed")
 def test_fashion_mnist_is_whole():
     dataset = load_dataset("fashion_mnist")
     assert np.bincount(dataset.train.labels).tolist() == [6000] * 10
@@ -99,8 +99,8 @@ def test_cifar_becomes_channels_first(name, library_name, tmp_path, monkeypatch)
 
 
 def test_a_root_that_cannot_be_written_is_only_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(builtin.os, "access", lambda path, mode: False)
-    with builtin._exclusive(tmp_path):
+    monkeypatch.setattr(downloaded.os, "access", lambda path, mode: False)
+    with downloaded._exclusive(tmp_path):
         assert list(tmp_path.iterdir()) == []
 
 
@@ -112,18 +112,19 @@ def test_failing_download_names_dataset_and_root(failure, tmp_path, monkeypatch)
         raise failure
 
     monkeypatch.setattr(torchvision.datasets, "CIFAR10", fail)
-    with pytest.raises(ValueError, match=rf"CIFAR10 is not under root={tmp_path}.*set root"):
+    with pytest.raises(ValueError, match=rf"CIFAR10 is not under dataset.root={tmp_path}.*set dataset.root"):
         load_dataset("cifar10", tmp_path)
 
 
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("cifar11", {}, "unknown dataset 'cifar11'; known: digits, fashion_mnist, cifar10"),
-        ("digits", {"sed": 1}, "digits has no option sed; known: seed, test_fraction"),
-        ("cifar10", {"seed": 1}, "cifar10 has no option seed; known: none"),
-        ("digits", {"test_fraction": 1.5}, r"test_fraction in \(0, 1\), got 1.5"),
-        ("synthetic", {"image_shape": (3, 0, 4)}, r"image_shape=\[3, 0, 4\]"),
+        ("cifar11", {}, "unknown dataset 'cifar11'; did you mean cifar10. choose cifar10, cifar100, digits"),
+        ("digits", {"sed": 1}, "digits has no option sed; did you mean seed. it has root, seed, test_fraction"),
+        ("cifar10", {"seed": 1}, "cifar10 has no option seed; it has root, cache, cache_dir, cache_limit"),
+        ("digits", {"test_fraction": 1.5}, "digits.test_fraction must be above 0 and below 1, got 1.5"),
+        ("synthetic", {"image_shape": (3, 0, 4)}, r"synthetic.image_shape must be at least 1, got \(3, 0, 4\)"),
+        ("synthetic", {"image_shape": [4, 4]}, r"synthetic.image_shape must be \[C, H, W\], got \[4, 4\]"),
     ],
 )
 def test_errors_say_what_is_allowed(name, options, message):

@@ -10,7 +10,6 @@ from typing import get_type_hints
 import pytest
 
 from drb import Rehearsal
-from drb.data.datasets import DATASETS, LOADERS
 from drb.program.config import check_config, compose_config, to_yaml
 from drb.program.config.compose import config_folder
 from drb.program.config.rehearsal import KINDS, RehearsalConfig, rehearsal_settings
@@ -21,12 +20,6 @@ from drb.variant import name_of, options_of
 
 def names(folder: str) -> set[str]:
     return {path.stem for path in (config_folder() / folder).glob("*.yaml")}
-
-
-@pytest.mark.parametrize("name", LOADERS)
-def test_the_options_of_a_data_set_are_those_of_its_function(name):
-    parameters = set(signature(LOADERS[name]).parameters) - {"known_classes"}
-    assert parameters == set(options_of(DATASETS.find(name))) - {"cache", "cache_dir", "cache_limit"}
 
 
 @pytest.mark.parametrize(("group", "choice"), [(g, c) for g, group in GROUPS.items() for c in group.variants.own])

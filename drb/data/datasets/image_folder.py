@@ -8,14 +8,16 @@ decoded by processes of its own (`decoders.py`), ahead of training.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import field, replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from drb.data.cache import fingerprint
 from drb.data.datasets.builder import CachedDataset
 from drb.data.datasets.listing import Listing, PassedOver, class_folders, list_images
 from drb.data.decoding.pool import DecoderPool
@@ -111,9 +113,13 @@ class ImageFolder(CachedDataset):
     source: the collection's name, a part of every sample id; another one for another collection.
     renamed: {old: new} names of class folders of a run that goes on: {dog: hound}, or {dog: ''} if the class is gone.
     workers: decoding processes of each rank, at most one per core that it may use.
+
+    A sample's id is made of the collection's name, the split and the file's path below it: it is the same wherever the
+    collection lies, and another one in another collection. Classes and ids of a renamed folder keep the old name.
     """
 
     name = "image_folder"
+    not_content = frozenset({"workers"})
     image_size: int = setting(224, at_least=1)
     resize: int | None = setting(None, at_least=1)
     upright: bool = True
@@ -121,70 +127,76 @@ class ImageFolder(CachedDataset):
     renamed: dict[str, str] = field(default_factory=dict)
     workers: int = setting(8, at_least=1)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.resize is not None and self.resize < self.image_size:
+            raise ValueError(
+                f"image_folder.resize must be at least image_folder.image_size, {self.image_size}, got {self.resize}"
+            )
 
-def image_folder(
-    root: Path,
-    *,
-    image_size: int = 224,
-    resize: int | None = None,
-    upright: bool = True,
-    source: str = "image_folder",
-    renamed: Mapping[str, str] | None = None,
-    known_classes: Sequence[str] = (),
-    workers: int = 4,
-) -> Dataset:
-    """ROOT/train and ROOT/val (or ROOT/test), one folder per class.
+    def load(self, say: Callable[[str], None], known_classes: Sequence[str] = ()) -> Dataset:
+        """See `DatasetBuilder.load`.
 
-    Args:
-        image_size: height and width of the images, in pixels.
-        resize: length of the shorter side before the crop; image_size if None.
-        upright: turn images as their EXIF orientation says.
-        source: the collection's name. With the split and a file's path below it, it makes the sample's id: the same
-            wherever the collection lies, and another one in another collection.
-        renamed: {old: new} names of class folders: ids and classes keep the old name. An empty new name says that the
-            class is gone for good.
-        known_classes: classes by label that a run has already; new ones get the labels behind them.
-        workers: decoding processes per rank, at most one per core that the rank may use.
-    Raises:
-        ValueError: folders that are missing, empty, odd or disagree, or sizes that do not fit.
-    """
-    resize = image_size if resize is None else resize
-    if not 0 < image_size <= resize:
-        raise ValueError(f"image_folder needs 0 < image_size <= resize, got image_size={image_size}, resize={resize}")
-    if workers < 1:
-        raise ValueError(f"image_folder needs at least one worker, got workers={workers}")
-    train, test = _split_folder(root, "train"), _split_folder(root, "val", "test")
-    passed_over = PassedOver()
-    names = class_folders(train, passed_over)
-    if (others := class_folders(test, passed_over)) != names:
-        differing = sorted(set(names) ^ set(others))
-        raise ValueError(f"{train} and {test} must have the same class folders; only one has {differing[:5]}")
-    folders = _original_names(names, dict(renamed or {}), root)
-    classes = _in_label_order(folders, known_classes, renamed or {}, root)
-    labels = {name: label for label, name in enumerate(classes)}
-    listings = [
-        list_images(folder, split, folders, labels, source, passed_over)
-        for split, folder in (("train", train), ("test", test))
-    ]
-    decoders = DecoderPool(min(workers, len(usable_cores())), resize=resize, image_size=image_size, upright=upright)
-    return Dataset(
-        train=FolderSource.of(listings[0], image_size, decoders),
-        test=FolderSource.of(listings[1], image_size, decoders),
-        image_shape=(3, image_size, image_size),
-        num_classes=len(classes),
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-        identity=Identity(
-            source,
-            tuple(classes),
-            {**listings[0].parts, **listings[1].parts},
-            {"image_size": image_size, "resize": resize, "upright": upright, "version": DECODING_VERSION},
-        ),
-        notes=tuple(_notes(root, train, test, passed_over)),
-    )
+        Raises:
+            ValueError: folders that are missing, empty, odd or disagree.
+        """
+        listed = self._listed(known_classes)  # nothing is decoded yet
+        for note in listed.notes:
+            say(note)
+        if self.cache == "never":
+            return listed
+        names = (
+            name for source in (listed.train, listed.test) if isinstance(source, FolderSource) for name in source.names
+        )
+        facts = {
+            "files": fingerprint(Path(self.root), names),
+            "pillow": version("pillow"),
+            "decoding": DECODING_VERSION,
+            "classes": list(listed.identity.classes),
+        }
+        return replace(self.cached(lambda: listed, facts, say), notes=listed.notes)
+
+    def _listed(self, known_classes: Sequence[str]) -> Dataset:
+        root, resize = Path(self.root), self.resize or self.image_size
+        train, test = _split_folder(root, "train"), _split_folder(root, "val", "test")
+        passed_over = PassedOver()
+        names = class_folders(train, passed_over)
+        if (others := class_folders(test, passed_over)) != names:
+            differing = sorted(set(names) ^ set(others))
+            raise ValueError(f"{train} and {test} must have the same class folders; only one has {differing[:5]}")
+        folders = _original_names(names, self.renamed, root)
+        classes = _in_label_order(folders, known_classes, self.renamed, root)
+        labels = {name: label for label, name in enumerate(classes)}
+        listings = [
+            list_images(folder, split, folders, labels, self.source, passed_over)
+            for split, folder in (("train", train), ("test", test))
+        ]
+        decoders = DecoderPool(
+            min(self.workers, len(usable_cores())), resize=resize, image_size=self.image_size, upright=self.upright
+        )
+        decoding = {"image_size": self.image_size, "resize": resize, "upright": self.upright}
+        return Dataset(
+            train=FolderSource.of(listings[0], self.image_size, decoders),
+            test=FolderSource.of(listings[1], self.image_size, decoders),
+            image_shape=(3, self.image_size, self.image_size),
+            num_classes=len(classes),
+            mean=IMAGENET_MEAN,
+            std=IMAGENET_STD,
+            identity=Identity(
+                self.source,
+                tuple(classes),
+                {**listings[0].parts, **listings[1].parts},
+                {**decoding, "version": DECODING_VERSION},
+            ),
+            notes=tuple(_notes(root, train, test, passed_over)),
+        )
 
 
-def _original_names(names: Sequence[str], renamed: dict[str, str], root: Path) -> dict[str, str]:
+def _names_of(listed: Dataset) -> Iterator[str]:
+    return (name for source in (listed.train, listed.test) if isinstance(source, FolderSource) for name in source.names)
+
+
+def _original_names(names: Sequence[str], renamed: Mapping[str, str], root: Path) -> dict[str, str]:
     """Class -> its folder's name; sorted by class."""
     old_of = {new: old for old, new in renamed.items() if new}
     if (unknown := sorted(set(old_of) - set(names))) or len(old_of) < sum(map(bool, renamed.values())):
