@@ -1,7 +1,9 @@
 """What a run's data is, so that a run that goes on can tell whether its data is what it was.
 
 An identity is small and JSON: the classes' names in the order of their labels, for each part of the data how many
-samples it has and a hash of them, and how files become pixels. It is saved with every checkpoint.
+samples it has and a hash of them, and how files become pixels. It is saved with every checkpoint. Files are known by
+their names and sizes. Modification times are compared, too, but data that was copied has new ones, so a difference in
+them alone is told and changes nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ class Identity:
 
     source:   the data's name
     classes:  names by label; empty where labels are numbers only
-    parts:    "train/cat" (or "train") -> [number of samples, hash of them]
+    parts:    "train/cat" (or "train") -> [number of samples, hash of them]; of files also a hash of their modification
+              times and the name of the one that was written last
     decoding: what decides the pixels besides the files
     """
 
@@ -54,10 +57,15 @@ class Identity:
         parts = [
             _change(name, before["parts"].get(name, (0, "")), now["parts"].get(name, (0, "")))
             for name in [*before["parts"], *(now["parts"].keys() - before["parts"].keys())]
-            if before["parts"].get(name) != now["parts"].get(name)
+            if before["parts"].get(name, ())[:2] != now["parts"].get(name, ())[:2]
         ]
-        more = len(parts) - _NAMED_AT_MOST
-        return changes + parts[:_NAMED_AT_MOST] + ([f"and {more} more"] if more > 0 else [])
+        return changes + _some(parts)
+
+    def rewritten_since(self, saved: Identity) -> list[str]:
+        """Parts whose files have the same names and sizes as before, but other modification times, in words."""
+        before = saved.to_json()["parts"]
+        parts = {name: part for name, part in self.parts.items() if list(part[:2]) == before.get(name, [])[:2]}
+        return _some([f"{name}{_last(part)}" for name, part in parts.items() if list(part[2:3]) != before[name][2:3]])
 
 
 def hash_of_tensors(*tensors: Tensor) -> str:
@@ -70,8 +78,17 @@ def hash_of_tensors(*tensors: Tensor) -> str:
 
 def _change(name: str, before: Sequence[Any], now: Sequence[Any]) -> str:
     if before[0] != now[0]:
-        return f"{name} has {now[0]} samples and had {before[0]}"
-    return f"{name} has {now[0]} samples as before, but some are others"
+        return f"{name} has {now[0]} samples and had {before[0]}{_last(now) if now[0] > before[0] else ''}"
+    return f"{name} has {now[0]} samples as before, but some are others{_last(now)}"
+
+
+def _last(part: Sequence[Any]) -> str:
+    return f" (written last: {part[3]})" if len(part) > 3 else ""
+
+
+def _some(phrases: list[str]) -> list[str]:
+    more = len(phrases) - _NAMED_AT_MOST
+    return phrases[:_NAMED_AT_MOST] + ([f"and {more} more"] if more > 0 else [])
 
 
 def _shown(value: Any) -> str:

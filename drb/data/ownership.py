@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch.utils.data import Sampler
 
 from drb.data.sampler_order import Iteration
+from drb.data.with_ids import require_disjoint
 from drb.seeding import mix64, permutation
 from drb.types import BoolArray, Int64Array
 
@@ -100,8 +101,9 @@ class OwnerSampler(Sampler[int]):
             rank, world_size: of the default process group if None; 0 and 1 without one.
             shuffle: a new order within the rank each epoch; otherwise ascending.
         Raises:
-            ValueError: as `owned_indices`.
+            ValueError: as `owned_indices`, or the dataset concatenates several with the same sample ids.
         """
+        require_disjoint(dataset)
         in_group = dist.is_available() and dist.is_initialized()
         self.rank = (dist.get_rank() if in_group else 0) if rank is None else rank
         self.world_size = (dist.get_world_size() if in_group else 1) if world_size is None else world_size

@@ -5,6 +5,7 @@ Pillow images become uint8 tensors of one number of channels, so that torch can 
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -39,9 +40,26 @@ def with_ids(
         )
     if channels not in (None, *_MODES):
         raise ValueError(f"with_ids needs channels of 1, 3 or None, got {channels!r}")
+    require_disjoint(dataset)
     note_first_id(first_id)
     kind = _BatchedIds if callable(getattr(dataset, "__getitems__", None)) else _Ids
     return kind(dataset, first_id, channels, upright)
+
+
+def require_disjoint(dataset: Any) -> None:
+    """Check a concatenation of data sets with ids, such as torch's ConcatDataset.
+
+    Raises:
+        ValueError: two of them number their samples alike, so that different samples would count as one.
+    """
+    parts = [part for part in getattr(dataset, "datasets", None) or () if isinstance(part, _Ids)]
+    ranges = sorted(((part._first_id, part._first_id + len(part)) for part in parts), key=lambda ids: ids[0])
+    for (_, end), (start, _) in itertools.pairwise(ranges):
+        if start < end:
+            raise ValueError(
+                f"two of the concatenated data sets have samples of the ids {start} to {end - 1}, which would count as "
+                f"the same: write with_ids(ConcatDataset([...])), or with_ids(next, first_id={end})"
+            )
 
 
 class _Ids(Dataset[dict[str, Any]]):

@@ -16,12 +16,20 @@ from drb.checkpoint import Checkpointer, Saved
 from drb.data.datasets import Dataset
 from drb.data.identity import Identity
 from drb.data.ids import in_guise
-from drb.program.config.variants import DatasetConfig
+from drb.data.scenarios import Scenario, build_scenario
+from drb.data.scenarios.check import composition_of
+from drb.program.config import TrainConfig
+from drb.program.config.variants import build_variant
 from drb.rehearsal.state.forget import forget_in_state
 from drb.training.reporting.monitor import Console
 from drb.types import Int64Array
 
 CHANGED = "data_changed"  # among the facts of what a run goes on from
+TASKS = "tasks"  # among the facts of a checkpoint: what its stream's tasks are made of
+_REWRITTEN = (
+    "files have other modification times than at {path}, with the same names and sizes: {parts}; if pictures were "
+    "replaced, exemplars stay as they were stored"
+)
 
 
 def saved_identity(saved: Saved) -> Identity | None:
@@ -30,11 +38,20 @@ def saved_identity(saved: Saved) -> Identity | None:
     return None if data is None else Identity.from_json(data)
 
 
+def tasks_of(config: TrainConfig, dataset: Dataset) -> list[list[str]]:
+    """What the tasks of the run's stream are made of: see `composition_of`."""
+    return composition_of(_scenario_of(config, dataset))
+
+
+def _scenario_of(config: TrainConfig, dataset: Dataset) -> Scenario:
+    return build_scenario(build_variant("scenario", config.scenario), dataset, seed=config.seed)
+
+
 def with_data_of_now(
     saved: Saved,
     known: Identity,
     dataset: Dataset,
-    settings: DatasetConfig,
+    config: TrainConfig,
     checkpointer: Checkpointer,
     console: Console | None,
 ) -> Saved:
@@ -43,22 +60,51 @@ def with_data_of_now(
     Raises:
         ValueError: the data has changed, and dataset.changed does not allow it.
     """
-    changes = dataset.identity.changes_since(known)
+    changes, settings = dataset.identity.changes_since(known), config.dataset
     if not changes:
+        if console is not None and (rewritten := dataset.identity.rewritten_since(known)):
+            console.say(_REWRITTEN.format(path=saved.path, parts="; ".join(rewritten)))
         return saved
     told = f"the data is not what it was at {saved.path}: {'; '.join(changes)}"
     if settings.changed != "allow":
         raise ValueError(f"{told}; go on with the same data, or set dataset.changed=allow")
     if dataset.identity.source != known.source or dataset.identity.classes[: len(known.classes)] != known.classes:
         raise ValueError(f"{told}; that is another data set, and its labels mean something else")
+    _require_same_tasks(saved, told, config, dataset)
     saved = checkpointer.find_of_all_ranks(saved)
     states, num_gone, num_stored = _without_the_gone(saved, dataset, forget=settings.removed == "forget")
     if console is not None:
         verb = "forgotten" if settings.removed == "forget" else "kept"
         console.say(
-            f"{told}; the epoch begins anew; {num_gone} of {num_stored} exemplars, whose samples are gone, are {verb}"
+            f"{told}; the epoch begins anew{_held_out_anew(config)}; {num_gone} of {num_stored} exemplars, whose "
+            f"samples are gone, are {verb}"
         )
     return replace(saved, state={**saved.state, "ranks": states}, facts={**saved.facts, CHANGED: True})
+
+
+def _require_same_tasks(saved: Saved, told: str, config: TrainConfig, dataset: Dataset) -> None:
+    """Raise ValueError if the tasks so far would be made of other classes, or other samples, than they were."""
+    scenario = _scenario_of(config, dataset)
+    if scenario.divides_by_count:
+        raise ValueError(
+            f"{told}; scenario={config.scenario.name} divides the samples by their number, so that the tasks would not "
+            "be those that were trained: go on with the same data"
+        )
+    position = saved.state["trainer"]["position"]
+    begun = int(position["task"]) + bool(position["begun"])
+    before, now = saved.facts.get(TASKS, [])[:begun], composition_of(scenario)[:begun]
+    for index, task in enumerate(before):
+        if index >= len(now) or list(task) != now[index]:
+            new = now[index][0] if index < len(now) else "missing"
+            raise ValueError(
+                f"{told}; with it task {index + 1}, which was trained as '{task[0]}', would be '{new}', or its classes "
+                "would have other labels: choose the tasks so that those of before stay, such as by "
+                "scenario.classes_per_task and scenario.class_order=natural, or go on with the same data"
+            )
+
+
+def _held_out_anew(config: TrainConfig) -> str:
+    return ", and held-out samples are chosen anew" if getattr(config.scenario, "validation", 0.0) else ""
 
 
 def _without_the_gone(saved: Saved, dataset: Dataset, *, forget: bool) -> tuple[list[Mapping[str, Any]], int, int]:

@@ -29,7 +29,7 @@ from drb.distributed.failure import naming_failures
 from drb.distributed.sharing import require_own_devices, require_same_software, require_shared_folder
 from drb.distributed.world import World, open_world
 from drb.program.build import build_trainer
-from drb.program.changed_data import CHANGED, saved_identity, with_data_of_now
+from drb.program.changed_data import CHANGED, TASKS, saved_identity, tasks_of, with_data_of_now
 from drb.program.claim import claim, is_finished
 from drb.program.config import TrainConfig, to_yaml
 from drb.program.config.resume import require_same_config
@@ -91,9 +91,10 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
         stack.callback(close_decoders)
         if checkpointer is not None:
             if saved is not None and known is not None:
-                saved = with_data_of_now(saved, known, dataset, config.dataset, checkpointer, console)
+                saved = with_data_of_now(saved, known, dataset, config, checkpointer, console)
             facts = {"config": dataclasses.asdict(config), "tracking_run_id": tracker.run_id, "versions": versions()}
-            checkpointer.begin_run({**facts, "data": dataset.identity.to_json()}, tracker.start_flush)
+            data = {"data": dataset.identity.to_json(), TASKS: tasks_of(config, dataset)}
+            checkpointer.begin_run({**facts, **data}, tracker.start_flush)
         if world.is_main and dataset.cache is not None:
             write_atomically(run_dir / RUN_FILE, {"cache": str(dataset.cache)})
         with ExitStack() as training:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from ranks import run_ranks
-from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
+from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset, TensorDataset
 
 from drb.data.ownership import OwnerSampler, owned_indices
 from drb.data.with_ids import with_ids
@@ -199,3 +199,16 @@ def test_on_as_many_ranks_the_order_goes_on_as_it_was():
     resumed.load_state_dict(resumed.state_dict(1))
     sampler.set_epoch(1)
     assert [first, *resumed] == list(sampler)[4:]
+
+
+def test_concatenated_data_sets_of_the_same_ids_are_refused():
+    one, two = (TensorDataset(torch.zeros(size, 2), torch.zeros(size)) for size in (6, 4))
+    both = ConcatDataset([with_ids(one), with_ids(two)])
+    line = r"have samples of the ids 0 to 5, which would count as the same: .* or with_ids\(next, first_id=6\)"
+    for use in (OwnerSampler, with_ids):
+        with pytest.raises(ValueError, match=line):
+            use(both)
+    apart = ConcatDataset([with_ids(one), with_ids(two, first_id=6)])
+    for dataset in (apart, with_ids(ConcatDataset([one, two])), with_ids(apart)):
+        assert [dataset[index]["sample_id"] for index in range(10)] == list(range(10))
+        assert len(OwnerSampler(dataset)) == 10

@@ -62,13 +62,16 @@ def test_a_limit_that_is_no_size_is_refused(train):
         train("run", "dataset.cache_limit=lots")
 
 
+STREAM = ("scenario.num_tasks=null", "scenario.classes_per_task=1")
+
+
 @pytest.fixture
 def stopped(train, tmp_path):
     """A function that trains two of four tasks, changes the data, and goes on with the settings that it is given."""
     cache = f"dataset.cache_dir={tmp_path / 'cache'}"
-    steps = ("scenario.num_tasks=null", "scenario.classes_per_task=1", "checkpoint.every_steps=7", cache)
 
-    def go_on(change, *settings):
+    def go_on(change, *settings, stream=STREAM):
+        steps = (*stream, cache, "checkpoint.every_steps=7")
         with pytest.MonkeyPatch.context() as patch:
             save = drb.checkpoint.Checkpointer.visit
 
@@ -97,7 +100,7 @@ def test_a_run_does_not_go_on_with_other_data_in_silence(stopped):
     with pytest.raises(
         ValueError,
         match=r"the data is not what it was at .*: train/class0 has 3 samples and had 15; train/class2 has 16 "
-        r"samples and had 15; go on with the same data, or set dataset.changed=allow",
+        r"samples and had 15 \(written last: new.png\); go on with the same data, or set dataset.changed=allow",
     ):
         stopped(add_and_remove)
 
@@ -109,8 +112,48 @@ def replace_one(root):
 
 
 def test_a_replaced_picture_is_noticed(stopped):
-    with pytest.raises(ValueError, match="train/class1 has 15 samples as before, but some are others"):
+    with pytest.raises(
+        ValueError, match=r"train/class1 has 15 samples as before, but some are others \(written last: 3.png\)"
+    ):
         stopped(replace_one)
+
+
+def write_again(root):
+    picture = root / "train" / "class1" / "3.png"
+    picture.write_bytes(picture.read_bytes()[:-1] + b"x")  # as long as before
+
+
+def test_a_picture_of_the_same_size_is_noticed_and_a_copy_of_the_data_is_not_refused(stopped, capsys):
+    summary, _ = stopped(write_again)
+    said = capsys.readouterr()
+    assert len(summary["accuracy_matrix"]) == 4
+    line = " ".join((said.out + said.err).split())
+    assert re.search(r"with the same names and sizes: train/class1 \(written last: 3.png\); if pictures were", line)
+
+
+def add_a_class(root):
+    for split in ("train", "val"):
+        shutil.copytree(root / split / "class1", root / split / "ant")
+
+
+@pytest.mark.parametrize(
+    ("stream", "said"),
+    [
+        (
+            (*STREAM, "scenario.class_order=shuffled"),
+            r"with it task 1, which was trained as 'classes \d', would be 'classes \d'",
+        ),
+        (("scenario=instance_incremental",), "instance_incremental divides the samples by their"),
+    ],
+)
+def test_other_data_that_makes_other_tasks_is_refused(stopped, stream, said):
+    with pytest.raises(ValueError, match=said):
+        stopped(add_a_class, "dataset.changed=allow", stream=stream)
+
+
+def test_new_classes_come_behind_the_known_ones(stopped):
+    summary, _ = stopped(add_a_class, "dataset.changed=allow")
+    assert summary["task_names"] == [f"classes {label}" for label in range(5)]
 
 
 @pytest.mark.parametrize(("removed", "verb"), [("keep", "kept"), ("forget", "forgotten")])

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +49,14 @@ class Listing:
     labels: Int64Array
     sample_ids: Int64Array
     parts: Mapping[str, Sequence[object]] = field(default_factory=dict)
+
+
+class _File(NamedTuple):
+    """path: below the split's folder. size: in bytes. written: when, in ns."""
+
+    path: bytes
+    size: int
+    written: int
 
 
 def class_folders(folder: Path, passed_over: PassedOver) -> list[str]:
@@ -89,9 +98,9 @@ def list_images(
                 f"the class folder {shown(folder / folders[name])} has no image file ({', '.join(SUFFIXES)})"
             )
     start = {name: len(os.fsencode(below)) for name, below in folders.items()}
-    called = [os.fsencode(name) + path[start[name] :] for name, found in files.items() for path, _ in found]
+    called = [os.fsencode(name) + file.path[start[name] :] for name, found in files.items() for file in found]
     ids = ids_of_paths(source, split, called)
-    names = np.array([path for found in files.values() for path, _ in found])
+    names = np.array([file.path for found in files.values() for file in found])
     if (pair := first_repeated(ids)) is not None:
         first, second = (folder / os.fsdecode(names[index]) for index in pair)
         raise ValueError(
@@ -102,14 +111,14 @@ def list_images(
         names,
         np.repeat([labels[name] for name in files], [len(found) for found in files.values()]),
         ids,
-        {f"{split}/{name}": [len(found), _hash(found, folders[name])] for name, found in files.items()},
+        {f"{split}/{name}": _part(found, folders[name]) for name, found in files.items()},
     )
 
 
 def _image_files(
     folder: Path, class_folder: str, seen: dict[tuple[int, int], str], passed_over: PassedOver
-) -> Iterator[tuple[bytes, int]]:
-    """Paths below `folder`, and sizes in bytes, of a class's image files at any depth; links are followed.
+) -> Iterator[_File]:
+    """A class's image files at any depth; links are followed.
 
     seen: real folders (device, inode) -> how they were reached; one that is reached again is refused.
     """
@@ -131,7 +140,7 @@ def _image_files(
             elif not entry.name.lower().endswith(SUFFIXES):
                 passed_over.other += 1
             else:
-                yield os.fsencode(name), _size_of(entry)
+                yield _file(os.fsencode(name), entry)
 
 
 def _entries(folder: Path, passed_over: PassedOver) -> list[os.DirEntry[str]]:
@@ -154,19 +163,21 @@ def _is(entry: os.DirEntry[str], kind: str) -> bool:
         return False
 
 
-def _size_of(entry: os.DirEntry[str]) -> int:
+def _file(path: bytes, entry: os.DirEntry[str]) -> _File:
     if not _is(entry, "file"):
         kind = "is a link that leads nowhere" if entry.is_symlink() else "is no regular file"
         raise ValueError(f"the image file {shown(entry.path)} {kind}; remove it")
-    size = entry.stat().st_size
-    if size == 0:
+    status = entry.stat()
+    if status.st_size == 0:
         raise ValueError(f"the image file {shown(entry.path)} is empty; replace or remove it")
-    return size
+    return _File(path, status.st_size, status.st_mtime_ns)
 
 
-def _hash(files: Sequence[tuple[bytes, int]], class_folder: str) -> str:
-    """A hash of names below the class's folder and of sizes: renaming a class changes no picture."""
-    digest, start = blake2b(digest_size=8), len(os.fsencode(class_folder))
-    for path, size in files:
-        digest.update(path[start:] + b"\0%d\0" % size)
-    return digest.hexdigest()
+def _part(files: Sequence[_File], class_folder: str) -> list[object]:
+    """As in `Identity.parts`. Names are those below the class's folder: renaming a class changes no picture."""
+    content, written, start = blake2b(digest_size=8), blake2b(digest_size=8), len(os.fsencode(class_folder))
+    for file in files:
+        content.update(file.path[start:] + b"\0%d\0" % file.size)
+        written.update(b"%d\0" % file.written)
+    last = max(files, key=lambda file: file.written)
+    return [len(files), content.hexdigest(), written.hexdigest(), shown(os.fsdecode(last.path[start + 1 :]))]

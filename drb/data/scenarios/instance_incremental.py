@@ -19,6 +19,7 @@ class InstanceIncremental(Scenario):
     """
 
     name = "instance_incremental"
+    divides_by_count = True
     num_tasks: int = setting(5, at_least=1)
 
     def begin(self, dataset: Dataset, seed: int) -> None:

@@ -36,11 +36,14 @@ class Scenario(Variant):
     It may be endless, nobody asks for its length, and iterating again repeats it.
 
     task_aware: the task is known at test time and minibatches carry `task`.
+    divides_by_count: which samples a task has depends on how many there are in all, so that a run cannot go on with
+        more or fewer.
 
     validation: the share of each task's training samples that is held out and evaluated, too.
     """
 
     task_aware: ClassVar[bool] = False
+    divides_by_count: ClassVar[bool] = False
     validation: float = setting(0.0, at_least=0, below=1)
 
     def begin(self, dataset: Dataset, seed: int) -> None:

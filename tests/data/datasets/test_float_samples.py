@@ -81,9 +81,7 @@ def test_values_of_a_domain_are_permuted(shape):
 
 def test_only_images_are_rotated():
     samples = samples_of((5,))
-    with pytest.raises(
-        ValueError, match=r"rotated turns images .* have the shape \[5\]; write"
-    ):
+    with pytest.raises(ValueError, match=r"rotated turns images .* have the shape \[5\]; write"):
         build_scenario("domain_incremental", tensor_dataset(samples, samples), seed=0, transform="rotated")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -40,6 +42,21 @@ def test_a_later_task_without_test_images_is_named():
     with pytest.raises(ValueError, match=r"task 2 \(classes 2\) has no test images"):
         check(data, classes_per_task=1)
     check(data, classes_per_task=2)
+
+
+def test_two_samples_of_one_id_are_refused_wherever_they_are():
+    data = dataset([9, 9, 9, 9], [3, 3, 3, 3])
+    twice = View(data.train.source, np.concatenate([data.train.indices, data.train.indices[-1:]]))
+    with pytest.raises(ValueError, match=r"two training samples of task 3 \(classes 3\) have the sample id \d+: "):
+        check(replace(data, train=twice), classes_per_task=1)
+
+    class Overlapping(type(build_scenario("instance_incremental", data, seed=0, num_tasks=2))):
+        def __iter__(self):
+            for task in super().__iter__():
+                yield replace(task, train=View(self.dataset.train, np.arange(5)))
+
+    with pytest.raises(ValueError, match="samples of task 0 .chunk 0. and task 1 .chunk 1. have the sample id"):
+        check(data, name=Overlapping, num_tasks=2)
 
 
 def test_streams_without_end_are_not_looked_through():
