@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from drb.checkpoint import Saver
-from drb.data.datasets import Dataset
+from drb.data.datasets import Dataset, Source, erased_rows
 from drb.data.scenarios import build_scenario
 from drb.data.scenarios.check import check_stream
 from drb.distributed.world import World
 from drb.program.config import TrainConfig
+from drb.program.config.checks import check_fields
 from drb.program.config.rehearsal import exemplars_per_rank, rehearsal_settings
 from drb.program.config.variants import build_method, build_variant
 from drb.rehearsal.rehearsal import Rehearsal
@@ -24,6 +25,7 @@ from drb.training import Monitor, Trainer
 from drb.training.augment import Preprocess
 from drb.training.method.method import Method
 from drb.training.models import Network, build_model
+from drb.types import Minibatch
 
 
 def build_trainer(
@@ -39,10 +41,11 @@ def build_trainer(
     method, rehearsal, num_exemplars = Method(strategy, terms), None, None
     scenario = build_scenario(build_variant("scenario", config.scenario), dataset, seed=config.seed)
     check_stream(scenario, world.world_size)
+    one = _one_of(next(iter(scenario)).train)
+    check_fields(config, method, one.keys())
     if method.draws.total:
         spec = None
         if method.needs.late:
-            one = next(iter(scenario)).train.gather(np.zeros(1, np.int64))
             spec = method.needs.record_of(one, max_outputs=dataset.num_classes)
         rehearsal = stack.enter_context(build_rehearsal(config, world, dataset, method, spec))
         if method.needs.candidates is not None:
@@ -70,6 +73,12 @@ def build_trainer(
         seed=config.seed,
     )
     return trainer, rehearsal
+
+
+def _one_of(source: Source) -> Minibatch:
+    """Any one sample that was not erased, as a minibatch."""
+    erased = erased_rows(source)
+    return source.gather(np.array([0 if erased is None else int(np.argmin(erased))]))
 
 
 def build_network(config: TrainConfig, dataset: Dataset, num_classes: int, task_index: int) -> Network:

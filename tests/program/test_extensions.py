@@ -26,6 +26,12 @@ fading = my_variants:Fading
 [drb.models]
 linear = my_variants:Linear
 """
+READING = """
+from drb.buffer.admission.fifo import Fifo
+
+class Reading(Fifo):
+    reads = ("logits",)
+"""
 CHOSEN = [
     "dataset=my_variants.Stripes",
     "scenario=my_variants.Chunks",
@@ -60,6 +66,7 @@ def installed(tmp_path):
     info = folder / "my_variants-1.0.dist-info"
     info.mkdir(parents=True)
     (folder / "my_variants.py").write_text((ROOT / "examples/my_variants.py").read_text())
+    (folder / "my_policies.py").write_text(READING)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-variants\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(ENTRY_POINTS)
     return folder
@@ -147,6 +154,11 @@ WRONG = [
         "optimizer=my_variants.RmsProp",
         "optimizer.momentum=0.9",
         "there is no setting optimizer.momentum",
+    ),
+    (
+        "rehearsal.admission=my_policies.Reading",
+        "",
+        "rehearsal.admission=my_policies.Reading reads logits: there is no such field, the samples of dataset=digits",
     ),
     ("rehearsal.admission=first_come", "rehearsal.candidates=2", "candidates=2 has no meaning for admission="),
 ]

@@ -20,6 +20,9 @@ class DatasetBuilder(Variant):
     root: where files are looked for and downloaded to.
     """
 
+    fields: ClassVar[tuple[str, ...] | None] = None
+    """What each sample has, besides `sample_id`, if it is known before the data is loaded."""
+
     root: str = "data"
 
     @abc.abstractmethod

@@ -12,6 +12,7 @@ class Cifar10(DownloadedDataset):
     """60,000 colour images of 32x32 in 10 classes, from or downloaded into root."""
 
     name = "cifar10"
+    fields = ("image", "label")
 
     def folder(self) -> Path:
         return Path(self.root, "cifar-10-batches-py")
@@ -24,6 +25,7 @@ class Cifar100(DownloadedDataset):
     """60,000 colour images of 32x32 in 100 classes, from or downloaded into root."""
 
     name = "cifar100"
+    fields = ("image", "label")
 
     def folder(self) -> Path:
         return Path(self.root, "cifar-100-python")

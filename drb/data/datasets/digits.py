@@ -25,6 +25,7 @@ class Digits(DatasetBuilder):
     """
 
     name = "digits"
+    fields = ("image", "label")
     seed: int = setting(0, at_least=0)
     test_fraction: float = setting(0.2, above=0, below=1)
 

@@ -21,6 +21,7 @@ class FashionMnist(DownloadedDataset):
     """70,000 grey images of 28x28 in 10 classes: from Debian's dataset-fashion-mnist, else from or into root."""
 
     name = "fashion_mnist"
+    fields = ("image", "label")
 
     def folder(self) -> Path:
         return DEBIAN_FASHION_MNIST if DEBIAN_FASHION_MNIST.is_dir() else Path(self.root, "FashionMNIST", "raw")

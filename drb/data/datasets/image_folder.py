@@ -119,6 +119,7 @@ class ImageFolder(CachedDataset):
     """
 
     name = "image_folder"
+    fields = ("image", "label")
     not_content = frozenset({"workers"})
     image_size: int = setting(224, at_least=1)
     resize: int | None = setting(None, at_least=1)

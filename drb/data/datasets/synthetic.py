@@ -26,6 +26,7 @@ class Synthetic(CachedDataset):
     """
 
     name = "synthetic"
+    fields = ("image", "label")
     image_shape: list[int] = setting([3, 32, 32], at_least=1)
     num_classes: int = setting(10, at_least=1)
     num_train: int = setting(10_000, at_least=1)

@@ -4,6 +4,7 @@ together.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -41,8 +42,37 @@ def check_config(config: TrainConfig, world_size: int) -> None:
             f"objective.label_smoothing must be 0 with scenario={config.scenario.name}, got {smoothing}: it would move "
             "weight to classes outside the task"
         )
-    if Method(strategy, terms).draws.total:
+    method = Method(strategy, terms)
+    if method.draws.total:
         _check_rehearsal(config, world_size)
+    if (fields := build_variant("dataset", config.dataset).fields) is not None:
+        check_fields(config, method, fields)
+
+
+def check_fields(config: TrainConfig, method: Method, fields: Collection[str]) -> None:
+    """Check that samples have what the objective takes and what decides on exemplars.
+
+    Args:
+        fields: what each sample of the data set has.
+    Raises:
+        ValueError: naming the setting and the field that is not there.
+    """
+    task = {"task"} if build_variant("scenario", config.scenario).task_aware else set()
+    there = {"sample_id", *fields, *task}
+    named = [(f"objective.{name}", getattr(config.objective, name, None), there) for name in ("input", "target")]
+    if method.draws.total:
+        settings = rehearsal_settings(config.rehearsal, config.training, config.seed, 1, num_samples=1)
+        late = there | set(method.needs.late)
+        named.append(("rehearsal.stratum", config.rehearsal.stratum, late))
+        named += [
+            (f"rehearsal.admission={config.rehearsal.admission} reads", name, late) for name in settings.policy.reads
+        ]
+    for setting, name, known in named:
+        if isinstance(name, str) and name not in known:
+            raise ValueError(
+                f"{setting}{' ' if ' reads' in setting else '='}{name}: there is no such field, the samples of "
+                f"dataset={config.dataset.name} have {', '.join(sorted(known))}"
+            )
 
 
 def _check_device(config: TrainConfig) -> None:

@@ -98,6 +98,12 @@ BAD = [
     ),
     (["schedule=cosine", "schedule.span=run"], "schedule.span=run needs schedule.total_epochs"),
     (["scenario=task_incremental", "objective.label_smoothing=0.1"], "objective.label_smoothing must be 0 with"),
+    (
+        ["objective.input=picture"],
+        "objective.input=picture: there is no such field, the samples of",
+    ),
+    (["rehearsal.stratum=lable"], "rehearsal.stratum=lable: there is no such field"),
+    (["rehearsal.stratum=task"], "rehearsal.stratum=task: there is no such field"),
     (["device=cuda"], "local rank 0 needs a CUDA device of its own"),
 ]
 
