@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 Int64Array: TypeAlias = npt.NDArray[np.int64]
@@ -22,6 +23,9 @@ BoolArray: TypeAlias = npt.NDArray[np.bool_]
 
 OwnerOf: TypeAlias = Callable[[Int64Array], Int64Array]
 """Sample ids int64 [n] → the rank that each belongs to, int64 [n] in [0, W)."""
+
+Allocate: TypeAlias = Callable[[tuple[int, ...], torch.dtype], Tensor]
+"""Returns new memory of a shape and dtype, whose values are not set."""
 
 Minibatch: TypeAlias = dict[str, Tensor]
 """Named fields of B samples, each [B, *field_shape]: `image` uint8 [B, C, H, W], `label` int64 [B],

@@ -17,8 +17,9 @@ import numpy as np
 from drb.data.datasets import Source, TensorSource, erased_rows, is_mapped
 from drb.data.epochs import Deal, Segment
 from drb.data.ownership import owned_indices
+from drb.data.pinned import gatherer
 from drb.data.prefetch import gather_ahead
-from drb.types import Int64Array, Minibatch
+from drb.types import Allocate, Int64Array, Minibatch
 
 _BLOCK_BYTES = 1 << 20  # gathered at once from memory: fits the cache, and spreads the cost of the calls
 
@@ -30,15 +31,27 @@ class TaskLoader:
     max_rows: rows of the largest minibatch on any rank, batch_size or batch_size + 1.
     """
 
-    def __init__(self, source: Source, batch_size: int, *, rank: int = 0, world_size: int = 1, seed: int = 0) -> None:
+    def __init__(
+        self,
+        source: Source,
+        batch_size: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        seed: int = 0,
+        memory: Allocate | None = None,
+    ) -> None:
         """Keep this rank's samples of `source` and, if in memory, copies of no others.
 
+        Args:
+            memory: allocates the minibatches, page-locked for a GPU (`drb.data.pinned`); None: ordinary memory.
         Raises:
             ValueError: batch_size below 1, or fewer samples than ranks.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self._shard = source.subset(owned_indices(len(source), rank, world_size, seed))
+        self._gather = gatherer(self._shard, memory)
         self._num_samples = len(source)
         self._batch_size = batch_size
         self._rank = rank
@@ -94,7 +107,7 @@ class TaskLoader:
             at_once = isinstance(shard, TensorSource) or row_bytes * self._batch_size < _BLOCK_BYTES
         blocks = [bounds[first : first + size + 1] for first in range(0, len(bounds) - 1, size)]
         parts = (order[block[0] : block[-1]] for block in blocks)
-        gathered = map(shard.gather, parts) if at_once else gather_ahead(shard, parts)
+        gathered = map(self._gather, parts) if at_once else gather_ahead(self._gather, parts)
         try:
             for minibatch, block in zip(gathered, blocks, strict=True):
                 sizes = np.diff(block).tolist()

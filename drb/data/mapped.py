@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from drb.types import BoolArray, Int64Array, Minibatch
+from drb.types import Allocate, BoolArray, Int64Array, Minibatch
 
 
 class MappedSource:
@@ -65,9 +65,11 @@ class MappedSource:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def gather(self, indices: Int64Array) -> Minibatch:
+    def gather(self, indices: Int64Array, memory: Allocate | None = None) -> Minibatch:
         """See `Source.gather`.
 
+        Args:
+            memory: allocates the images; None: ordinary memory.
         Raises:
             ValueError: a sample has been erased.
         """
@@ -78,9 +80,11 @@ class MappedSource:
                 f"the sample {gone} was erased from {self._where} while this run uses it; "
                 "start the run again: it goes on without the sample"
             )
-        images = np.take(self._flat, rows, axis=0).reshape(len(rows), *self._images.shape[1:])
+        shape = (len(rows), *self._images.shape[1:])
+        images = torch.empty(shape, dtype=torch.uint8) if memory is None else memory(shape, torch.uint8)
+        np.take(self._flat, rows, axis=0, out=images.numpy().reshape(len(rows), -1), mode="clip")
         return {
-            "image": torch.from_numpy(images),
+            "image": images,
             "label": torch.from_numpy(self._all_labels[rows]),
             "sample_id": torch.from_numpy(self._all_ids[rows]),
         }

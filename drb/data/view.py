@@ -71,7 +71,10 @@ class View:
         return len(self.indices)
 
     def gather(self, indices: Int64Array) -> Minibatch:
-        minibatch = self.source.gather(self.indices[indices])
+        return self.seen(self.source.gather(self.indices[indices]))
+
+    def seen(self, minibatch: Minibatch) -> Minibatch:
+        """Return samples of `source`, which are changed in place, as this view has them."""
         if self._transform is not None:
             minibatch["image"] = self._transform(minibatch["image"])
         if self._label_map is not None:
@@ -79,7 +82,7 @@ class View:
         if self._guise:
             minibatch["sample_id"] = torch.from_numpy(in_guise(minibatch["sample_id"].numpy(), self._guise))
         if self._task is not None:
-            minibatch["task"] = torch.full((len(indices),), self._task)
+            minibatch["task"] = torch.full((len(minibatch["label"]),), self._task)
         return minibatch
 
     def subset(self, indices: Int64Array) -> Source:

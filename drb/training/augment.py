@@ -9,6 +9,7 @@ Shapes: B rows, C, H, W channels, height and width, P padding in pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -72,14 +73,19 @@ class Preprocess:
         count, channels, height, width = images.shape
         device = images.device
         source = images.device if generator is None else generator.device
+        drawn: dict[str, Any] = {
+            "generator": generator,
+            "device": source,
+            "pin_memory": source.type != device.type == "cuda",
+        }
         padded = F.pad(images, [self._padding] * 4)
         rows = torch.arange(height, device=device).expand(count, height)
         columns = torch.arange(width, device=device).expand(count, width)
         if self._flip:
-            flipped = torch.randint(2, (count, 1), generator=generator, device=source).to(device, non_blocking=True)
+            flipped = torch.randint(2, (count, 1), **drawn).to(device, non_blocking=True)
             columns = torch.where(flipped.bool(), width - 1 - columns, columns)
         if self._padding:
-            offsets = torch.randint(2 * self._padding + 1, (2, count, 1), generator=generator, device=source)
+            offsets = torch.randint(2 * self._padding + 1, (2, count, 1), **drawn)
             top, left = offsets.to(device, non_blocking=True)
             rows, columns = rows + top, columns + left
         pixels = rows[:, :, None] * padded.shape[3] + columns[:, None, :]

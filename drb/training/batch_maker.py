@@ -140,13 +140,14 @@ class BatchMaker:
             return minibatch
         if not self.method.needs.late:
             return self._rehearsal.extend(minibatch)
+        minibatch = self._to_device(minibatch)  # once, for the rehearsal and for the batch
         exemplars = self._rehearsal.step(minibatch)
         if exemplars is None:
             return minibatch
         stored = {**exemplars.fields, "sample_id": exemplars.sample_id}
         joined = {name: torch.cat([value, stored[name]]) for name, value in minibatch.items()}
         for name in self.method.needs.late:
-            columns = torch.arange(stored[name].shape[1])
+            columns = torch.arange(stored[name].shape[1], device=stored[name].device)
             late = stored[name].masked_fill(columns >= exemplars.known[name][:, None], torch.nan)
             joined[name] = torch.cat([late.new_full((new_rows, len(columns)), torch.nan), late])
         return joined

@@ -24,6 +24,7 @@ import torch.distributed as dist
 from drb.checkpoint import NoCheckpoints, Saver
 from drb.data.datasets import Concat, Source
 from drb.data.loader import TaskLoader
+from drb.data.pinned import memory_for
 from drb.data.scenarios.task import Scenario, Task
 from drb.distributed.waiting import PatientBarrier
 from drb.distributed.world import World
@@ -282,6 +283,7 @@ class Trainer:
             rank=self._world.rank,
             world_size=self._world.world_size,
             seed=loader_seed(self._components.seed, task.index),
+            memory=memory_for(self._world.device),
         )
 
     def _learn(self, network: Network) -> Learner:

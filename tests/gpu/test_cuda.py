@@ -8,12 +8,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from rehearsal.ranks.streams import num_wrong, records
+from torch.profiler import ProfilerActivity, profile
+from training.method.reference import DarkExperienceReplayPlusPlus
+from training.parts import small_dataset, small_trainer
 
 from drb import Rehearsal
+from drb.distributed.world import World
+from drb.training.method.method import Method
+from drb.training.strategies import ExperienceReplay
 
 pytestmark = [
     pytest.mark.gpu,
@@ -44,6 +52,38 @@ def test_a_minibatch_on_the_device_comes_back_there():
             batch = rehearsal.extend(minibatch)
             assert {value.device.type for value in batch.values()} <= {"cuda"} or t < 2
             assert num_wrong({k: v.cpu() for k, v in batch.items()}) == 0
+
+
+@pytest.mark.parametrize("strategy", [ExperienceReplay, DarkExperienceReplayPlusPlus])
+def test_the_loop_moves_nothing_pageable_to_the_device(strategy, tmp_path):
+    """In steps, that is: not while a task begins."""
+    dataset, method, world = small_dataset(512), Method(strategy()), World(device=torch.device("cuda", 0))
+    spec = None
+    if method.needs.late:
+        spec = method.needs.record_of(dataset.train.gather(np.zeros(1, np.int64)), max_outputs=4)
+    steps = Counter()
+
+    def on_step():
+        steps["done"] += 1
+        if steps["done"] == 20:
+            profiler.start()
+        elif steps["done"] == 30:
+            profiler.stop()
+
+    profiler = profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA])
+    with Rehearsal(64, 8, draws=method.draws.total, spec=spec, batch_size=9, device=world.device) as rehearsal:
+        trainer = small_trainer(
+            dataset, strategy(), world=world, rehearsal=rehearsal, batch_size=8, on_step=on_step,
+            scenario_options={"num_tasks": 1},
+        )  # fmt: skip
+        trainer.run()
+    profiler.export_chrome_trace(str(tmp_path / "trace.json"))
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    copies = [event for event in events if event.get("cat") == "gpu_memcpy"]
+    assert copies
+    large = [e["name"] for e in copies if "HtoD" in e["name"] and e["args"]["bytes"] >= 128]  # images of a minibatch
+    assert large, "the minibatches were not seen on their way"
+    assert not [name for name in large if "Pageable" in name]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])

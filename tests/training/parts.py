@@ -94,6 +94,7 @@ def small_trainer(
     network: Any = make_network,
     seed: int = 0,
     scenario_options: dict[str, Any] | None = None,
+    on_step: Any = None,
     **training: Any,
 ) -> Trainer:
     return Trainer(
@@ -110,6 +111,7 @@ def small_trainer(
         schedule=schedule or Constant(),
         rehearsal=rehearsal,
         num_outputs=num_outputs,
+        on_step=on_step,
     )
 
 

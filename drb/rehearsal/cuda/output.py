@@ -107,14 +107,18 @@ class DeviceExtension:
         self._outlet.receive(block)
         self._outlet.fill_headers(block, last)
         stored, on_host = self._stored[block], exemplars.named({}, {})
+        columns = self._device.empty_pinned((3, len(exemplars)), torch.int64)
+        columns[0], columns[1] = on_host.stratum, on_host.age
+        columns[2].view(torch.float32)[: len(exemplars)] = on_host.weight
+        stratum, age, weight = _bring(self._device, columns)
         return Exemplars(
             fields={
                 name: self._values_of(name, field, stored, first, last) for name, field in self._spec.fields.items()
             },
             sample_id=stored[ID][first:last],
-            stratum=_bring(self._device, on_host.stratum.clone()),
-            weight=_bring(self._device, on_host.weight),
-            age=_bring(self._device, on_host.age),
+            stratum=stratum,
+            weight=weight.view(torch.float32)[: len(exemplars)],
+            age=age,
             handle=on_host.handle,
             draws=on_host.draws,
             known={name: stored[known_key(name)][first:last] for name in self._spec.counted},
@@ -161,12 +165,14 @@ class DeviceExtension:
     def _mask(self, num_rows: int, num_exemplars: int) -> Tensor:
         shape = (num_rows, num_exemplars)
         if shape not in self._masks:
-            self._masks[shape] = _bring(self._device, torch.arange(num_rows + num_exemplars) >= num_rows)
+            mask = self._device.empty_pinned((num_rows + num_exemplars,), torch.bool)
+            mask[:] = torch.arange(num_rows + num_exemplars) >= num_rows
+            self._masks[shape] = _bring(self._device, mask)
         return self._masks[shape]
 
 
 def _bring(device: Device, value: Tensor) -> Tensor:
-    """A host tensor's values on the device, for the current stream; the host does not wait."""
+    """The values of page-locked memory on the device, for the current stream; the host does not wait."""
     moved = device.empty(tuple(value.shape), value.dtype)
     device.copy(moved, value)
     return moved

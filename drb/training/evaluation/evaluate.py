@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from drb.data.datasets import Source, erased_rows
+from drb.data.pinned import gatherer, memory_for
 from drb.data.prefetch import gather_ahead
 from drb.distributed.reduction import sum_over_ranks
 from drb.distributed.world import World
@@ -64,7 +65,7 @@ def evaluate(
     score = objective.scorer(source, classes)
     sums: dict[str, Tensor] = {}
     with eval_mode(bare), torch.inference_mode():
-        for minibatch in _gathered(source, own_rows, batch_size):
+        for minibatch in _gathered(source, own_rows, batch_size, device):
             moved: Minibatch = {name: field.to(device, non_blocking=True) for name, field in minibatch.items()}
             inputs = preprocess.evaluate(objective.inputs(moved))
             outputs = bare(inputs) if predict is None else predict(bare, inputs)
@@ -87,10 +88,10 @@ def _present_rows(source: Source) -> Int64Array:
     return np.flatnonzero(~erased)
 
 
-def _gathered(source: Source, rows: Int64Array, batch_size: int) -> Iterator[Minibatch]:
+def _gathered(source: Source, rows: Int64Array, batch_size: int, device: torch.device) -> Iterator[Minibatch]:
     starts = range(0, max(1, len(rows)), batch_size)  # one batch at least, which shows what is summed
     parts = (rows[start : start + batch_size] for start in starts)
-    return gather_ahead(source, parts)
+    return gather_ahead(gatherer(source, memory_for(device)), parts)
 
 
 @contextlib.contextmanager

@@ -112,6 +112,7 @@ class SimulatedGpu:
         self.is_early = is_early
         self.lock = threading.RLock()
         self.calls: Counter[str] = Counter()
+        self.copies: Counter[str] = Counter()  # by where from and where to, such as "pinned to device"
         self.waited_on: set[str] = set()  # the threads that waited for an event
         self._leave_out = leave_out
         self._names = threading.local()
@@ -169,6 +170,7 @@ class SimulatedGpu:
     def copy(self, target: Tensor, source: Tensor) -> None:
         assert self.owns(target) or self.owns(source), "a copy within the host"
         assert target.shape == source.shape
+        self.copies[f"{self._place(source)} to {self._place(target)}"] += 1
         if not self.owns(source) and not self.is_pinned(source):
             source = self._snapshot(source)  # read at once
         if source.dtype == torch.int64 and source.numel() <= _MOST_INDICES and not self.owns(source):
@@ -294,6 +296,9 @@ class SimulatedGpu:
     def is_left_out(self, kind: str) -> bool:
         with self.lock:
             return self._leave_out == (kind, self.count(kind) - 1)
+
+    def _place(self, value: Tensor) -> str:
+        return "device" if self.owns(value) else "pinned" if self.is_pinned(value) else "pageable"
 
     def _snapshot(self, value: Tensor) -> Tensor:
         self.host_reads(value)
