@@ -69,6 +69,7 @@ class _Run:
             },
             "optimizer": self._learner.state_dict(),
             "rank": {"statistics": self._learner.statistics(), "rehearsal": self.rehearsal.state_dict(lazy=True)},
+            "constant": ["model|starting."],
         }
 
 
@@ -94,6 +95,7 @@ def _measure(model: str, folder: str, device: torch.device, tiny: bool) -> dict[
         return seconds + _seconds(partial(synchronize, device))
 
     run.steps(3)
+    start_s = _seconds(partial(run.saver.visit, 0, run.state))  # memory is reserved, as after a run's first step
     plain = [interval() for _ in range(2)]
     pauses, during = [], []
     for number in range(1, SAVES + 1):
@@ -107,6 +109,7 @@ def _measure(model: str, folder: str, device: torch.device, tiny: bool) -> dict[
     interval_s = statistics.median(plain)
     return {
         "step_ms": 1e3 * interval_s / every,
+        "start_ms": 1e3 * start_s,
         "pause_ms": [1e3 * pause for pause in pauses],
         "first_share": pauses[0] / interval_s,
         "later_share": max(pauses[1:]) / interval_s,

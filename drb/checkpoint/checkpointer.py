@@ -187,6 +187,8 @@ class Checkpointer(Saver):
             Interrupted: saved, because a rank was told to stop.
             CheckpointError: the one before could not be saved; at the same step on all ranks.
         """
+        if self._writer.needs_memory:
+            self._writer.reserve_memory(state())
         is_due = step >= self._next_periodic
         if is_due:
             self._next_periodic += self._period
@@ -247,7 +249,7 @@ class Checkpointer(Saver):
     def settle(self) -> None:
         """Wait for the write in flight, and zero the memory in which states were copied."""
         self.finish()
-        self._writer.clear_memory()
+        self._writer.erase_memory()
 
     def alone(self, action: Callable[[CheckpointDirectory, Key | None], Any], failed: str) -> Any:
         """Run the action on rank 0 with the run's checkpoints, while no rank writes; returns its result on all ranks.
@@ -294,7 +296,7 @@ class Checkpointer(Saver):
     # -- when
 
     def _plan(self) -> None:
-        self.next_step = min(self._ballot.next_step, self._next_periodic)
+        self.next_step = -math.inf if self._writer.needs_memory else min(self._ballot.next_step, self._next_periodic)
 
     def _vote(self) -> Vote:
         return Vote(self._signals.received, time.monotonic() >= self._next_save_at, self._writer.has_failed)

@@ -21,8 +21,10 @@ OTHERS = "ranks"  # replaces it in a checkpoint of another number of ranks: the 
 _COSTS = {"count", "pause_seconds", "write_seconds", "bytes"}  # of a `Tally`
 SHARED = ("trainer", "model", "optimizer")  # the same on all ranks, written by rank 0
 
+CONSTANT = "constant"  # beginnings of "PART|TENSOR", for tensors whose values nobody changes while a run goes on
+
 StateParts: TypeAlias = Mapping[str, Any]
-"""The parts of a run's state by name: `rank` and those in SHARED."""
+"""The parts of a run's state by name: `rank` and those in SHARED; perhaps also CONSTANT."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from drb.checkpoint.coordinator import Coordinator
@@ -22,8 +21,9 @@ from drb.checkpoint.directory import CheckpointDirectory, unfinished
 from drb.checkpoint.encryption import Key
 from drb.checkpoint.errors import CheckpointError
 from drb.checkpoint.files import FileRecord
-from drb.checkpoint.finding import OWN, SHARED, StateParts
+from drb.checkpoint.finding import CONSTANT, OWN, SHARED, StateParts
 from drb.checkpoint.format import Manifest, rank_part, write_manifest, write_part
+from drb.checkpoint.memory import StateMemory
 from drb.checkpoint.shards import RowShards
 from drb.checkpoint.tree import Split, split
 from drb.distributed.sharing import await_folder
@@ -75,6 +75,7 @@ class CheckpointWriter:
         self._background = Background("drb-checkpoint")
         self._memory = StateMemory()
         self._shards: dict[str, RowShards] = {}
+        self.needs_memory = self.world.device.type == "cuda"  # which takes long to lock
 
     @property
     def has_failed(self) -> bool:
@@ -96,11 +97,8 @@ class CheckpointWriter:
     def start(self, name: str, step: int, state: StateParts, published: Callable[[], None]) -> None:
         """Wait for the previous write, copy what training will change, and start writing in the background."""
         self.wait()
-        parts = {rank_part(self.world.rank): split(state[OWN])}
-        if self.world.is_main:
-            parts |= {part: split(state[part]) for part in SHARED}
-        named = {f"{part}|{name}": tensor for part, p in parts.items() for name, tensor in p.tensors.items()}
-        copies = self._memory.copy(named)
+        parts, named = self._taken_apart(state)
+        copies = self._memory.copy(named, state.get(CONSTANT, ()))
         parts = {
             part: replace(p, tensors={name: copies[f"{part}|{name}"] for name in p.tensors})
             for part, p in parts.items()
@@ -108,14 +106,31 @@ class CheckpointWriter:
         job = _Job(name, step, parts, published)
         self._background.start(lambda: self._write(job))
 
-    def clear_memory(self) -> None:
-        """Release the memory that contains copies of samples, after the write in flight."""
+    def reserve_memory(self, state: StateParts) -> None:
+        """Allocate memory for copies of such a state, so that its first checkpoint takes no longer than others."""
+        parts, named = self._taken_apart(state)
+        self._memory.reserve(named, state.get(CONSTANT, ()))
+        self.needs_memory = False
+        for part in parts.values():
+            for rows in part.rows.values():
+                rows.close()
+
+    def erase_memory(self) -> None:
+        """Zero the memory that contains copies of samples, after the write in flight."""
         self.wait()
-        self._memory.clear()
+        self._memory.erase()
+
+    def _taken_apart(self, state: StateParts) -> tuple[dict[str, Split], dict[str, Tensor]]:
+        """The parts that this rank writes, and their tensors by part and name."""
+        parts = {rank_part(self.world.rank): split(state[OWN])}
+        if self.world.is_main:
+            parts |= {part: split(state[part]) for part in SHARED}
+        return parts, {f"{part}|{name}": tensor for part, p in parts.items() for name, tensor in p.tensors.items()}
 
     def _write(self, job: _Job) -> None:
         start = time.perf_counter()
         try:
+            self._memory.wait()
             is_main, name = self.world.is_main, job.name
             self.coordinator.run_on_all(lambda: self.folder.begin(name) if is_main else None, f"begin of {name}")
             answers = self.coordinator.run_on_all(lambda: self._write_parts(job), f"writing of {name}")
@@ -154,36 +169,6 @@ class CheckpointWriter:
 
 def _rows_of(job: _Job) -> list[Any]:
     return [rows for part in job.parts.values() for rows in part.rows.values()]
-
-
-class StateMemory:
-    """Host memory for copies of a state's tensors, reused for the next state; page-locked for tensors on a GPU."""
-
-    def __init__(self) -> None:
-        self._copies: dict[str, Tensor] = {}
-
-    def copy(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Contiguous copies by name. They are valid until the next call."""
-        copies: dict[str, Tensor] = {}
-        devices: set[torch.device] = set()
-        for name, tensor in tensors.items():
-            home = self._copies.get(name)
-            if home is None or home.shape != tensor.shape or home.dtype != tensor.dtype:
-                home = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
-            home.copy_(tensor, non_blocking=tensor.is_cuda)
-            copies[name] = home
-            if tensor.is_cuda:
-                devices.add(tensor.device)
-        for device in devices:
-            torch.cuda.current_stream(device).synchronize()
-        self._copies = copies
-        return copies
-
-    def clear(self) -> None:
-        """Zero and release the memory, because it may contain samples that must be forgotten."""
-        for copy in self._copies.values():
-            copy.zero_()
-        self._copies = {}
 
 
 class Background:

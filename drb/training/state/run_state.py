@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from drb.checkpoint.finding import CONSTANT
 from drb.data.datasets import Source
 from drb.distributed.agreement import gather_json
 from drb.training.components import Components
@@ -43,6 +44,7 @@ class RunState:
                 **components.randomness.state_dict(),
                 "rehearsal": None if components.rehearsal is None else components.rehearsal.state_dict(lazy=lazy),
             },
+            CONSTANT: ["model|starting."],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
