@@ -33,4 +33,4 @@ def offer_of(ids, round_: int = 0, *, num_classes: int = 5, seed: int = 0, strat
     """What admission sees of these ids."""
     ids = np.asarray(ids, np.int64)
     strata = ids % num_classes if strata is None else np.asarray(strata, np.int64)
-    return Offer(ids, strata, sample_keys(ids, seed), round_)
+    return Offer(ids, strata, sample_keys(ids, seed), round_, {"image": image_of(ids)})

@@ -22,8 +22,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from torch import Tensor
 
-from drb.buffer.admission import NOTHING, Admission, Columns, Decision, Expiry, Offer
-from drb.buffer.admission.check import checked_admit
+from drb.buffer.admission import NOTHING, Admission, Columns, Decision, Offer
+from drb.buffer.checked_admission import checked_admit
+from drb.buffer.expiry import Expiry
 from drb.buffer.positions import TableChange
 from drb.buffer.record import ROUND, SAMPLE_ID, SLOT, STRATUM, RecordSpec
 from drb.buffer.snapshot import RowWatch
@@ -65,7 +66,7 @@ class Buffer:
         self._columns = Columns(capacity, timed=expiry is not None and expiry.is_time)
         self._columns.stored = self.read
         self._expiry = expiry
-        self._admission = admission
+        self.admission = admission
         self._admit_offer = checked_admit(admission)
         self._slot_row: Int64Array = np.zeros(capacity, np.int64)
         self._changed: list[Int64Array] = []  # slots, since the last round was handed in
@@ -182,7 +183,7 @@ class Buffer:
         if not len(slots):
             return
         assert not len(self._staged.where), "remove() between stage() and commit()"
-        removal = self._admission.remove(self._columns, slots)
+        removal = self.admission.remove(self._columns, slots)
         self._columns.remove(removal)
         if self._expiry is not None:
             self._expiry.moved(self._columns, removal)
@@ -206,8 +207,10 @@ class Buffer:
         return self._columns.denied
 
     def deny(self, sample_ids: Int64Array) -> None:
-        """Never store these ids again. Those that are stored stay until they are removed."""
+        """Never store these ids again; the policy forgets them. Those that are stored stay until they are removed."""
         self._columns.deny(sample_ids)
+        if len(sample_ids):
+            self.admission.forget(self._columns)
 
     def occupied_rows(self) -> Int64Array:
         """Rows that hold an exemplar, the last minibatch's included: int64 [n]."""
@@ -240,7 +243,7 @@ class Buffer:
             "lacking": sorted(self._staged.lacking),
             "undecided": None if self._undecided is None else self._undecided.state_dict(),
             "columns": self._columns.state_dict(),
-            "admission": self._admission.state_dict(),
+            "admission": self.admission.state_dict(),
         }
 
     def _zero(self, rows: Int64Array) -> None:

@@ -37,7 +37,7 @@ class EditableBuffer(Buffer):
         self._columns.load_state_dict(state["columns"])
         if self._expiry is not None:
             self._expiry.reset()
-        self._admission.load_state_dict(state["admission"])
+        self.admission.load_state_dict(state["admission"])
         where = np.arange(len(rows))
         self._before_writing(where)
         for start in range(0, len(rows), _ROWS_AT_A_TIME):  # they may lie in a file, and be larger than what is free
@@ -78,7 +78,7 @@ class EditableBuffer(Buffer):
         stored, left = new[:room], new[room:]
         given = {name: self.spec.read(name, rows, stored) for name in self._reads}
         chosen = Offer(offer.sample_id[stored], offer.stratum[stored], offer.key[stored], offer.round, given)
-        decision = self._admission.insert(self._columns, chosen)
+        decision = self.admission.insert(self._columns, chosen)
         where = self._admit(decision, chosen, set())
         self.rows[where] = rows[stored]
         self.rows[where, SLOT] = decision.slots

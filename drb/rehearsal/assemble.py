@@ -69,8 +69,7 @@ def assemble(
     require_devices(transport, greetings)
     per_draw, draws = most_exemplars_of_all(settings, greetings), settings.draws
     exemplars, depth, interval = draws * per_draw, settings.depth, settings.interval
-    decides_later = bool(settings.policy.reads)
-    rows = require_room_for_buffers(greetings, transport, spec, exemplars, depth, interval, decides_later)
+    rows = require_room_for_buffers(greetings, transport, spec, exemplars, depth, interval, settings.policy)
     if settings.min_fill > capacities.sum():
         raise ValueError(
             f"min_fill={settings.min_fill} is more than all buffers hold: {capacities.sum()} exemplars; nothing would "

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from drb.buffer.admission import Expiry, MaxAge
 from drb.buffer.editing import EditableBuffer
+from drb.buffer.expiry import Expiry, MaxAge
 from drb.buffer.record import RecordSpec
 from drb.exchange import Exchange, Peers, Sizes, Transport
 from drb.exchange.loopback import Loopback

@@ -6,9 +6,11 @@ come to the same conclusion from the same figures, so that none waits for one th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from drb.buffer.admission import Admission
 from drb.buffer.buffer import COLUMN_BYTES
 from drb.buffer.capacity import capacity_of_rank
 from drb.buffer.record import RecordSpec
@@ -44,7 +46,7 @@ def memory_bytes(
     *,
     counts_offers: bool = False,
     decoded_bytes: int | None = None,
-    decides_later: bool = False,
+    decision_bytes: int = 0,
 ) -> dict[str, int]:
     """Bytes that a rank holds at most, by purpose.
 
@@ -53,17 +55,27 @@ def memory_bytes(
         exchange_staging_bytes: bytes of rows that are on their way between ranks.
         counts_offers: distinct ones, as proportions=stream needs.
         decoded_bytes: bytes of one record where it is used; None: those of a row.
-        decides_later: admission reads fields, so that a minibatch is kept until they are there, and read again.
+        decision_bytes: what `decision_bytes` gives.
     """
     decoded_bytes = decoded_bytes or row_bytes
     fetched, extended = (depth + 1) * interval * exemplars, 2 * (max_rows + exemplars)
-    undecided = max_rows * (row_bytes + decoded_bytes) if decides_later else 0
     return {
         "rows": capacity * row_bytes,
         "spare rows": spare_rows(capacity, max_rows, depth, interval) * row_bytes,
         "metadata": capacity * COLUMN_BYTES + counts_offers * COUNTER_BYTES,
-        "staging": fetched * row_bytes + extended * decoded_bytes + undecided + exchange_staging_bytes,
+        "staging": fetched * row_bytes + extended * decoded_bytes + decision_bytes + exchange_staging_bytes,
     }
+
+
+def decision_bytes(admission: Admission, spec: RecordSpec, capacity: int, max_rows: int) -> int:
+    """Bytes that a rank's decisions take at most beside the buffer.
+
+    If the policy reads fields, a minibatch is kept until they are there, and read again.
+    """
+    if not admission.reads:
+        return 0
+    numbers = {name: math.prod(spec.fields[name].shape) for name in admission.reads if name in spec.fields}
+    return max_rows * (spec.row_bytes + spec.decoded_bytes) + admission.memory_bytes(numbers, capacity + max_rows)
 
 
 def free_memory() -> dict[str, int]:
@@ -78,13 +90,13 @@ def require_room_for_buffers(
     exemplars: int,
     depth: int,
     interval: int,
-    decides_later: bool = False,
+    admission: Admission,
 ) -> list[int]:
     """The number of rows that each rank is to have, spare ones included.
 
     Args:
         greetings: of all ranks (`drb.rehearsal.handshake`). exemplars: the most of a step.
-        decides_later: as for `memory_bytes`.
+        admission: the policy of all buffers.
     Raises:
         ValueError: on all ranks, if a node has not the memory.
     """
@@ -102,7 +114,7 @@ def require_room_for_buffers(
             depth,
             interval,
             decoded_bytes=spec.decoded_bytes,
-            decides_later=decides_later,
+            decision_bytes=decision_bytes(admission, spec, capacity, max_rows),
         )
         # without what the exchange stages: its bound is for one rank that holds the whole union
         in_shared_memory = rows[-1] * spec.row_bytes + 16 * capacity if transport.in_shared_memory else 0

@@ -12,7 +12,7 @@ from drb.rehearsal.auto_exemplars import AutoExemplars
 from drb.rehearsal.cuda import DeviceRing, RowLauncher
 from drb.rehearsal.engine import AsyncEngine, Engine
 from drb.rehearsal.exemplars import ACTIVE, RoundResult
-from drb.rehearsal.memory import memory_bytes
+from drb.rehearsal.memory import decision_bytes, memory_bytes
 from drb.rehearsal.round import RoundRunner
 from drb.rehearsal.settings import RehearsalSettings
 from drb.rehearsal.state.origin import Origin
@@ -93,7 +93,7 @@ class Parts:
             self.interval,
             counts_offers=self.counts_offers,
             decoded_bytes=self.spec.decoded_bytes,
-            decides_later=bool(self.buffer.reads),
+            decision_bytes=decision_bytes(self.buffer.admission, self.spec, self.buffer.capacity, self.max_rows),
         )
 
     def device_bytes(self) -> int:

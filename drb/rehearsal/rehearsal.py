@@ -53,8 +53,8 @@ class Rehearsal(Lifetime):
             for late fields.
         capacity_scope: `rank`, or `total`: capacity is split over the ranks, the remainder to the low ones.
         candidates: samples per minibatch that are considered for admission; only for random_replacement.
-        admission: reservoir, class_balanced, random_replacement or fifo; or one of your own, as a dotted path, a class
-            or an object (docs/extending.md), as may be proportions and exchange.
+        admission: reservoir, class_balanced, mean_matching, random_replacement or fifo; or one of your own, as a
+            dotted path, a class or an object (docs/extending.md), as may be proportions and exchange.
         max_age: exemplars expire when they are older: steps (1000) or a time ("12h", "30d"); None: never.
         refill: what may take slots that `forget` and max_age freed. none: what would have been stored anyhow, so
             draws stay unbiased; recent: whatever is offered next.

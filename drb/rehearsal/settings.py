@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from drb.buffer.admission import REFILLS, Admission, MaxAge, build_admission
+from drb.buffer.admission import REFILLS, Admission, build_admission
 from drb.buffer.capacity import SCOPES, check_capacity
+from drb.buffer.expiry import MaxAge
 from drb.exchange import Transport
 from drb.options import check_settings, setting
 from drb.rehearsal.transports import AUTO, TRANSPORTS

@@ -40,6 +40,7 @@ class Model:
 
     def __init__(self, name, capacity):
         self.policy, self.columns = build_policy(name), Columns(capacity)
+        self.columns.stored = lambda name, slots: image_of(self.columns.sample_id[slots])
         self.slots: dict[int, tuple[int, int]] = {}
 
     def offer(self, ids, round_):

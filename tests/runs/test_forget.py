@@ -13,9 +13,10 @@ from rounds import commit, follow, hand_in, next_round, published, table_of
 from samples import image_of, minibatch_of, offer_of
 from scipy import stats
 
-from drb.buffer.admission import ADMISSIONS, Expiry, MaxAge, build_admission
+from drb.buffer.admission import ADMISSIONS, build_admission
 from drb.buffer.admission.reservoir import NO_THRESHOLD
 from drb.buffer.editing import EditableBuffer
+from drb.buffer.expiry import Expiry, MaxAge
 from drb.buffer.record import ROUND, SAMPLE_ID, STRATUM, RecordSpec
 from drb.buffer.spares import spare_rows
 from drb.rehearsal.settings import RehearsalSettings
@@ -121,15 +122,15 @@ def test_the_reservoir_goes_on_with_the_smallest_keys_below_its_threshold(miniba
     buffer, forgotten, offered = build(capacity=capacity), set(), set()
     for round_, ids in enumerate(minibatches):
         gone = data.draw(st.sets(st.integers(0, 60), max_size=4))
-        before = buffer._admission.threshold
+        before = buffer.admission.threshold
         forget(buffer, sorted(gone))
-        assert buffer._admission.threshold == before
+        assert buffer.admission.threshold == before
         forgotten |= gone
         offer(buffer, ids, round_)
         offered |= set(ids)
         candidates = np.array(sorted(offered - forgotten), np.int64)
         keys = sample_keys(candidates, 0)
-        threshold = buffer._admission.threshold
+        threshold = buffer.admission.threshold
         assert stored(buffer) == set(candidates[keys < np.uint64(threshold)].tolist())
         assert len(stored(buffer)) <= capacity
 
@@ -178,7 +179,7 @@ def test_freed_slots_wait_for_small_keys_unless_recent_samples_may_have_them(nam
             offer(buffer, np.arange(round_ * BATCH, (round_ + 1) * BATCH), round_)
         forget(buffer, buffer.sample_ids()[:15])
         assert buffer.size == 5
-        assert (getattr(buffer._admission, "threshold", 0) == NO_THRESHOLD) == (fills and name == "reservoir")
+        assert (getattr(buffer.admission, "threshold", 0) == NO_THRESHOLD) == (fills and name == "reservoir")
         offer(buffer, np.arange(5000, 5000 + BATCH), 100)
         assert (len(stored(buffer)) == 5 + BATCH) == fills
 

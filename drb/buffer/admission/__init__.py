@@ -22,7 +22,6 @@ from drb.buffer.admission.base import (
     fill_holes,
     slots_for,
 )
-from drb.buffer.admission.expiry import Expiry, MaxAge
 from drb.registry import Registry
 from drb.variant import fresh, name_of, options_of
 
@@ -74,9 +73,7 @@ __all__ = [
     "Admission",
     "Columns",
     "Decision",
-    "Expiry",
     "Gathered",
-    "MaxAge",
     "Offer",
     "Removal",
     "State",

@@ -201,6 +201,13 @@ class Admission(Variant):
     def begin(self, seed: int, rank: int) -> None:
         """Called once, before anything else: what randomness may depend on. seed: the same on all ranks."""
 
+    def memory_bytes(self, numbers: Mapping[str, int], rows: int) -> int:
+        """Return the bytes that decisions take at most beside the columns.
+
+        numbers: how many numbers a sample has in each field that is read. rows: stored and offered together.
+        """
+        return 0
+
     @abc.abstractmethod
     def admit(self, columns: Columns, offer: Offer) -> Decision:
         """Called once per minibatch; the caller then applies the decision with `columns.put`."""
@@ -217,6 +224,12 @@ class Admission(Variant):
         """These slots (ascending, at least one) will be freed: how the holes are closed.
 
         The caller then applies it with `columns.remove`.
+        """
+
+    def forget(self, columns: Columns) -> None:
+        """Samples were forgotten, stored here or not; `columns` have what is left.
+
+        A policy that keeps more of the samples than the columns do drops whatever these are part of.
         """
 
     def state_dict(self) -> State:

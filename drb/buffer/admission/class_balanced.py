@@ -122,17 +122,25 @@ def level(strata: Int64Array, keys: UInt64Array, capacity: int) -> tuple[BoolArr
     """
     stays = np.ones(len(keys), np.bool_)
     smallest_gone: dict[int, np.uint64] = {}
-    if len(keys) <= capacity:
-        return stays, smallest_gone
-    values, counts = np.unique(strata, return_counts=True)
-    quotas = level_quotas(counts, capacity)
-    for value, count, quota in zip(values.tolist(), counts, quotas, strict=True):  # strata, not samples
-        if count > quota:
-            members = np.flatnonzero(strata == value)
-            gone = members[np.argpartition(keys[members], quota)[quota:]]
-            stays[gone] = False
-            smallest_gone[value] = keys[gone].min()
+    for value, surplus in surplus_of_strata(strata, capacity).items():  # strata, not samples
+        members = np.flatnonzero(strata == value)
+        quota = len(members) - surplus
+        gone = members[np.argpartition(keys[members], quota)[quota:]]
+        stays[gone] = False
+        smallest_gone[value] = keys[gone].min()
     return stays, smallest_gone
+
+
+def surplus_of_strata(strata: Int64Array, capacity: int) -> dict[int, int]:
+    """How many exemplars each stratum gives up so that at most `capacity` stay, with level counts; only those that do.
+
+    strata: of the exemplars, int64 [n].
+    """
+    if len(strata) <= capacity:
+        return {}
+    values, counts = np.unique(strata, return_counts=True)
+    surplus = counts - level_quotas(counts, capacity)
+    return {value: count for value, count in zip(values.tolist(), surplus.tolist(), strict=True) if count}
 
 
 def level_quotas(counts: Int64Array, capacity: int) -> Int64Array:

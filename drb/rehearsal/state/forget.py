@@ -74,6 +74,8 @@ def _without(buffer: State, spec: RecordSpec, settings: State, sample_ids: Int64
         removal = policy.remove(columns, slots)
         columns.remove(removal)
         row_of[removal.targets] = row_of[removal.sources]
+    if len(sample_ids):
+        policy.forget(columns)
     nothing = np.empty(0, np.int64)
     return {
         **buffer,

@@ -6,9 +6,9 @@ import pytest
 import torch
 from rehearsal.cuda.loops import Loop, run_loop
 from rehearsal.cuda.simulated import RaceError, SimulatedGpu, needed_waits
-from rehearsal.mean_matching import MeanMatching
 
 from drb import Rehearsal
+from drb.buffer.admission.mean_matching import MeanMatching
 from drb.buffer.codecs import Bits
 from drb.buffer.field import Field
 from drb.rehearsal.cuda import DeviceRing

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 from ranks import run_cases
-from rehearsal.mean_matching import MeanMatching, choose, flat
+from rehearsal.mean_matching import Reference, flat
 from rehearsal.ranks.streams import NUM_CLASSES, ids_of_rank, records
 
 from drb import Rehearsal
-from drb.buffer.admission import ADMISSIONS
+from drb.buffer.admission.mean_matching import MeanMatching
 from drb.buffer.codecs import Bits
 from drb.buffer.record import Field, RecordSpec
 from drb.rehearsal.memory import memory_bytes
@@ -26,7 +26,11 @@ ENCODED = {**SPEC, "image": Field(torch.uint8, (1, 2, 24), codec=Bits(bits=4))}
 
 
 def features(ids):
-    return torch.stack((ids % 7, ids % 11, ids * ids % 13), 1).float()
+    return torch.stack((torch.sin(ids * 1.3), torch.cos(ids * 0.7), torch.sin(ids * ids * 0.11)), 1).float()
+
+
+def vectors_of(ids, field):
+    return flat(records(ids)["image"] if field == "image" else features(ids))
 
 
 def minibatch_of(rank, world_size, step):
@@ -52,19 +56,12 @@ def take_step(rehearsal, rank, world_size, step, seen, between=None):
 
 def held_after(field, rank, world_size, steps):
     """Ids that mean matching keeps, without a buffer."""
-    held, seen = [], {}
+    reference = Reference(CAPACITY)
     for step in range(steps):
         ids = minibatch_of(rank, world_size, step)["sample_id"]
-        vectors = flat(records(ids)["image"] if field == "image" else features(ids))
-        for sample, vector in zip(ids.tolist(), vectors, strict=True):
-            stratum = sample % NUM_CLASSES
-            count, total = seen.get(stratum, (0, 0))
-            seen[stratum] = (count + 1, total + vector)
-            gone = choose(held, (stratum, vector, sample), seen, CAPACITY)
-            held.append((stratum, vector, sample))
-            if gone is not None:
-                del held[gone]
-    return sorted(sample for _, _, sample in held)
+        vectors = vectors_of(ids, field)
+        reference.offer([(sample % NUM_CLASSES, v, sample) for sample, v in zip(ids.tolist(), vectors, strict=True)])
+    return reference.names()
 
 
 def case(rank, world_size, field, options):
@@ -84,9 +81,10 @@ def case(rank, world_size, field, options):
             extra = records([10_000 + rank, 20_000 + rank])
             edit.insert({**extra, "features": features(extra["sample_id"])})
             edit.remove(edit.sample_ids[:1])
-        edited, left = rehearsal.state_dict()["buffer"]["admission"], torch.from_numpy(rehearsal.sample_ids())
-        assert set(extra["sample_id"].tolist()) <= set(left.tolist())
-        assert edited["kept"].tolist() == sums(left, field)
+        edited, left = rehearsal.state_dict()["buffer"]["admission"], set(rehearsal.sample_ids().tolist())
+        assert set(extra["sample_id"].tolist()) <= left
+        before = forgotten["buffer"]["admission"]["counts"].sum()
+        assert edited["counts"].sum() == before + 2  # what is inserted counts in the means, what is removed still does
     minibatch, unknown = minibatch_of(rank, world_size, SAVED), saved["buffer"]["undecided"]
     check_state(saved)
     assert (unknown is not None) == (field == "features")
@@ -115,7 +113,6 @@ FIELDS = pytest.mark.parametrize("field", ["image", "features"])
 
 @pytest.fixture(scope="module")
 def results():
-    ADMISSIONS.build(MeanMatching(field="image"))  # saved states do not make this process import it
     return run_cases(case, 2, CASES, timeout=90)
 
 
@@ -132,35 +129,46 @@ def test_every_engine_and_exchange_keeps_and_draws_the_same(results, field):
     assert all(len(kept) == CAPACITY for kept, _ in found[0])
 
 
-def sums(ids, field):
-    """The sum of the vectors of each class."""
-    vectors = flat(records(ids)["image"] if field == "image" else features(ids))
-    return [vectors[ids.numpy() % NUM_CLASSES == stratum].sum(0).tolist() for stratum in range(NUM_CLASSES)]
+def means(ids, field):
+    """The mean of the vectors of each class that these samples have, by class."""
+    vectors = vectors_of(ids, field)
+    return {s: vectors[ids.numpy() % NUM_CLASSES == s].mean(0) for s in np.unique(ids.numpy() % NUM_CLASSES).tolist()}
+
+
+def assert_means(admission, expected):
+    assert admission["strata"].tolist() == sorted(expected)
+    found = admission["totals"] / admission["counts"][:, None]
+    np.testing.assert_allclose(found, [expected[stratum] for stratum in sorted(expected)], rtol=1e-12)
 
 
 @FIELDS
-def test_the_policy_reads_what_leaves_the_buffer_live_and_in_a_saved_state(of_field, field):
+def test_nothing_of_what_was_forgotten_is_in_the_means(of_field, field):
     for result in of_field:
         gone = np.array([i for i in range(200) if i % 3 == 0])
         saved = forget_in_state(result["end"], gone)["buffer"]
         for buffer in (saved, result["forgotten"]["buffer"]):
             left = [sample for sample in result["kept"] if sample % 3]
             assert sorted(buffer["columns"]["sample_id"].tolist()) == left
-            assert buffer["admission"]["kept"].tolist() == sums(torch.tensor(left), field)
+            assert_means(buffer["admission"], means(torch.tensor(left), field))
 
 
 @FIELDS
-def test_another_number_of_ranks_goes_on_with_what_all_have_seen(of_field, field):
+def test_another_number_of_ranks_goes_on_with_the_mean_of_what_all_have_seen(of_field, field):
     with make(field) as rehearsal:
         rehearsal.load_state_dict([result["end"] for result in of_field], owner_of=lambda ids: ids * 0)
         rehearsal.step(records([]))
         rehearsal.attach(features=torch.zeros(0, 3))
         admission, ids = rehearsal.state_dict()["buffer"]["admission"], rehearsal.sample_ids()
-        assert len(ids) == CAPACITY
-        assert admission["counts"].sum() == 2 * STEPS * ROWS
         everything = torch.arange(2 * STEPS * ROWS)
-        assert admission["seen"].tolist() == sums(everything, field)
-        assert admission["kept"].tolist() == sums(torch.from_numpy(ids), field)
+        assert_means(admission, means(everything, field))
+        assert admission["counts"].sum() == STEPS * ROWS  # as much as one rank's
+    reference = Reference(CAPACITY)
+    held = torch.tensor(sorted(id_ for result in of_field for id_ in result["kept"]))
+    vectors = vectors_of(held, field)
+    reference.seen = {stratum: [mean] for stratum, mean in means(everything, field).items()}
+    reference.held = [(i % NUM_CLASSES, v, i) for i, v in zip(held.tolist(), vectors, strict=True)]
+    reference.offer([])
+    assert sorted(ids.tolist()) == reference.names()
 
 
 @pytest.mark.parametrize("field", ["features"])
@@ -202,4 +210,5 @@ def test_the_policy_sees_values_as_they_are_stored_and_their_memory_is_counted()
         staging = rehearsal._running.parts.exchange.staging_bytes
     assert torch.equal(seen[0], ((minibatch["image"].int() * 15 + 127) // 255 * 17).byte())
     plain = memory_bytes(spec.row_bytes, CAPACITY, ROWS, R, staging, decoded_bytes=spec.decoded_bytes)["staging"]
-    assert counted - plain == ROWS * (spec.row_bytes + spec.decoded_bytes)
+    pool = 4 * 48 * (CAPACITY + ROWS + (CAPACITY + ROWS) // 4)  # 48 pixels in float32, with reserve
+    assert counted - plain == ROWS * (spec.row_bytes + spec.decoded_bytes) + pool
