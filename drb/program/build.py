@@ -17,7 +17,7 @@ from drb.data.scenarios.check import check_stream
 from drb.distributed.world import World
 from drb.program.config import TrainConfig
 from drb.program.config.checks import check_fields
-from drb.program.config.rehearsal import exemplars_per_rank, rehearsal_settings
+from drb.program.config.rehearsal import exemplars_per_rank, image_codec, rehearsal_settings
 from drb.program.config.variants import build_method, build_variant
 from drb.rehearsal.rehearsal import Rehearsal
 from drb.seeding import derive_seed
@@ -44,9 +44,11 @@ def build_trainer(
     one = _one_of(next(iter(scenario)).train)
     check_fields(config, method, one.keys())
     if method.draws.total:
-        spec = None
-        if method.needs.late:
+        spec, codec = None, image_codec(config.rehearsal)
+        if method.needs.late or codec is not None:
             spec = method.needs.record_of(one, max_outputs=dataset.num_classes)
+            if codec is not None:
+                spec["image"] = dataclasses.replace(spec["image"], codec=codec)
         rehearsal = stack.enter_context(build_rehearsal(config, world, dataset, method, spec))
         if method.needs.candidates is not None:
             per_rank = exemplars_per_rank(config.rehearsal, config.training, world.world_size)

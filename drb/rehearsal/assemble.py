@@ -67,6 +67,8 @@ def assemble(
     nodes, capacities = [g["node"] for g in greetings], np.array([g["capacity"] for g in greetings])
     transport, why = choose_transport(settings.transport, nodes)
     require_devices(transport, greetings)
+    if device is not None:
+        require_device_codecs(spec)
     per_draw, draws = most_exemplars_of_all(settings, greetings), settings.draws
     exemplars, depth, interval = draws * per_draw, settings.depth, settings.interval
     rows = require_room_for_buffers(greetings, transport, spec, exemplars, depth, interval, settings.policy)
@@ -127,3 +129,14 @@ def _ahead(depth: int, interval: int) -> str:
     """What describe() says of rounds that are not one per step, one at a time."""
     every = f", every {interval} steps" if interval > 1 else ""
     return every + (f", {depth} in flight" if depth > 1 else "")
+
+
+def require_device_codecs(spec: RecordSpec) -> None:
+    """Raise ValueError if exemplars are wanted on a device and some field can be decoded on the CPU only."""
+    for name in spec.encoded:
+        codec = spec.fields[name].codec
+        if codec is not None and codec.on_host:
+            raise ValueError(
+                f"field {name!r} is stored by {codec}, which decodes on the CPU only: leave device= out and move what "
+                "is returned, or use another codec such as bits"
+            )

@@ -2,5 +2,9 @@
 
 from drb.buffer.codecs.base import CODECS, Codec, codec_from_json
 from drb.buffer.codecs.bits import Bits
+from drb.buffer.codecs.compressed import quality_shares
+from drb.buffer.codecs.deflate import Deflate
+from drb.buffer.codecs.jpeg import Jpeg
+from drb.buffer.codecs.png import Png
 
-__all__ = ["CODECS", "Bits", "Codec", "codec_from_json"]
+__all__ = ["CODECS", "Bits", "Codec", "Deflate", "Jpeg", "Png", "codec_from_json", "quality_shares"]

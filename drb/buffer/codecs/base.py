@@ -26,10 +26,10 @@ Slot: TypeAlias = tuple[torch.dtype, tuple[int, ...]]
 class Codec(Variant):
     """The base class of codecs. Two codecs are equal if they are of one class and have the same options.
 
-    is_exact: whether decoding gives back every bit of what was encoded.
+    on_host: whether `decode` works on the CPU only, so that exemplars cannot be decoded on a GPU.
     """
 
-    is_exact: ClassVar[bool] = False
+    on_host: ClassVar[bool] = False
     _known: ClassVar[dict[str, type[Codec]]] = {}
 
     def __init_subclass__(cls, **arguments: Any) -> None:

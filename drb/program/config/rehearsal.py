@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from drb.buffer.admission import ADMISSIONS
+from drb.buffer.codecs import CODECS, Codec
 from drb.options import same_as, setting
 from drb.registry import Registry
 from drb.rehearsal.settings import RehearsalSettings, auto_limit
@@ -28,6 +29,8 @@ class RehearsalConfig:
                       as many (up to 64, or up to the minibatch's rows) as stay hidden behind the training steps
     admission, proportions, exchange: one of drb's own or the dotted path of a class; admission_options and so on are
                       its options, for example rehearsal.admission_options.alpha=0.5
+    codec:            how images are stored in fewer bytes: one of drb's own or the dotted path of a class; null as they
+                      are. codec_options are its options, for example rehearsal.codec_options.bits=4
     depth:            rounds in flight; more than 1 hides rounds that now and then take longer than a step
     interval:         steps per round, which draws exemplars for each of them: less work where steps take milliseconds
     allow_duplicates: go on if more than 1 % of all exemplars are stored more than once
@@ -46,6 +49,8 @@ class RehearsalConfig:
     proportions_options: dict[str, Any] = field(default_factory=dict)
     exchange: str = same_as(RehearsalSettings, "exchange")
     exchange_options: dict[str, Any] = field(default_factory=dict)
+    codec: str | None = None
+    codec_options: dict[str, Any] = field(default_factory=dict)
     stratum: str | None = same_as(RehearsalSettings, "stratum")
     asynchronous: bool | str = same_as(RehearsalSettings, "asynchronous")
     min_fill: int = same_as(RehearsalSettings, "min_fill")
@@ -55,7 +60,12 @@ class RehearsalConfig:
     allow_duplicates: bool = False
 
 
-KINDS: Mapping[str, Registry[Any]] = {"admission": ADMISSIONS, "proportions": PROPORTIONS, "exchange": TRANSPORTS}
+KINDS: Mapping[str, Registry[Any]] = {
+    "admission": ADMISSIONS,
+    "proportions": PROPORTIONS,
+    "exchange": TRANSPORTS,
+    "codec": CODECS,
+}
 """The settings that choose a variant, with options in `<setting>_options`."""
 
 
@@ -69,7 +79,8 @@ def rehearsal_settings(
     """
     names = [each.name for each in fields(RehearsalSettings)]
     values = {name: getattr(section, name) for name in names if hasattr(section, name)}
-    values |= {name: _chosen(name, section) for name in KINDS}
+    values |= {name: _chosen(name, section) for name in KINDS if name in names}
+    image_codec(section)
     try:
         values["exemplars"] = exemplars_per_rank(section, training, world_size)
         # a loader's last minibatch may have one row more
@@ -77,6 +88,23 @@ def rehearsal_settings(
         return RehearsalSettings(**values)
     except ValueError as error:
         raise ValueError(re.sub(rf"^({'|'.join(names)})\b", r"rehearsal.\1", str(error))) from None
+
+
+def image_codec(section: RehearsalConfig) -> Codec | None:
+    """Return what images are stored by; None stores them as they are.
+
+    Raises:
+        ValueError: no such codec or options, or options without a codec; one line that begins with the setting.
+    """
+    if section.codec is None and not section.codec_options:
+        return None
+    if section.codec is None:
+        choices = ", ".join(CODECS)
+        raise ValueError(f"rehearsal.codec_options are options of a codec: choose rehearsal.codec ({choices})")
+    try:
+        return CODECS.build(section.codec, section.codec_options)
+    except ValueError as error:
+        raise ValueError(f"rehearsal.codec: {error}") from None
 
 
 def _chosen(setting: str, section: RehearsalConfig) -> Any:

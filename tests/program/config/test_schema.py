@@ -12,7 +12,7 @@ import pytest
 from drb import Rehearsal
 from drb.program.config import check_config, compose_config, to_yaml
 from drb.program.config.compose import config_folder
-from drb.program.config.rehearsal import KINDS, RehearsalConfig, rehearsal_settings
+from drb.program.config.rehearsal import KINDS, RehearsalConfig, image_codec, rehearsal_settings
 from drb.program.config.variants import GROUPS, build_variant
 from drb.rehearsal.settings import RehearsalSettings
 from drb.variant import name_of, options_of
@@ -49,7 +49,7 @@ def test_the_rehearsals_settings_are_its_parameters_with_the_same_defaults():
 def test_the_configuration_of_a_rehearsal_has_its_settings_with_the_same_defaults_and_limits():
     config, settings = ({f.name: f for f in fields(kind)} for kind in (RehearsalConfig, RehearsalSettings))
     options = {f"{kind}_options" for kind in KINDS}
-    assert set(config) - set(settings) == {"exemplars_scope", "allow_duplicates", *options}
+    assert set(config) - set(settings) == {"exemplars_scope", "allow_duplicates", "codec", *options}
     assert set(settings) - set(config) == {"seed", "sample_id", "uneven", "draws", "batch_size", "num_samples"}
     hints, others = get_type_hints(RehearsalConfig), get_type_hints(RehearsalSettings)
     for name in set(config) & set(settings):
@@ -62,10 +62,13 @@ def test_the_configuration_of_a_rehearsal_has_its_settings_with_the_same_default
 
 @pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, variants in KINDS.items() for name in variants.own])
 def test_every_variant_of_a_rehearsal_can_be_configured(kind, name):
+    compressed = ["rehearsal.codec_options.max_bytes=99"]
     extra = {"random_replacement": ["rehearsal.candidates=2"], "nccl": ["rehearsal.depth=2"]}.get(name, [])
+    extra += compressed if name in ("deflate", "png", "jpeg") else []
     config, _ = compose_config([f"rehearsal.{kind}={name}", *extra], "id")
     settings = rehearsal_settings(config.rehearsal, config.training, 0, 1, 100)
     chosen = {"admission": settings.policy, "proportions": settings.shares, "exchange": settings.transport}
+    chosen["codec"] = image_codec(config.rehearsal)
     assert name_of(chosen[kind]) == name
 
 
