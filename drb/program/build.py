@@ -48,7 +48,8 @@ def build_trainer(
         if method.needs.late or codec is not None:
             spec = method.needs.record_of(one, max_outputs=dataset.num_classes)
             if codec is not None:
-                spec["image"] = dataclasses.replace(spec["image"], codec=codec)
+                name = getattr(config.objective, "input", "image")
+                spec[name] = dataclasses.replace(spec[name], codec=codec)
         rehearsal = stack.enter_context(build_rehearsal(config, world, dataset, method, spec))
         if method.needs.candidates is not None:
             per_rank = exemplars_per_rank(config.rehearsal, config.training, world.world_size)
