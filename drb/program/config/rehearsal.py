@@ -29,8 +29,8 @@ class RehearsalConfig:
                       as many (up to 64, or up to the minibatch's rows) as stay hidden behind the training steps
     admission, proportions, exchange: one of drb's own or the dotted path of a class; admission_options and so on are
                       its options, for example rehearsal.admission_options.alpha=0.5
-    codec:            how the network's input is stored in fewer bytes: one of drb's own or the dotted path of a class; null
-                      stores it as it is. codec_options are its options, for example rehearsal.codec_options.bits=4
+    codec:            how the network's input is stored in fewer bytes: one of drb's own or the dotted path of a class;
+                      null stores it as it is. codec_options are its options, for example rehearsal.codec_options.bits=4
     depth:            rounds in flight; more than 1 hides rounds that now and then take longer than a step
     interval:         steps per round, which draws exemplars for each of them: less work where steps take milliseconds
     allow_duplicates: go on if more than 1 % of all exemplars are stored more than once
