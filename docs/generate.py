@@ -139,8 +139,7 @@ def commands_page() -> str:
     names = re.findall(r"^    drb (\w+)", _output(lambda: main(["--help"])), re.MULTILINE)
     text = ["# Commands\n", "```", _output(lambda: main(["--help"])), "```\n"]
     for name in names:
-        if name != "demo":  # it takes settings only
-            text += [f"## drb {name}\n", "```", _output(lambda name=name: main([name, "--help"])), "```\n"]
+        text += [f"## drb {name}\n", "```", _output(lambda name=name: main([name, "--help"])), "```\n"]
     return "\n".join(text)
 
 

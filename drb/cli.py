@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 from collections.abc import Sequence
 
@@ -11,12 +12,12 @@ _HELP = """\
 usage: drb COMMAND ...
 
     drb train    one continual-learning run (drb train --help)
-    drb demo     three runs on digits side by side
+    drb demo     three runs on digits side by side (drb demo --help)
     drb plan     is rehearsal overlapped with training, and what does it cost? (drb plan --help)
     drb report   several runs in a table and plots (drb report --help)
     drb forget   remove samples from a run's checkpoints (drb forget --help)
-    drb inspect  what a checkpoint contains
-    drb verify   whether a checkpoint is intact
+    drb inspect  what a checkpoint contains (drb inspect --help)
+    drb verify   whether a checkpoint is intact (drb verify --help)
 """
 
 
@@ -45,15 +46,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return report(rest)
     if command in ("inspect", "verify"):
-        from drb.runs.look_command import main as look
+        from drb.runs.checkpoint_command import main as on_checkpoint
 
-        return look(command, rest)
+        return on_checkpoint(command, rest)
     if command in ("-h", "--help"):
         sys.stdout.write(_HELP)
         return 0
-    sys.stderr.write(
-        f"drb: error: unknown command {command!r}; choose train, demo, plan, report, forget, inspect or verify\n"
-    )
+    known = ["train", "demo", "plan", "report", "forget", "inspect", "verify"]
+    meant = difflib.get_close_matches(command, known, 1)
+    hint = f"did you mean drb {meant[0]}? " if meant else ""
+    sys.stderr.write(f"drb: error: unknown command {command!r}; {hint}choose {', '.join(known[:-1])} or {known[-1]}\n")
     return 1
 
 

@@ -31,20 +31,11 @@ from drb.distributed.mpi import finalize_mpi
 from drb.distributed.world import World, detect_world
 from drb.machine import print_whatever_comes
 from drb.program.config import TrainConfig, check_config, compose_config, to_yaml
+from drb.program.config.help import help_text
+from drb.program.last_words import tell_launcher
 from drb.program.run import run
 
 _GRACE_S = 5.0  # what rank 0 has to say an error that all ranks have, before its exit makes the launcher end the others
-_HELP = """\
-drb train: one continual-learning run.
-
-    torchrun --nproc-per-node=N -m drb.train [experiment=NAME] [group=choice ...] [key=value ...]
-    drb train ...    or    python -m drb.train ...      one rank
-
-    --cfg     print the resolved configuration and end
-    --help    print this
-
-Settings are in Hydra's syntax; hydra.run.dir=FOLDER says where the run's files go.
-"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     print_whatever_comes()
     if {"-h", "--help"} & set(arguments):
-        sys.stdout.write(_HELP)
+        sys.stdout.write(help_text())
         return 0
     rank = 0
     try:
@@ -94,6 +85,7 @@ def _run_to_exit_code(config: TrainConfig, run_dir: Path, world: World, argument
             return 0 if code == os.EX_TEMPFAIL and world.restarts else code
         except Exception:
             traceback.print_exc()
+            tell_launcher(traceback.format_exc())
             return 1
     return 0
 
@@ -111,6 +103,7 @@ def _say(message: str, rank: int, *, all_know: bool = False, hurry: bool = False
     if rank == 0 or not all_know:
         who = "" if rank == 0 else f"[rank {rank}] "
         print(f"drb: {who}error: {line}", file=sys.stderr, flush=True)
+        tell_launcher(f"drb: {who}error: {line}")
     if hurry or (rank == 0 and dist.is_initialized()):
         time.sleep(FAREWELL_S)
     return 1

@@ -59,6 +59,7 @@ def test_more_ranks_than_devices(tmp_path, num_devices, line):
     assert ended.seconds < 30
     told, *late = ended.errors
     assert told == f"drb: error: {line}"
+    assert "".join(ended.err.split()[-40:]).count(f"drb: error: {line}".replace(" ", "")) == 1  # again, at the very end
     assert len(late) <= 1  # rank 1 speaks, too, if a busy torchrun has not ended it in five seconds
 
 

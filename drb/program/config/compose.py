@@ -21,10 +21,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from drb.options import one_of_phrase
-from drb.program.config.explain import SCHEMA, explain, unknown_key
+from drb.program.config.explain import as_text, explain, unknown_key
+from drb.program.config.keys import every_setting
 from drb.program.config.rehearsal import KINDS
 from drb.program.config.schema import TrainConfig
-from drb.program.config.variants import GROUPS, TERMS_GROUP, register_chosen, register_variants
+from drb.program.config.variants import GROUPS, SCHEMA, TERMS_GROUP, register_chosen, register_variants
 
 _DEFAULT_DATASET = "digits"  # as configs/train.yaml says, and the experiment there is about
 
@@ -45,7 +46,8 @@ def compose_config(arguments: Sequence[str], run_id: str) -> tuple[TrainConfig, 
     """
     _register_schema()
     try:
-        overrides = OverridesParser.create().parse_overrides(list(arguments))
+        arguments = _with_text_quoted(arguments)
+        overrides = OverridesParser.create().parse_overrides(arguments)
         _refuse_additions(overrides)
         _refuse_odd_choices(overrides)
         _refuse_repeated_terms(overrides)
@@ -62,6 +64,23 @@ def compose_config(arguments: Sequence[str], run_id: str) -> tuple[TrainConfig, 
     assert isinstance(config, TrainConfig)
     _refuse_unknown_keys(composed, config)
     return config, run_dir
+
+
+def _with_text_quoted(arguments: Sequence[str]) -> list[str]:
+    """The arguments, with quotes round text that Hydra's grammar would not take as one value: `name=a(b)`."""
+    return [as_text(argument) if _is_unquoted_text(argument) else argument for argument in arguments]
+
+
+def _is_unquoted_text(argument: str) -> bool:
+    key, equals, value = argument.partition("=")
+    setting = every_setting().get(key)
+    if not equals or setting is None or not setting.is_text or value[:1] in ("'", '"'):
+        return False
+    try:
+        (override,) = OverridesParser.create().parse_overrides([argument])
+    except HydraException:
+        return True
+    return override.is_sweep_override() or not isinstance(override.value(), (str, int, float, bool, type(None)))
 
 
 def _no_experiment(overrides: Sequence[Override]) -> list[str]:
@@ -145,7 +164,7 @@ def _refuse_unknown_keys(composed: DictConfig, config: Any, prefix: str = "") ->
     for key, value in composed.items_ex(resolve=False):
         name = str(key)
         if name not in declared:
-            raise ValueError(unknown_key(prefix + name, value, declared))
+            raise ValueError(unknown_key(f"{prefix}{name}={value}", declared))
         section = config[name] if isinstance(config, dict) else getattr(config, name)
         if isinstance(value, DictConfig) and (dataclasses.is_dataclass(section) or name == TERMS_GROUP):
             _refuse_unknown_keys(value, section, f"{prefix}{name}.")

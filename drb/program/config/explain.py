@@ -1,46 +1,108 @@
-"""One line for whatever Hydra or OmegaConf has to say about a command line."""
+"""One line for whatever Hydra or OmegaConf has to say about a command line: key, value, and what is allowed."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
+import shlex
 from collections.abc import Collection, Sequence
 from typing import Any
 
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from drb.options import one_of_phrase
-
-SCHEMA = "schema"  # starts the names of dataclasses in Hydra's store, which are no choices of a user's
+from drb.options import closest, one_of_phrase
+from drb.program.config.keys import every_setting, similar_setting
+from drb.program.config.variants import SCHEMA, TERMS_GROUP
+from drb.training.terms import TERMS
 
 _KINDS = {"Integer": "an integer", "Float": "a number", "Boolean": "true or false", "String": "a string"}
 
 
 def explain(error: Exception, arguments: Sequence[str]) -> str:
-    """Names the key, the value and what is allowed, as far as the error knows them."""
+    """One line that names the key, the value and what is allowed, as far as the error knows them."""
     if isinstance(error, OverrideParseException):
-        return f"{error.override!r} is not understood: write key=value or group=choice, lists as key=[a,b]"
-    if isinstance(error, MissingConfigException) and error.options:
-        group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        known = [option for option in error.options if not option.startswith(SCHEMA)]
-        return f"{group}={choice} is unknown; choose {one_of_phrase(known)}"
+        return not_understood(str(error.override))
+    if isinstance(error, MissingConfigException):
+        return _unknown_choice(error, arguments)
+    flat = _flat(error)
+    if match := re.match(r"In 'experiment/(\w+)': \w+ raised while composing config:.*full_key: (\S+)", flat):
+        return _misfit_of_experiment(match[1], match[2], arguments)
+    if re.match(r"Ambiguous value for argument|Sweep parameters", str(error)):
+        return next(not_understood(argument) for argument in arguments if repr(argument) in str(error))
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     key = str(getattr(cause, "full_key", None) or "")
     text = str(cause).splitlines()[0]
     if re.match(r"Key '.*' not in '", text):
-        return unknown_key(key, _value(key, arguments), _fields(getattr(cause, "object_type", None)))
-    return _wrong_value(key, text, _value(key, arguments)) or _on_one_line(error)
+        return unknown_key(_argument(key, arguments) or key, _fields(getattr(cause, "object_type", None)), key)
+    return _wrong_value(key, text, _value(key, arguments)) or flat.partition(" full_key:")[0]
 
 
-def unknown_key(key: str, value: object, known: Collection[str]) -> str:
-    """`known`: the keys that its section has."""
-    section, _, name = key.rpartition(".")
-    prefix = f"{section}." if section else ""
-    close = difflib.get_close_matches(name, known, 1)
-    hint = f"did you mean {prefix}{close[0]}? " if close else ""
-    return f"{key}={value}: there is no setting {key}; {hint}{section or 'the program'} has {', '.join(sorted(known))}"
+def not_understood(argument: str) -> str:
+    """What to write instead of an argument that is no `key=value` in Hydra's syntax."""
+    key, equals, value = argument.partition("=")
+    name = key.lstrip("-").replace("-", "_")
+    meant = name if name in every_setting() else similar_setting(name)
+    if key.startswith("-"):
+        example = f"{meant}={value or '…'}" if meant else "key=value"
+        return f"{argument} is not understood: settings are written without dashes, {example}"
+    if not equals:
+        example = f"{meant}=…" if meant else "key=value or group=choice"
+        return f"{argument!r} is not understood: write {example}"
+    if key in every_setting() and not every_setting()[key].is_text:
+        return f"{argument} is not understood: write one value, {key}=value, or a list, '{key}=[a,b]'"
+    return (
+        f"{argument} is not understood: write key=value or group=choice; lists are written 'key=[a,b]', and text with "
+        f"signs that mean something here is quoted, {shlex.quote(as_text(argument))}"
+    )
+
+
+def as_text(argument: str) -> str:
+    """The argument with its value in Hydra's quotes, so that it is text whatever it contains."""
+    key, _, value = argument.partition("=")
+    value = re.sub(r'(\\*)"', r'\1\1\\"', value)
+    value = re.sub(r"(\\+)$", r"\1\1", value)
+    return f'{key}="{value}"'
+
+
+def unknown_key(argument: str, known: Collection[str], wrong: str | None = None) -> str:
+    """
+    Args:
+        argument: as it was typed, `key=value`.
+        known: the keys that its section has.
+        wrong: how much of the key is unknown; all if None.
+    """
+    key = argument.lstrip("+~").partition("=")[0]
+    section = (wrong or key).rpartition(".")[0]
+    listing = f"{section or 'the program'} has {', '.join(sorted(known))}"
+    if key in every_setting():
+        return f"{argument}: only {one_of_phrase(every_setting()[key].choices)} has the setting {key}; {listing}"
+    if similar := similar_setting(key):
+        return f"{argument}: there is no setting {key}; did you mean {similar}? {listing if section else _HOW_TO_LIST}"
+    return f"{argument}: there is no setting {key}; {listing}"
+
+
+_HOW_TO_LIST = "drb train --cfg lists all settings"
+
+
+def _unknown_choice(error: MissingConfigException, arguments: Sequence[str]) -> str:
+    group, _, choice = str(error.missing_cfg_file).rpartition("/")
+    known = [option for option in error.options or () if not option.startswith(SCHEMA)]
+    if group == TERMS_GROUP:
+        known = TERMS.names()
+        argument = _argument(TERMS_GROUP, arguments)
+        return f"{argument}: there is no term {choice}; {closest(choice, known)}choose from {', '.join(known)}"
+    return f"{group}={choice} is unknown; {closest(choice, known)}choose {one_of_phrase(known)}"
+
+
+def _misfit_of_experiment(experiment: str, key: str, arguments: Sequence[str]) -> str:
+    """An experiment gives options to a variant, and the command line has chosen another variant."""
+    group, _, option = key.partition(".")
+    choice = _argument(group, arguments) or group
+    return (
+        f"{choice} has no option {option} as experiment={experiment} sets it: leave out {choice}, or write "
+        "experiment=none and the settings that you need"
+    )
 
 
 def _wrong_value(key: str, text: str, value: object) -> str | None:
@@ -60,19 +122,24 @@ def _wrong_value(key: str, text: str, value: object) -> str | None:
     return None
 
 
-def _value(key: str, arguments: Sequence[str]) -> str:
-    """What the command line gives to this key or to one inside it."""
+def _argument(key: str, arguments: Sequence[str]) -> str:
+    """The argument that sets this key or one inside it, as it was typed; empty if there is none."""
     for argument in arguments:
-        name, _, value = argument.lstrip("+~").partition("=")
+        name = argument.lstrip("+~").partition("=")[0]
         if name == key or name.startswith(f"{key}."):
-            return value
-    return "?"
+            return argument.lstrip("+~")
+    return ""
+
+
+def _value(key: str, arguments: Sequence[str]) -> str:
+    return _argument(key, arguments).partition("=")[2] or "?"
 
 
 def _fields(section: Any) -> list[str]:
     return [field.name for field in dataclasses.fields(section)] if dataclasses.is_dataclass(section) else []
 
 
-def _on_one_line(error: Exception) -> str:
+def _flat(error: Exception) -> str:
+    """The text of an error on one line, without what helps only who knows Hydra."""
     lines = (line.strip() for line in str(error).splitlines())
-    return " ".join(line for line in lines if line and not line.startswith(("See https", "object_type", "full_key:")))
+    return " ".join(line for line in lines if line and not line.startswith(("See https", "object_type")))

@@ -20,7 +20,6 @@ from omegaconf.errors import OmegaConfBaseException
 from drb.data.datasets import DATASETS
 from drb.data.scenarios import SCENARIOS
 from drb.options import Limits
-from drb.program.config.explain import SCHEMA
 from drb.registry import Registry
 from drb.tracking import TRACKERS
 from drb.training.method.method import Method
@@ -31,6 +30,8 @@ from drb.training.schedules import SCHEDULES
 from drb.training.strategies import STRATEGIES, Strategy
 from drb.training.terms import TERMS, Term
 from drb.variant import Variant, options_of, short_name
+
+SCHEMA = "schema"  # starts the names of dataclasses in Hydra's store, which are no choices of a user's
 
 
 @dataclass
