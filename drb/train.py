@@ -17,7 +17,6 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -49,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         place = detect_world("cpu")
         rank = place.rank
-        config, run_dir = compose_config([a for a in arguments if a != "--cfg"], place.run_id or _new_run_id())
+        config, run_dir = compose_config([a for a in arguments if a != "--cfg"], place.run_id or None)
         check_config(config, detect_world("cpu").world_size)
     except ValueError as error:
         return _say(str(error), rank, all_know=True)
@@ -135,10 +134,6 @@ def _exit_at_once(code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
-
-
-def _new_run_id() -> str:
-    return f"{datetime.now():%Y%m%d-%H%M%S}-{os.urandom(2).hex()}"
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def main() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 
     with Rehearsal(capacity=100, exemplars=8, seed=0) as rehearsal:  # both per rank
-        for task, classes in enumerate(TASKS):
+        for task, classes in enumerate(TASKS, 1):
             mine = torch.isin(labels, torch.tensor(classes)) & ~is_test
             dataset = TensorDataset(images[mine], labels[mine])
             sampler = OwnerSampler(dataset, seed=task)
@@ -44,7 +44,7 @@ def main() -> None:
                     loss.backward()
                     optimizer.step()
 
-            seen = torch.isin(labels, torch.tensor(TASKS[: task + 1]).flatten()) & is_test
+            seen = torch.isin(labels, torch.tensor(TASKS[:task]).flatten()) & is_test
             with torch.inference_mode():
                 accuracy = (network(images[seen] / 16).argmax(1) == labels[seen]).float().mean()
             if dist.get_rank() == 0:

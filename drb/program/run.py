@@ -34,7 +34,7 @@ from drb.program.claim import claim, is_finished
 from drb.program.config import TrainConfig, to_yaml
 from drb.program.config.resume import require_same_config
 from drb.program.config.variants import build_variant
-from drb.program.console import RankConsole, TerminalConsole, warn_of_threads
+from drb.program.console import open_console, warn_of_threads
 from drb.program.profiling import Profiler
 from drb.program.summary import summarise, versions, write_atomically, write_summary
 from drb.program.tracker_run import open_tracker_of
@@ -57,7 +57,7 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    console = _open_console(config, world)
+    console = open_console(world, of_all_ranks=config.console == "all")
     if console is None:
         _be_silent()
     stage = _Stage(world)
@@ -165,7 +165,7 @@ def _take_up(saved: Saved, trainer: Trainer, console: Console | None) -> None:
     if CHANGED in saved.facts:
         trainer.position.begin_epoch_anew()
     if console is not None:
-        console.say(f"resumed from {saved.path}: task {trainer.position.task}, {trainer.steps} steps done")
+        console.say(f"resumed from {saved.path}: task {trainer.position.task + 1}, {trainer.steps} steps done")
 
 
 def dataset_of(config: TrainConfig, console: Console | None, known: Identity | None = None) -> Dataset:
@@ -194,16 +194,12 @@ def _publish(config: TrainConfig, summary: dict[str, Any], run_dir: Path, tracke
 def _headline(config: TrainConfig, world: World, run_dir: Path) -> str:
     ranks = "1 rank" if world.world_size == 1 else f"{world.world_size} ranks"
     device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "CPU"
+    name, strategy = config.run_name, config.strategy.name
+    method = "+".join([name if name == strategy else f"{name}: {strategy}", *config.terms])
     return (
-        f"{config.strategy.name} on {config.dataset.name} ({config.scenario.name}), {config.model.name}, {ranks} on "
-        f"{device}, seed {config.seed}, in {run_dir}"
+        f"{method} on {config.dataset.name} ({config.scenario.name}), {config.model.name}, {ranks} on {device}, seed "
+        f"{config.seed}, in {run_dir}"
     )
-
-
-def _open_console(config: TrainConfig, world: World) -> Console | None:
-    if world.is_main:
-        return TerminalConsole()
-    return RankConsole(world.rank) if config.console == "all" else None
 
 
 def _be_silent() -> None:

@@ -58,7 +58,7 @@ def summarise(
     if rehearsal_stats is not None:
         rehearsal = {key: rehearsal_stats.get(key) for key in _REHEARSAL_KEYS}
     return {
-        "name": config.name or config.strategy.name,
+        "name": config.run_name,
         "strategy": config.strategy.name,
         **trainer.scores.summary(),
         "history": progress.history,

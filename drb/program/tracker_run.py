@@ -44,7 +44,7 @@ def _open(config: TrainConfig, run_dir: Path, world: World, run_id: str | None) 
     if not (config.tracking.enabled and world.is_main):
         return NullTracker()
     builder: TrackerBuilder = build_variant("tracking", config.tracking)
-    return builder.open(config.tracking.experiment, config.name or config.strategy.name, run_dir, run_id)
+    return builder.open(config.tracking.experiment, config.run_name, run_dir, run_id)
 
 
 def _recorded(config: TrainConfig, run_dir: Path) -> str | None:

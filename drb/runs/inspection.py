@@ -50,7 +50,7 @@ def inspect(path: Path, key: Key | None = None) -> dict[str, Any]:
         "world_size": manifest.world_size,
         "bytes": sum(record.size_bytes for record in manifest.files.values()),
         "encrypted": manifest.key_check is not None,
-        "position": trainer["trainer"].get("position"),
+        "position": _position(trainer["trainer"]),
         "config": trainer.get("config"),
         "versions": trainer.get("versions"),
         "tracking_run_id": trainer.get("tracking_run_id"),
@@ -88,6 +88,12 @@ def _of_rank(rank: int, state: Mapping[str, Any], manifest: Manifest) -> dict[st
         facts["strata"] = dict(zip(strata.tolist(), counts.tolist(), strict=True))
         facts["age"] = {"min": int(ages.min()), "median": float(np.median(ages)), "max": int(ages.max())}
     return facts
+
+
+def _position(state: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Where the run is in its stream; tasks count from 1, as everywhere that people see them."""
+    position = state.get("position")
+    return None if position is None else {**position, "task": position["task"] + 1}
 
 
 def _headline(facts: Mapping[str, Any]) -> list[str]:

@@ -157,7 +157,7 @@ class Trainer:
     @property
     def whereabouts(self) -> str:
         """What this rank is doing, for messages about failures."""
-        return f"task {self.position.task}, step {self.steps}, {self._activity}"
+        return f"task {self.position.task + 1}, step {self.steps}, {self._activity}"
 
     def run(self) -> None:
         """Train on each task of the stream in turn, and evaluate every seen task after each. Collective.
@@ -213,7 +213,7 @@ class Trainer:
             components.method.grow(components.networks.learner.network)
         learner = self._batches.learner = components.networks.learner
         num_outputs, task_aware = learner.network.num_classes, self._scenario.task_aware
-        components.objective.check_source(task.train, num_outputs, f"task {task.index} ({task.name})")
+        components.objective.check_source(task.train, num_outputs, str(task))
         components.objective.begin_task(
             self._task_classes, num_outputs, task_aware=task_aware, device=components.world.device
         )

@@ -37,7 +37,7 @@ def summary(run_dir: Path) -> dict:
 def test_two_ranks_are_stopped_by_a_signal_to_one_and_go_on(tmp_path):
     reference = start_ranks(2, [*SETTINGS, "hydra.run.dir=never", "checkpoint=none"], tmp_path)
     interrupted = start_ranks(2, [*SETTINGS, "hydra.run.dir=out"], tmp_path)
-    interrupted[0].wait_for("after task 1")
+    interrupted[0].wait_for("after task 2")
     interrupted[1].signal(signal.SIGUSR2)
     ended = [rank.wait() for rank in interrupted]
     marker = json.loads((tmp_path / "out/INTERRUPTED").read_text())

@@ -45,6 +45,8 @@ def demo(tmp_path_factory):
         [folder] = Path("runs").resolve().iterdir()
         left = sorted(os.listdir())
     summaries = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("*/summary.json")}
+    assert {summary["name"].replace(" ", "-") for summary in summaries.values()} == set(summaries)
+    summaries = {summary["strategy"]: summary for summary in summaries.values()}
     return folder, summaries, left
 
 
@@ -77,7 +79,7 @@ def test_summaries_have_every_key(demo):
 def test_all_ranks_share_one_run_directory(demo):
     folder, _, left = demo
     assert left == ["runs"]
-    assert visible(folder / "er") == ["config.yaml", "summary.json"]
+    assert visible(folder / "rehearsal") == ["config.yaml", "summary.json"]
 
 
 def test_plots_of_the_three_runs_are_drawn(demo):

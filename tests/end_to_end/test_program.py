@@ -27,10 +27,11 @@ TINY = ["tracking=none", "training.epochs=1", "hydra.run.dir=out"]
 def test_one_rank_trains_without_a_launcher(tmp_path, program):
     ended = Running([*program, *TINY, "scenario.num_tasks=2"], tmp_path).wait()
     assert ended.code == 0, ended
-    assert "after task 1 (classes 2,3): accuracy" in ended.out
+    assert "after task 2 (classes 2,3): accuracy" in ended.out
     assert "Traceback" not in ended.err
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert (summary["world_size"], summary["rehearsal"]["exchange"]) == (1, "loopback")
+    assert [entry["task"] for entry in summary["history"]] == [1, 2]  # as the lines say
     assert sorted(os.listdir(tmp_path)) == ["out"]
     assert visible(tmp_path / "out") == ["config.yaml", "summary.json"]
 
@@ -49,7 +50,7 @@ def test_the_library_works_in_a_plain_loop(tmp_path):
     ended = Running([*TORCHRUN, "--nproc-per-node=2", str(ROOT / "examples/plain_ddp.py")], tmp_path).wait()
     assert ended.code == 0, ended
     *_, last = ended.out.splitlines()
-    assert last.startswith("after task 4: accuracy ")
+    assert last.startswith("after task 5: accuracy ")
     assert float(last.split()[4].rstrip("%")) > 75  # 20 without rehearsal
 
 

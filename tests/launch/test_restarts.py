@@ -35,7 +35,7 @@ def summary(folder: Path) -> dict:
 
 def test_a_killed_rank_is_started_again_and_the_run_completes_by_itself(tmp_path):
     run = Running([*TORCHRUN, "--nproc-per-node=2", "--max-restarts=1", "-m", "drb.train", *JOB], tmp_path)
-    run.wait_for("after task 1", 90)
+    run.wait_for("after task 2", 90)
     os.kill(ranks_of(run)[1], signal.SIGKILL)
     ended = run.wait(100)
     assert ended.code == 0, ended
@@ -47,7 +47,7 @@ def test_a_killed_rank_is_started_again_and_the_run_completes_by_itself(tmp_path
 def test_one_told_to_stop_is_not_started_again_but_goes_on_with_another_number_of_ranks(tmp_path):
     restarting = [*TORCHRUN, "--max-restarts=2", "--nproc-per-node=2", "-m", "drb.train", *JOB, "run_id=it"]
     run = Running(restarting, tmp_path)
-    run.wait_for("after task 1", 90)
+    run.wait_for("after task 2", 90)
     os.kill(ranks_of(run)[0], signal.SIGUSR2)
     ended = run.wait(60)
     assert ended.code == 0, ended

@@ -26,7 +26,7 @@ def test_two_agents_are_one_run(tmp_path):
     assert [agent.code for agent in ended] == [0, 0], [agent.err for agent in ended]
     assert [folder.name for folder in (tmp_path / "runs").iterdir()] == ["july"]
     assert json.loads((tmp_path / "runs/july/summary.json").read_text())["world_size"] == 2
-    assert sorted(agent.out.count("after task 0") for agent in ended) == [0, 1]  # rank 0 alone speaks
+    assert sorted(agent.out.count("after task 1") for agent in ended) == [0, 1]  # rank 0 alone speaks
 
 
 def test_without_nvidia_smi_there_are_two_ranks_and_made_up_names_differ(tmp_path):
@@ -50,8 +50,8 @@ def test_every_rank_speaks_if_it_is_asked_to(tmp_path):
     threads = 1 + (os.cpu_count() or 1)
     ended = [rank.wait() for rank in start_ranks(2, [*TINY, "console=all", f"threads={threads}"], tmp_path)]
     assert [rank.code for rank in ended] == [0, 0], ended
-    assert ["[rank 1] after task 0" in rank.out for rank in ended] == [False, True]
-    assert ["after task 0" in rank.out for rank in ended] == [True, True]
+    assert ["[rank 1] after task 1" in rank.out for rank in ended] == [False, True]
+    assert ["after task 1" in rank.out for rank in ended] == [True, True]
     assert f"warning: 2 ranks x {threads} threads on " in ended[0].out
 
 

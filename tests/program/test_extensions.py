@@ -90,7 +90,7 @@ def test_one_of_each_kind_trains_is_stopped_and_goes_on_by_configuration_alone(t
     whole = [ran.wait(60) for ran in train(tmp_path / "whole", installed)]
     assert [ended.code for ended in whole] == [0, 0], whole
     cut = train(tmp_path / "cut", installed, *often)
-    cut[0].wait_for("after task 0")
+    cut[0].wait_for("after task 1")
     cut[0].signal(signal.SIGUSR2)
     stopped = [ran.wait(60) for ran in cut]
     assert [each.code for each in stopped] == [75, 75], stopped

@@ -49,7 +49,7 @@ def begin(folder, name, method, *arguments, ranks=2):
 
 def stop_in_the_second_task(folder, name, method):
     ran = begin(folder, name, method, "checkpoint.every_steps=3")
-    ran[0].wait_for("after task 0")
+    ran[0].wait_for("after task 1")
     ran[0].signal(signal.SIGUSR2)
     ended = [each.wait(90) for each in ran]
     assert [each.code for each in ended] == [75, 75], ended

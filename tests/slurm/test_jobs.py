@@ -28,7 +28,7 @@ RESULTS = ("accuracy_matrix", "acc", "bwt", "forgetting", "samples", "steps", "w
 def interrupted(cluster: Cluster) -> Job:
     """A job that was told to stop in the middle, as by `#SBATCH --signal`."""
     job = cluster.submit("train.sbatch", *RUN, "hydra.run.dir=runs/mine")  # which the file follows
-    job.wait_for(lambda: "after task 0" in job.output, 60)
+    job.wait_for(lambda: "after task 1" in job.output, 60)
     job.signal("USR2", "--batch")
     job.wait_for(lambda: job.show()["Restarts"] == "1", 30)
     return job
@@ -60,14 +60,14 @@ def rank_process(job: Job, rank: int) -> int:
 def test_a_job_that_is_told_to_stop_checkpoints_and_is_requeued(interrupted: Job):
     assert (interrupted.folder / "runs/mine/INTERRUPTED").exists()
     assert not (interrupted.folder / "runs/mine/summary.json").exists()
-    assert "after task 2" not in interrupted.output
+    assert "after task 3" not in interrupted.output
 
 
 def test_two_nodes_are_one_world_and_learn_what_two_ranks_of_one_learn(cluster: Cluster, expected: dict[str, Any]):
     job = cluster.submit("train_srun.sbatch", *RUN)
     assert job.wait()["JobState"] == "COMPLETED", job.output
     assert "the ranks are on 2 nodes" in job.output
-    assert job.output.count("after task 1") == 1  # rank 0 alone speaks
+    assert job.output.count("after task 2") == 1  # rank 0 alone speaks
     assert results(job.summary) == expected
 
 
@@ -107,7 +107,7 @@ def test_an_array_runs_one_seed_per_job(cluster: Cluster):
 def test_a_requeued_job_ends_as_one_that_was_never_interrupted(interrupted: Job, expected: dict[str, Any]):
     assert interrupted.wait()["JobState"] == "COMPLETED", interrupted.output
     assert "restart 1:" in interrupted.output
-    assert interrupted.output.count("after task 0") == 1  # it did not begin anew
+    assert interrupted.output.count("after task 1") == 1  # it did not begin anew
     assert results(json.loads((interrupted.folder / "runs/mine/summary.json").read_text())) == expected
     assert not (interrupted.folder / "runs/mine/INTERRUPTED").exists()
 

@@ -39,7 +39,7 @@ def test_a_dataset_with_a_wrong_label_ends_before_the_first_step(label):
         scenario_options={"num_tasks": 1},
         num_outputs=4,
     )
-    message = rf"sample 6 of task 0 \(.*\) has the label {label}, but the head has 4 outputs, for labels 0 to 3"
+    message = rf"sample 6 of task 1 \(.*\) has the label {label}, but the head has 4 outputs, for labels 0 to 3"
     with pytest.raises(ValueError, match=message):
         trainer.run()
     assert trainer.steps == 0

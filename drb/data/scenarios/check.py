@@ -23,7 +23,7 @@ def check_stream(scenario: Scenario, world_size: int) -> None:
     """
     tasks: list[Task] = []
     for task in islice(scenario, _TASKS_AT_MOST):
-        name = f"task {task.index} ({task.name})"
+        name = str(task)
         if len(task.train) < world_size:
             raise ValueError(
                 f"{name} has {len(task.train)} training samples for {world_size} ranks, each of which needs at least "

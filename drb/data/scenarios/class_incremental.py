@@ -46,7 +46,7 @@ class ClassIncremental(Scenario):
         chosen = np.flatnonzero(np.isin(self.dataset.train.labels, classes))
         if len(chosen) == 0:
             raise ValueError(
-                f"task {index} has no training samples: the dataset has none of classes {classes.tolist()}"
+                f"task {index + 1} has no training samples: the dataset has none of classes {classes.tolist()}"
             )
         train, held_out = hold_out(len(chosen), self.validation, self.seed, index)
         tested = np.flatnonzero(np.isin(self.dataset.test.labels, classes))

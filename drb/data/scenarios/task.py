@@ -18,8 +18,8 @@ from drb.variant import Variant
 class Task:
     """One stretch of the stream.
 
-    index counts from 0; train, test and validation (held out of train) are disjoint in samples, and train's
-    sample ids occur in no other task. classes are the labels that occur in it.
+    index counts from 0 and is for programs; people are shown `number`. train, test and validation (held out of train)
+    are disjoint in samples, and train's sample ids occur in no other task. classes are the labels that occur in it.
     """
 
     index: int
@@ -28,6 +28,14 @@ class Task:
     test: Source
     validation: Source | None
     classes: tuple[int, ...]
+
+    @property
+    def number(self) -> int:
+        """1, 2, …: what logs, tables and trackers call the task."""
+        return self.index + 1
+
+    def __str__(self) -> str:
+        return f"task {self.number} ({self.name})"
 
 
 class Scenario(Variant):

@@ -8,7 +8,10 @@ would print a trace.
 from __future__ import annotations
 
 import dataclasses
+import os
+import re
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +38,12 @@ def config_folder() -> Path:
     return Path(__file__).resolve().parents[2] / "configs"
 
 
-def compose_config(arguments: Sequence[str], run_id: str) -> tuple[TrainConfig, Path]:
+def compose_config(arguments: Sequence[str], run_id: str | None = None) -> tuple[TrainConfig, Path]:
     """The configuration and the run directory that a command line asks for.
 
     Args:
         arguments: `key=value` or `group=choice`, in Hydra's syntax.
-        run_id: of this run unless one is given.
+        run_id: of this run unless one is given; None makes one up, of the run's name and the time.
     Raises:
         ValueError: one line, if the arguments make no configuration. Limits of values are not checked here.
     """
@@ -53,7 +56,7 @@ def compose_config(arguments: Sequence[str], run_id: str) -> tuple[TrainConfig, 
         _refuse_repeated_terms(overrides)
         composed = _compose([_as_addition(argument) for argument in [*arguments, *_no_experiment(overrides)]])
         if composed.run_id is None:
-            composed.run_id = run_id
+            composed.run_id = run_id or _new_run_id(composed.name or composed.strategy.name.rpartition(".")[2])
         run_dir = Path(composed.hydra.run.dir)
         with read_write(composed), open_dict(composed):
             del composed["hydra"]
@@ -81,6 +84,11 @@ def _is_unquoted_text(argument: str) -> bool:
     except HydraException:
         return True
     return override.is_sweep_override() or not isinstance(override.value(), (str, int, float, bool, type(None)))
+
+
+def _new_run_id(run_name: str) -> str:
+    name = re.sub(r"[^\w.+-]+", "-", run_name)
+    return f"{name}-{datetime.now():%Y%m%d-%H%M%S}-{os.urandom(2).hex()}"
 
 
 def _no_experiment(overrides: Sequence[Override]) -> list[str]:

@@ -46,8 +46,8 @@ class ProfilingConfig:
 @dataclass
 class TrainConfig:
     """
-    name:      what the run is called in tables and plots; null takes the strategy's name
-    run_id:    the run directory's name, unless hydra.run.dir is given; null makes one of strategy and time
+    name:      what the run is called in messages, tables, plots and the tracker; null takes the strategy's name
+    run_id:    the run directory's name, unless hydra.run.dir is given; null makes one of the run's name and the time
     threads:   of PyTorch on the CPU, per rank; null leaves its default (all cores, or OMP_NUM_THREADS)
     timeout_s: of every collective of the training ranks, in seconds
     start_timeout_s: how long ranks wait for one another at the start, in seconds
@@ -78,3 +78,8 @@ class TrainConfig:
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     profiling: ProfilingConfig = field(default_factory=ProfilingConfig)
+
+    @property
+    def run_name(self) -> str:
+        """What the run is called."""
+        return self.name or self.strategy.name

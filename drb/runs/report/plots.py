@@ -183,7 +183,7 @@ def _stacked_counts(axes: Axes, summary: Summary) -> None:
 
     entries = summary["history"]
     strata = sorted({stratum for entry in entries for stratum in entry.get("counts", {})}, key=_numeric_first)
-    tasks = [entry["task"] + 1 for entry in entries]
+    tasks = [entry["task"] for entry in entries]
     bottom = [0] * len(entries)
     many = len(strata) > 20  # more than a legend or the eye can tell apart: old to new as dark to light
     palette = (

@@ -75,7 +75,7 @@ def _cells(summaries: Sequence[Summary], task_columns: int) -> list[list[str]]:
 
 
 def _row(summary: Summary, tasks: Sequence[int]) -> list[str]:
-    after = {entry["task"]: entry["acc"] for entry in summary["history"]}
+    after = {entry["task"] - 1: entry["acc"] for entry in summary["history"]}
     rehearsal = summary.get("rehearsal")
     return [
         *(_score(summary, after.get(task)) for task in tasks),

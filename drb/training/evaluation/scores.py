@@ -88,7 +88,7 @@ class Scores:
         values: dict[str, float | None] = {f"{self.metric.name}/mean": self.main.mean_after(last)}
         for name, matrix in self.matrices.items():
             row = matrix.rows()[last]
-            values |= {f"{name}/task_{task.index}": row[task.index] for task in self._seen}
+            values |= {f"{name}/task_{task.number}": row[task.index] for task in self._seen}
         if self._seen[last].validation is not None:
             values["validation/mean"] = self.validation.mean_after(last)
         values |= {"bwt": self.main.bwt(), "fwt": self.main.fwt(), "forgetting": self.main.forgetting()}

@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 _ALLOWED_DUPLICATES = 0.01
 
 
-def refuse_duplicates(share: float, task_index: int) -> None:
-    """Check the share of exemplars that are stored more than once.
+def refuse_duplicates(share: float, task: int) -> None:
+    """Check the share of exemplars that are stored more than once after a task, which counts from 1.
 
     Raises:
         ValueError: more than 1 % of all exemplars are stored more than once.
     """
     if share > _ALLOWED_DUPLICATES:
         raise ValueError(
-            f"{share:.1%} of all exemplars are stored more than once after task {task_index}, at most "
+            f"{share:.1%} of all exemplars are stored more than once after task {task}, at most "
             f"{_ALLOWED_DUPLICATES:.0%} is allowed: give every sample id one owner (drb.OwnerSampler) "
             "or set rehearsal.allow_duplicates=true"
         )

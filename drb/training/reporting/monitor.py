@@ -1,7 +1,7 @@
-"""What a run shows and logs while it trains: a progress bar and one line per task on rank 0, metrics to the tracker.
+"""What a run shows and logs while it trains: its progress and one line per task on rank 0, metrics to the tracker.
 
-The bar is drawn by the training thread, a few times per second: a thread of its own would take CPU time from
-training at any moment. Where standard output is no terminal only the lines are printed.
+Progress is shown by the training thread, a few times per second: a thread of its own would take CPU time from training
+at any moment.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Protocol
 
+from drb.data.scenarios.task import Task
 from drb.tracking import NullTracker, Tracker
 from drb.training.objectives.objective import Metric
 
@@ -19,12 +20,15 @@ _REDRAW_S = 0.3
 
 
 class Console(Protocol):
-    """Where lines and the progress bar go; `drb.program.console` has the one for terminals."""
+    """Where lines and progress go; `drb.program.console` has those for terminals and for files.
+
+    begin: what follows is about `total` minibatches, of which `completed` are done. show: so many are done by now.
+    """
 
     def say(self, line: str) -> None: ...
-    def open_bar(self, title: str, total: int) -> None: ...
-    def draw_bar(self, completed: int, note: str) -> None: ...
-    def close_bar(self) -> None: ...
+    def begin(self, title: str, completed: int, total: int) -> None: ...
+    def show(self, completed: int, note: str) -> None: ...
+    def end(self) -> None: ...
 
 
 class Monitor:
@@ -37,18 +41,19 @@ class Monitor:
         self._next_draw = 0.0
         self._note = ""
 
-    def begin_task(self, index: int, name: str, total_steps: int) -> None:
-        self._completed = 0
+    def begin_task(self, task: Task, completed: int, total: int) -> None:
+        """Training on a task begins or goes on: that many minibatches are done, of so many."""
+        self._completed = completed
         self._note = ""
         if self._console is not None:
-            self._console.open_bar(f"task {index} ({name})", total_steps)
+            self._console.begin(str(task), completed, total)
 
     def advance(self, minibatches: int) -> None:
         """So many more minibatches are done. Called at every step: it costs well below a microsecond."""
         self._completed += minibatches
         if self._console is not None and (now := time.perf_counter()) >= self._next_draw:
             self._next_draw = now + _REDRAW_S
-            self._console.draw_bar(self._completed, self._note)
+            self._console.show(self._completed, self._note)
 
     def say(self, line: str) -> None:
         """Something worth knowing while training goes on."""
@@ -61,16 +66,15 @@ class Monitor:
         if not isinstance(self._tracker, NullTracker):
             self._tracker.log_metrics(metrics | rehearsal_metrics(rehearsal), step)
 
-    def end_task(self, index: int, name: str, metrics: dict[str, float], step: int, metric: Metric) -> None:
+    def end_task(self, task: Task, metrics: dict[str, float], step: int, metric: Metric) -> None:
         """The evaluation after a task. metric: the one that counts."""
         self._tracker.log_metrics(metrics, step)
         self._tracker.flush()
         if self._console is not None:
-            self._console.draw_bar(self._completed, self._note)
-            self._console.close_bar()
+            self._console.end()
             self._console.say(
-                f"after task {index} ({name}): {metric.name} {metric.show(metrics[f'{metric.name}/mean'])} over all "
-                f"tasks so far, {metric.show(metrics[f'{metric.name}/task_{index}'])} on this one, "
+                f"after {task}: {metric.name} {metric.show(metrics[f'{metric.name}/mean'])} over all "
+                f"tasks so far, {metric.show(metrics[f'{metric.name}/task_{task.number}'])} on this one, "
                 f"{metrics['time/train_seconds']:.1f} s of training"
             )
 

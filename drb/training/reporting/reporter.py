@@ -44,11 +44,11 @@ class Reporter:
         if self._components.rehearsal is not None:
             metrics["rehearsal/duplicate_share"] = self._components.rehearsal.duplicate_share()
             if not self._allow_duplicates:
-                refuse_duplicates(metrics["rehearsal/duplicate_share"], task.index)
+                refuse_duplicates(metrics["rehearsal/duplicate_share"], task.number)
         metrics["time/train_seconds"] = self._progress.clock.seconds
         metrics["time/checkpoint_seconds"] = checkpoint_seconds
         self._progress.history.append(self._entry(task))
-        self.monitor.end_task(task.index, task.name, metrics, self._progress.steps, self._components.scores.metric)
+        self.monitor.end_task(task, metrics, self._progress.steps, self._components.scores.metric)
 
     def nonfinite(self) -> None:
         """Say so if steps were not finite.
@@ -62,7 +62,7 @@ class Reporter:
     def _entry(self, task: Task) -> dict[str, Any]:
         """Where the run is at the end of a task, with the exemplars of each stratum on all ranks together."""
         entry: dict[str, Any] = {
-            "task": task.index,
+            "task": task.number,
             "seconds": self._progress.clock.seconds,
             "acc": self._components.scores.main.mean_after(task.index),
         }

@@ -31,7 +31,7 @@ def check(data, world_size=3, name="class_incremental", **options):
 
 def test_a_later_task_that_is_too_small_is_named():
     data = dataset([9, 9, 9, 2], [3, 3, 3, 3])
-    with pytest.raises(ValueError, match=r"task 3 \(classes 3\) has 2 training samples for 3 ranks"):
+    with pytest.raises(ValueError, match=r"task 4 \(classes 3\) has 2 training samples for 3 ranks"):
         check(data, classes_per_task=1)
     check(data, classes_per_task=2)
     check(data, world_size=2, classes_per_task=1)
@@ -39,7 +39,7 @@ def test_a_later_task_that_is_too_small_is_named():
 
 def test_a_later_task_without_test_images_is_named():
     data = dataset([9, 9, 9, 9], [3, 3, 0, 3])
-    with pytest.raises(ValueError, match=r"task 2 \(classes 2\) has no test images"):
+    with pytest.raises(ValueError, match=r"task 3 \(classes 2\) has no test images"):
         check(data, classes_per_task=1)
     check(data, classes_per_task=2)
 

@@ -215,5 +215,5 @@ def test_a_task_without_samples_is_named():
     dataset = Dataset(source, source, (3, 32, 32), 4, (0.0,) * 3, (1.0,) * 3)
     stream = iter(build_scenario("class_incremental", dataset, seed=0, classes_per_task=2))
     next(stream)
-    with pytest.raises(ValueError, match=r"task 1 has no training samples: the dataset has none of classes \[2, 3\]"):
+    with pytest.raises(ValueError, match=r"task 2 has no training samples: the dataset has none of classes \[2, 3\]"):
         next(stream)

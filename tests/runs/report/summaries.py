@@ -28,7 +28,7 @@ def summary(
         "forgetting": metrics.forgetting(),
         "train_seconds": seconds[-1],
         "history": [
-            {"task": i, "seconds": s, "acc": a} for i, (s, a) in enumerate(zip(seconds, accuracies, strict=True))
+            {"task": i, "seconds": s, "acc": a} for i, (s, a) in enumerate(zip(seconds, accuracies, strict=True), 1)
         ],
         "rehearsal": None,
     }
@@ -56,5 +56,5 @@ def errors() -> dict[str, Any]:
     run = summary("regression", "er", [[0.25, None], [0.5, 0.125]], [1.0, 2.0])
     del run["accuracy_matrix"]
     changes = {"metric": "error", "higher_is_better": False, "bounds": None, "error_matrix": matrix}
-    history = [{"task": 0, "seconds": 1.0, "acc": 0.25}, {"task": 1, "seconds": 2.0, "acc": 0.8125}]
+    history = [{"task": 1, "seconds": 1.0, "acc": 0.25}, {"task": 2, "seconds": 2.0, "acc": 0.8125}]
     return run | changes | {"acc": 0.8125, "bwt": -1.25, "forgetting": 1.25, "history": history}
