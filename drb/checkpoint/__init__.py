@@ -1,6 +1,6 @@
 """Checkpoints: what a run needs to go on, bit for bit, after it was stopped or killed.
 
-checkpointer   what a trainer calls
+saver          what a trainer calls; checkpointer: what then happens
 votes          when all ranks save or stop; signals: what tells them to
 writing        the order of a save, on a thread of its own; coordinator: how ranks coordinate it
 format         what is on the disk, with shards, files, tree and encryption; no file holds a pickle
@@ -9,13 +9,14 @@ finding        the checkpoint that a run resumes from
 ranks          the ranks' saved states, for others to read or change
 """
 
-from drb.checkpoint.checkpointer import MARKER, Checkpointer, Interrupted, NoCheckpoints, Saver
+from drb.checkpoint.checkpointer import MARKER, Checkpointer, Interrupted
 from drb.checkpoint.directory import CheckpointDirectory
 from drb.checkpoint.encryption import Key, read_key
 from drb.checkpoint.errors import CheckpointError
 from drb.checkpoint.finding import Saved, StateParts
 from drb.checkpoint.lock import RunLock
 from drb.checkpoint.ranks import read_rank_states, rewrite_checkpoint
+from drb.checkpoint.saver import NoCheckpoints, Saver
 from drb.checkpoint.settings import CheckpointSettings, check_signals
 from drb.checkpoint.signals import StopSignals
 

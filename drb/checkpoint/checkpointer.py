@@ -16,7 +16,7 @@ from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import torch.distributed as dist
 from typing_extensions import Self
@@ -27,6 +27,7 @@ from drb.checkpoint.encryption import Key, read_key
 from drb.checkpoint.files import write_json
 from drb.checkpoint.finding import Saved, StateParts, find_saved, read_saved
 from drb.checkpoint.lock import RunLock, lock_run
+from drb.checkpoint.saver import Saver
 from drb.checkpoint.settings import CheckpointSettings
 from drb.checkpoint.signals import StopSignals
 from drb.checkpoint.votes import Ballot, Vote
@@ -46,45 +47,6 @@ class Interrupted(SystemExit):
         super().__init__(os.EX_TEMPFAIL)
         self.path = path
         self.signal_number = signal_number
-
-
-class Saver(Protocol):
-    """What a training loop calls.
-
-    Attributes:
-        next_step: the step before which `visit` need not be called.
-        seconds: how long training has waited for checkpoints.
-    """
-
-    next_step: float
-    seconds: float
-
-    def begin_task(self, step: int) -> None: ...
-
-    def visit(self, step: int, state: Callable[[], StateParts]) -> None: ...
-
-    def visit_boundary(self, step: int, state: Callable[[], StateParts], *, evaluated: bool) -> None: ...
-
-    def finish(self) -> None: ...
-
-
-class NoCheckpoints(Saver):
-    """The saver of runs that are not saved."""
-
-    next_step = math.inf
-    seconds = 0.0
-
-    def begin_task(self, step: int) -> None:
-        pass
-
-    def visit(self, step: int, state: Callable[[], StateParts]) -> None:
-        pass
-
-    def visit_boundary(self, step: int, state: Callable[[], StateParts], *, evaluated: bool) -> None:
-        pass
-
-    def finish(self) -> None:
-        pass
 
 
 class Checkpointer(Saver):
@@ -206,6 +168,13 @@ class Checkpointer(Saver):
             self._save(step, state, vote.signal, evaluated=evaluated)
             if evaluated:
                 self.finish()
+
+    def visit_end(self, step: int, state: Callable[[], StateParts]) -> None:
+        """Save the end of the run, from which it may go on with more tasks, unless its last task's end was saved."""
+        name = checkpoint_name(step, evaluated=True)
+        if self._settings.at_end and not (self._folder.root / name).exists():
+            self._save(step, state, 0, evaluated=True)
+        self.finish()
 
     def finish(self) -> None:
         """Wait for the checkpoint that is being written, if any.

@@ -11,7 +11,7 @@ from drb.checkpoint.coordinator import Coordinator
 from drb.checkpoint.directory import CheckpointDirectory
 from drb.checkpoint.encryption import Key
 from drb.checkpoint.errors import CheckpointError, UnusableError
-from drb.checkpoint.format import rank_part, read_manifest, read_part, require_key
+from drb.checkpoint.format import MANIFEST, rank_part, read_manifest, read_part, require_key
 from drb.checkpoint.ranks import read_rank_states
 from drb.distributed.sharing import await_folder
 from drb.distributed.world import World
@@ -93,7 +93,15 @@ def _candidates(resume: str, folder: CheckpointDirectory, key: Key | None) -> li
     own = list(reversed(folder.checkpoints()))
     if resume == "auto":
         return own
-    return [*(path for path in own if _has_resumed_from(resume, path, key)), Path(resume)]
+    return [*(path for path in own if _has_resumed_from(resume, path, key)), *checkpoints_at(Path(resume))]
+
+
+def checkpoints_at(path: Path) -> list[Path]:
+    """The checkpoint at this path, or those of a run directory, the newest first."""
+    if (path / MANIFEST).exists() or not (path / "checkpoints").is_dir():
+        return [path]
+    found = CheckpointDirectory(path / "checkpoints", keep_last=1).checkpoints()
+    return list(reversed(found)) or [path]
 
 
 def _has_resumed_from(resume: str, path: Path, key: Key | None) -> bool:

@@ -128,7 +128,12 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     if not path.exists():
-        raise CheckpointError(f"{folder} is no checkpoint: it has no {MANIFEST}")
+        has_run = (folder / "summary.json").exists() or (folder / "config.yaml").exists()
+        raise CheckpointError(
+            f"{folder} is a run that has saved no checkpoint (checkpoint.enabled, checkpoint.at_end)"
+            if has_run
+            else f"{folder} is no checkpoint: it has no {MANIFEST}"
+        )
     content = read_json(path)
     try:
         if content["format"] != FORMAT:

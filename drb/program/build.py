@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -91,19 +91,20 @@ def build_network(config: TrainConfig, dataset: Dataset, num_classes: int, task_
 
 
 def build_preprocess(config: TrainConfig, dataset: Dataset) -> Preprocess:
+    mean, std = normalisation(config, dataset)
     settings = config.augmentation
     if (settings.flip or settings.crop_padding) and len(dataset.image_shape) != 3:
         raise ValueError(
             f"augmentation.flip and augmentation.crop_padding are for images [C, H, W], and the samples of "
             f"dataset={config.dataset.name} have the shape {list(dataset.image_shape)}; write augmentation=none"
         )
+    return Preprocess(mean=mean, std=std, crop_padding=settings.crop_padding, flip=settings.flip)
+
+
+def normalisation(config: TrainConfig, dataset: Dataset) -> tuple[Sequence[float], Sequence[float]]:
+    """The mean and the deviation of each channel that samples (divided by 255 if they are uint8) are normalised by."""
     channels = len(dataset.mean)
-    return Preprocess(
-        mean=dataset.mean if settings.normalise else [0.0] * channels,
-        std=dataset.std if settings.normalise else [1.0] * channels,
-        crop_padding=settings.crop_padding,
-        flip=settings.flip,
-    )
+    return (dataset.mean, dataset.std) if config.augmentation.normalise else ([0.0] * channels, [1.0] * channels)
 
 
 def build_rehearsal(

@@ -15,7 +15,7 @@ from drb.checkpoint.lock import lock_run
 from drb.distributed.agreement import raise_on_all_ranks, value_of_main
 from drb.distributed.world import World
 from drb.program.config import TrainConfig
-from drb.program.config.resume import require_same_config
+from drb.program.config.resume import has_more_tasks, require_same_config
 
 
 def claim(run_dir: Path, world: World, timeout_s: float) -> RunLock | None:
@@ -42,7 +42,8 @@ def claim(run_dir: Path, world: World, timeout_s: float) -> RunLock | None:
 def is_finished(config: TrainConfig, run_dir: Path, world: World) -> bool:
     """Whether there is nothing left to do: a scheduler may start a job again that has just ended.
 
-    A run without checkpoints may be done again, but not in the directory of another one.
+    A run without checkpoints may be done again, but not in the directory of another one. A run that has more tasks now
+    goes on.
 
     Raises:
         ValueError: the directory holds another run; on all ranks.
@@ -55,7 +56,8 @@ def is_finished(config: TrainConfig, run_dir: Path, world: World) -> bool:
             same_start = (
                 before["checkpoint"]["resume"] == config.checkpoint.resume or config.checkpoint.resume == "auto"
             )
-            outcome = "yes" if config.checkpoint.enabled and same_start else "no"
+            goes_on = has_more_tasks(before, dataclasses.asdict(config))
+            outcome = "yes" if config.checkpoint.enabled and same_start and not goes_on else "no"
         except ValueError as error:
             outcome = str(error)
     outcome = value_of_main("finished", outcome, world)

@@ -38,6 +38,7 @@ from drb.program.console import open_console, warn_of_threads
 from drb.program.profiling import Profiler
 from drb.program.summary import summarise, versions, write_atomically, write_summary
 from drb.program.tracker_run import open_tracker_of
+from drb.program.trained import save_trained_network
 from drb.runs.forget import CheckpointPurge
 from drb.tracking import Tracker
 from drb.training import Monitor, Trainer
@@ -76,7 +77,7 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
             require_shared_folder(run_dir, world, config.timeout_s)
         checkpointer = _open_checkpoints(config, run_dir, world, console, stack)
         saved = _find_checkpoint(config, checkpointer)
-        if saved is not None:
+        if saved is not None and saved.path.resolve().is_relative_to(run_dir.resolve()):
             config = dataclasses.replace(config, run_id=saved.facts["config"].get("run_id", config.run_id))
         if world.is_main:
             write_atomically(run_dir / "config.yaml", to_yaml(config))
@@ -114,10 +115,11 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
         if world.is_main:
             costs = None if checkpointer is None else dataclasses.asdict(checkpointer.tally)
             summary = summarise(config, trainer, stats, costs, world, arguments)
+            assert console is not None
+            files = save_trained_network(run_dir, config, dataset, trainer.evaluated_network, console.say)
             write_summary(run_dir / "summary.json", summary)
             _publish(config, summary, run_dir, tracker)
-        if console is not None:
-            console.say(f"summary: {run_dir / 'summary.json'}")
+            console.say(f"summary: {run_dir / 'summary.json'}" + "".join(f"; network: {file}" for file in files[:1]))
         if lock is not None:
             lock.release()
 

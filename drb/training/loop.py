@@ -8,8 +8,6 @@ mean over the rows of every rank and every accumulated batch. The loader knows e
 same number of exemplars, so the rows of a step are known without a message. Only if the number of exemplars changes
 while batches are accumulated are they not what was expected at the first of them; then the gradients are rescaled once,
 before the optimizer's step.
-
-Letters: W ranks, A accumulated batches of one optimisation step.
 """
 
 from __future__ import annotations
@@ -145,6 +143,11 @@ class Trainer:
         return self._components.networks.learner.network
 
     @property
+    def evaluated_network(self) -> torch.nn.Module:
+        """The network whose scores count: that trained so far, or what the method makes of it."""
+        return self._components.method.evaluated_network(self.network)
+
+    @property
     def steps(self) -> int:
         """Optimisation steps so far."""
         return self.progress.steps
@@ -173,7 +176,7 @@ class Trainer:
             self._train_task(task, learner)
             self._end_task(task, learner)
         self._state.settle_ranks(self._past, self._reporter.monitor.say)
-        self._saver.finish()
+        self._saver.visit_end(self.steps, self._state_to_save)
 
     # -- state
 

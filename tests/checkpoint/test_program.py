@@ -127,7 +127,7 @@ def test_mlflow_shows_one_run_without_gap_or_repetition_over_interruptions(tmp_p
     for arguments in (out, [*out, "checkpoint.every_steps=5"]):  # the first leaves no checkpoint
         _, failures = collect_ranks(run_until_killed, 1, arguments, str(run_dir), 8, timeout=100)
         assert "exit code -9" in failures[0]
-    for steps in (12, 31):
+    for steps in (12, 20):
         with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
             stop_after(steps, patch)
             drb.program.run.run(config, run_dir, World())

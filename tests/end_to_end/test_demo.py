@@ -79,7 +79,13 @@ def test_summaries_have_every_key(demo):
 def test_all_ranks_share_one_run_directory(demo):
     folder, _, left = demo
     assert left == ["runs"]
-    assert visible(folder / "rehearsal") == ["config.yaml", "summary.json"]
+    assert visible(folder / "rehearsal") == [
+        "checkpoints",
+        "config.yaml",
+        "model.json",
+        "model.safetensors",
+        "summary.json",
+    ]
 
 
 def test_plots_of_the_three_runs_are_drawn(demo):

@@ -33,7 +33,13 @@ def test_one_rank_trains_without_a_launcher(tmp_path, program):
     assert (summary["world_size"], summary["rehearsal"]["exchange"]) == (1, "loopback")
     assert [entry["task"] for entry in summary["history"]] == [1, 2]  # as the lines say
     assert sorted(os.listdir(tmp_path)) == ["out"]
-    assert visible(tmp_path / "out") == ["config.yaml", "summary.json"]
+    assert visible(tmp_path / "out") == [
+        "checkpoints",
+        "config.yaml",
+        "model.json",
+        "model.safetensors",
+        "summary.json",
+    ]
 
 
 def test_a_run_that_is_told_to_stop_says_so_by_its_exit_code(tmp_path):

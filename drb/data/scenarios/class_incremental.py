@@ -29,6 +29,10 @@ class ClassIncremental(Scenario):
     num_tasks: int | None = setting(None, at_least=1)
     class_order: str = setting("natural", one_of=("natural", "shuffled"))
 
+    @property
+    def keeps_earlier_tasks(self) -> bool:
+        return self.classes_per_task is not None  # else the classes are spread anew
+
     def begin(self, dataset: Dataset, seed: int) -> None:
         super().begin(dataset, seed)
         self._groups = _group_classes(dataset.num_classes, self.classes_per_task, self.num_tasks)

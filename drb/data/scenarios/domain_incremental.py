@@ -36,6 +36,8 @@ class DomainIncremental(Scenario):
     num_tasks: int | None = setting(None, at_least=1)
     max_angle: float = setting(180.0, above=0, at_most=360)
 
+    keeps_earlier_tasks = True
+
     def begin(self, dataset: Dataset, seed: int) -> None:
         super().begin(dataset, seed)
         if self.transform == "rotated" and len(dataset.image_shape) != 3:

@@ -34,7 +34,10 @@ def check_config(config: TrainConfig, world_size: int) -> None:
     config.training.rows_per_rank(world_size)
     _check_device(config)
     if config.model.init not in ("random", "torchvision") and not Path(config.model.init).exists():
-        raise ValueError(f"model.init must be random, torchvision or an existing file, got {config.model.init!r}")
+        raise ValueError(
+            "model.init must be random, torchvision or a path (a file of weights, a run, a checkpoint), got "
+            f"{config.model.init!r}"
+        )
     strategy, terms, _ = build_method(config.strategy, config.terms, config.objective)
     smoothing = getattr(config.objective, "label_smoothing", 0.0)
     if build_variant("scenario", config.scenario).task_aware and smoothing > 0:

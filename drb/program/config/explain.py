@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import re
 import shlex
 from collections.abc import Collection, Sequence
@@ -77,6 +78,8 @@ def unknown_key(argument: str, known: Collection[str], wrong: str | None = None)
     listing = f"{section or 'the program'} has {', '.join(sorted(known))}"
     if key in every_setting():
         return f"{argument}: only {one_of_phrase(every_setting()[key].choices)} has the setting {key}; {listing}"
+    if section and (close := difflib.get_close_matches(key.rpartition(".")[2], known, 1)):
+        return f"{argument}: there is no setting {key}; did you mean {section}.{close[0]}? {listing}"
     if similar := similar_setting(key):
         return f"{argument}: there is no setting {key}; did you mean {similar}? {listing if section else _HOW_TO_LIST}"
     return f"{argument}: there is no setting {key}; {listing}"

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from drb.data.scenarios import SCENARIOS
 from drb.program.config.rehearsal import KINDS
 from drb.program.config.variants import GROUPS
 
+NUM_TASKS = "scenario.num_tasks"
 _MAY_CHANGE = (
     "name",
     "run_id",
@@ -49,12 +51,25 @@ def require_same_config(saved: Mapping[str, Any], now: Mapping[str, Any], where:
     for key in [*after, *(before.keys() - after.keys())]:
         may_change = any(key == free or key.startswith(f"{free}.") for free in _MAY_CHANGE)
         if not may_change and before.get(key) != after.get(key):
+            if key == NUM_TASKS and has_more_tasks(saved, now):
+                continue
             if is_name_outside(key, before.get(key)):
                 raise ValueError(_name_it(where, key.removesuffix(".name"), str(before[key])))
             raise ValueError(
                 f"{where} was made with {key}={_shown(before.get(key))}, this run has {_shown(after.get(key))}; go on "
                 "with the same, choose another run directory (hydra.run.dir) or start anew with checkpoint.resume=never"
             )
+
+
+def has_more_tasks(saved: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether a run has the tasks of a saved one and more behind them, so that it can go on where that one ended."""
+    section = dict(now["scenario"])
+    earlier, later = saved["scenario"].get("num_tasks"), section.get("num_tasks")
+    is_longer = earlier is not None and (later is None or later > earlier)
+    if not is_longer or section != {**saved["scenario"], "num_tasks": later}:
+        return False
+    name = section.pop("name")
+    return SCENARIOS.build(SCENARIOS.recall(name), section).keeps_earlier_tasks
 
 
 def is_name_outside(key: str, value: Any) -> bool:

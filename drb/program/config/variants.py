@@ -56,7 +56,8 @@ class DatasetConfig(VariantConfig):
 @dataclass
 class ModelConfig(VariantConfig):
     """
-    init: random, torchvision (its pretrained weights, where the model has some) or the path of a saved state.
+    init: random, torchvision (its pretrained weights, where the model has some) or the path of a .safetensors or torch
+          file, of a run, or of a checkpoint.
     head: grows (an output per class seen so far) or fixed (all the dataset's classes from the start).
     """
 

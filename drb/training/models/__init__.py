@@ -40,7 +40,7 @@ def build_model(
         given: the model's name, its class or an object of it.
         num_classes: rows of the head to start with, at least 1.
         seed: the only thing random weights depend on; torch's own generators are left as they were.
-        init: random, torchvision (pretrained; downloaded) or the path of a .safetensors or torch file of weights.
+        init: random, torchvision (pretrained; downloaded) or a path: of a file of weights, a run or a checkpoint.
             What does not fit is logged in one warning and kept in `Network.load_report`.
         options: options of the model, unless it is an object.
     Raises:

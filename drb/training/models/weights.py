@@ -6,12 +6,18 @@ import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from drb.checkpoint.directory import CheckpointDirectory
+from drb.checkpoint.format import MANIFEST, read_manifest, read_part
+
+WEIGHTS_FILE = "model.safetensors"  # of a run that has finished, in its directory
+_TRAINED = "network."  # in drb's checkpoints
 _WRAPPERS = ("state_dict", "model", "network")  # keys under which checkpoints commonly nest their weights
 
 
@@ -74,14 +80,19 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], origin: str)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file or a torch checkpoint by name; nothing is unpickled but tensors.
+    """The tensors of a file, of a run or of one of drb's checkpoints by name; nothing is unpickled but tensors.
 
+    Args:
+        path: a .safetensors file or a torch checkpoint; the directory of a run, whose final weights or newest
+            checkpoint count; a checkpoint of drb.
     Raises:
         ValueError: no such file, or not one of weights.
     """
+    if path.is_dir():
+        return _weights_in_folder(path)
     try:
         if path.suffix == ".safetensors":
-            return dict(load_file(path))
+            return _without_prefix(load_file(path))
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
         raise ValueError(f"the weights file {path} cannot be read ({type(error).__name__}: {error})") from error
@@ -96,6 +107,26 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not tensors:
         raise ValueError(f"the weights file {path} holds no tensors by name; save model.state_dict()")
     return tensors
+
+
+def _weights_in_folder(folder: Path) -> dict[str, Tensor]:
+    """The weights of a run, or of a checkpoint."""
+    if (folder / MANIFEST).exists():
+        return _without_prefix(read_part(folder, read_manifest(folder), "model"))
+    if (folder / WEIGHTS_FILE).exists():
+        return read_weights(folder / WEIGHTS_FILE)
+    checkpoints = CheckpointDirectory(folder / "checkpoints", 1).checkpoints()
+    if not checkpoints:
+        raise ValueError(
+            f"{folder} holds no weights: it is neither a checkpoint nor a run that has {WEIGHTS_FILE} or a checkpoint"
+        )
+    return _weights_in_folder(checkpoints[-1])
+
+
+def _without_prefix(weights: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights of the network that was trained, where drb's checkpoint has more than those."""
+    own = {name.removeprefix(_TRAINED): value for name, value in weights.items() if name.startswith(_TRAINED)}
+    return own if any(name.startswith("head.") for name in own) else dict(weights)
 
 
 def torchvision_weights(name: str) -> dict[str, Tensor]:

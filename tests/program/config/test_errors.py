@@ -108,7 +108,10 @@ BAD = [
     (["rehearsal.min_fill=-1"], "rehearsal.min_fill must be at least 0, got -1"),
     (["device=cpu", "training.precision=fp16"], "training.precision=fp16 needs CUDA, and this run is on the CPU"),
     (["device=cpu", "training.sync_bn=true"], "training.sync_bn=true needs CUDA, and this run is on the CPU"),
-    (["model.init=weights.pt"], "model.init must be random, torchvision or an existing file, got 'weights.pt'"),
+    (
+        ["model.init=weights.pt"],
+        "model.init must be random, torchvision or a path (a file of weights, a run, a checkpoint), got 'weights.pt'",
+    ),
     (["rehearsal.min_fill=201"], "rehearsal.min_fill must be at most the total capacity, 200, got 201"),
     (["console=none"], "console must be main or all, got 'none'"),
     (["optimizer.nesterov=true"], "optimizer.nesterov=true needs optimizer.momentum above 0"),

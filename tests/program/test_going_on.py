@@ -1,0 +1,121 @@
+"""What a finished run leaves: its network, for other runs and programs, and a checkpoint for more tasks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from drb.data.datasets import load_dataset
+from drb.train import main
+from drb.training.models import build_model
+from drb.training.models.saved import load_network
+
+JOB = ["experiment=digits", "tracking=none", "training.epochs=1", "scenario.classes_per_task=2", "terms=[ema]"]
+
+
+def train(run_dir: Path, *arguments: str) -> int:
+    return main([*JOB, f"hydra.run.dir={run_dir}", *arguments])
+
+
+def summary_of(run_dir: Path) -> dict:
+    return json.loads((run_dir / "summary.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A run of two tasks."""
+    run_dir = tmp_path_factory.mktemp("finished") / "run"
+    assert train(run_dir, "scenario.num_tasks=2") == 0
+    return run_dir
+
+
+@pytest.fixture(scope="module")
+def longer(tmp_path_factory) -> Path:
+    """The same with three tasks from the start."""
+    run_dir = tmp_path_factory.mktemp("longer") / "run"
+    assert train(run_dir, "scenario.num_tasks=3") == 0
+    return run_dir
+
+
+def test_a_finished_run_leaves_the_network_that_was_evaluated(finished):
+    network, digits = load_network(finished), load_dataset("digits", "data")
+    described = json.loads((finished / "model.json").read_text())
+    mean, std = (torch.tensor(described[name]).view(1, -1, 1, 1) for name in ("mean", "std"))
+    for task, classes in enumerate([(0, 1), (2, 3)]):
+        tested = np.flatnonzero(np.isin(digits.test.labels, classes))
+        batch = digits.test.gather(tested)
+        with torch.inference_mode():
+            logits = network((batch["image"] / 255 - mean) / std)
+        accuracy = (logits.argmax(1) == batch["label"]).double().mean().item()
+        assert accuracy == pytest.approx(summary_of(finished)["accuracy_matrix"][1][task])
+
+
+def test_another_run_can_start_from_its_network_or_its_checkpoints(finished):
+    [checkpoint] = (finished / "checkpoints").iterdir()
+    final, saved = load_file(finished / "model.safetensors"), load_file(checkpoint / "model.safetensors")
+    trained = {name.removeprefix("network."): value for name, value in saved.items() if name.startswith("network.")}
+    for path, expected in (
+        (finished, final),
+        (finished / "model.safetensors", final),
+        (checkpoint, trained),
+        (checkpoint / "model.safetensors", trained),
+    ):
+        network = build_model("mlp", (1, 8, 8), 4, init=str(path))
+        assert network.load_report.complete, path
+        assert all(torch.equal(value, expected[name]) for name, value in network.state_dict().items()), path
+
+
+def test_the_program_takes_a_run_as_init_and_says_what_is_no_weights(finished, tmp_path, capsys):
+    assert train(tmp_path / "next", "scenario.num_tasks=1", f"model.init={finished}") == 0
+    assert train(tmp_path / "other", f"model.init={tmp_path}") == 1
+    assert f"{tmp_path} holds no weights: it is neither a checkpoint nor a run" in capsys.readouterr().err
+
+
+def same(one: Path, other: Path) -> bool:
+    weights = [load_file(run_dir / "model.safetensors") for run_dir in (one, other)]
+    return summary_of(one)["accuracy_matrix"] == summary_of(other)["accuracy_matrix"] and all(
+        torch.equal(value, weights[1][name]) for name, value in weights[0].items()
+    )
+
+
+def test_a_finished_run_goes_on_with_more_tasks_in_a_directory_of_its_own(finished, longer, tmp_path):
+    assert train(tmp_path / "more", "scenario.num_tasks=3", f"checkpoint.resume={finished}") == 0
+    assert same(tmp_path / "more", longer)
+    assert len(summary_of(finished)["accuracy_matrix"]) == 2
+
+
+def test_a_finished_run_goes_on_with_more_tasks_in_its_own_directory(tmp_path, longer, capsys):
+    assert train(tmp_path, "scenario.num_tasks=2") == 0
+    assert train(tmp_path, "scenario.num_tasks=3") == 0
+    assert "resumed from" in capsys.readouterr().out
+    assert same(tmp_path, longer)
+    assert train(tmp_path, "scenario.num_tasks=3") == 0
+    assert "this run is finished" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["scenario.num_tasks=1"], "was made with scenario.num_tasks=2, this run has 1"),
+        (["scenario.num_tasks=3", "scenario.classes_per_task=null"], "was made with scenario.classes_per_task=2, this"),
+        (["scenario.num_tasks=3", "seed=1"], "was made with seed=0, this run has 1"),
+    ],
+)
+def test_a_run_does_not_go_on_with_other_tasks(finished, tmp_path, capsys, arguments, message):
+    assert train(tmp_path, *arguments, f"checkpoint.resume={finished}") == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_finished_run_can_be_verified_and_one_without_checkpoints_says_so(finished, tmp_path, capsys):
+    from drb.cli import main as drb
+
+    assert drb(["verify", str(finished)]) == 0
+    assert train(tmp_path, "scenario.num_tasks=1", "checkpoint=none") == 0
+    capsys.readouterr()
+    assert drb(["verify", str(tmp_path)]) == 1
+    assert f"{tmp_path} is a run that has saved no checkpoint (checkpoint.enabled" in capsys.readouterr().err
