@@ -97,7 +97,7 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
             data = {"data": dataset.identity.to_json(), TASKS: tasks_of(config, dataset)}
             checkpointer.begin_run({**facts, **data}, tracker.start_flush)
         if world.is_main and dataset.cache is not None:
-            write_atomically(run_dir / RUN_FILE, {"cache": str(dataset.cache)})
+            write_atomically(run_dir / RUN_FILE, {"cache": str(dataset.cache), "run_dir": str(run_dir.resolve())})
         with ExitStack() as training:
             profiler = _open_profiler(config, run_dir, world, console, training)
             on_step = None if profiler is None else profiler.step

@@ -6,6 +6,7 @@ were written. If killed, every checkpoint is either old or new, and doing it aga
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,7 +47,13 @@ class Purged:
 
 
 def forget_in_run(
-    run_dir: Path, sample_ids: SampleIds | None = None, *, where: Where | None = None, key: Key | None = None
+    run_dir: Path,
+    sample_ids: SampleIds | None = None,
+    *,
+    where: Where | None = None,
+    key: Key | None = None,
+    erase_cache: bool = True,
+    dry_run: bool = False,
 ) -> Purged:
     """Remove samples from everything that a stopped run keeps, and deny them when it goes on.
 
@@ -56,6 +63,8 @@ def forget_in_run(
     Args:
         where: conditions on fields (`Where`); what matches in any checkpoint is removed from all.
         key: the key of encrypted checkpoints.
+        erase_cache: False leaves the cache as it is.
+        dry_run: change nothing, and return what would be removed.
     Raises:
         ValueError: the run is in progress or has no checkpoints, a checkpoint is damaged, or the selection is wrong.
     """
@@ -64,20 +73,44 @@ def forget_in_run(
     lock = RunLock(run_dir, "drb forget")
     try:
         folder = CheckpointDirectory(run_dir / "checkpoints", keep_last=1)
-        folder.clean(strict=True)
+        if not dry_run:
+            folder.clean(strict=True)
         checkpoints = folder.checkpoints()
         if not checkpoints:
             raise ValueError(f"{run_dir} has no checkpoints: its run has not saved anything yet")
-        purged = forget_in_checkpoints(checkpoints, as_ids(sample_ids), where, key)
-        has_cache = (run_dir / RUN_FILE).exists()
+        purged = forget_in_checkpoints(checkpoints, as_ids(sample_ids), where, key, dry_run=dry_run)
+        if not (erase_cache and (run_dir / RUN_FILE).exists()):
+            return purged
         of_data = purged.sample_ids[purged.sample_ids >= 0]  # a data set numbers its samples from 0 on
-        return replace(purged, erased=erase(run_dir, of_data) if has_cache else 0)
+        return replace(purged, erased=erase(run_dir, of_data, dry_run=dry_run))
     finally:
         lock.release()
 
 
+@dataclass(frozen=True)
+class Cache:
+    """The cache of images that a run reads, which other runs may read, too.
+
+    original: the run directory that this one was copied from, if it was.
+    """
+
+    path: Path
+    original: Path | None
+
+
+def cache_of_run(run_dir: Path) -> Cache | None:
+    """The cache that a run has read, or None."""
+    try:
+        known = json.loads((run_dir / RUN_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    made_in = Path(known.get("run_dir", run_dir))
+    is_copy = made_in.exists() and not made_in.samefile(run_dir)
+    return Cache(Path(known["cache"]), made_in if is_copy else None)
+
+
 def forget_in_checkpoints(
-    paths: Sequence[Path], sample_ids: Int64Array, where: Where | None, key: Key | None
+    paths: Sequence[Path], sample_ids: Int64Array, where: Where | None, key: Key | None, *, dry_run: bool = False
 ) -> Purged:
     """Do what `forget_in_run` does to these checkpoints, which no other process may be using."""
     if where is not None:
@@ -93,7 +126,8 @@ def forget_in_checkpoints(
         stored = [np.count_nonzero(np.isin(_stored(state), sample_ids)) for state in states]
         held = any(np.isin(ids_in_state(state), sample_ids).any() for state in states)
         change = forget_in_state if held else deny_in_state
-        rewrite_checkpoint(path, lambda rank, own: _changed(own, change, sample_ids), key=key)  # noqa: B023
+        if not dry_run:
+            rewrite_checkpoint(path, lambda rank, own: _changed(own, change, sample_ids), key=key)  # noqa: B023
         rewritten.append(path)
         removed += sum(map(int, stored))
     return Purged(sample_ids, rewritten, removed)

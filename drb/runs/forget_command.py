@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from drb.checkpoint import read_key
-from drb.runs.forget import forget_in_run
+from drb.runs.forget import Purged, cache_of_run, forget_in_run
 
 _EPILOG = """\
 The samples are removed from the buffers in every checkpoint, and from the cache of the data set if the run read one.
@@ -29,6 +29,11 @@ def main(arguments: Sequence[str]) -> int:
         metavar="FIELD=VALUE[,VALUE]",
         help="samples whose field has one of these values; given several times, all must hold",
     )
+    parser.add_argument("--dry-run", action="store_true", help="say what would be removed, and change nothing")
+    parser.add_argument("--keep-cache", action="store_true", help="leave the cache of the data set as it is")
+    parser.add_argument(
+        "--yes", action="store_true", help="do not ask before a cache is erased from which other runs read their images"
+    )
     parser.add_argument("--key-file", metavar="FILE", help="the key of encrypted checkpoints (checkpoint.key_file)")
     options = parser.parse_args(arguments)
     try:
@@ -39,20 +44,55 @@ def main(arguments: Sequence[str]) -> int:
         if not ids and where is None:
             raise ValueError("nothing to forget: give --ids, --ids-file or --where")
         key = None if options.key_file is None else read_key(options.key_file)
-        purged = forget_in_run(options.run_dir, ids, where=where, key=key)
+        if not (options.dry_run or options.keep_cache or options.yes):
+            _confirm(options.run_dir)
+        purged = forget_in_run(
+            options.run_dir, ids, where=where, key=key, erase_cache=not options.keep_cache, dry_run=options.dry_run
+        )
     except (ValueError, OSError) as error:
         print(f"drb: error: {error}", file=sys.stderr)
         return 1
-    num_ids = len(purged.sample_ids)
+    _report(purged, dry_run=options.dry_run)
+    return 0
+
+
+def _confirm(run_dir: Path) -> None:
+    """Ask before the cache of images is erased, which is not the run's alone.
+
+    Without a terminal nobody can be asked: the cache of a run's own is erased, that of the run it is a copy of is not.
+
+    Raises:
+        ValueError: the answer is no, or nobody is there to give it.
+    """
+    cache = cache_of_run(run_dir)
+    if cache is None:
+        return
+    ways = "--keep-cache leaves it as it is, --yes erases the samples there"
+    whose = f"{run_dir} is a copy of {cache.original} and reads the same cache, {cache.path}"
+    if not sys.stdin.isatty():
+        if cache.original is not None:
+            raise ValueError(f"{whose}: {ways}")
+        return
+    if cache.original is None:
+        whose = f"the cache {cache.path} may be read by other runs, too"
+    if input(f"{whose}. Erase the samples there, for good? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise ValueError(f"nothing was changed: {ways}")
+
+
+def _report(purged: Purged, *, dry_run: bool) -> None:
+    """Print what was removed, or would be."""
+    num_ids, would = len(purged.sample_ids), "would be " if dry_run else ""
     if purged.checkpoints:
         for path in purged.checkpoints:
-            print(f"rewritten: {path}")
-        print(f"{num_ids} sample ids are denied from now on; {purged.removed} stored exemplars were removed")
+            print(f"{would}rewritten: {path}")
+        denied = "would be denied" if dry_run else "are denied from now on"
+        print(f"{num_ids} sample ids {denied}; {purged.removed} stored exemplars {would or 'were '}removed")
     elif not purged.erased:
         print(f"nothing to do: the checkpoints deny these {num_ids} sample ids already")
     if purged.erased:
-        print(f"{purged.erased} samples were erased from the cache of the data set")
-    return 0
+        print(f"{purged.erased} samples {would or 'were '}erased from the cache of the data set")
+    if dry_run:
+        print("nothing was changed (--dry-run)")
 
 
 def _ids(text: str, where: str) -> list[int]:

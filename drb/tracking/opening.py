@@ -17,9 +17,11 @@ from drb.tracking.store import (
     create_run,
     import_quietly,
     is_server,
+    origin_of,
     reopen_run,
     resolve_uri,
     sqlite_uri,
+    why_not_imported,
 )
 from drb.tracking.tracker import BATCH, BufferedTracker, NullTracker, Point, Tracker, one_line
 
@@ -60,7 +62,7 @@ def open_tracker(
     if not enabled:
         return NullTracker()
     import_quietly()
-    uri = resolve_uri(uri)
+    given_by, uri = origin_of(uri), resolve_uri(uri)
     go_offline = partial(_open_offline, Path(run_dir), uri, experiment, run_name)
     try:
         if run_id is not None and _offline_file(run_dir).exists():
@@ -70,9 +72,12 @@ def open_tracker(
         is_deleted = isinstance(error, DeletedRunError)
         if run_id is not None and (is_deleted or getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST"):
             raise UnknownRunError(f"{uri} does not have the run {run_id} any more: {one_line(error)}") from error
+        if isinstance(error, ImportError):
+            raise ValueError(why_not_imported(error)) from error
         if not (is_server(uri) or isinstance(error, LockedError)):
             raise ValueError(
-                f"cannot track in {uri}: {one_line(error)}; change tracking.uri or turn tracking off"
+                f"cannot track in {uri}, which {given_by} names: {one_line(error)}; change that, or train with "
+                "tracking=none"
             ) from error
         return BufferedTracker(go_offline(run_id, error), None, flush_seconds=flush_seconds)
     return BufferedTracker(run, partial(go_offline, run.run_id), flush_seconds=flush_seconds)

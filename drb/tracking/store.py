@@ -13,6 +13,7 @@ import sqlite3
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from drb.tracking.tracker import Point
 _log = logging.getLogger(__name__)
 _MAX_PARAMS = 100  # that MLflow takes at a time
 _LOCKED_S = 15.0  # how long to wait for a local store that another process has locked
+SETTING, VARIABLE = "tracking.uri", "MLFLOW_TRACKING_URI"
 _DEFAULT_URI = "sqlite:///mlflow.db"
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -153,13 +155,23 @@ def import_quietly() -> None:
         os.environ.setdefault(name, value)
     try:
         with _quiet_warnings():
-            import mlflow  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            f"tracking needs MLflow ({error}); pip install 'drb-train[train]' or turn tracking off"
-        ) from None
+            from mlflow import MlflowClient  # noqa: F401
+    except ImportError as error:
+        raise ValueError(why_not_imported(error)) from None
     for name, level in (("mlflow", logging.WARNING), ("alembic", logging.WARNING), ("urllib3", logging.ERROR)):
         logging.getLogger(name).setLevel(level)
+
+
+def why_not_imported(error: ImportError) -> str:
+    """Whether MLflow is not there, lacks something, or is hidden by a file of the same name as one of its modules."""
+    missing = (error.name or "mlflow").partition(".")[0]
+    spec = None if missing == "mlflow" and isinstance(error, ModuleNotFoundError) else find_spec(missing)
+    if spec is not None:
+        return (
+            f"MLflow is installed but cannot be imported ({error}): {missing} is taken from {spec.origin or 'a folder'}"
+            "; rename that if it is yours, or train with tracking=none"
+        )
+    return f"tracking needs MLflow ({error}); pip install 'drb-train[train]', or train with tracking=none"
 
 
 def resolve_uri(uri: str | None) -> str:
@@ -170,13 +182,20 @@ def resolve_uri(uri: str | None) -> str:
     """
     from mlflow.environment_variables import MLFLOW_TRACKING_URI
 
+    given_by = origin_of(uri)
     uri = uri or MLFLOW_TRACKING_URI.get() or _DEFAULT_URI
     if "://" not in uri or uri.startswith("file:"):
         raise ValueError(
-            f"tracking.uri must be sqlite:///FILE, http://HOST:PORT or another store that MLflow knows, got {uri!r}"
+            f"{given_by} must be sqlite:///FILE, http://HOST:PORT or another store that MLflow knows, got {uri!r}; "
+            f"{'change it' if given_by == SETTING else f'set {SETTING}, which comes first, or unset it'}"
         )
     path = sqlite_path(uri)
     return uri if path is None else sqlite_uri(path)
+
+
+def origin_of(uri: str | None) -> str:
+    """What says which store is used: the setting, or the environment's variable where the setting is null."""
+    return SETTING if uri or not os.environ.get(VARIABLE) else VARIABLE
 
 
 def is_server(uri: str) -> bool:

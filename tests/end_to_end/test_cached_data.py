@@ -11,6 +11,7 @@ from images import write_image_folder
 import drb.checkpoint
 import drb.program.run
 from drb.checkpoint import read_rank_states
+from drb.cli import main as drb_main
 from drb.data.cache import erase, erased_ids
 from drb.data.datasets import load_dataset
 from drb.distributed.world import World
@@ -55,6 +56,35 @@ def test_a_run_goes_on_after_samples_were_erased(train, tmp_path):
     assert erased_ids(run_dir).tolist() == sorted(ids)
     again, _ = train("again")
     assert again["samples"] == 4 * 15 * 2  # as many as before: others were shown instead
+
+
+def content(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and not path.name.endswith("lock")}
+
+
+def test_the_cache_is_not_erased_for_a_copy_of_a_run_or_a_dry_run_unless_that_is_meant(train, tmp_path, capsys):
+    _, run_dir = train("run")
+    copy, cache = tmp_path / "copy", tmp_path / "images" / "drb-cache"
+    shutil.copytree(run_dir, copy)
+    [state] = read_rank_states(max((run_dir / "checkpoints").iterdir()))
+    some = state["rehearsal"]["buffer"]["columns"]["sample_id"][:2]
+    ids = ["--ids", ",".join(map(str, some))]
+    before = content(cache), content(copy)
+
+    assert drb_main(["forget", str(copy), *ids]) == 1
+    assert f"{copy} is a copy of {run_dir} and reads the same cache, " in capsys.readouterr().err
+    assert drb_main(["forget", str(copy), *ids, "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "2 sample ids would be denied" in out
+    assert "2 samples would be erased from the cache" in out
+    assert (content(cache), content(copy)) == before
+
+    assert drb_main(["forget", str(copy), *ids, "--keep-cache"]) == 0
+    assert content(cache) == before[0]
+    assert content(copy) != before[1]
+    assert drb_main(["forget", str(copy), *ids, "--yes"]) == 0
+    assert erased_ids(run_dir).tolist() == sorted(some)
+    assert drb_main(["forget", str(run_dir), *ids]) == 0  # its own: nobody is there to be asked
 
 
 def test_a_limit_that_is_no_size_is_refused(train):

@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from programs import ROOT
 
 from drb.tracking import NullTracker, UnknownRunError, open_tracker, sync
 from drb.tracking.store import connect, sqlite_uri
@@ -137,7 +138,28 @@ def test_disabled_tracking_needs_nothing(tmp_path, monkeypatch):
 
 def test_missing_mlflow_is_said_with_the_way_out(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "mlflow", None)
-    with pytest.raises(ValueError, match=r"pip install 'drb-train\[train\]' or turn tracking off"):
+    with pytest.raises(ValueError, match=r"pip install 'drb-train\[train\]', or train with tracking=none"):
+        open_at(None, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["mlflow", "alembic"])
+def test_a_file_that_hides_a_module_is_named(tmp_path, name):
+    (tmp_path / f"{name}.py").write_text("")
+    program = "import drb.tracking.opening as o; o.open_tracker(True, experiment='e', run_name='r', run_dir='.')"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert f"{name} is taken from {tmp_path / name}.py; rename that if it is yours" in ended.stderr.splitlines()[-1]
+
+
+def test_a_variable_that_names_no_store_is_blamed_rather_than_the_setting(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "./mlruns")
+    with pytest.raises(ValueError, match=r"^MLFLOW_TRACKING_URI must be sqlite:///FILE.* got './mlruns'; set tracking"):
+        open_at(None, tmp_path)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/file/all.db")
+    with pytest.raises(ValueError, match=r"which MLFLOW_TRACKING_URI names: "):
         open_at(None, tmp_path)
 
 

@@ -14,7 +14,7 @@ import fcntl
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,20 +23,21 @@ from drb.data.cache.files import SPLITS, id_file, image_file, map_array, map_era
 from drb.data.ids import in_guise
 from drb.types import Int64Array
 
-RUN_FILE = "data.json"  # in a run directory if it read a cache: {"cache": the cache's folder}
+RUN_FILE = "data.json"  # in a run directory if it read a cache: {"cache": the cache's folder, "run_dir": its own path}
 _GUISES = 10_000  # that a sample is looked for in: tasks of a domain-incremental stream
 _OF_A_RUN = "config.yaml"  # in every run directory
 
 
-def erase(folder: Path, sample_ids: Sequence[int] | Int64Array, split: str = "train") -> int:
+def erase(folder: Path, sample_ids: Sequence[int] | Int64Array, split: str = "train", *, dry_run: bool = False) -> int:
     """Erase samples; a repetition does no harm and finishes what was interrupted.
 
     Args:
         folder: a cache (`Dataset.cache`), or the directory of a run: the cache that it read, if any.
         sample_ids: ids as the run has them, of a sample in any of its guises (domain-incremental). Those that are not
             in the cache are passed over.
+        dry_run: erase nothing.
     Returns:
-        How many had not been erased before.
+        How many had not been erased before, and are (or would be) now.
     Raises:
         ValueError: neither a cache nor a run, a damaged cache, or an id below 0.
     """
@@ -47,13 +48,16 @@ def erase(folder: Path, sample_ids: Sequence[int] | Int64Array, split: str = "tr
         return 0
     with cache.with_name(f"{cache.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # nobody builds it now
-        images = map_array(image_file(cache, split), "r+")
-        erased = map_erased(cache, split, len(images), "r+")
+        mode: Literal["r", "r+"] = "r" if dry_run else "r+"
+        images = map_array(image_file(cache, split), mode)
+        erased = map_erased(cache, split, len(images), mode)
         ids = np.asarray(sample_ids, np.int64).reshape(-1)
         if len(ids) and ids.min() < 0:
             raise ValueError(f"sample ids to erase must be at least 0, got {ids.min()}")
         rows = _rows_of(ids, map_array(id_file(cache, split)))
         num_new = int(np.count_nonzero(~erased[rows]))
+        if dry_run:
+            return num_new
         for array, value in ((erased, True), (images, 0)):  # marks first: a row is never blank without its mark
             array[rows] = value
             _write_back(array)

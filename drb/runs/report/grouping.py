@@ -7,7 +7,7 @@ is, and the number of ranks, do not count.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from drb.runs.report import Summary
@@ -42,9 +42,12 @@ def groups(summaries: Sequence[Summary]) -> dict[str, list[Summary]]:
     return dict(zip(labels, found.values(), strict=True))
 
 
-def run_labels(summaries: Sequence[Summary]) -> list[str]:
-    """What to call each run: its name, followed by the settings in which runs of that name differ."""
-    return _labels(summaries, [str(summary["name"]) for summary in summaries])
+def run_labels(summaries: Sequence[Summary], besides: Collection[str] = ()) -> list[str]:
+    """What to call each run: its name, followed by the settings in which runs of that name differ.
+
+    besides: settings that are shown in another way.
+    """
+    return _labels(summaries, [str(summary["name"]) for summary in summaries], besides)
 
 
 def settings_of(summary: Summary) -> dict[str, Any]:
@@ -57,8 +60,10 @@ def settings_of(summary: Summary) -> dict[str, Any]:
     }
 
 
-def _labels(summaries: Sequence[Summary], names: Sequence[str]) -> list[str]:
-    settings = [settings_of(summary) for summary in summaries]
+def _labels(summaries: Sequence[Summary], names: Sequence[str], besides: Collection[str] = ()) -> list[str]:
+    settings = [
+        {name: value for name, value in settings_of(summary).items() if name not in besides} for summary in summaries
+    ]
     labels = []
     for name, own in zip(names, settings, strict=True):
         others = [other for other_name, other in zip(names, settings, strict=True) if other_name == name]

@@ -1,6 +1,7 @@
 """One table of several runs: a row per run, so that runs are compared down a column; as wide as there is room.
 
-Of many tasks a few are shown, evenly spread, the first and the last among them.
+Ranks, model and seed have a column each if the runs differ in them, else they are said once below. Of many tasks a few
+are shown, evenly spread, the first and the last among them.
 """
 
 from __future__ import annotations
@@ -68,10 +69,35 @@ def _column_widths(cells: list[list[str]]) -> list[int]:
 def _cells(summaries: Sequence[Summary], task_columns: int) -> list[list[str]]:
     tasks = _shown_tasks(_num_tasks(summaries), task_columns)
     first = [f"task {task + 1}" if task == tasks[0] else str(task + 1) for task in tasks]
+    facts = {name: values for name, values in _facts(summaries).items() if len(set(values)) > 1}
+    labels = run_labels(summaries, besides=[_SETTING_OF[name] for name in facts if name in _SETTING_OF])
     return [
-        ["run", *first, "ACC", "BWT", "forgetting", "runtime", "waited"],
-        *([_shorten(label), *_row(run, tasks)] for label, run in zip(run_labels(summaries), summaries, strict=True)),
+        ["run", *facts, *first, "ACC", "BWT", "forgetting", "runtime", "waited"],
+        *(
+            [_shorten(label), *own, *_row(run, tasks)]
+            for label, run, *own in zip(labels, summaries, *facts.values(), strict=True)
+        ),
     ]
+
+
+_SETTING_OF = {"model": "model.name"}
+
+
+def _facts(summaries: Sequence[Summary]) -> dict[str, list[str]]:
+    """Each run's number of ranks, its model and its seed."""
+    models = [(summary.get("config") or {}).get("model", {}).get("name") for summary in summaries]
+    facts = {
+        "ranks": [summary.get("world_size") for summary in summaries],
+        "model": models,
+        "seed": [summary.get("seed") for summary in summaries],
+    }
+    return {name: [_UNKNOWN if value is None else str(value) for value in values] for name, values in facts.items()}
+
+
+def _common_facts(summaries: Sequence[Summary]) -> str:
+    """What all runs have in common, for example 'ranks 2, model mlp, seed 0'; empty if nothing is known."""
+    facts = {name: set(values) for name, values in _facts(summaries).items()}
+    return ", ".join(f"{name} {next(iter(v))}" for name, v in facts.items() if len(v) == 1 and v != {_UNKNOWN})
 
 
 def _row(summary: Summary, tasks: Sequence[int]) -> list[str]:
@@ -92,9 +118,11 @@ def _num_tasks(summaries: Sequence[Summary]) -> int:
 
 
 def _caption(summaries: Sequence[Summary]) -> str:
+    common = _common_facts(summaries)
     return (
         f"{described(summaries)}: the mean over the tasks seen, after each of {_num_tasks(summaries)} tasks.\n"
         "runtime: training alone; waited: the part of it spent in rounds of rehearsal or waiting for them."
+        + (f"\nall runs: {common}" if common else "")
     )
 
 

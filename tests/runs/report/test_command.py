@@ -52,6 +52,12 @@ def test_runs_that_differ_in_more_than_the_seed_are_never_averaged(tmp_path, cap
     assert main(["report", str(tmp_path)]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert sum(line[:2] == ["er", "capacity=20"] for line in lines) == 4 + 2  # of the table, and of the scaling
+    assert [line[2:4] for line in lines if line[:2] == ["er", "capacity=20"]][:4] == [
+        ["1", "0"],
+        ["2", "0"],
+        ["1", "1"],
+        ["2", "1"],
+    ]  # ranks and seed
     assert ["er", "capacity=20", "1", "2", "2,000", "100", "%", "2.0"] in lines
     assert ["er", "capacity=400", "2", "2", "80,000", "100", "%", "40.0"] in lines
 

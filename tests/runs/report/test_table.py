@@ -66,6 +66,19 @@ def test_a_run_that_stopped_early_has_dashes_for_the_rest():
     assert cells[:6] == ["stopped", "50.0", "50.0", "-", "-", "-"]
 
 
+def test_ranks_model_and_seed_are_columns_where_they_differ_and_said_once_where_not():
+    runs = [
+        run | {"world_size": ranks, "seed": 3, "config": {"model": {"name": model}, "seed": 3}}
+        for run, ranks, model in zip(three_runs(), (1, 2, 2), ("mlp", "mlp", "cnn"), strict=True)
+    ]
+    table = plain_table(runs)
+    head, _, *rows = [line.split() for line in table.splitlines()[:4]]
+    assert head[:5] == ["run", "ranks", "model", "task", "1"]
+    assert [row[:3] for row in rows] == [["incremental", "1", "mlp"], ["rehearsal", "2", "mlp"]]
+    assert table.splitlines()[-1] == "all runs: seed 3"
+    assert plain_table([runs[0]]).splitlines()[-1] == "all runs: ranks 1, model mlp, seed 3"
+
+
 def test_no_run_is_an_error():
     with pytest.raises(ValueError, match="at least one"):
         plain_table([])
