@@ -52,13 +52,12 @@ class Scenario(Variant):
 
     task_aware: ClassVar[bool] = False
     divides_by_count: ClassVar[bool] = False
+    validation: float = setting(0.0, at_least=0, below=1)
 
     @property
     def keeps_earlier_tasks(self) -> bool:
         """Whether the tasks stay what they are if `num_tasks` grows, so that a run can go on with more of them."""
         return False
-
-    validation: float = setting(0.0, at_least=0, below=1)
 
     def begin(self, dataset: Dataset, seed: int) -> None:
         """Called once, before the first task; the same on all ranks.

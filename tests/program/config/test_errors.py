@@ -47,9 +47,9 @@ BAD = [
     (["optimizer=lbfgs"], "optimizer=lbfgs is unknown; choose adam, adamw or sgd"),
     (
         ["optimizer=adam", "optimizer.momentum=0.9"],
-        "there is no setting optimizer.momentum; optimizer has beta1, beta2",
+        "only optimizer=sgd has the setting optimizer.momentum; optimizer has beta1, beta2",
     ),
-    (["schedule.milestones=[3]"], "there is no setting schedule.milestones; schedule has name, span, warmup_epochs"),
+    (["schedule.milestones=[3]"], "only schedule=step has the setting schedule.milestones; schedule has name"),
     (
         ["rehearsal.exchange=mpi"],
         "rehearsal.exchange: unknown exchange 'mpi'; choose auto, collective, hierarchical, loopback, nccl, rma or sha",
