@@ -16,7 +16,7 @@ import numpy as np
 import torch.distributed as dist
 from torch.utils.data import Sampler
 
-from drb.data.sampler_order import Iteration
+from drb.data.sampler_order import Iteration, Shard
 from drb.data.with_ids import require_disjoint
 from drb.seeding import mix64, permutation
 from drb.types import BoolArray, Int64Array
@@ -97,7 +97,8 @@ class OwnerSampler(Sampler[int]):
         """
         Args:
             dataset: anything with a length.
-            check: let a rehearsal require that its first minibatches follow this sampler's order (`sampler_order`).
+            check: let a rehearsal require that its first minibatches follow this sampler's order, warn if later ones do
+                not, and compare the ranks' samplers (`sampler_order`).
             rank, world_size: of the default process group if None; 0 and 1 without one.
             shuffle: a new order within the rank each epoch; otherwise ascending.
         Raises:
@@ -141,7 +142,7 @@ class OwnerSampler(Sampler[int]):
         self._epoch, self._earlier, self._skip = epoch + 1, (), 0
         self._running = (epoch, earlier, skip)
         order = self._order(self.rank, self.world_size, epoch, earlier)[skip:]
-        self._iteration = Iteration(order, self.check)
+        self._iteration = Iteration(order, self.check, Shard(self._num_samples, self.seed, self.rank, self.world_size))
         return iter(order.tolist())
 
     # -- state

@@ -9,6 +9,7 @@ import numpy as np
 
 from drb.buffer.positions import PositionTable
 from drb.buffer.record import RecordSpec
+from drb.data.sampler_order import Shard
 from drb.exchange import Peers, Sizes
 from drb.rehearsal.auto import choose_engine, choose_transport, has_core
 from drb.rehearsal.auto_exemplars import AutoExemplars, MeasuringEngine
@@ -34,6 +35,7 @@ def assemble(
     origin: Origin | None = None,
     start: str = "",
     saved: Mapping[str, Any] | None = None,
+    shard: Shard | None = None,
 ) -> Parts | None:
     """Build the parts. Collective over `peers` (None: one rank).
 
@@ -41,6 +43,7 @@ def assemble(
         max_rows: of this rank's minibatches; 0 if it does not know yet and takes the others' largest.
         device: where exemplars are wanted; None: on the host.
         origin: this rank's. start: what its run begins with (`start_of`). saved: the state that it goes on from.
+        shard: of the sampler that gave the first minibatch.
     Returns:
         None if nobody knows how many rows a minibatch has.
     Raises:
@@ -60,6 +63,7 @@ def assemble(
         has_device=device is not None,
         start=start,
         resumed=((saved or {}).get("run", ""), (saved or {}).get("round", -1)),
+        shard=shard,
     )
     max_rows = max_rows or max(greeting["max_rows"] for greeting in greetings)
     if not max_rows:

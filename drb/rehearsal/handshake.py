@@ -7,11 +7,13 @@ ranks choose the same exchange and come to the same conclusions, so that none wa
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, TypeAlias
 
 import torch
 
 from drb.buffer.record import RecordSpec
+from drb.data.sampler_order import Shard, require_one_division
 from drb.distributed.failure import first_few
 from drb.exchange import Peers, Transport
 from drb.machine import usable_cores
@@ -35,6 +37,7 @@ def greet(
     has_device: bool,
     start: str = "",
     resumed: tuple[str, int] = ("", -1),
+    shard: Shard | None = None,
 ) -> list[Greeting]:
     """Every rank's greeting, by rank. Collective over peers (None: one rank).
 
@@ -43,8 +46,10 @@ def greet(
         free: bytes that it sees free, as `drb.rehearsal.memory.free_memory`.
         has_device: whether its exemplars are wanted on a GPU.
         start: what its run begins with. resumed: the run and step of the state that it goes on from; "" and -1: none.
+        shard: of the sampler that gave its first minibatch.
     Raises:
-        ValueError: ranks differ in their settings or schema, or go on from states that do not belong together.
+        ValueError: ranks differ in their settings or schema, their samplers overlap, or they go on from states that do
+            not belong together.
         UnevenError: a rank has ended.
     """
     mine = {
@@ -60,6 +65,7 @@ def greet(
         "threads": torch.get_num_threads(),
         "start": start,
         "resumed": [resumed[0], int(resumed[1])],
+        "shard": None if shard is None else asdict(shard),
     }
     if peers is None:
         return [mine]
@@ -67,6 +73,7 @@ def greet(
     _require_started(greetings)
     require_agreement([greeting["settings"] for greeting in greetings], "setting")
     require_agreement([greeting["schema"] for greeting in greetings], "the record's field")
+    require_one_division([None if greeting["shard"] is None else Shard(**greeting["shard"]) for greeting in greetings])
     require_one_moment([greeting["resumed"] for greeting in greetings])
     return greetings
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from drb.buffer.admission import Offer
 from drb.buffer.record import RecordSpec
-from drb.data.sampler_order import OrderCheck
+from drb.data.sampler_order import OrderCheck, Shard, shard_of
 from drb.rehearsal.settings import RehearsalSettings
 from drb.sampling.distinct import DistinctCounter
 from drb.seeding import sample_ids_of, sample_keys
@@ -58,6 +58,11 @@ class Intake:
                 f"stratum={settings.stratum!r} names no field of the minibatch (it has {_names(minibatch)}); set "
                 "stratum= to one of them, or to None"
             )
+
+    def shard_of(self, minibatch: Minibatch) -> Shard | None:
+        """The shard of the sampler that gave a checked minibatch; None if that is not known."""
+        ids = None if self._id_field is None else minibatch[self._id_field]
+        return None if ids is None else shard_of(ids.detach().cpu().numpy().astype(np.int64))
 
     def decides_on(self, minibatch: Minibatch) -> list[str]:
         """Return the fields of a minibatch whose values `take` reads: sample ids and strata."""

@@ -138,6 +138,7 @@ class Setup:
             origin=self._origin,
             start=start,
             saved=saved,
+            shard=intake.shard_of(minibatch),
         )
         if parts is None:
             return None

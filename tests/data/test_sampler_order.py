@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
+from ranks import run_cases
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, TensorDataset
 
 from drb import OwnerSampler, Rehearsal, with_ids
@@ -85,11 +88,82 @@ def test_what_is_resumed_skipped_or_read_beside_other_loaders_goes_on():
     assert steps(batch for pair in both for batch in pair) is None
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ([0, 1, 2, 3, 5, 6, 7, 8, 9], "10 samples were left out"),
+        ([0, 1, 2, 3, 4, 2, 3, 4, 5, 6, 7, 8, 9], "samples come a second time"),
+    ],
+)
+def test_what_is_left_out_or_repeated_later_is_said_once_and_training_goes_on(changed, message):
+    data = dataset()
+    batches = list(DataLoader(with_ids(data), ROWS, sampler=(owner := sampler(data, 0))))
+    with Rehearsal(20, 4, batch_size=ROWS, verbose=False) as rehearsal:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            for index in changed:
+                rehearsal.extend(batches[index])
+        assert len(said) == 1
+        assert message in str(said[0].message)
+        assert said[0].filename == __file__
+        for batch in DataLoader(with_ids(data), ROWS, sampler=owner):  # another epoch, in order
+            rehearsal.extend(batch)
+
+
+def test_epochs_that_are_left_early_and_two_rehearsals_of_one_stream_go_on():
+    data = dataset()
+    loader = DataLoader(with_ids(data), ROWS, sampler=sampler(data, 0))
+    settings = {"batch_size": ROWS, "verbose": False}
+    with Rehearsal(20, 4, **settings) as one, Rehearsal(30, 4, **settings) as other:
+        for last in (9, 4, 0, 9):
+            for step, batch in enumerate(loader):
+                one.extend(batch)
+                other.extend(batch)
+                if step == last:
+                    break
+
+
 def test_reordering_on_purpose_can_be_said():
     data = dataset()
     with Rehearsal(20, 4, batch_size=ROWS, verbose=False) as rehearsal:
         for batch in DataLoader(with_ids(data), ROWS, sampler=sampler(data, 0, check=False)):
             rehearsal.extend({name: values.flip(0) for name, values in batch.items()})
+
+
+def first_step(rank, world_size, changed, first_id):
+    """What the first step says, where rank 1's sampler has something else; None if it goes on."""
+    options = {"seed": 4, "rank": rank, "world_size": world_size} | (changed if rank == 1 else {})
+    data = dataset(options.pop("n", 200))
+    loader = DataLoader(with_ids(data, first_id * rank), ROWS, sampler=OwnerSampler(data, **options))
+    rehearsal = Rehearsal(20, 4, batch_size=ROWS, verbose=False)
+    try:
+        for batch in loader:
+            rehearsal.extend(batch)
+    except ValueError as error:
+        return str(error)
+    rehearsal.close()
+    return None
+
+
+def test_samplers_that_do_not_belong_together_are_named_on_every_rank():
+    cases = {
+        "alike": ({}, 0),
+        "seed": ({"seed": 5}, 0),
+        "samples": ({"n": 180}, 0),
+        "rank": ({"rank": 0}, 0),
+        "on purpose": ({"rank": 0, "check": False}, 0),
+        "data of their own": ({"seed": 5, "rank": 0}, 1000),
+    }
+    told = run_cases(first_step, 2, cases)
+    for case, message in {
+        "seed": "OwnerSamplers of ranks 0 and 1 have seed 4 and 5",
+        "samples": "OwnerSamplers of ranks 0 and 1 have num_samples 200 and 180",
+        "rank": "OwnerSamplers of ranks 0 and 1 both give the samples of rank 0 of 2",
+    }.items():
+        first, second = told.pop(case)
+        assert first == second
+        assert message in first
+    assert all(messages == [None, None] for messages in told.values()), told
 
 
 def test_ids_of_no_sampler_are_nobodys_business():
