@@ -122,6 +122,13 @@ class _Place:
         self.next = end
         return True
 
+    def begins_inside(self, sample_ids: Int64Array, first_id: int) -> bool:
+        """Whether these ids, int64 [B], are somewhere in it, one behind the other; then it goes on behind them."""
+        for start in np.flatnonzero(self.order == sample_ids[0] - first_id):
+            if np.array_equal(self.order[start : start + len(sample_ids)] + first_id, sample_ids):
+                return self.begin(first_id, int(start), len(sample_ids))
+        return False
+
     def begin(self, first_id: int, start: int, count: int) -> bool:
         """The next minibatch begins behind these `count` samples."""
         self.ids = self.order + first_id if first_id else self.order
@@ -166,11 +173,8 @@ class OrderCheck:
             first_id = None if iteration is None else _first_id(iteration, sample_ids)
             if first_id is None:
                 continue
-            starts = np.flatnonzero(place.order == sample_ids[0] - first_id) if place.next is None else []
-            for start in starts:
-                if np.array_equal(place.order[start : start + len(sample_ids)] + first_id, sample_ids):
-                    place.begin(first_id, int(start), len(sample_ids))
-                    return place
+            if place.next is None and place.begins_inside(sample_ids, first_id):
+                return place
             if not place.checked:
                 return None
             broken = broken or (place, first_id)

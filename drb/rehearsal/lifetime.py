@@ -55,10 +55,12 @@ class Lifetime:
     _verbose: bool
     _setup_seconds: float = 0.0
 
-    def _start(self, minibatch: Minibatch) -> Running | None:
-        """Build everything, and say on rank 0 what was chosen: see `Setup.start`. Collective."""
+    def _start(self, minibatch: Minibatch | None) -> Running | None:
+        """Build everything, and say on rank 0 what was chosen: see `Setup.start`; without a minibatch, from the state
+        that was loaded, if any: see `Setup.resume`. Collective.
+        """
         start = time.perf_counter()
-        running = self._running = self._setup.start(minibatch)
+        running = self._running = self._setup.resume() if minibatch is None else self._setup.start(minibatch)
         if running is None:
             return None
         if self._peers is None or self._peers.rank == 0:

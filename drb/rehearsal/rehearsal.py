@@ -213,9 +213,13 @@ class Rehearsal(Lifetime):
     # -- what is stored
 
     def edit(self) -> AbstractContextManager[Edit]:
-        """Rewrite, remove and insert exemplars between steps: see `drb.rehearsal.edit`. Collective."""
+        """Rewrite, remove and insert exemplars between steps: see `drb.rehearsal.edit`. Collective.
+
+        After `load_state_dict` no minibatch need come first; give device= then if minibatches will lie on a GPU.
+        """
         self._require_open("edit")
-        return self._require_running("edit").edit()
+        running = self._running or self._start(None)
+        return (running or self._require_running("edit")).edit()
 
     def forget(self, sample_ids: SampleIds | None = None, *, where: Where | None = None) -> int:
         """Remove samples from all ranks' buffers for good; return how many exemplars that were. Collective.

@@ -9,6 +9,7 @@ import numpy as np
 
 from drb.buffer.record import RecordSpec, warn_about_float_images
 from drb.buffer.snapshot import state_with_rows
+from drb.data.sampler_order import Shard
 from drb.exchange import Peers
 from drb.rehearsal.assemble import assemble
 from drb.rehearsal.cuda import DeviceExtension, DeviceIntake, find_device
@@ -123,13 +124,24 @@ class Setup:
             minibatch = on_cpu(minibatch)
         intake.check_first(minibatch)
         spec = self._spec or RecordSpec.of(minibatch, exclude=settings.id_field)
-        saved, num_rows = self.saved or {}, len(next(iter(minibatch.values())))
+        num_rows = len(next(iter(minibatch.values())))
         intake.check(minibatch, spec, num_rows)  # before the other ranks are told
         warn_about_float_images(minibatch)
-        max_rows = max(settings.batch_size or 0, num_rows, int(saved.get("max_rows", 0)))
         start = start_of(minibatch, settings.seed, settings.id_field)
+        return self._build(spec, num_rows, start, intake.shard_of(minibatch))
+
+    def resume(self) -> Running | None:
+        """Build everything from the loaded state, for what is done before the first minibatch. Collective.
+
+        None if there is no state that shows what a record is.
+        """
+        return None if self.saved is None or self._spec is None else self._build(self._spec, 0, "", None)
+
+    def _build(self, spec: RecordSpec, num_rows: int, start: str, shard: Shard | None) -> Running | None:
+        saved = self.saved or {}
+        max_rows = max(self._settings.batch_size or 0, num_rows, int(saved.get("max_rows", 0)))
         parts = assemble(
-            settings,
+            self._settings,
             spec,
             max_rows,
             self._peers,
@@ -138,7 +150,7 @@ class Setup:
             origin=self._origin,
             start=start,
             saved=saved,
-            shard=intake.shard_of(minibatch),
+            shard=shard,
         )
         if parts is None:
             return None

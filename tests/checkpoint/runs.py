@@ -97,6 +97,7 @@ def run(
         partial(make_network, options.get("model", "mlp")),
         Preprocess(mean=[0.3], std=[0.3], crop_padding=1, flip=True),
         strategy,
+        terms=options.get("terms", ()),
         world=world,
         training=TrainingSettings(**{"epochs": 2, "batch_size": 8, "log_every": 3} | options.get("training", {})),
         optimizer=_built(OPTIMIZERS, options.get("optimizer", {"name": "sgd", "lr": 0.05, "momentum": 0.9})),

@@ -14,6 +14,9 @@ CASES = {
     "states": 250,
     "checkpoints": 250,
     "resealed checkpoints": 300,
+    "encrypted files": 600,
+    "encryption keys": 256,
+    "states astray": 200,
 }
 
 

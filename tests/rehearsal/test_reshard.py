@@ -199,7 +199,7 @@ def test_a_state_without_its_late_fields_cannot_be_divided():
     ("change", "message"),
     [
         (lambda states: states[:2], r"these are 2 states of 3 ranks"),
-        (lambda states: [*states[:2], {**states[2], "round": 99}], r"ranks 0 and 2 differ in round: 7 and 99"),
+        (lambda states: [*states[:2], {**states[2], "round": 99}], r"ranks 0 and 2 are of different rounds, 7 and 99"),
         (lambda states: states[0], r"the state of one of 3 ranks, this rehearsal has 1: give .* all of them"),
         (lambda states: [{**s, "settings": s["settings"] | {"seed": 1}} for s in states], r"seed=1, this .* has 3"),
     ],

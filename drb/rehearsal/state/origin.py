@@ -82,11 +82,11 @@ def require_by_rank(states: Sequence[State]) -> None:
     if ranks != list(range(len(states))):
         raise ValueError(f"these are the states of ranks {ranks}; give those of all ranks, by rank: each one once")
     for rank, state in enumerate(states):
-        for what in ("run", "group"):
+        for what in ("run", "group", "round"):
             if state[what] != states[0][what]:
                 raise ValueError(
                     f"the states of ranks 0 and {rank} are of different {what}s, {states[0][what]} and {state[what]}; "
-                    "give those of all ranks of one run"
+                    "give those of all ranks of one run, saved after the same step"
                 )
 
 

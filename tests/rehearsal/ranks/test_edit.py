@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 
 import numpy as np
@@ -272,3 +273,33 @@ def test_an_interrupt_in_an_edit_is_no_hang():
     results, failures = collect_ranks(leave_by_interrupt, 2, timeout=60)
     assert not failures
     assert results == {0: True, 1: True}
+
+
+def edit_before_the_first_minibatch(rank, world_size):
+    """What is drawn after an edit, where the run was stopped and resumed just before it and where it was not."""
+    ids = torch.from_numpy(ids_of_rank(rank, world_size, 64))
+
+    def go_on(rehearsal):
+        with rehearsal.edit() as edit:
+            removed = edit.sample_ids[::3].copy()
+            edit.remove(removed)
+        drawn = [rehearsal.extend(records(ids[8 * t : 8 * t + 8]))["sample_id"].tolist() for t in range(4, 8)]
+        return removed.tolist(), drawn, rehearsal.sample_ids().tolist()
+
+    settings = {"capacity": 20, "exemplars": 4, "batch_size": 8, "verbose": False}
+    with Rehearsal(**settings) as rehearsal:
+        for t in range(4):
+            rehearsal.extend(records(ids[8 * t : 8 * t + 8]))
+        state = copy.deepcopy(rehearsal.state_dict())
+        expected = go_on(rehearsal)
+    with Rehearsal(**settings) as fresh, pytest.raises(ValueError, match=r"edit\(\) needs a first minibatch"):
+        fresh.edit()
+    with Rehearsal(**settings) as resumed:
+        resumed.load_state_dict(state)
+        return expected, go_on(resumed)
+
+
+def test_an_edit_may_come_before_the_first_minibatch_of_a_resumed_run():
+    for expected, resumed in run_ranks(edit_before_the_first_minibatch, 2):
+        assert expected == resumed
+        assert expected[0]
