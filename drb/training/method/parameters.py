@@ -3,7 +3,8 @@
 A `ParameterVector` is one tensor for each parameter, by name and in the network's own order, so that it means the same
 on every rank and after a resume. It is never a view of DDP's buckets, whose order changes after the first backward
 pass. Arithmetic takes numbers, tensors of one element and other vectors. Where two vectors have different names, as
-when some parameters are frozen, a new result has those of both, and an operation in place needs all of the left one's.
+when some parameters are frozen, a new result has the names that both have. Adding in place takes a missing entry as 0;
+other operations in place need all names of the left-hand side.
 """
 
 from __future__ import annotations
@@ -75,14 +76,20 @@ class ParameterVector:
         pairs = [(self.tensors[name], other.tensors[name]) for name in self.tensors if name in other.tensors]
         return torch.stack([torch.sum(mine * theirs) for mine, theirs in pairs]).sum()
 
+    def copied_to(self, memory: ParameterVector | None) -> ParameterVector:
+        """A copy; in this memory, if its names and shapes are the same."""
+        if memory is None or memory._shapes() != self._shapes():
+            return self.clone()
+        return memory.copy_(self)
+
     # -- in place
 
     def add_(self, other: ParameterVector | Number) -> Self:
-        torch._foreach_add_(self._values, self._matching(other))
+        torch._foreach_add_(*self._added(other))
         return self
 
     def sub_(self, other: ParameterVector | Number) -> Self:
-        torch._foreach_sub_(self._values, self._matching(other))
+        torch._foreach_sub_(*self._added(other))
         return self
 
     def mul_(self, other: ParameterVector | Number) -> Self:
@@ -127,6 +134,16 @@ class ParameterVector:
         names = [name for name in self.tensors if name in other.tensors]
         values = operation([self.tensors[name] for name in names], [other.tensors[name] for name in names])
         return ParameterVector(dict(zip(names, values, strict=True)))
+
+    def _shapes(self) -> dict[str, torch.Size]:
+        return {name: value.shape for name, value in self.tensors.items()}
+
+    def _added(self, other: ParameterVector | Number) -> tuple[list[Tensor], Any]:
+        """The tensors of this vector that something is added to, and what is."""
+        if not isinstance(other, ParameterVector):
+            return self._values, other
+        names = [name for name in self.tensors if name in other.tensors]
+        return [self.tensors[name] for name in names], [other.tensors[name] for name in names]
 
     def _matching(self, other: ParameterVector | Number) -> Any:
         if not isinstance(other, ParameterVector):

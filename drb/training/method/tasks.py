@@ -5,14 +5,14 @@ Every rank goes through its own part of the data; sums and counts are added up o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import functional_call, grad, jacrev, vmap
 
 from drb.data.scenarios.task import Task
 from drb.distributed.agreement import gather_json
@@ -152,8 +152,9 @@ class FinishedTask(CurrentTask):
         added up, within the rank or over the ranks; so many are held at once as take 64 MiB.
 
         Args:
-            fn: gives a number for each row, float32 [B], from outputs and fields; it is called for one row at a time
-                inside `torch.func.vmap`.
+            fn: gives a number for each row, float32 [B], from outputs and fields; or several, float32 [B, K], whose
+                gradients each go through `each` and are then added up. It is called for one row at a time inside
+                `torch.func.vmap`.
         """
         parameters = {name: p.detach() for name, p in self.network.named_parameters() if p.requires_grad}
         buffers = dict(self.network.named_buffers())
@@ -163,18 +164,67 @@ class FinishedTask(CurrentTask):
             outputs = functional_call(self.network, {**weights, **buffers}, (one,))
             return fn(map_tensors(Tensor.float, outputs), {name: value[None] for name, value in fields.items()})[0]
 
-        per_sample = vmap(grad(of_one), in_dims=(None, 0, 0), randomness="different")
-        rows = max(1, _GRADIENT_BYTES // (4 * sum(value.numel() for value in parameters.values())))
+        columns = self._columns_of(fn)
+        derivative = grad(of_one) if columns is None else jacrev(of_one)
+        per_sample = vmap(derivative, in_dims=(None, 0, 0), randomness="different")
+        kept_dims = 1 if columns is None else 2
+        rows = max(1, _gradients_at_once(parameters) // (columns or 1))
         sums = ParameterVector({name: torch.zeros_like(value) for name, value in parameters.items()})
         count = 0
         for inputs, fields in self.batches():
             size = count_rows(inputs)
-            self._cost.trained += size
+            self._cost.trained += size * (columns or 1)
             count += size
             for start in range(0, size, rows):
                 some = slice(start, start + rows)
-                gradients = per_sample(parameters, rows_of(inputs, some), rows_of(fields, some))
-                sums.add_(ParameterVector({name: each(value).sum(0) for name, value in gradients.items()}))
+                found = per_sample(parameters, rows_of(inputs, some), rows_of(fields, some))
+                sums.add_(ParameterVector({n: each(g).flatten(0, kept_dims - 1).sum(0) for n, g in found.items()}))
+        return self._mean_over_ranks([sums], count)[0]
+
+    def gradients_of_means(self, fn: Callable[[Any, Minibatch], Tensor], columns: int) -> Iterator[ParameterState]:
+        """For each column of `fn` the gradient of its mean over all samples of all ranks.
+
+        Each group of columns whose gradients take 64 MiB goes through the task's data once. To be read to the end, on
+        every rank.
+
+        Args:
+            fn: gives float32 [B, columns] from outputs and fields, differentiable.
+        """
+        parameters = {name: p for name, p in self.network.named_parameters() if p.requires_grad}
+        at_once = _gradients_at_once(parameters)
+        for first in range(0, columns, at_once):
+            group = range(first, min(columns, first + at_once))
+            sums = [ParameterVector({n: torch.zeros_like(p) for n, p in parameters.items()}) for _ in group]
+            count = 0
+            for inputs, fields in self.batches():
+                size = count_rows(inputs)
+                self._cost.trained += size * len(group)
+                count += size
+                totals = fn(map_tensors(Tensor.float, self.network(inputs)), fields).sum(0)
+                for column, total in zip(group, sums, strict=True):
+                    found = torch.autograd.grad(
+                        totals[column], list(parameters.values()), retain_graph=True, materialize_grads=True
+                    )
+                    total.add_(ParameterVector(dict(zip(parameters, found, strict=True))))
+            yield from self._mean_over_ranks(sums, count)
+
+    def _columns_of(self, fn: Callable[[Any, Minibatch], Tensor]) -> int | None:
+        """How many numbers `fn` gives for each row; None if that is no second dimension."""
+        inputs, fields = next(self.batches())
+        with torch.no_grad():
+            outputs = map_tensors(Tensor.float, self.network(rows_of(inputs, slice(1))))
+            values = fn(outputs, rows_of(fields, slice(1)))
+        return None if values.dim() == 1 else values.shape[1]
+
+    def _mean_over_ranks(self, sums: list[ParameterVector], count: int) -> list[ParameterState]:
+        """The sums of all ranks, divided by the numbers of their samples. Collective."""
         counted = torch.tensor([float(count)], device=self.world.device)
-        *totals, number = sum_over_ranks([*sums.tensors.values(), counted], self.world)
-        return ParameterVector({n: value / number for n, value in zip(sums.tensors, totals, strict=True)})
+        tensors = [tensor for vector in sums for tensor in vector.tensors.values()]
+        *totals, number = sum_over_ranks([*tensors, counted], self.world)
+        left = iter(totals)
+        return [ParameterVector({name: next(left) / number for name in vector.tensors}) for vector in sums]
+
+
+def _gradients_at_once(parameters: Mapping[str, Tensor]) -> int:
+    """How many gradients take 64 MiB."""
+    return max(1, _GRADIENT_BYTES // (4 * sum(value.numel() for value in parameters.values())))

@@ -79,10 +79,19 @@ class Classification(Objective):
     def mean_loss(self, outputs: Tensor, batch: Minibatch) -> Tensor:
         return self._cross_entropy(outputs, batch, "mean")
 
+    def fisher_terms(self, outputs: Tensor, batch: Minibatch) -> Tensor:
+        """√p log p of each class: the squared gradient of the logarithm counts p, its class's probability."""
+        logs = self._of_task(outputs, batch).log_softmax(dim=1)
+        probabilities = logs.detach().exp()
+        return torch.where(probabilities > 0, probabilities.sqrt() * logs, 0.0)
+
     def _cross_entropy(self, logits: Tensor, batch: Minibatch, reduction: str) -> Tensor:
-        if self._others is not None:
-            logits = logits.masked_fill(self._others[batch["task"]], -torch.inf)
+        logits = self._of_task(logits, batch)
         return F.cross_entropy(logits, batch[self.target], label_smoothing=self.label_smoothing, reduction=reduction)
+
+    def _of_task(self, logits: Tensor, batch: Minibatch) -> Tensor:
+        """Where tasks are known, classes of other tasks cannot be."""
+        return logits if self._others is None else logits.masked_fill(self._others[batch["task"]], -torch.inf)
 
     # -- evaluation
 

@@ -18,6 +18,7 @@ from drb.data.scenarios.task import Task
 from drb.training.method.part import Part
 from drb.training.method.structure import tensors_in
 from drb.types import Minibatch
+from drb.variant import name_of
 
 Sums: TypeAlias = dict[str, Tensor]
 """Sums over rows, float64, by name: they add up over batches and ranks. A score may need several, or a histogram."""
@@ -88,6 +89,20 @@ class Objective(Part):
     def mean_loss(self, outputs: Any, batch: Minibatch) -> Tensor:
         """The mean of `row_losses`, a scalar; for losses that one operation computes at once."""
         return self.row_losses(outputs, batch).mean()
+
+    def fisher_terms(self, outputs: Any, batch: Minibatch) -> Tensor:
+        """Numbers for each row whose squared gradients add up to the Fisher information: float32 [B, K].
+
+        The Fisher information is the expectation, over targets distributed as the outputs say, of the square of the
+        gradient of the target's log-likelihood. Factors that depend on the weights must be detached.
+
+        Raises:
+            ValueError: the objective does not say how its targets are distributed.
+        """
+        raise ValueError(
+            f"the objective {name_of(self)} does not say how its targets are distributed, so the true Fisher "
+            "information is unknown; use fisher=empirical"
+        )
 
     def flatten(self, outputs: Any) -> Tensor:
         """Outputs as numbers that a record can hold: float32 [B, K]."""

@@ -3,8 +3,23 @@
 from drb.registry import Registry
 from drb.training.terms.ema import ExponentialMovingAverage
 from drb.training.terms.ewc import ElasticWeightConsolidation
+from drb.training.terms.mas import MemoryAwareSynapses
+from drb.training.terms.online_ewc import OnlineElasticWeightConsolidation
+from drb.training.terms.rwalk import RiemannianWalk
+from drb.training.terms.scp import SlicedCramerPreservation
+from drb.training.terms.si import SynapticIntelligence
 from drb.training.terms.term import Term
 
 TERMS: Registry[Term] = Registry("term", Term, "drb.training.terms", "drb.terms")
 
-__all__ = ["TERMS", "ElasticWeightConsolidation", "ExponentialMovingAverage", "Term"]
+__all__ = [
+    "TERMS",
+    "ElasticWeightConsolidation",
+    "ExponentialMovingAverage",
+    "MemoryAwareSynapses",
+    "OnlineElasticWeightConsolidation",
+    "RiemannianWalk",
+    "SlicedCramerPreservation",
+    "SynapticIntelligence",
+    "Term",
+]

@@ -1,8 +1,12 @@
-"""Elastic weight consolidation, online with gamma = 1 (Kirkpatrick et al. 2017, arXiv 1612.00796; Schwarz et al. 2018,
-arXiv 1805.06370): weights that earlier tasks needed are held where they were.
+"""Elastic weight consolidation (Kirkpatrick et al. 2017, arXiv 1612.00796): one quadratic penalty per task.
 
-The penalty is strength / 2 · Σ F (θ − θ*)², F the sum over tasks of the empirical Fisher information: the mean over a
-task's samples, of all ranks, of the square of the gradient of log p(label | sample) for one sample.
+After task t the Fisher information F_t is measured at the weights θ_t, and strength / 2 · Σ_t Σ F_t (θ − θ_t)² is added
+from then on. The sum over tasks of such penalties is one penalty with the importance Σ F_t and the anchor
+Σ F_t θ_t / Σ F_t, plus a constant (Huszár 2018, arXiv 1712.03847), so the memory does not grow with the tasks.
+
+The Fisher information is the mean over the task's samples, of all ranks, of the square of one sample's gradient: of
+log p(target) for the target in the data (`empirical`), or the expectation of that square over the targets that the
+model itself expects (`true`), which takes one backward pass for each class or output.
 """
 
 from __future__ import annotations
@@ -11,30 +15,38 @@ import torch
 from torch import Tensor
 
 from drb.options import setting
-from drb.training.method.parameters import Gradient, Weights
-from drb.training.method.tasks import CurrentTask, FinishedTask
-from drb.training.terms.term import Term
+from drb.training.method.parameters import ParameterVector
+from drb.training.method.tasks import FinishedTask
+from drb.training.terms.quadratic import QuadraticPenalty
 
 
-class ElasticWeightConsolidation(Term):
-    """Keep the weights that earlier tasks needed.
+class Fisher(QuadraticPenalty):
+    """Hold weights by their Fisher information.
 
-    strength: of the penalty
+    strength: the penalty is strength / 2 · Σ F (θ − θ*)²
+    fisher:   empirical (of the targets in the data) or true (of all targets, as likely as the model finds them)
     """
 
-    name = "ewc"
+    factor = 0.5
     strength: float = setting(100.0, at_least=0)
+    fisher: str = setting("empirical", one_of=("empirical", "true"))
 
-    def begin_task(self, task: CurrentTask) -> None:
-        if task.is_first:
-            self.importance, self.anchor = task.zeros(), task.weights()
+    def information(self, task: FinishedTask) -> ParameterVector:
+        """The diagonal of the Fisher information on the task's samples. Collective."""
+        scores = task.log_likelihood if self.fisher == "empirical" else task.objective.fisher_terms
+        return task.mean_of_gradients(scores, each=torch.square)
 
-    def penalise(self, weights: Weights, gradient: Gradient) -> Tensor:
-        distance = weights - self.anchor
-        pull = self.strength * (self.importance * distance)
-        gradient.add_(pull)
-        return 0.5 * (pull @ distance)
+
+class ElasticWeightConsolidation(Fisher):
+    """Hold weights near those that each earlier task needed: one penalty per task."""
+
+    name = "ewc"
 
     def end_task(self, task: FinishedTask) -> None:
-        self.importance += task.mean_of_gradients(task.log_likelihood, each=torch.square)
-        self.anchor = task.weights()
+        found = self.information(task)
+        self.importance += found
+        self.anchor += found / self.importance.map(_not_zero) * (task.weights() - self.anchor)
+
+
+def _not_zero(importance: Tensor) -> Tensor:
+    return importance.clamp_min(torch.finfo(importance.dtype).tiny)

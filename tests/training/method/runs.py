@@ -24,6 +24,8 @@ from drb.data.scenarios import build_scenario
 from drb.distributed.world import World
 from drb.training import Constant, Sgd, Trainer, TrainingSettings
 from drb.training.method.method import Method
+from drb.training.method.parameters import ParameterVector
+from drb.training.method.part import Part
 from drb.types import Minibatch
 
 SAMPLES, BATCH, ACCUMULATED, RATE, EXEMPLARS = 88, 4, 3, 0.1, 3
@@ -72,6 +74,7 @@ class Watched(Trainer):
         parts: Callable[[], tuple[Any, list[Any]]],
         *,
         scenario: str = "class_incremental",
+        num_tasks: int = 2,
         loader: type[LoaderWithGaps] = LoaderWithGaps,
         **training: Any,
     ) -> None:
@@ -84,7 +87,7 @@ class Watched(Trainer):
         self.saved: dict[str, Any] | None = None
         self.evaluated: dict[str, Any] = {}
         super().__init__(
-            build_scenario(scenario, small_dataset(SAMPLES), seed=0, num_tasks=2),
+            build_scenario(scenario, small_dataset(SAMPLES), seed=0, num_tasks=num_tasks),
             make_network,
             preprocess(),
             strategy,
@@ -149,6 +152,7 @@ def run(rank: int, world_size: int, parts: Callable[[], tuple[Any, list[Any]]], 
         "batches": first.batches,
         "weights": weights(first.network),
         "evaluated": weights(evaluated),
+        "vectors": {name: vectors_of(part) for name, part in first._components.method.parts.items()},
         "stored": stored_of(first),
         "predictions": first._components.method.predict(first.network.eval(), inputs_of(SAMPLES)).detach().numpy(),
         "cost": (first.progress.cost.trained, first.progress.cost.forward),
@@ -157,6 +161,12 @@ def run(rank: int, world_size: int, parts: Callable[[], tuple[Any, list[Any]]], 
         if trainer.rehearsal is not None:
             trainer.rehearsal.close()
     return kept
+
+
+def vectors_of(part: Part) -> dict[str, dict[str, Any]]:
+    """Importances, anchors and averages by attribute and parameter."""
+    vectors = {name: value for name, value in part.learnt().items() if isinstance(value, ParameterVector)}
+    return {n: {key: t.numpy().copy() for key, t in vector.tensors.items()} for n, vector in vectors.items()}
 
 
 def stored_of(trainer: Watched) -> dict[str, Any]:
