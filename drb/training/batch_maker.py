@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from drb.distributed.reduction import sum_over_ranks
 from drb.training.components import Components
 from drb.training.learner import Learner
 from drb.training.method.batch import Batch
@@ -65,6 +66,7 @@ class BatchMaker:
             apart = map_tensors(lambda field: field[joined_rows:], fields)
             fields = map_tensors(lambda field: field[:joined_rows], fields)
         batch = Batch(fields, apart, new_rows, draws.joined, new_rows_total, step, self)
+        self.method.prepare(batch)
         if self.method.needs.candidates and count_rows(fields) > new_rows:
             self._select(batch)
         if not step.rows:  # as many exemplars in the step's other batches, as far as is known
@@ -101,6 +103,13 @@ class BatchMaker:
             batch.step.partial.add(group, gradient, count_rows(fields))
             batch.step.cost.trained += count_rows(fields)
 
+    @property
+    def num_rehearsed(self) -> int:
+        """The exemplars of one draw that a rank trains on; 1 if that is decided while training."""
+        assert self._rehearsal is not None
+        number = self._rehearsal.settings.exemplars if self._num_exemplars is None else self._num_exemplars
+        return number if isinstance(number, int) else 1
+
     # -- for batches
 
     def num_selected(self, candidates: int) -> int:
@@ -125,6 +134,24 @@ class BatchMaker:
             return self.learner.extra_forward(
                 inputs, network=network, weights=None if weights is None else weights.tensors
             )
+
+    def stored_counts(self, num_classes: int) -> Tensor:
+        if not self.method.needs.counts:
+            raise ValueError(
+                "a part of the method counts exemplars by class; it has to say so in its needs: counts=True"
+            )
+        counts = torch.zeros(num_classes, dtype=torch.int64, device=self.world.device)
+        if self._rehearsal is None:
+            return counts
+        own, by = self._rehearsal.counts(), self._rehearsal.settings.stratum
+        if by != self.objective.class_field:
+            raise ValueError(
+                f"{' + '.join(self.method.parts)} counts exemplars by class, but they are counted by {by}; set "
+                f"rehearsal.stratum={self.objective.class_field}"
+            )
+        if own:
+            counts[torch.tensor(list(own))] = torch.tensor(list(own.values()), device=counts.device)
+        return sum_over_ranks([counts], self.world)[0]
 
     def attach(self, late_fields: Minibatch) -> None:
         if self._rehearsal is None:

@@ -31,7 +31,7 @@ from drb.training.statistics import RunningStatistics
 # the same setting under its new name where there is one: no broadcast of buffers at every forward
 _HAS_NEW_NAME = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
 _KEEP_OWN_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if _HAS_NEW_NAME else "broadcast_buffers": False}
-_PLAIN = Phase(1)
+_PLAIN = Phase()
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 

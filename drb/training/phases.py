@@ -10,18 +10,19 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from drb.checkpoint import Saver
-from drb.data.epochs import Deal
-from drb.data.loader import TaskLoader
 from drb.data.scenarios.task import Task
+from drb.distributed.reduction import sum_over_ranks
 from drb.training.batch_maker import BatchMaker
 from drb.training.components import Components
 from drb.training.learner import Learner
 from drb.training.method.needs import Phase
 from drb.training.method.optimizer_step import Step
 from drb.training.reporting.reporter import Reporter
+from drb.training.stored_rows import Deal, Loader, StoredRows
 from drb.types import Minibatch
 
 
@@ -57,23 +58,38 @@ class PhaseTrainer:
         """Optimisation steps so far that were not skipped."""
         return self._progress.steps - self._components.finite.skipped
 
-    def train(self, task: Task, learner: Learner, loader: TaskLoader, phase: Phase) -> None:
+    def train(self, task: Task, learner: Learner, loader: Loader, phase: Phase) -> None:
         """From the present position to the phase's end. Collective."""
-        position = self._progress.position
+        position, epochs = self._progress.position, phase.epochs or self._training.epochs
+        if phase.rows == "stored":
+            loader = self._stored_rows(loader)
         deal = loader.deal(position.epoch, position.earlier)
         done = position.epoch * loader.num_batches + sum(part.minibatches for part in position.earlier)
-        left = deal.num_batches + (phase.epochs - 1 - position.epoch) * loader.num_batches
+        left = deal.num_batches + (epochs - 1 - position.epoch) * loader.num_batches
         self._reporter.monitor.begin_task(task, done + position.minibatch, done + left)
         learner.begin_phase(phase)
         learner.train()
         if position.begins_phase and self._schedule.span == "task":
             self._progress.epochs = 0
-        while position.epoch < phase.epochs:
+        while position.epoch < epochs:
             deal = loader.deal(position.epoch, position.earlier)
             minibatches = loader.epoch(position.epoch, position.minibatch, position.earlier)
             self._train_epoch(learner, self._progress.breakdown.loader.over(minibatches), deal, phase)
             position.end_epoch()
             self._progress.epochs += 1
+
+    def _stored_rows(self, loader: Loader) -> StoredRows:
+        """What a phase on stored exemplars iterates: minibatches without rows of the stream. Collective."""
+        rehearsal, world = self._components.rehearsal, self._components.world
+        if rehearsal is None:
+            raise ValueError("a phase on stored rows needs exemplars: a part of the method has to ask for them (needs)")
+        stored = torch.tensor(sum(rehearsal.counts().values()), device=world.device)
+        return StoredRows(
+            int(sum_over_ranks([stored], world)[0]),
+            self._batches.num_rehearsed,
+            world_size=world.world_size,
+            example=next(iter(loader.epoch(0))),
+        )
 
     def _train_epoch(self, learner: Learner, minibatches: Iterator[Minibatch], deal: Deal, phase: Phase) -> None:
         """The epoch from the present position on."""
@@ -84,7 +100,7 @@ class PhaseTrainer:
             rows_A = rows_of_step[start : start + size]
             if not self._schedule.is_constant:
                 epochs = progress.epochs + seen + (1 - seen) * start / len(rows_of_step)
-                learner.scale_rate(self._schedule.rate_factor(epochs, phase.epochs))
+                learner.scale_rate(self._schedule.rate_factor(epochs, phase.epochs or self._training.epochs))
             self._optimisation_step(learner, minibatches, rows_A)
             progress.steps += 1
             progress.rows += sum(rows_A)

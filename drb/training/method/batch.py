@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from drb.distributed.reduction import sum_over_ranks
 from drb.training.method.optimizer_step import Step
 from drb.training.method.parameters import Weights
 from drb.training.method.structure import count_rows, map_tensors, rows_of, zero_of
@@ -90,6 +91,17 @@ class Batch(Mapping[str, Tensor]):
     def num_rows_total(self) -> int:
         """The rows of all ranks together; all have equally many exemplars."""
         return self._new_rows_total + self._of.world.world_size * self._num_exemplars
+
+    @property
+    def new_rows_total(self) -> int:
+        """The minibatches' rows of all ranks together."""
+        return self._new_rows_total
+
+    @property
+    def rehearsed_rows_total(self) -> int:
+        """The exemplars of one draw that all ranks together train on."""
+        draw = self._draws[-1]
+        return self._of.world.world_size * self._of.num_selected(draw.stop - draw.start)
 
     @property
     def num_selected(self) -> int:
@@ -167,11 +179,15 @@ class Batch(Mapping[str, Tensor]):
         chosen = values if len(values) == rows.stop - rows.start else values[rows]
         return chosen.sum() * (share / max(1, self._total(rows)))
 
-    def distance(self, outputs: Any, stored: str, rows: Rows) -> Tensor:
-        """How far these rows' outputs are from those in the field `stored`: float32, one for each of these rows.
+    def distance(self, outputs: Any, stored: Any, rows: Rows) -> Tensor:
+        """How far these rows' outputs are from other ones: float32, the mean square for each of these rows.
 
-        The mean over the columns that were known when the sample was stored; 0 if there were none.
+        Args:
+            stored: the field that holds the others, or outputs for these rows. Of a field those columns count that
+                were known when the sample was stored; without any the distance is 0.
         """
+        if not isinstance(stored, str):
+            return self._of.objective.distance(rows_of(outputs, rows), self._of.objective.flatten(stored))
         if stored not in self._fields:  # before there are exemplars
             return zero_of(rows_of(outputs, rows)).expand(0)
         return self._of.objective.distance(rows_of(outputs, rows), self._fields[stored][rows])
@@ -181,6 +197,32 @@ class Batch(Mapping[str, Tensor]):
         flat = {name: self._of.objective.flatten(value).detach() for name, value in late_fields.items()}
         rows = {name: value if len(value) == self._new_rows else value[self.new] for name, value in flat.items()}
         self._of.attach(rows)
+
+    # -- classes
+
+    @property
+    def labels(self) -> Tensor:
+        """The class of each row: int64 [B].
+
+        Raises:
+            ValueError: the objective knows no classes.
+        """
+        return self._of.objective.labels(self._fields)
+
+    def stored_counts(self, num_classes: int) -> Tensor:
+        """How many exemplars of each class all ranks have stored, this minibatch's included: int64 [num_classes].
+
+        A part that calls it says so in its needs (`counts`). Every rank has to call it: it costs one message, and a
+        look at the classes of all exemplars.
+
+        Raises:
+            ValueError: exemplars are not counted by class.
+        """
+        return self._of.stored_counts(num_classes)
+
+    def sum_over_ranks(self, values: Tensor) -> Tensor:
+        """The sum of a tensor over all ranks. Every rank has to call it."""
+        return sum_over_ranks([values], self._of.world)[0]
 
     # -- fields
 

@@ -4,7 +4,7 @@ In the order in which they are called:
 
     needs                              once, from the options
     adapt, begin_task, next_phase      at a task's begin
-      select, loss                     for each minibatch, on every rank, also one without rows
+      prepare, select, loss            for each minibatch, on every rank, also one without rows
       observe, penalise, project       once per optimiser step, on the reduced gradient
       updated                          after the optimiser's step
     end_task                           after a task's last step
@@ -80,6 +80,12 @@ class Hooks(Part):
         """
 
     # -- a minibatch
+
+    def prepare(self, batch: Batch) -> None:
+        """Look at a minibatch before anything is computed for it. Called once, on every rank, also without rows.
+
+        The batch still has all candidates, if the method chooses among them.
+        """
 
     def select(self, batch: Batch) -> Tensor:
         """Which candidates to train on: int64 [`batch.num_selected`], places among the candidates.

@@ -7,6 +7,7 @@ the same thing are refused when the method is put together.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -46,7 +47,7 @@ class Method:
         needs = [(name, part.needs()) for name, part in self.parts.items()]
         self.draws: Draws = draws_of(needs)
         self.needs: Needs = merged(needs)
-        hooks = ("loss", "observe", "penalise", "project", "updated", "adapt", "begin_task", "end_task")
+        hooks = ("prepare", "loss", "observe", "penalise", "project", "updated", "adapt", "begin_task", "end_task")
         self._having = {hook: [part for part in self.parts.values() if part.overrides(hook)] for hook in hooks}
         self._single = {
             hook: next((part for part in self.parts.values() if part.overrides(hook)), None)
@@ -74,13 +75,16 @@ class Method:
             part.end_task(task)
 
     def next_phase(self, task: int, done: int, epochs: int) -> Phase | None:
-        """epochs: of the one phase that a task has unless a part says otherwise."""
+        """epochs: of a phase that says nothing else, such as the one that a task has if no part divides it."""
         part = self._single["next_phase"]
-        if part is not None:
-            return part.next_phase(task, done)
-        return Phase(epochs) if done == 0 else None
+        phase = (Phase() if done == 0 else None) if part is None else part.next_phase(task, done)
+        return phase if phase is None or phase.epochs is not None else replace(phase, epochs=epochs)
 
     # -- a minibatch
+
+    def prepare(self, batch: Batch) -> None:
+        for part in self._having["prepare"]:
+            part.prepare(batch)
 
     def select(self, batch: Batch) -> Tensor:
         part = self._single["select"]

@@ -15,6 +15,7 @@ from drb.variant import identity
 
 EXEMPLARS = ("none", "joined", "apart")
 REFERENCES = ("none", "one", "per_task")
+ROWS = ("task", "stored")
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Needs:
     own_draw:   exemplars apart are a draw of their own where other exemplars are joined
     candidates: exemplars drawn in place of `rehearsal.exemplars`, of which `select` chooses that many; None: no choice
     late:       fields that come after the forward pass, by name
+    rewrites:   late fields of other parts that this one rewrites at a task's end
+    counts:     how many exemplars of each class all ranks have together, for `Batch.stored_counts`
     references: gradients of the loss on the exemplars apart: one, or one per task seen so far
     cumulative: a task is trained on the data of all tasks so far
     fresh_weights: every task starts from a freshly initialised network
@@ -58,6 +61,8 @@ class Needs:
     own_draw: bool = False
     candidates: int | None = None
     late: Mapping[str, LateField] = field(default_factory=dict)
+    rewrites: tuple[str, ...] = ()
+    counts: bool = False
     references: str = "none"
     cumulative: bool = False
     fresh_weights: bool = False
@@ -117,9 +122,18 @@ def merged(named: Iterable[tuple[str, Needs]]) -> Needs:
     """What the parts need together.
 
     Raises:
-        ValueError: needs that contradict each other, naming both parts.
+        ValueError: needs that contradict each other, naming both parts; a part that rewrites what no part stores.
     """
-    return reduce(_merge, named)[1]
+    parts = list(named)
+    needs = reduce(_merge, parts)[1]
+    for name, own in parts:
+        for field_name in own.rewrites:
+            if field_name not in needs.late:
+                raise ValueError(
+                    f"{name} rewrites the stored field {field_name!r}, which no part of the method stores; use it with "
+                    "a strategy that does, such as strategy=derpp"
+                )
+    return needs
 
 
 def _merge(left: tuple[str, Needs], right: tuple[str, Needs]) -> tuple[str, Needs]:
@@ -136,6 +150,8 @@ def _merge(left: tuple[str, Needs], right: tuple[str, Needs]) -> tuple[str, Need
         draws=max(a.draws, b.draws),
         candidates=a.candidates or b.candidates,
         late={**a.late, **b.late},
+        rewrites=(*a.rewrites, *b.rewrites),
+        counts=a.counts or b.counts,
         references=max(a.references, b.references, key=REFERENCES.index),
         cumulative=a.cumulative or b.cumulative,
         fresh_weights=a.fresh_weights or b.fresh_weights,
@@ -146,12 +162,15 @@ def _merge(left: tuple[str, Needs], right: tuple[str, Needs]) -> tuple[str, Need
 class Phase:
     """A stretch of a task's training; every phase that differs from the one before wraps the network anew.
 
-    epochs:    over the task's rows
+    epochs:    over the rows; None: `training.epochs`
+    rows:      the task's own ("task"), with exemplars as ever; or exemplars alone, drawn from all ranks' buffers until
+               as many were seen as are stored ("stored")
     trainable: parameters that begin with one of these names; None: all
     optimizer: by which it is trained; None: the run's
     """
 
-    epochs: int
+    epochs: int | None = None
+    rows: str = "task"
     trainable: tuple[str, ...] | None = None
     optimizer: OptimizerBuilder | None = None
 
@@ -161,5 +180,7 @@ class Phase:
         return self.trainable == other.trainable and same[0] == same[1]
 
     def __post_init__(self) -> None:
-        if self.epochs < 1:
+        if self.epochs is not None and self.epochs < 1:
             raise ValueError(f"a phase has at least 1 epoch, got {self}")
+        if self.rows not in ROWS:
+            raise ValueError(f"a phase trains on rows={' or rows='.join(ROWS)}, got {self}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -42,6 +43,11 @@ class CurrentTask:
         self.network = network
 
     @property
+    def num_outputs(self) -> int:
+        """Outputs of the network's head."""
+        return int(self.network.num_classes)  # type: ignore[arg-type]
+
+    @property
     def is_first(self) -> bool:
         return self.index == 0
 
@@ -72,9 +78,15 @@ class FinishedTask(CurrentTask):
         self.objective = components.objective
         self.rehearsal = components.rehearsal
         self.world = components.world
+        self._method = components.method
         self._cost = components.progress.cost
         self._preprocess = components.preprocess
         self._minibatches = minibatches
+
+    @cached_property
+    def evaluated_network(self) -> nn.Module:
+        """The network that is evaluated, in eval mode: the trained one, or another that a part of the method makes."""
+        return self._method.evaluated_network(self.network)
 
     def log_likelihood(self, outputs: Any, batch: Minibatch) -> Tensor:
         """The log-likelihood of each row's target: minus the objective's loss, float32 [B]."""
@@ -95,11 +107,21 @@ class FinishedTask(CurrentTask):
 
     def stored_batches(self) -> Iterator[tuple[Any, Minibatch]]:
         """This rank's exemplars of all tasks, prepared as `batches` are. To be read to the end, on every rank."""
+        with self.edit() as edit:
+            yield from self.stored_in(edit)
+
+    def stored_in(self, edit: Edit) -> Iterator[tuple[Any, Minibatch]]:
+        """The same inside an edit; exemplars may be rewritten meanwhile."""
         first = next(self._minibatches())
         names = [name for name in first if name != "sample_id"]
-        with self.edit() as edit:
-            for stored in edit.stored(*names):
-                yield self.prepared({**stored.fields, "sample_id": stored.sample_id})
+        for stored in edit.stored(*names):
+            yield self.prepared({**stored.fields, "sample_id": stored.sample_id})
+
+    def evaluated_outputs(self, inputs: Any) -> Any:
+        """What the evaluated network gives for prepared inputs: float32, without gradients."""
+        self._cost.forward += count_rows(inputs)
+        with torch.no_grad():
+            return map_tensors(Tensor.float, self.evaluated_network(inputs))
 
     def edit(self) -> AbstractContextManager[Edit]:
         """Rewrite what is stored, on all ranks together: see `Rehearsal.edit`.

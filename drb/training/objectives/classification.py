@@ -48,6 +48,10 @@ class Classification(Objective):
         self._others: Tensor | None = None
         self._task_aware = False
 
+    @property
+    def class_field(self) -> str:
+        return self.target
+
     # -- a task
 
     def num_outputs(self, task: Task) -> int:

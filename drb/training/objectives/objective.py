@@ -50,6 +50,11 @@ class Objective(Part):
 
     metrics: ClassVar[tuple[Metric, ...]] = ()
 
+    @property
+    def class_field(self) -> str | None:
+        """The field of a row's class; None if there are no classes."""
+        return None
+
     # -- a task
 
     def num_outputs(self, task: Task) -> int | None:
@@ -81,6 +86,16 @@ class Objective(Part):
     def inputs(self, batch: Minibatch) -> Any:
         """The fields that the network takes, as they are stored; augmentation and normalisation come after."""
         raise NotImplementedError
+
+    def labels(self, batch: Minibatch) -> Tensor:
+        """The class of each row, int64 [B].
+
+        Raises:
+            ValueError: the objective knows no classes.
+        """
+        if self.class_field is None:
+            raise ValueError(f"the objective {name_of(self)} has no classes; use objective=classification")
+        return batch[self.class_field]
 
     def row_losses(self, outputs: Any, batch: Minibatch) -> Tensor:
         """The loss of each row, float32 [B]."""

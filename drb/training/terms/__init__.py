@@ -1,9 +1,14 @@
 """What can be added to a strategy, one term per file."""
 
 from drb.registry import Registry
+from drb.training.terms.balanced_softmax import BalancedSoftmax
 from drb.training.terms.ema import ExponentialMovingAverage
 from drb.training.terms.ewc import ElasticWeightConsolidation
+from drb.training.terms.final_review import FinalReview
+from drb.training.terms.logit_refresh import LogitRefresh
 from drb.training.terms.mas import MemoryAwareSynapses
+from drb.training.terms.mean_teacher import MeanTeacher
+from drb.training.terms.nearest_mean import NearestMean
 from drb.training.terms.online_ewc import OnlineElasticWeightConsolidation
 from drb.training.terms.rwalk import RiemannianWalk
 from drb.training.terms.scp import SlicedCramerPreservation
@@ -14,9 +19,14 @@ TERMS: Registry[Term] = Registry("term", Term, "drb.training.terms", "drb.terms"
 
 __all__ = [
     "TERMS",
+    "BalancedSoftmax",
     "ElasticWeightConsolidation",
     "ExponentialMovingAverage",
+    "FinalReview",
+    "LogitRefresh",
+    "MeanTeacher",
     "MemoryAwareSynapses",
+    "NearestMean",
     "OnlineElasticWeightConsolidation",
     "RiemannianWalk",
     "SlicedCramerPreservation",

@@ -117,7 +117,8 @@ class Watched(Trainer):
         fields = {name: field.numpy().copy() for name, field in batch.items()}
         apart = {name: field.numpy().copy() for name, field in batch.apart.items()}
         new = batch.num_rows if batch.new is batch.all else batch.new.stop
-        self.batches.append({"fields": fields, "apart": apart, "new": new, "step": batch.step.number})
+        stored = self.rehearsal.counts() if self._components.method.needs.counts else {}
+        self.batches.append({"fields": fields, "apart": apart, "new": new, "step": batch.step.number, "stored": stored})
         return value
 
     def look(self) -> None:

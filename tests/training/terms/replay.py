@@ -6,6 +6,7 @@ A run's ranks say which rows they had in every minibatch. `replay` trains one ne
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,11 +24,11 @@ Vector = list[Tensor]
 
 
 class Reference:
-    """A quadratic penalty 'factor · strength · importance · (θ − anchor)²' of one process."""
+    """A quadratic penalty 'factor · strength · importance · (θ − anchor)²' of one process; none by itself."""
 
     factor = 1.0
 
-    def __init__(self, strength: float) -> None:
+    def __init__(self, strength: float = 0.0) -> None:
         self.strength = strength
         self.penalties: list[tuple[Vector, Vector]] = []  # importance and anchor of each
 
@@ -47,11 +48,18 @@ class Reference:
         """After a step, with the gradient of the loss alone."""
 
     def end_task(self, network: nn.Module, task: Task) -> None:
-        raise NotImplementedError
+        """After a task's last step."""
 
 
-def replay(ranks: list[list[dict[str, Any]]], scenario: str, num_tasks: int, reference: Reference) -> nn.Module:
-    """Train as the ranks did. ranks: the batches of each."""
+def replay(
+    ranks: list[list[dict[str, Any]]],
+    scenario: str,
+    num_tasks: int,
+    reference: Reference,
+    loss: Callable[[nn.Module, list[Any]], Tensor] | None = None,
+) -> nn.Module:
+    """Train as the ranks did. ranks: the batches of each. loss: of a step's batches, each one a tuple of all ranks'."""
+    loss = loss or mean_loss
     stream = list(build_scenario(scenario, small_dataset(SAMPLES), seed=0, num_tasks=num_tasks))
     network = make_network(1 + max(stream[0].classes), 0).double()
     steps = max(batch["step"] for batch in ranks[0])
@@ -60,7 +68,7 @@ def replay(ranks: list[list[dict[str, Any]]], scenario: str, num_tasks: int, ref
         task = stream[(step - 1) * num_tasks // steps]
         network.grow(1 + max(task.classes), derive_seed(0, "head", task.index))
         network.double()
-        gradient = gradient_of(mean_loss(network, pairs), network)
+        gradient = gradient_of(loss(network, pairs), network)
         before = values(network)
         with torch.no_grad():
             for p, g, pull in zip(network.parameters(), gradient, reference.pull(before), strict=True):
