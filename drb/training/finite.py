@@ -101,6 +101,12 @@ class FiniteCheck:
             raise self._error(self._step, self._losses_of_ranks())
         return self.policy == "ignore"
 
+    def are_finite(self, gradients: list[Tensor]) -> bool:
+        """Whether all of them are; the host waits for them."""
+        found = torch.zeros_like(self._found)
+        torch._amp_foreach_non_finite_check_and_unscale_(gradients, found, self._one)
+        return found.item() == 0
+
     def look(self) -> str | None:
         """A line about what was found since the last look, None if nothing was. Collective.
 

@@ -207,7 +207,8 @@ class Learner:
         Args:
             change: is given the weights and the gradient, which is that of all ranks, to be changed in place.
         Returns:
-            Whether it was made: not if gradients are not finite and such steps are skipped. Alike on all ranks.
+            Whether the weights moved: not if gradients are not finite and such steps are skipped, as with fp16 they
+            always are. Alike on all ranks.
         Raises:
             NonFiniteError: they are not, and the run is to stop.
         """
@@ -215,7 +216,7 @@ class Learner:
         if rescale != 1.0:
             for gradient in gradients:
                 gradient.mul_(rescale)
-        if self._scaler is not None and (change is not None or self._clip_norm is not None):
+        if self._scaler is not None:
             self._scaler.unscale_(self.optimizer)
         if change is not None:
             change(ParameterVector.weights_of(self.network), ParameterVector.gradient_of(self.network))
@@ -223,16 +224,15 @@ class Learner:
         if self._clip_norm is not None:
             norm = nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
         is_allowed = self._finite.allows_update(gradients, norm)
-        if self._scaler is not None:
-            # the scaler looked at the gradients before they were changed
-            if change is None or all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
-                self._scaler.step(self.optimizer)
-            self._scaler.update()
-        elif is_allowed:
+        # a GradScaler has looked at the gradients only before they were changed
+        has_moved = is_allowed if self._scaler is None else self._finite.are_finite(gradients)
+        if has_moved:
             self.optimizer.step()
+        if self._scaler is not None:
+            self._scaler.update()
         self.optimizer.zero_grad()
         self._statistics.keep() if is_allowed else self._statistics.restore()
-        return is_allowed
+        return has_moved
 
     def average_statistics(self) -> None:
         """Give all ranks the mean of their running statistics (batch norms), so that they evaluate one network.

@@ -74,7 +74,7 @@ class PhaseTrainer:
         while position.epoch < epochs:
             deal = loader.deal(position.epoch, position.earlier)
             minibatches = loader.epoch(position.epoch, position.minibatch, position.earlier)
-            self._train_epoch(learner, self._progress.breakdown.loader.over(minibatches), deal, phase)
+            self._train_epoch(task, learner, self._progress.breakdown.loader.over(minibatches), deal, phase)
             position.end_epoch()
             self._progress.epochs += 1
 
@@ -91,7 +91,9 @@ class PhaseTrainer:
             example=next(iter(loader.epoch(0))),
         )
 
-    def _train_epoch(self, learner: Learner, minibatches: Iterator[Minibatch], deal: Deal, phase: Phase) -> None:
+    def _train_epoch(
+        self, task: Task, learner: Learner, minibatches: Iterator[Minibatch], deal: Deal, phase: Phase
+    ) -> None:
         """The epoch from the present position on."""
         size, every, position = self._training.accumulate, self._training.log_every, self._progress.position
         advance, saver, progress = self._reporter.monitor.advance, self._saver, self._progress
@@ -110,6 +112,8 @@ class PhaseTrainer:
                 self._on_step()
             if progress.steps % every == 0:
                 self._reporter.interval(learner, self.updates)
+            if self._training.eval_every and progress.steps % self._training.eval_every == 0:
+                self._reporter.during(task, learner)
             if progress.steps >= saver.next_step:
                 saver.visit(progress.steps, self._state_to_save)
 
@@ -135,10 +139,11 @@ class PhaseTrainer:
             loss = part if loss is None else loss + part
         step.reduce_references(self._components.world)
         change = partial(method.change_gradient, step) if method.changes_gradient else None
-        if learner.step(step.expected_rows / step.rows, change):
+        has_moved = learner.step(step.expected_rows / step.rows, change)
+        if has_moved:
             method.updated(step)
-            if loss is not None:
-                self._progress.add_loss(loss)
+        if loss is not None and (has_moved or self._components.finite.policy != "skip"):
+            self._progress.add_loss(loss)
 
     def _check(self, minibatch: Minibatch) -> None:
         if not self.targets_are_known:

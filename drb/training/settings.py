@@ -20,6 +20,7 @@ class TrainingSettings:
     sync_bn:         batch norms take their statistics over all ranks (CUDA only)
     eval_batch_size: rows per rank at a time in evaluation
     log_every:       optimisation steps between two logged points
+    eval_every:      optimisation steps between two evaluations of the tasks so far in the midst of training; None never
     on_nonfinite:    at a NaN or infinite loss or gradient: stop (end the run), skip (leave the update out) or ignore
     """
 
@@ -33,6 +34,7 @@ class TrainingSettings:
     sync_bn: bool = False
     eval_batch_size: int = setting(256, at_least=1)
     log_every: int = setting(50, at_least=1)
+    eval_every: int | None = setting(None, at_least=1)
     on_nonfinite: str = setting("stop", one_of=POLICIES)
 
     def rows_per_rank(self, world_size: int) -> int:

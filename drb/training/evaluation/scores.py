@@ -7,6 +7,7 @@ new classes, hence metrics with only the task's classes allowed, too.
 
 from __future__ import annotations
 
+from statistics import fmean
 from typing import Any
 
 from torch import nn
@@ -40,6 +41,7 @@ class Scores:
         self._seen: list[Task] = []
         self.matrices = {metric.name: _matrix_of(metric) for metric in objective.metrics}
         self.validation = _matrix_of(self.metric)
+        self.during_tasks: list[tuple[int, float]] = []  # optimisation steps, mean score
 
     @property
     def metric(self) -> Metric:
@@ -82,6 +84,16 @@ class Scores:
                 held_out = self._evaluate_method(evaluated, seen, seen.validation)
                 self.validation.add(task.index, seen.index, held_out[self.metric.name])
 
+    def during(self, task: Task, network: nn.Module, steps: int) -> float:
+        """The mean score over the tasks so far in the midst of this one, after so many optimisation steps.
+
+        Each rank evaluates its share of the samples with the running statistics that it has at that moment.
+        """
+        evaluated = self._evaluated(network)
+        values = [self._evaluate_method(evaluated, seen, seen.test)[self.metric.name] for seen in [*self._seen, task]]
+        self.during_tasks.append((steps, fmean(values)))
+        return self.during_tasks[-1][1]
+
     def latest(self) -> dict[str, float]:
         """The numbers of the last evaluation, named as a tracker shows them."""
         last = len(self._seen) - 1
@@ -97,7 +109,8 @@ class Scores:
     def summary(self) -> dict[str, Any]:
         """The entries of summary.json that come from evaluation; None where undefined.
 
-        acc, baselines, bwt, fwt and forgetting are those of `metric`, the one that counts.
+        acc, baselines, bwt, fwt and forgetting are those of `metric`, the one that counts. anytime: its mean over the
+        evaluations in the midst of tasks, of which `during` gives the steps and values.
         """
         summary: dict[str, Any] = {
             "metric": self.metric.name,
@@ -120,6 +133,9 @@ class Scores:
                 summary[f"acc_{metric.name}" if metric.has_baseline else metric.name] = matrix.acc()
                 if metric.has_baseline:
                     summary[f"fwt_{metric.name}"] = matrix.fwt()
+        if self.during_tasks:
+            summary["anytime"] = fmean(value for _, value in self.during_tasks)
+            summary["during"] = [list(point) for point in self.during_tasks]
         if self.validation.num_tasks:
             summary["validation_matrix"] = self.validation.rows()
         return summary
@@ -127,11 +143,13 @@ class Scores:
     def state_dict(self) -> dict[str, Any]:
         """The numbers; the tasks come from the stream again (`skip`)."""
         matrices = {**self.matrices, "validation": self.validation}
-        return {name: matrix.state_dict() for name, matrix in matrices.items()}
+        saved = {name: matrix.state_dict() for name, matrix in matrices.items()}
+        return {**saved, "during": [list(point) for point in self.during_tasks]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, matrix in {**self.matrices, "validation": self.validation}.items():
             matrix.load_state_dict(state[name])
+        self.during_tasks = [(int(step), float(value)) for step, value in state["during"]]
 
     def _evaluated(self, network: nn.Module) -> nn.Module:
         with eval_mode(network):

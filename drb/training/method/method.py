@@ -18,7 +18,7 @@ from drb.training.method.check_loss import check_loss
 from drb.training.method.hooks import Hooks
 from drb.training.method.needs import Draws, Needs, Phase, draws_of, merged
 from drb.training.method.optimizer_step import Step
-from drb.training.method.parameters import Gradient, Weights
+from drb.training.method.parameters import Gradient, ParameterVector, Weights
 from drb.training.method.tasks import CurrentTask, FinishedTask
 from drb.training.strategies.strategy import Strategy
 from drb.training.terms.term import Term
@@ -129,6 +129,15 @@ class Method:
         return network(inputs) if part is None else part.predict(network, inputs)
 
     # -- state
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the vectors and tensors that the parts keep, alike on every rank; exemplars are not among them."""
+        tensors: list[Tensor] = []
+        for part in self.parts.values():
+            for value in part.learnt().values():
+                tensors += value.tensors.values() if isinstance(value, ParameterVector) else [value]
+        return sum(tensor.nbytes for tensor in tensors if isinstance(tensor, Tensor))
 
     def grow(self, network: nn.Module) -> None:
         for part in self.parts.values():

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from drb.distributed.reduction import sum_over_ranks
 from drb.distributed.world import World
@@ -24,8 +24,13 @@ class Cost:
     trained: int = 0
     forward: int = 0
 
-    def state_dict(self) -> dict[str, int]:
-        return asdict(self)
+    def as_tensor(self) -> Tensor:
+        """float64 [2]: trained, forward."""
+        return torch.tensor([self.trained, self.forward], dtype=torch.float64)
+
+    def load(self, values: Tensor) -> None:
+        """Go on counting from what `as_tensor` gave."""
+        self.trained, self.forward = (round(value) for value in values.tolist())
 
 
 @dataclass

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from drb.types import Minibatch
@@ -134,6 +135,15 @@ class Stopwatch:
 
     def __exit__(self, *_: Any) -> None:
         self._wall, self._cpu, self._started = self.seconds, self.cpu_seconds, None
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Do not count what happens inside, in the midst of a `with` block."""
+        self.__exit__()
+        try:
+            yield
+        finally:
+            self.__enter__()
 
     def state_dict(self) -> dict[str, float]:
         return {"wall": self.seconds, "cpu": self.cpu_seconds}

@@ -66,6 +66,9 @@ class Monitor:
         if not isinstance(self._tracker, NullTracker):
             self._tracker.log_metrics(metrics | rehearsal_metrics(rehearsal), step)
 
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        self._tracker.log_metrics(metrics, step)
+
     def end_task(self, task: Task, metrics: dict[str, float], step: int, metric: Metric) -> None:
         """The evaluation after a task. metric: the one that counts."""
         self._tracker.log_metrics(metrics, step)

@@ -27,8 +27,6 @@ class Reporter:
             **self._progress.interval(updates),
             "train/learning_rate": learner.rate,
             "train/nonfinite_steps": self._components.finite.steps,
-            "train/rows_trained": self._progress.cost.trained,
-            "train/rows_forward": self._progress.cost.forward,
             **{f"train/penalty/{name}": value.item() for name, value in self._components.method.penalties.items()},
         }
         self.monitor.log_interval(metrics, self._components.rehearsal, self._progress.steps)
@@ -47,8 +45,17 @@ class Reporter:
                 refuse_duplicates(metrics["rehearsal/duplicate_share"], task.number)
         metrics["time/train_seconds"] = self._progress.clock.seconds
         metrics["time/checkpoint_seconds"] = checkpoint_seconds
+        metrics |= {
+            f"cost/{name}": value for name, value in self._progress.end_task(self._components.method.num_bytes).items()
+        }
         self._progress.history.append(self._entry(task))
         self.monitor.end_task(task, metrics, self._progress.steps, self._components.scores.metric)
+
+    def during(self, task: Task, learner: Learner) -> None:
+        """Evaluate in the midst of a task, off the clock."""
+        with self._progress.clock.paused():
+            value = self._components.scores.during(task, learner.network, self._progress.steps)
+        self.monitor.log({f"{self._components.scores.metric.name}/during": value}, self._progress.steps)
 
     def nonfinite(self) -> None:
         """Say so if steps were not finite.

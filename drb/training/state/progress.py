@@ -8,9 +8,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
+from drb.distributed.reduction import sum_over_ranks
 from drb.distributed.world import World
 from drb.training.method.optimizer_step import Cost
 from drb.training.reporting.breakdown import Breakdown, Interval, Stopwatch
@@ -26,6 +26,8 @@ class Progress:
     position: the next minibatch. steps: optimisation steps. rows: of the stream, over all ranks, without exemplars.
     epochs:   since the schedule of the learning rate began.
     cost:     rows that were computed on this rank.
+    mean_cost: rows that were computed up to the end of the last task, the mean over the ranks, and the bytes that the
+        method keeps on each.
     history:  one entry per task.
     """
 
@@ -35,6 +37,7 @@ class Progress:
         self.rows = 0
         self.epochs = 0
         self.cost = Cost()
+        self.mean_cost = {"rows_trained": 0.0, "rows_forward": 0.0, "method_bytes": 0.0}
         self.history: list[dict[str, Any]] = []
         self.clock = Stopwatch()
         self.breakdown = Breakdown(self.clock, rehearsal)
@@ -52,17 +55,28 @@ class Progress:
         self._loss_sum += loss
 
     def interval(self, updates: int) -> dict[str, float]:
-        """The mean loss over the steps since the last call and all ranks, and the throughput. Collective."""
-        if self._world.world_size > 1:
-            dist.all_reduce(self._loss_sum)
+        """The mean loss over the steps since the last call and all ranks, throughput and cost. Collective."""
+        own = torch.cat([self._loss_sum.double()[None], self.cost.as_tensor().to(self._loss_sum.device)])
+        loss, *cost = sum_over_ranks([own], self._world)[0].tolist()
         seconds, steps, rows = self._interval.next(updates, self.rows)
-        loss = self._loss_sum.item()
         self._loss_sum.zero_()
         return {
             "train/loss": loss / (steps * self._world.world_size) if steps else math.nan,
             "train/samples_per_second": rows / seconds,
+            **{f"train/{name}": value for name, value in self._mean(cost).items()},
             **self.breakdown.interval(self.steps),
         }
+
+    def end_task(self, method_bytes: int) -> dict[str, float]:
+        """Bring `mean_cost` up to date. Collective."""
+        cost = sum_over_ranks([self.cost.as_tensor()], self._world)[0].tolist()
+        self.mean_cost = {**self._mean(cost), "method_bytes": float(method_bytes)}
+        return self.mean_cost
+
+    def _mean(self, cost: list[float]) -> dict[str, float]:
+        """cost: of all ranks together."""
+        trained, forward = (value / self._world.world_size for value in cost)
+        return {"rows_trained": trained, "rows_forward": forward}
 
     # -- state
 
@@ -73,7 +87,7 @@ class Progress:
             "steps": self.steps,
             "rows": self.rows,
             "epochs": self.epochs,
-            "cost": asdict(self.cost),
+            "mean_cost": self.mean_cost,
             "history": self.history,
             "clock": self.clock.state_dict(),
             "breakdown": self.breakdown.state_dict(),
@@ -81,12 +95,12 @@ class Progress:
         }
 
     def own_state(self) -> dict[str, Tensor]:
-        return {"loss_sum": self._loss_sum}
+        return {"loss_sum": self._loss_sum, "cost": self.cost.as_tensor()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.position = Position(**state["position"])
         self.steps, self.rows, self.epochs = state["steps"], state["rows"], state["epochs"]
-        self.cost = Cost(**state["cost"])
+        self.mean_cost = dict(state["mean_cost"])
         self.history = state["history"]
         self.clock.load_state_dict(state["clock"])
         self.breakdown.load_state_dict(state["breakdown"])
@@ -94,3 +108,4 @@ class Progress:
 
     def load_own_state(self, state: Mapping[str, Tensor]) -> None:
         self._loss_sum.copy_(state["loss_sum"])
+        self.cost.load(state["cost"])

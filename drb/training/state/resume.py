@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 
 def own_part(states: Sequence[Mapping[str, Any]], rank: int) -> dict[str, Any]:
-    """`statistics`, `loss_sum`, `augmentation` and `random` of one of the new ranks.
+    """`statistics`, `loss_sum`, `cost`, `augmentation` and `random` of one of the new ranks.
 
-    Running statistics and the loss since the last logged point are the means of the old ranks', so that averages over
-    ranks stay what they were. A rank that was not there has no random generators yet: None.
+    Running statistics, the loss since the last logged point and the cost are the means of the old ranks', so that
+    averages over ranks stay what they were. A rank that was not there has no random generators yet: None.
     """
     before = states[rank] if rank < len(states) else {"augmentation": None, "random": None}
     return {
         "statistics": _mean([state["statistics"] for state in states]),
-        "loss_sum": torch.stack([state["loss_sum"] for state in states]).mean(0),
+        **{name: torch.stack([state[name] for state in states]).mean(0) for name in ("loss_sum", "cost")},
         "augmentation": before["augmentation"],
         "random": before["random"],
     }

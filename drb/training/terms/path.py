@@ -23,8 +23,13 @@ class PathPenalty(QuadraticPenalty):
         self._gradient = gradient.copied_to(self._gradient)
         self._before = step.weights.copied_to(self._before)
 
+    @property
+    def gradient(self) -> Gradient:
+        """The gradient of the loss alone in the step that was just made."""
+        assert self._gradient is not None
+        return self._gradient
+
     def decrease(self, step: Step) -> ParameterVector:
         """−g Δθ of the step that was just made, for each weight that has a gradient."""
-        assert self._gradient is not None
         assert self._before is not None
-        return self._gradient * (self._before - step.weights)
+        return self.gradient * (self._before - step.weights)

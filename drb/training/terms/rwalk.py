@@ -14,7 +14,7 @@ import torch
 
 from drb.options import setting
 from drb.training.method.optimizer_step import Step
-from drb.training.method.parameters import Gradient, ParameterVector
+from drb.training.method.parameters import ParameterVector
 from drb.training.method.tasks import CurrentTask, FinishedTask
 from drb.training.terms.path import PathPenalty
 
@@ -40,11 +40,8 @@ class RiemannianWalk(PathPenalty):
             self.fisher, self.score, self.past_score = task.zeros(), task.zeros(), task.zeros()
         self._begin_interval(task.zeros(), task.weights())
 
-    def observe(self, step: Step, gradient: Gradient) -> None:
-        super().observe(step, gradient)
-        self.fisher.mul_(1 - self.alpha).add_(gradient.map(torch.square) * self.alpha)
-
     def updated(self, step: Step) -> None:
+        self.fisher.mul_(1 - self.alpha).add_(self.gradient.map(torch.square) * self.alpha)
         self.decreased += self.decrease(step)
         self.steps += 1
         if self.steps == self.interval:

@@ -157,6 +157,8 @@ def run(rank: int, world_size: int, parts: Callable[[], tuple[Any, list[Any]]], 
         "stored": stored_of(first),
         "predictions": first._components.method.predict(first.network.eval(), inputs_of(SAMPLES)).detach().numpy(),
         "cost": (first.progress.cost.trained, first.progress.cost.forward),
+        "mean_cost": first.progress.mean_cost,
+        "during": first.scores.during_tasks,
     }
     for trainer in (first, again):
         if trainer.rehearsal is not None:
@@ -189,6 +191,7 @@ def outcome(trainer: Watched) -> dict[str, Any]:
         "weights": digest(trainer.network.state_dict()),
         "learnt": digest(trainer._components.method.state_dict()),
         "scores": trainer.scores.state_dict(),
+        "cost": trainer.progress.mean_cost,
         "ids": [] if trainer.rehearsal is None else trainer.rehearsal.sample_ids().tolist(),
     }
 

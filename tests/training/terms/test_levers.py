@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from ranks import run_ranks
 from torch import Tensor, nn
 from training.method.reference import DarkExperienceReplayPlusPlus
-from training.method.runs import EXEMPLARS, ODD_STEP, SAMPLES, case
+from training.method.runs import EXEMPLARS, ODD_STEP, SAMPLES, LoaderOfOneRankLess, case
 from training.parts import make_network, preprocess, small_dataset
 from training.terms.replay import Reference, Vector, pixels, replay, values
 
@@ -53,7 +53,11 @@ def reviewed():
     return ExperienceReplay(), [FinalReview(epochs=2), NearestMean(), ExponentialMovingAverage(momentum=MOMENTUM)]
 
 
-CASES = {fn.__name__: (fn, {}) for fn in (running, known_tasks, share, mean_teacher, refreshed, reviewed)}
+CASES: dict[str, Any] = {
+    **{fn.__name__: (fn, {}) for fn in (running, known_tasks, share, mean_teacher, refreshed, reviewed)},
+    "evaluated": (running, {"eval_every": 3}),
+    "one rank less": (running, {"loader": LoaderOfOneRankLess}),
+}
 
 
 @functools.cache
@@ -70,6 +74,24 @@ def test_ranks_agree_and_resume_exactly(name):
     for rank in (left, right):
         assert rank["again"] == rank["first"]
         assert rank["digests_again"] == rank["digests"][ODD_STEP:]
+
+
+def test_evaluation_in_the_midst_of_a_task_changes_nothing_and_is_averaged():
+    for rank in results():
+        assert rank["evaluated"]["digests"] == rank["running"]["digests"]
+        steps = [step for step, _ in rank["evaluated"]["during"]]
+        assert steps == [3 * (i + 1) for i in range(len(rank["running"]["digests"]) // 3)]
+        assert all(0 <= score <= 1 for _, score in rank["evaluated"]["during"])
+    assert results()[0]["evaluated"]["during"] == results()[1]["evaluated"]["during"]
+
+
+def test_cost_is_the_mean_over_ranks():
+    left, right = (result["one rank less"] for result in results())
+    assert left["cost"][0] > right["cost"][0] > 0  # one rank has exemplars only
+    mean = {"rows_trained": (left["cost"][0] + right["cost"][0]) / 2, "rows_forward": 0.0}
+    for rank in (left, right):
+        assert {name: rank["mean_cost"][name] for name in mean} == mean
+        assert rank["mean_cost"]["method_bytes"] == 4 * 4 + 8 * 4  # shares and counts of four classes
 
 
 # -- by hand
