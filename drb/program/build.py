@@ -46,7 +46,7 @@ def build_trainer(
     if method.draws.total:
         spec, codec = None, image_codec(config.rehearsal)
         if method.needs.late or codec is not None:
-            spec = method.needs.record_of(one, max_outputs=dataset.num_classes)
+            spec = method.needs.record_of(one, max_outputs=objective.max_columns(one, dataset.num_classes))
             if codec is not None:
                 name = getattr(config.objective, "input", "image")
                 spec[name] = dataclasses.replace(spec[name], codec=codec)
@@ -70,7 +70,7 @@ def build_trainer(
         monitor=monitor,
         saver=saver,
         on_step=on_step,
-        num_outputs=dataset.num_classes if config.model.head == "fixed" else None,
+        num_outputs=dataset.num_classes if config.model.head == "fixed" and objective.class_field else None,
         allow_duplicates=config.rehearsal.allow_duplicates,
         timeout_s=config.timeout_s,
         seed=config.seed,

@@ -5,6 +5,8 @@ Shapes: B rows, F features, C classes.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,7 +15,20 @@ from drb.seeding import derive_seed
 from drb.training.models.weights import LoadReport
 
 
-class GrowingHead(nn.Module):
+class Head(nn.Module):
+    """What makes outputs of features, and may grow as classes appear."""
+
+    @property
+    def num_classes(self) -> int:
+        """Classes that it has outputs for; 1 if its outputs have nothing to do with classes."""
+        raise NotImplementedError
+
+    def grow(self, num_classes: int, seed: int) -> bool:
+        """Have outputs for at least so many classes; True if parameters have changed."""
+        raise NotImplementedError
+
+
+class GrowingHead(Head):
     """A linear layer, float32 [B, F] -> [B, C], whose C can grow.
 
     Row c starts uniform in [-bound, bound), from a generator keyed by (seed, c) alone, with bias 0: growing
@@ -51,9 +66,9 @@ class GrowingHead(nn.Module):
 
 
 class Network(nn.Module):
-    """body: images float32 [B, channels, H, W] -> features [B, F]; head: features -> logits [B, C]."""
+    """body: images float32 [B, channels, H, W] -> features [B, F]; head: features -> logits [B, C] or other outputs."""
 
-    def __init__(self, body: nn.Module, head: GrowingHead) -> None:
+    def __init__(self, body: nn.Module, head: Head) -> None:
         super().__init__()
         self.body = body
         self.head = head
@@ -68,10 +83,9 @@ class Network(nn.Module):
         features: Tensor = self.body(images)
         return features
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits, float32 [B, C]."""
-        logits: Tensor = self.head(self.body(images))
-        return logits
+    def forward(self, images: Tensor) -> Any:
+        """Logits, float32 [B, C], or whatever the head makes of the features."""
+        return self.head(self.body(images))
 
     def grow(self, num_classes: int, seed: int) -> bool:
         """Have at least `num_classes` classes; True if the head changed.

@@ -81,6 +81,30 @@ class Objective(Part):
     def check(self, minibatch: Minibatch, num_outputs: int, where: str) -> None:
         """The same of one minibatch, on the host."""
 
+    def max_columns(self, example: Minibatch, num_classes: int) -> int:
+        """How many numbers the outputs for a sample have at most, for exemplars that are stored with them.
+
+        Args:
+            example: a minibatch of the stream. num_classes: of the data set.
+        """
+        return num_classes
+
+    def field(self, option: str, batch: Minibatch, name: str | None = None) -> Tensor:
+        """The field of a minibatch that an option names.
+
+        Args:
+            name: the field's, if the option is a list.
+        Raises:
+            ValueError: the minibatch has no such field.
+        """
+        name = getattr(self, option) if name is None else name
+        if name not in batch:
+            raise ValueError(
+                f"objective.{option} names the field {name!r}, which the data set does not have; choose one of its "
+                f"fields {', '.join(batch)}"
+            )
+        return batch[name]
+
     # -- training
 
     def inputs(self, batch: Minibatch) -> Any:
