@@ -25,10 +25,11 @@ def dataset_of_columns(
     return Dataset(
         train=_source(train),
         test=_source(test),
-        image_shape=tuple(inputs.shape[1:]),  # type: ignore[arg-type]
+        image_shape=tuple(inputs.shape[1:]),
         num_classes=num_classes,
         mean=(0.0,),
         std=(1.0,),
+        dtype=inputs.dtype,
         identity=Identity(name, parts=parts),
     )
 

@@ -24,7 +24,7 @@ class EncoderDecoder(Model):
     width: int = setting(16, at_least=1)
     hidden: int = setting(64, at_least=1)
 
-    def build(self, image_shape: tuple[int, int, int], num_classes: int, seed: int) -> Network:
+    def build(self, image_shape: tuple[int, ...], num_classes: int, seed: int) -> Network:
         if len(image_shape) != 3 or image_shape[1] % 4 or image_shape[2] % 4:
             raise ValueError(
                 "encoder_decoder needs images [C, H, W] whose height and width are multiples of 4, got samples of the "

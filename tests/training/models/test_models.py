@@ -193,7 +193,11 @@ def test_torchvision_weights_fit_and_a_failing_download_is_clear(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("resnet", {}, "unknown model 'resnet'; did you mean resnet50. choose cnn, mlp, resnet18 or resnet50"),
+        (
+            "resnet",
+            {},
+            "unknown model 'resnet'; did you mean resnet50. choose cnn, encoder_decoder, mlp, resnet18 or resnet50",
+        ),
         ("mlp", {"width": 3}, "the model mlp has no option width; it has hidden"),
         ("mlp", {"hidden": (10, 0)}, r"mlp.hidden must be at least 1, got \(10, 0\)"),
         ("cnn", {"width": 0}, "cnn.width must be at least 1, got 0"),
