@@ -15,7 +15,7 @@ BAD = [
     (["foo.bar=1"], "there is no setting foo"),
     (
         ["dataset.num_train=3"],
-        "only dataset=synthetic has the setting dataset.num_train; dataset has changed, name, removed, root, seed",
+        "dataset=mixtures or dataset=synthetic has the setting dataset.num_train; dataset has changed, name, removed",
     ),
     (["+training.foo=1"], "+training.foo=1: settings cannot be added or deleted; write key=value"),
     (["++training.foo=1"], "training.foo=1: there is no setting training.foo; training has accumulate"),
