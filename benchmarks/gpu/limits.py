@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
+
+from drb.rehearsal.cuda import CudaDevice
 
 _ROW = 150_528  # bytes of an image of 224x224x3
 _WORDS = _ROW // 8
@@ -32,6 +36,7 @@ def measure(device: torch.device) -> dict[str, Any]:
         }
         for name, action in actions.items():
             found[f"{name}, {rows} images"] = timed(action, device)
+    found |= from_mapped_memory(device)
     tiny = torch.zeros(1, device=device)
     event, side = torch.cuda.Event(blocking=True), torch.cuda.Stream()
     found["tiny kernel"] = timed(lambda: tiny.add_(1), device)
@@ -40,6 +45,21 @@ def measure(device: torch.device) -> dict[str, Any]:
     found["GB/s"] = bandwidths(device)
     for name, value in found.items():
         print(f"   {name}: {value}", flush=True)
+    return found
+
+
+def from_mapped_memory(device: torch.device) -> dict[str, dict[str, float]]:
+    """What it takes the device to gather rows from host memory that it reads itself; nothing where it cannot."""
+    rows = np.zeros((256, _WORDS), np.int64)
+    mapped = CudaDevice(device).map_host(rows)
+    if mapped is None:
+        return {}
+    found = {}
+    for count in (7, 32):
+        there = torch.zeros((count, _WORDS), dtype=torch.int64, device=device)
+        where = torch.randperm(len(rows), device=device)[:count]
+        action = functools.partial(torch.index_select, mapped, 0, where, out=there)
+        found[f"gather from the host, {count} images"] = timed(action, device)
     return found
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from benchmarks.gpu.jobs import Data, Job, group, kinds_of, ways
+from benchmarks.gpu.jobs import Data, Job, group, kinds_of, ways_of
 from benchmarks.gpu.steps import compared, count_wrong, interleaved
 
 _TIMEOUT_S = 60.0
@@ -34,7 +34,7 @@ def _run(rank: int, world_size: int, job: Job, device_name: str, turns: int, fol
     device = torch.device(device_name)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    chosen = ways(device)
+    chosen = ways_of(job, device)
     with group(device, rank, world_size, f"{folder}/store"):
         data = Data(job, device, rank, world_size)
         with kinds_of(job, data, chosen, timeout_s=_TIMEOUT_S, seed=0) as kinds:

@@ -6,7 +6,9 @@ Memory that was given is zeroed as soon as it may be.
 
 from __future__ import annotations
 
+import math
 import random
+import time
 from contextlib import nullcontext
 from typing import Any
 
@@ -18,6 +20,7 @@ from drb import Rehearsal
 from drb.buffer.record import Field
 
 _ROWS, _EXEMPLARS, _CAPACITY = 24, 8, 200
+_LEAST_STEPS = 24  # until exemplars were drawn and rows used again, whatever the time
 _MOST_CYCLES = 3_000_000  # of a delay, about 1.5 ms
 _SETTINGS: dict[str, dict[str, Any]] = {
     "": {},
@@ -31,14 +34,15 @@ _SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def measure(device: torch.device, steps: int) -> dict[str, dict[str, int]]:
-    """Rows, rehearsed rows and wrong rows of `steps` steps of each way and setting."""
+def measure(device: torch.device, steps: int, within_s: float = math.inf) -> dict[str, dict[str, int]]:
+    """Rows, rehearsed and wrong rows of at most `steps` steps of each way and setting, in equal parts of the time."""
     torch.set_num_threads(1)
-    found = {}
-    for way, given in ways(device).items():
+    found, chosen = {}, ways(device)
+    limit_s = within_s / (len(chosen) * len(_SETTINGS))
+    for way, given in chosen.items():
         for name, settings in _SETTINGS.items():
             key = f"{way}, {name}".removesuffix(", ")
-            found[key] = Soak(device, given.from_host).run(steps, **{**settings, **given.settings})
+            found[key] = Soak(device, given.from_host).run(steps, limit_s, **{**settings, **given.settings})
             print(f"   {key}: {found[key]}", flush=True)
     return found
 
@@ -53,7 +57,10 @@ class Soak:
         self._random = random.Random(1)
         self._wrong, self._rows, self._rehearsed = (torch.zeros((), dtype=torch.int64, device=device) for _ in range(3))
 
-    def run(self, steps: int, *, late: bool = False, own_stream: bool = False, **settings: Any) -> dict[str, int]:
+    def run(
+        self, steps: int, limit_s: float = math.inf, *, late: bool = False, own_stream: bool = False, **settings: Any
+    ) -> dict[str, int]:
+        end = time.monotonic() + limit_s
         spec = {"image": Field(torch.uint8, self._shape), "label": Field(torch.int64)}
         if late:
             spec["logits"] = Field(torch.float32, (5,), late=True)
@@ -65,6 +72,8 @@ class Soak:
             ) as rehearsal,
         ):
             for step in range(steps):
+                if time.monotonic() > end and step >= _LEAST_STEPS:
+                    break
                 uses_step = settings.get("interval", 1) == 1 and step % 11 == 10
                 self._step(rehearsal, step, late, uses_step)
         synchronize(self._device)

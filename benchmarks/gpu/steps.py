@@ -4,47 +4,62 @@ from __future__ import annotations
 
 import cProfile
 import json
+import math
 import pstats
 import random
 import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.gpu.jobs import Data, Job, Kind, Way, baseline_of, group, kinds_of, synchronize, ways
+from benchmarks.gpu.jobs import Data, Job, Kind, Way, baseline_of, group, kinds_of, synchronize, ways_of
 
 _PROFILED = 40
+_TIMED_SHARE = 0.8  # of a job's time; the rest is for looking inside `extend`
 
 
-def measure(jobs: Mapping[str, Job], device: torch.device, share: float = 1.0) -> dict[str, Any]:
-    """Figures by job. share: of the turns."""
+def measure(
+    jobs: Mapping[str, Job],
+    device: torch.device,
+    within_s: float = math.inf,
+    keep: Callable[[dict[str, Any]], object] = lambda found: None,
+) -> dict[str, Any]:
+    """Figures by job, each of which takes its part of the time that is left, and at least two turns.
+
+    keep: is given all figures so far after each job.
+    """
     torch.set_num_threads(1)
-    found = {}
+    found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder, group(device, store=f"{folder}/store"):
-        for name, job in jobs.items():
+        end = time.monotonic() + within_s
+        for number, (name, job) in enumerate(jobs.items()):
             start = time.monotonic()
-            found[name] = measure_job(job, device, max(2, round(share * job.turns)))
+            if start > end:
+                print(f"== {', '.join(list(jobs)[number:])}: no time is left", flush=True)
+                break
+            found[name] = measure_job(job, device, (end - start) / (len(jobs) - number))
             if device.type == "cuda":
                 torch.cuda.empty_cache()
             print_job(name, found[name], time.monotonic() - start)
+            keep(found)
     return found
 
 
-def measure_job(job: Job, device: torch.device, turns: int) -> dict[str, Any]:
-    chosen = ways(device)
+def measure_job(job: Job, device: torch.device, within_s: float) -> dict[str, Any]:
+    chosen, end = ways_of(job, device), time.monotonic() + _TIMED_SHARE * within_s
     data = Data(job, device)
     with kinds_of(job, data, chosen) as kinds:
         for kind in kinds.values():
             for _ in range(3):
                 kind.step()
-        times = interleaved(kinds, job.steps, turns, device)
+        times = interleaved(kinds, job.steps, job.turns, device, end)
         return {
-            "turns": turns,
+            "turns": len(times["plain"]),
             "plain_ms": 1e3 * statistics.median(wall for wall, _ in times["plain"] + times["plain again"]),
             "kinds": compared(times, chosen),
             "wrong": {name: count_wrong(kinds[name], data) for name in chosen},
@@ -53,12 +68,19 @@ def measure_job(job: Job, device: torch.device, turns: int) -> dict[str, Any]:
 
 
 def interleaved(
-    kinds: Mapping[str, Kind], steps: int, turns: int, device: torch.device
+    kinds: Mapping[str, Kind], steps: int, turns: int, device: torch.device, end: float = math.inf
 ) -> dict[str, list[tuple[float, float]]]:
-    """Seconds per step of each kind's blocks: until the device is done, and until the host is. In changing order."""
+    """Seconds per step of each kind's blocks: until the device is done, and until the host is. In changing order.
+
+    end: no turn begins that would end later (`time.monotonic`), but for the first two.
+    """
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in kinds}
     order, rng = list(kinds.items()), random.Random(0)
-    for _ in range(turns):
+    turn_s = 0.0
+    for turn in range(turns):
+        begin = time.monotonic()
+        if turn >= 2 and begin + turn_s > end:
+            break
         rng.shuffle(order)
         for name, kind in order:
             kind.step()
@@ -69,6 +91,7 @@ def interleaved(
             host = time.perf_counter() - start
             synchronize(device)
             times[name].append(((time.perf_counter() - start) / steps, host / steps))
+        turn_s = time.monotonic() - begin
     return times
 
 

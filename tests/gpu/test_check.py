@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
+from types import SimpleNamespace
 
 import torch
 
 from benchmarks.gpu import report, soak
 from benchmarks.gpu.jobs import Way
-from benchmarks.gpu.steps import compared
+from benchmarks.gpu.steps import compared, interleaved
 
 CPU = torch.device("cpu")
 
@@ -49,3 +51,9 @@ def test_the_table_states_ratios_calls_and_wrong_rows(tmp_path):
     assert "| cnn 56+7 | device= | 9.0 | 70 | 90.0 | 200.0 |" in text
     assert "3 of 10 rows that were looked at are wrong." in text
     assert json.loads(path.with_suffix(".json").read_text())["machine"]["card"] == "cpu"
+
+
+def test_turns_end_with_the_time_but_there_are_two():
+    kinds = {"plain": SimpleNamespace(step=lambda: None), "device=": SimpleNamespace(step=lambda: None)}
+    for end, turns in ((time.monotonic() - 1, 2), (time.monotonic() + 60, 5)):
+        assert [len(blocks) for blocks in interleaved(kinds, 3, 5, CPU, end).values()] == [turns, turns]
