@@ -37,8 +37,7 @@ import torch.multiprocessing as mp
 
 from drb.buffer.record import Field, RecordSpec
 from drb.exchange import open_peers
-from drb.rehearsal.assemble import assemble
-from drb.rehearsal.factory import Factory
+from drb.rehearsal.build_parts import PartsFactory, build_parts
 from drb.rehearsal.parts import Parts
 from drb.rehearsal.settings import RehearsalSettings
 
@@ -54,12 +53,12 @@ class Rank:
     def __init__(self, exchange: str, exemplars: int) -> None:
         self.peers = open_peers(None, 60.0)
         assert self.peers is not None
-        factory = Factory()
+        factory = PartsFactory()
         if exchange == "hierarchical":
             rank, world_size = self.peers.rank, self.peers.world_size
             factory.node = lambda: f"node {2 * rank // world_size}"  # type: ignore[method-assign]
         settings = RehearsalSettings(capacity=CAPACITY, exemplars=exemplars, exchange=exchange, asynchronous=False)
-        self.parts: Parts = assemble(settings, SPEC, 64, self.peers, factory=factory)
+        self.parts: Parts = build_parts(settings, SPEC, 64, self.peers, factory=factory)
         self.rng = np.random.default_rng(self.peers.rank)
         self._fill()
         self.round = 0

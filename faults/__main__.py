@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"no fault matches --only {options.only}\n")
         return 2
     import_everything()
-    from faults.case import Outcome
+    from faults.outcome import Outcome
     from faults.table import print_line, print_table, save
 
     folder, start = Path(tempfile.mkdtemp(prefix="drb-faults-")), time.monotonic()

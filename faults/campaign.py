@@ -41,7 +41,8 @@ def run_campaign(
     faults: Sequence[Fault], seed: int, jobs: int, folder: Path, tell: Callable[[dict[str, Any]], None]
 ) -> list[dict[str, Any]]:
     """Each case's outcome as JSON, in the order of the faults; tell gets it as soon as it is known."""
-    from faults.case import Reference, run_case, run_reference
+    from faults.case import run_case
+    from faults.outcome import Reference, run_reference
 
     sizes = sorted({fault.world_size for fault in faults})
     names = [f"reference-{size}" for size in sizes]

@@ -12,73 +12,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from faults.damage import checkpoints, damage
+from faults.outcome import JOB, TIMEOUT_S, Outcome, Reference, result_of, stored_ids
 from faults.plan import DAMAGES, PROCESS_KINDS, Fault
 from faults.ranks import RankEnd, RunEnd, run_ranks
+from faults.server import start_server
 from faults.stage import enter_namespace, mount_memory, processes_of_session
 
-TIMEOUT_S = 8
-_START = ["experiment=digits", "scenario.num_tasks=4", "training.epochs=1", "optimizer.momentum=0.9"]
-_SHARED = ["training.batch_size=12", "rehearsal.capacity=120", "rehearsal.exemplars=12"]  # over all ranks
-JOB = [*_START, *_SHARED, "checkpoint.every_steps=6", "checkpoint.at_task_end=true", "training.log_every=5"]
 _NAMES_PLACE = re.compile(r"round \d+|step[- ]\d+|checkpoint")
-
-
-@dataclass
-class Outcome:
-    """What a case showed. problems: empty if all that is promised was kept."""
-
-    fault: Fault
-    message: str = ""
-    seconds: float = 0.0
-    lost: int = 0
-    orphans: int = 0
-    leaks: int = 0
-    problems: list[str] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        return {**vars(self), "fault": self.fault.to_json()}
-
-    @classmethod
-    def of_json(cls, content: dict[str, Any]) -> Outcome:
-        return cls(**{**content, "fault": Fault(**content["fault"])})
-
-
-@dataclass(frozen=True)
-class Reference:
-    """A run that nothing broke. ids: what is stored on all ranks together in the checkpoint of each name."""
-
-    matrix: list[Any]
-    counts: list[Any]
-    ids: dict[str, list[int]]
-
-
-def run_reference(world_size: int, folder: Path) -> Reference:
-    run_dir = folder / "run"
-    arguments = [*JOB, "tracking=none", f"hydra.run.dir={run_dir}", "checkpoint.keep_last=1000"]
-    ended = run_ranks(arguments, world_size, folder / "logs")
-    if any(end.code != 0 for end in ended.ranks):
-        raise RuntimeError(f"the run that nothing breaks failed: {ended.ranks[0].err}")
-    matrix, counts = _result(run_dir)
-    return Reference(matrix, counts, {path.name: stored_ids(path) for path in checkpoints(run_dir)})
-
-
-def stored_ids(checkpoint: Path) -> list[int]:
-    """Sample ids in all ranks' buffers, sorted."""
-    from drb.checkpoint import read_rank_states
-
-    ids: list[int] = []
-    for state in read_rank_states(checkpoint):
-        rehearsal = state["rehearsal"]
-        if "buffer" in rehearsal:
-            ids += np.asarray(rehearsal["buffer"]["columns"]["sample_id"]).tolist()
-    return sorted(ids)
 
 
 def run_case(fault: Fault, folder: Path, reference: Reference, seed: int) -> Outcome:
@@ -145,7 +91,7 @@ class _Case:
         self._count_lost()
         if self.fault.kind == "unreadable_file":
             self._make_images()
-        self._check_result(self._run(self._arguments, "resumed"))
+        self._checkresult_of(self._run(self._arguments, "resumed"))
 
     def _resume_damaged(self) -> None:
         kind, newest = self.fault.kind, checkpoints(self._run_dir)[-1]
@@ -180,7 +126,7 @@ class _Case:
 
     def _lose_server(self) -> None:
         """The run goes on and keeps its metrics in its directory."""
-        server = _start_server(self._scratch / "server")
+        server = start_server(self._scratch / "server")
         environment = {"FAULTS_SERVER": str(server.pid), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
         arguments = [*self._arguments[:-1], "tracking=mlflow", f"tracking.uri={server.uri}", "tracking.plots=false"]
         ended = self._run(arguments, "broken", self.fault, **environment)
@@ -192,7 +138,7 @@ class _Case:
         self._expect(ended.struck, "the fault did not strike")
         self._expect(len(said) == 1 and "metrics are kept in" in said[0], f"rank 0 said {said}")
         self._expect((self._run_dir / "mlflow_offline.db").exists(), "no metrics were kept")
-        self._check_result(ended)
+        self._checkresult_of(ended)
 
     def _keep_folders(self) -> None:
         """The run goes on, and says what it could not delete."""
@@ -205,7 +151,7 @@ class _Case:
         self._expect(bool(said) and bool(left), f"rank 0 said {said} of {left}")
         for folder in left:
             shutil.rmtree(folder)
-        self._check_result(ended)
+        self._checkresult_of(ended)
 
     def _go_on_by_itself(self) -> None:
         """torchrun starts the ranks again, and they go on from the last checkpoint."""
@@ -300,7 +246,7 @@ class _Case:
             return
         self._expect(False, "no checkpoint is good")
 
-    def _check_result(self, ended: RunEnd) -> None:
+    def _checkresult_of(self, ended: RunEnd) -> None:
         for end in ended.ranks:
             self._expect(end.code == 0, f"rank {end.rank} of the run that goes on: code {end.code}: {end.err[-500:]}")
         if all(end.code == 0 for end in ended.ranks) and self.fault.kind != "unreadable_file":
@@ -310,7 +256,7 @@ class _Case:
         if not (self._run_dir / "summary.json").exists():
             self._expect(False, "there is no summary")
             return
-        matrix, counts = _result(self._run_dir)
+        matrix, counts = result_of(self._run_dir)
         self._expect(matrix == self._reference.matrix, f"another accuracy matrix: {matrix}, {self._reference.matrix}")
         self._expect(counts == self._reference.counts, "another buffer at the end")
 
@@ -349,49 +295,3 @@ class _Case:
             self._arguments = [*self._arguments, *folder, *settings]
             self._arguments.remove("experiment=digits")
             self._arguments += ["threads=1"]
-
-
-def _result(run_dir: Path) -> tuple[list[Any], list[Any]]:
-    """Accuracy matrix, and exemplars of each stratum at the end of each task."""
-    summary = json.loads((run_dir / "summary.json").read_text())
-    return summary["accuracy_matrix"], [entry.get("counts") for entry in summary["history"]]
-
-
-@dataclass(frozen=True)
-class _Server:
-    pid: int
-    uri: str
-
-
-def _start_server(folder: Path) -> _Server:
-    """MLflow's own web application on loopback, in a process that can be killed."""
-    folder.mkdir()
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            _serve(folder, writer)
-        finally:
-            os._exit(1)
-    os.close(writer)
-    port = os.read(reader, 16).decode()
-    os.close(reader)
-    return _Server(pid, f"http://127.0.0.1:{port}")
-
-
-def _serve(folder: Path, ready: int) -> None:
-    from drb.tracking.store import connect, sqlite_uri
-
-    log = os.open(folder / "log", os.O_CREAT | os.O_WRONLY)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    uri = sqlite_uri(folder / "server.db")
-    connect(uri).search_experiments()
-    from mlflow import server
-    from werkzeug.serving import make_server
-
-    os.environ[server.BACKEND_STORE_URI_ENV_VAR] = uri
-    os.environ[server.ARTIFACT_ROOT_ENV_VAR] = str(folder / "artifacts")
-    running = make_server("127.0.0.1", 0, server.app, threaded=True)
-    os.write(ready, str(running.server_port).encode())
-    running.serve_forever()

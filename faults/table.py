@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from faults.case import TIMEOUT_S, Outcome
+from faults.outcome import TIMEOUT_S, Outcome
 
 _WIDTH = 150
 

@@ -27,6 +27,8 @@ LAYERS = [
 LAYER = {unit: level for level, units in enumerate(LAYERS) for unit in units}
 STRANGERS = [LAYERS[1], LAYERS[2], LAYERS[4]]
 
+MOST_LINES = 300  # of a file
+
 ALLOWED_IN = {
     "hydra": ("train.py", "program/config/"),
     "omegaconf": ("train.py", "program/config/"),
@@ -96,6 +98,11 @@ def test_imports_point_one_way():
         found[path.relative_to(PACKAGE).as_posix()] = problems(path, source)
     assert {path: each for path, each in found.items() if each} == {}
     TopologicalSorter(graph).prepare()  # raises CycleError
+
+
+def test_no_file_is_longer_than_300_lines():
+    lines = {path.relative_to(PACKAGE).as_posix(): len(path.read_text().splitlines()) for path in modules()}
+    assert {path: count for path, count in lines.items() if count > MOST_LINES} == {}
 
 
 def test_hydra_mlflow_and_mpi_have_one_door_each():

@@ -9,7 +9,7 @@ All methods run on the training thread.
 Exemplars leave by eviction and by `remove`. Their rows are retired in both cases. After `remove` the last slots move
 into the holes, which changes columns and the table, but no row (a row's header keeps the slot that it was admitted to).
 
-`drb.buffer.editing` has what changes a buffer while no rank reads it: loading a state, erasing and editing.
+`drb.buffer.editing` has what a buffer does between rounds: saving and loading, erasing and editing.
 
 Letters: B rows of a minibatch, A admitted, n stored, M capacity, K words of a row.
 """
@@ -17,7 +17,7 @@ Letters: B rows of a minibatch, A admitted, n stored, M capacity, K words of a r
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Set
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from torch import Tensor
@@ -193,10 +193,6 @@ class Buffer:
         self.size = self._columns.size
         self._has_shrunk = True
 
-    def slots_of(self, sample_ids: Int64Array) -> Int64Array:
-        """Return the slots that hold these samples: int64 [D], ascending."""
-        return np.flatnonzero(np.isin(self._columns.sample_id[: self._columns.size], sample_ids))
-
     def read(self, name: str, slots: Int64Array) -> Tensor:
         """Return one field of the exemplars in these slots: [n, *shape] on the CPU, a copy."""
         return self.spec.read(name, self.rows, self._slot_row[slots])
@@ -211,40 +207,6 @@ class Buffer:
         self._columns.deny(sample_ids)
         if len(sample_ids):
             self.admission.forget(self._columns)
-
-    def occupied_rows(self) -> Int64Array:
-        """Rows that hold an exemplar, the last minibatch's included: int64 [n]."""
-        return np.concatenate((self._slot_row[: self.size], self._staged.where))
-
-    # -- between rounds
-
-    def counts(self) -> dict[int, int]:
-        """Exemplars per stratum, the last minibatch's included."""
-        values, counts = np.unique(self._columns.stratum[: self._columns.size], return_counts=True)
-        return dict(zip(values.tolist(), counts.tolist(), strict=True))
-
-    def sample_ids(self) -> Int64Array:
-        """Ids of the stored samples, the last minibatch's included: int64 [n], a copy."""
-        return self._columns.sample_id[: self._columns.size].copy()
-
-    def state_dict(self, *, lazy: bool = False) -> dict[str, Any]:
-        """All that the buffer holds, as arrays; rows in slot order, then the staged ones. No round may be in flight.
-
-        lazy: the rows are a `RowSnapshot`, to be read by another thread while the buffer goes on, and then closed.
-        """
-        decision = self._staged.decision
-        where = self.occupied_rows()
-        if lazy and self._watch is None:
-            self._watch = RowWatch(self.rows)
-        return {
-            "rows": self._watch.snapshot(where) if lazy and self._watch is not None else self.rows[where],
-            "size": np.int64(self.size),
-            "staged": {"rows": decision.rows, "slots": decision.slots, "offered": np.int64(self._staged.offered)},
-            "lacking": sorted(self._staged.lacking),
-            "undecided": None if self._undecided is None else self._undecided.state_dict(),
-            "columns": self._columns.state_dict(),
-            "admission": self.admission.state_dict(),
-        }
 
     def _zero(self, rows: Int64Array) -> None:
         if len(rows):

@@ -1,4 +1,4 @@
-"""Changing a buffer in place, while no rank reads it: loading a state, erasing, and what `drb.rehearsal.edit` needs.
+"""What a buffer does between rounds, when no rank reads it: saving and loading, erasing, and editing in place.
 
 Letters: B rows of a minibatch, n exemplars, K words of a row.
 """
@@ -16,6 +16,7 @@ from torch import Tensor
 from drb.buffer.admission import Decision, Offer
 from drb.buffer.buffer import Buffer
 from drb.buffer.record import SLOT
+from drb.buffer.snapshot import RowWatch
 from drb.buffer.spares import SpareRows
 from drb.buffer.staged import Staged
 from drb.types import Int64Array, Minibatch
@@ -24,7 +25,56 @@ _ROWS_AT_A_TIME = 1024
 
 
 class EditableBuffer(Buffer):
-    """A buffer that the training thread can load, erase, read, rewrite and fill between rounds."""
+    """A buffer that the training thread can save, load, erase, read, rewrite and fill between rounds."""
+
+    # -- what is stored
+
+    def counts(self) -> dict[int, int]:
+        """Exemplars per stratum, the last minibatch's included."""
+        values, counts = np.unique(self._columns.stratum[: self._columns.size], return_counts=True)
+        return dict(zip(values.tolist(), counts.tolist(), strict=True))
+
+    def sample_ids(self) -> Int64Array:
+        """Ids of the stored samples, the last minibatch's included: int64 [n], a copy."""
+        return self._columns.sample_id[: self._columns.size].copy()
+
+    def slots_of(self, sample_ids: Int64Array) -> Int64Array:
+        """Return the slots that hold these samples: int64 [D], ascending."""
+        return np.flatnonzero(np.isin(self._columns.sample_id[: self._columns.size], sample_ids))
+
+    def occupied_rows(self) -> Int64Array:
+        """Rows that hold an exemplar, the last minibatch's included: int64 [n]."""
+        return np.concatenate((self._slot_row[: self.size], self._staged.where))
+
+    def known(self, slots: Int64Array) -> Minibatch:
+        """Return how many columns of each optional or growing field these exemplars have: int64 [n], copies."""
+        return self.spec.known(torch.from_numpy(self.rows[self._slot_row[slots]])) if self.spec.counted else {}
+
+    def column(self, name: str, slots: Int64Array) -> npt.NDArray[Any]:
+        """Return what is known about these slots: key uint64 [n]; sample_id, stratum or admitted_round int64 [n]."""
+        column: npt.NDArray[Any] = getattr(self._columns, name)[slots]
+        return column
+
+    # -- state
+
+    def state_dict(self, *, lazy: bool = False) -> dict[str, Any]:
+        """All that the buffer holds, as arrays; rows in slot order, then the staged ones. No round may be in flight.
+
+        lazy: the rows are a `RowSnapshot`, to be read by another thread while the buffer goes on, and then closed.
+        """
+        decision = self._staged.decision
+        where = self.occupied_rows()
+        if lazy and self._watch is None:
+            self._watch = RowWatch(self.rows)
+        return {
+            "rows": self._watch.snapshot(where) if lazy and self._watch is not None else self.rows[where],
+            "size": np.int64(self.size),
+            "staged": {"rows": decision.rows, "slots": decision.slots, "offered": np.int64(self._staged.offered)},
+            "lacking": sorted(self._staged.lacking),
+            "undecided": None if self._undecided is None else self._undecided.state_dict(),
+            "columns": self._columns.state_dict(),
+            "admission": self.admission.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a saved buffer of the same capacity and schema. No round may be in flight."""
@@ -51,6 +101,8 @@ class EditableBuffer(Buffer):
             self._undecided.load_state_dict(state["undecided"])
         self._spares = SpareRows(len(self.rows), first=len(rows))
         self._changed = [np.arange(size)]
+
+    # -- changes
 
     def erase_free_rows(self) -> None:
         """Zero every row that holds no exemplar. No rank and no snapshot may be reading this buffer.
@@ -90,12 +142,3 @@ class EditableBuffer(Buffer):
         where = self._slot_row[slots]
         self._before_writing(where)
         self.spec.pack(name, values, np.arange(len(slots)), self.rows, where)
-
-    def known(self, slots: Int64Array) -> Minibatch:
-        """Return how many columns of each optional or growing field these exemplars have: int64 [n], copies."""
-        return self.spec.known(torch.from_numpy(self.rows[self._slot_row[slots]])) if self.spec.counted else {}
-
-    def column(self, name: str, slots: Int64Array) -> npt.NDArray[Any]:
-        """Return what is known about these slots: key uint64 [n]; sample_id, stratum or admitted_round int64 [n]."""
-        column: npt.NDArray[Any] = getattr(self._columns, name)[slots]
-        return column

@@ -9,7 +9,7 @@ import numpy as np
 from drb.buffer.storage import HeapStorage
 from drb.distributed.peers import Peers
 from drb.exchange.base import DirectRows
-from drb.exchange.meeting import Meeting
+from drb.exchange.gather import CountsGather
 from drb.exchange.requests import RowRequests
 from drb.exchange.transport import Sizes, Transport
 from drb.types import Int64Array
@@ -26,14 +26,14 @@ class CollectiveExchange:
         self._storage = HeapStorage(num_rows, words)
         self.rows = self._storage.rows
         self._table: Int64Array = np.empty(0, np.int64)
-        self._meeting = Meeting(peers, nodes, needs_memory=False)
+        self._counts = CountsGather(peers, nodes, needs_memory=False)
         self._requests = RowRequests(peers, max_exemplars, words)
 
     def publish(self, table: Int64Array, changed: bool) -> None:
         self._table = table
 
     def gather_counts(self, message: Int64Array) -> Int64Array:
-        return self._meeting.gather_counts(message)
+        return self._counts.gather_counts(message)
 
     def share(self, values: Int64Array, lengths: Int64Array) -> list[Int64Array]:
         return self._peers.share(values, lengths)
@@ -58,7 +58,7 @@ class CollectiveExchange:
 
     def close(self, together: bool = False) -> None:
         if together:
-            self._meeting.close()
+            self._counts.close()
 
 
 class Collective(Transport):

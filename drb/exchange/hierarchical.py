@@ -16,7 +16,7 @@ import numpy as np
 
 from drb.distributed.peers import Peers
 from drb.exchange.base import DirectRows
-from drb.exchange.meeting import Meeting
+from drb.exchange.gather import CountsGather
 from drb.exchange.requests import RowRequests
 from drb.exchange.shared import SharedExchange
 from drb.exchange.transport import Sizes, Transport
@@ -45,21 +45,19 @@ class HierarchicalExchange:
         max_exemplars: int,
     ) -> None:
         self._peers = peers
-        self._meeting = Meeting(peers, nodes, needs_memory=True)
-        self._places = self._meeting.places
-        near = self._places.neighbours
-        self._node = SharedExchange(
-            self._meeting.node_peers, rows_per_rank[near], capacities[near], words, self._meeting
-        )
+        self._counts = CountsGather(peers, nodes, needs_memory=True)
+        self._topology = self._counts.topology
+        near = self._topology.neighbours
+        self._node = SharedExchange(self._counts.node_peers, rows_per_rank[near], capacities[near], words, self._counts)
         self.rows = self._node.rows
-        self._requests = RowRequests(self._meeting.rail_peers, max_exemplars, words)
+        self._requests = RowRequests(self._counts.rail_peers, max_exemplars, words)
 
     def publish(self, table: Int64Array, changed: bool) -> None:
         self._node.publish(table, changed)
 
     def gather_counts(self, message: Int64Array) -> Int64Array:
-        messages = self._meeting.gather_counts(np.append(message, self._node.version))
-        self._node.versions = messages[self._places.neighbours, -1]
+        messages = self._counts.gather_counts(np.append(message, self._node.version))
+        self._node.versions = messages[self._topology.neighbours, -1]
         return messages[:, :-1]
 
     def share(self, values: Int64Array, lengths: Int64Array) -> list[Int64Array]:
@@ -67,8 +65,8 @@ class HierarchicalExchange:
 
     def fetch(self, owners: Int64Array, positions: Int64Array, out: Int64Array) -> None:
         """This rank is its own partner for its own node: those rows take the same way, without leaving the process."""
-        requests = self._places.index_in_node[owners] << _OWNER_SHIFT | positions
-        self._requests.fetch(self._places.partner[owners], requests, self._gather, out)
+        requests = self._topology.index_in_node[owners] << _OWNER_SHIFT | positions
+        self._requests.fetch(self._topology.partner[owners], requests, self._gather, out)
 
     def _gather(self, requests: Int64Array, out: Int64Array) -> None:
         """Rows of this node."""
@@ -87,7 +85,7 @@ class HierarchicalExchange:
 
     def close(self, together: bool = False) -> None:
         if together:
-            self._meeting.close()
+            self._counts.close()
 
 
 class Hierarchical(Transport):

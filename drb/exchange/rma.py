@@ -1,9 +1,9 @@
 """Rows by one-sided MPI reads: straight from the owner's memory, which its process has no part in.
 
 Each rank's window holds its rows and two position tables, written in turn. A round reads the owners' tables, then the
-rows they point at. The barrier is the meeting, in shared memory or by Gloo: it has timeouts and names who failed, where
-an MPI collective would wait for a dead peer for ever. That neither a table nor a row changes while it is read follows
-from it as in `shared`; `Win.Sync` on both sides of it orders each rank's own stores and loads.
+rows they point at. Gathering the counts is the barrier, in shared memory or over Gloo: it has timeouts and names who
+failed, where an MPI collective would wait for a dead peer for ever. It keeps tables and rows from changing while they
+are read, as in `shared`; `Win.Sync` on both sides of it orders each rank's own stores and loads.
 
 A window, in 64-bit words: the rank's rows; table A; table B.
 """
@@ -19,7 +19,7 @@ from drb.distributed.failure import PeerError
 from drb.distributed.mpi import load_mpi
 from drb.distributed.peers import Peers
 from drb.exchange.base import DirectRows
-from drb.exchange.meeting import Meeting
+from drb.exchange.gather import CountsGather
 from drb.exchange.transport import Sizes, Transport
 from drb.exchange.window import Window
 from drb.types import Int64Array
@@ -42,7 +42,7 @@ class RmaExchange:
         self._words = words
         num_rows, capacity = int(rows_per_rank[peers.rank]), int(capacities[peers.rank])
         self._window = Window(peers, num_rows * words + 2 * capacity)
-        self._meeting = Meeting(peers, nodes, needs_memory=False)
+        self._counts = CountsGather(peers, nodes, needs_memory=False)
         memory = self._window.words
         self.rows = memory[: num_rows * words].reshape(num_rows, words)
         self._tables = memory[num_rows * words :].reshape(2, capacity)
@@ -59,7 +59,7 @@ class RmaExchange:
 
     def gather_counts(self, message: Int64Array) -> Int64Array:
         self._window.sync()
-        messages = self._meeting.gather_counts(np.append(message, self._version))
+        messages = self._counts.gather_counts(np.append(message, self._version))
         self._window.sync()
         self._peer_tables = self._first_tables + messages[:, -1] * self._capacities
         return messages[:, :-1]
@@ -92,7 +92,7 @@ class RmaExchange:
             return
         self.rows = self._tables = np.empty((0, 0), np.int64)
         self._window.free()
-        self._meeting.close()
+        self._counts.close()
 
 
 class Rma(Transport):

@@ -1,8 +1,8 @@
 """Rows by shared memory: ranks of one node gather straight from each other's buffers.
 
 The node's segment holds all ranks' rows one after the other, so that a gather over all owners is one flat `np.take`
-at memcpy speed, and two position tables per rank, written in turn. All that a round waits for is the meeting at which
-ranks tell their sizes. It is the barrier: a rank writes the table of round t before it and reads its peers' after
+at memcpy speed, and two position tables per rank, written in turn. All that a round waits for is the gathering of
+counts. It is the barrier: a rank writes the table of round t before it and reads its peers' after
 it, and no peer is more than one round away, so neither the table nor a row that is read can change; a test takes the
 barrier away and sees wrong rows.
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from drb.distributed.peers import Peers
 from drb.exchange.base import DirectRows
-from drb.exchange.meeting import Meeting
+from drb.exchange.gather import CountsGather
 from drb.exchange.segment import open_segment
 from drb.exchange.transport import Sizes, Transport
 from drb.types import Int64Array
@@ -26,7 +26,7 @@ from drb.types import Int64Array
 class SharedExchange:
     """rows_per_rank, capacities: int64 [W], known to all ranks. All ranks of the group must share one node.
 
-    meeting: of these ranks and perhaps of others, if someone else gathers; None: one of its own.
+    counts: gathers those of these ranks, and perhaps of others, if someone else calls it; None: one of its own.
     version: which of this rank's tables was published last; versions: those of all ranks in this round, int64 [W].
     """
 
@@ -40,7 +40,7 @@ class SharedExchange:
         rows_per_rank: Int64Array,
         capacities: Int64Array,
         words: int,
-        meeting: Meeting | None = None,
+        counts: CountsGather | None = None,
     ) -> None:
         self._peers = peers
         rank = peers.rank
@@ -50,7 +50,7 @@ class SharedExchange:
         own = [(int(first_row[rank]) * words, int(rows_per_rank[rank]) * words)]
         own += [(num_rows * words + v * num_entries + int(first_entry[rank]), int(capacities[rank])) for v in (0, 1)]
         try:
-            self._meeting = meeting or Meeting(peers, [0] * peers.world_size, needs_memory=True)
+            self._counts = counts or CountsGather(peers, [0] * peers.world_size, needs_memory=True)
             memory = open_segment(peers, num_rows * words + 2 * num_entries, own).words
         except ValueError as error:
             raise ValueError(f"exchange=shared: {error}") from None
@@ -72,7 +72,7 @@ class SharedExchange:
             np.add(table, self._first_row[self._peers.rank], out=self._tables[start : start + len(table)])
 
     def gather_counts(self, message: Int64Array) -> Int64Array:
-        messages = self._meeting.gather_counts(np.append(message, self.version))
+        messages = self._counts.gather_counts(np.append(message, self.version))
         self.versions = messages[:, -1]
         return messages[:, :-1]
 
@@ -96,7 +96,7 @@ class SharedExchange:
     def close(self, together: bool = False) -> None:
         """The memory goes with the last view of it; its name is long gone."""
         if together:
-            self._meeting.close()
+            self._counts.close()
 
 
 class Shared(Transport):

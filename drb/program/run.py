@@ -23,7 +23,7 @@ from drb.data.cache import RUN_FILE
 from drb.data.datasets import Dataset, DatasetBuilder
 from drb.data.decoding.pool import close_decoders
 from drb.data.identity import Identity
-from drb.data.loading import load_on_all_ranks
+from drb.data.load_on_all_ranks import load_on_all_ranks
 from drb.distributed.agreement import check_same_settings, value_of_main
 from drb.distributed.failure import naming_failures
 from drb.distributed.sharing import require_own_devices, require_same_software, require_shared_folder

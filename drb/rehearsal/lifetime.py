@@ -18,7 +18,7 @@ from drb.distributed.failure import OwnError, PeerError, is_of_a_collective
 from drb.exchange import Peers
 from drb.rehearsal.running import Running
 from drb.rehearsal.settings import RehearsalSettings
-from drb.rehearsal.setup import Setup
+from drb.rehearsal.unstarted import Unstarted
 from drb.types import Minibatch
 
 log = logging.getLogger("drb")
@@ -44,23 +44,23 @@ class Turn:
 class Lifetime:
     """The start and the end of a `Rehearsal`, which is a context manager.
 
-    A rehearsal has a setup until its first minibatch, and from then on is running. peers: None for one rank.
+    A rehearsal is unstarted until its first minibatch, and from then on running. peers: None for one rank.
     """
 
     settings: RehearsalSettings
     _peers: Peers | None
-    _setup: Setup
+    _unstarted: Unstarted
     _running: Running | None = None
     _closed: bool = False
     _verbose: bool
     _setup_seconds: float = 0.0
 
     def _start(self, minibatch: Minibatch | None) -> Running | None:
-        """Build everything, and say on rank 0 what was chosen: see `Setup.start`; without a minibatch, from the state
-        that was loaded, if any: see `Setup.resume`. Collective.
+        """Build everything, and say on rank 0 what was chosen: see `Unstarted.start`. Without a minibatch it is built
+        from the state that was loaded, if any: see `Unstarted.resume`. Collective.
         """
         start = time.perf_counter()
-        running = self._running = self._setup.resume() if minibatch is None else self._setup.start(minibatch)
+        running = self._running = self._unstarted.resume() if minibatch is None else self._unstarted.start(minibatch)
         if running is None:
             return None
         if self._peers is None or self._peers.rank == 0:
@@ -90,7 +90,7 @@ class Lifetime:
             return
         self._closed, together = True, False
         try:
-            (self._running or self._setup).finish()
+            (self._running or self._unstarted).finish()
             together = True
         finally:
             if self._running is not None:

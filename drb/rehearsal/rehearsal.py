@@ -1,8 +1,8 @@
 """The rehearsal: what a training loop calls. See `Rehearsal`.
 
-Everything but the settings is made at the first minibatch, which shows what a record is: until then there is a
-`drb.rehearsal.setup`, from then on a `drb.rehearsal.running`. `drb.rehearsal.step` has the order of things in a step,
-`drb.rehearsal.round` what happens meanwhile on the worker.
+Everything but the settings is made at the first minibatch, which shows what a record is: until then there is an
+`Unstarted` (`drb.rehearsal.unstarted`), from then on a `Running`. `drb.rehearsal.step` has the order of things in a
+step, `drb.rehearsal.round` what happens meanwhile on the worker.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from torch import Tensor
 from drb.buffer.admission import Admission
 from drb.buffer.record import Field, RecordSpec
 from drb.exchange import Transport, count_distinct, open_peers
+from drb.rehearsal.build_parts import PartsFactory
 from drb.rehearsal.cuda import Device
 from drb.rehearsal.edit import Edit
-from drb.rehearsal.factory import Factory
 from drb.rehearsal.forget import ForgetObserver
 from drb.rehearsal.intake import REHEARSED
 from drb.rehearsal.lifetime import Lifetime, Turn
 from drb.rehearsal.running import Running
 from drb.rehearsal.selection import SampleIds, Where
 from drb.rehearsal.settings import RehearsalSettings
-from drb.rehearsal.setup import Setup
 from drb.rehearsal.state.origin import group_of
 from drb.rehearsal.stats import statistics
+from drb.rehearsal.unstarted import Unstarted
 from drb.sampling.proportions import Proportions
 from drb.types import Exemplars, Int64Array, Minibatch, OwnerOf
 
@@ -84,7 +84,7 @@ class Rehearsal(Lifetime):
         verbose: print what was chosen and what memory it takes, on rank 0.
     """
 
-    _factory: ClassVar[Factory] = Factory()  # builds the parts
+    _factory: ClassVar[PartsFactory] = PartsFactory()  # builds the parts
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ class Rehearsal(Lifetime):
         self._verbose = verbose
         self._peers = open_peers(process_group, timeout_s)
         spec = spec if spec is None or isinstance(spec, RecordSpec) else RecordSpec(spec)
-        self._setup = Setup(self.settings, spec, self._peers, self._factory, device, group_of(process_group))
+        self._unstarted = Unstarted(self.settings, spec, self._peers, self._factory, device, group_of(process_group))
         self._turn = Turn()
         self._stored_and_distinct: tuple[int, int] | None = None
 
@@ -187,16 +187,16 @@ class Rehearsal(Lifetime):
         stored_total: as of the last round or `duplicate_share`; distinct_total: as of the latter, else None.
         """
         if self._running is None:
-            return {"rounds": 0, "exemplars": self.settings.exemplars, **self._setup.earlier}
+            return {"rounds": 0, "exemplars": self.settings.exemplars, **self._unstarted.earlier}
         return statistics(self._running, self.settings.exemplars, self._setup_seconds, self._stored_and_distinct)
 
     def counts(self) -> dict[int, int]:
         """Exemplars in this rank's buffer per stratum, the last minibatch's included."""
-        return (self._running or self._setup).counts()
+        return (self._running or self._unstarted).counts()
 
     def sample_ids(self) -> Int64Array:
         """Ids of the samples in this rank's buffer, the last minibatch's included: int64 [n], a copy."""
-        return (self._running or self._setup).sample_ids()
+        return (self._running or self._unstarted).sample_ids()
 
     def duplicate_share(self) -> float:
         """The share of the union's exemplars that are stored more than once. Collective.
@@ -236,7 +236,7 @@ class Rehearsal(Lifetime):
         self._require_open("forget")
         for observer in self.forget_observers:
             observer.settle()
-        current = self._running or self._setup
+        current = self._running or self._unstarted
         forgotten = current.forget(sample_ids, where)
         current.deny(forgotten.sample_ids)
         for observer in self.forget_observers:
@@ -255,7 +255,7 @@ class Rehearsal(Lifetime):
         """
         self._require_open("take its state")
         if self._running is None:
-            return self._setup.state_dict(lazy=lazy)
+            return self._unstarted.state_dict(lazy=lazy)
         return {**self._running.state_dict(lazy=lazy), "stats": self.stats()}
 
     def load_state_dict(
@@ -280,12 +280,12 @@ class Rehearsal(Lifetime):
         """
         if self._running is not None:
             raise ValueError("load_state_dict must come before the first minibatch")
-        self._setup.load(state, owner_of, reshard)
+        self._unstarted.load(state, owner_of, reshard)
 
     @property
     def resharded(self) -> Mapping[str, int] | None:
         """How states of another number of ranks were loaded: `from` how many, exemplars `stored`, `dropped` here."""
-        return (self._setup.saved or {}).get("resharded")
+        return (self._unstarted.saved or {}).get("resharded")
 
     # -- behind the scenes
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from drb.buffer.buffer import Buffer
+from drb.buffer.editing import EditableBuffer
 from drb.exchange import Peers
 from drb.rehearsal.edit import Edit, Refusing, told_on_all_ranks, total_of
 from drb.rehearsal.forget import Forgotten, agree_on_ids, total
@@ -198,6 +198,6 @@ class Running:
                 self.parts.buffer.commit()
         self.rounds.finish(self.steps.last + 1, self._intake.num_distinct)
 
-    def _settled_buffer(self) -> Buffer:
+    def _settled_buffer(self) -> EditableBuffer:
         self.steps.settle()
         return self.parts.buffer

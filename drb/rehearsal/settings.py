@@ -14,7 +14,7 @@ from drb.buffer.capacity import SCOPES, check_capacity
 from drb.buffer.expiry import MaxAge
 from drb.exchange import Transport
 from drb.options import check_settings, setting
-from drb.rehearsal.transports import AUTO, TRANSPORTS
+from drb.rehearsal.exchange_registry import AUTO, TRANSPORTS
 from drb.sampling.proportions import PROPORTIONS, Proportions
 from drb.variant import identity, name_of
 

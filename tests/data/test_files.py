@@ -9,8 +9,8 @@ from images import write_image_folder
 from ranks import run_ranks
 
 from drb.data.datasets import CacheSettings, Concat, MappedSource, TensorSource, load_dataset
+from drb.data.load_on_all_ranks import load_on_all_ranks
 from drb.data.loader import TaskLoader
-from drb.data.loading import load_on_all_ranks
 from drb.data.scenarios import build_scenario
 from drb.distributed.world import World
 

@@ -25,7 +25,7 @@ from drb.buffer.record import Field, RecordSpec
 from drb.buffer.spares import spare_rows
 from drb.distributed import groups, peers
 from drb.exchange import CollectiveExchange, Exchange, HierarchicalExchange, Peers
-from drb.exchange.board import NodeBoard
+from drb.exchange.node_gather import NodeGather
 from drb.rehearsal.delivery import allocate_blocks, deliver_on_host
 from drb.rehearsal.exemplars import ACTIVE
 from drb.rehearsal.round import RoundRunner
@@ -65,7 +65,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Call]]:
     monkeypatch.setattr(dist, "all_to_all_single", recorded)
     monkeypatch.setattr(dist, "new_group", fake_group)
     monkeypatch.setattr(groups, "_require_one_name", lambda *_: None)  # the other ranks are not there to compare it
-    monkeypatch.setattr(NodeBoard, "_pass_barrier", lambda board: np.copyto(board._places, board._places[:, [0]]))
+    monkeypatch.setattr(NodeGather, "_pass_barrier", lambda gather: np.copyto(gather._places, gather._places[:, [0]]))
     yield made
     dist.destroy_process_group()
 

@@ -18,7 +18,7 @@ from drb.exchange import (
     requests,
     segment,
 )
-from drb.exchange.meeting import Meeting
+from drb.exchange.gather import CountsGather
 
 WORDS = 5
 CAPACITIES = [6, 0, 3, 9]  # a rank may hold nothing
@@ -102,23 +102,23 @@ def test_contract(name, world_size):
     assert run_ranks(use, world_size, name) == [[]] * world_size
 
 
-def meet_without_room(rank, world_size):
+def gather_without_room(rank, world_size):
     segment.free_shared_memory_bytes = lambda: 100
     said = []
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())
     logging.getLogger("drb").addHandler(handler)
-    Meeting(open_peers(None, 30.0), "aab", needs_memory=False)  # uneven: nobody needs any
+    CountsGather(open_peers(None, 30.0), "aab", needs_memory=False)  # uneven: nobody needs any
     assert not said
-    meeting = Meeting(open_peers(None, 30.0), "aaa", needs_memory=False)
-    return said, meeting.gather_counts(np.array([rank, 7])).tolist()
+    gather = CountsGather(open_peers(None, 30.0), "aaa", needs_memory=False)
+    return said, gather.gather_counts(np.array([rank, 7])).tolist()
 
 
-def test_without_shared_memory_ranks_meet_by_gloo_and_the_first_says_so():
-    said, messages = zip(*run_ranks(meet_without_room, 3), strict=True)
+def test_without_shared_memory_ranks_gather_counts_by_gloo_and_the_first_says_so():
+    said, messages = zip(*run_ranks(gather_without_room, 3), strict=True)
     assert messages == ([[0, 7], [1, 7], [2, 7]],) * 3
     assert [len(s) for s in said] == [1, 0, 0]
-    assert "meet by Gloo, which takes longer, for want of shared memory" in said[0][0]
+    assert "exchange counts over Gloo, which takes longer, because shared memory is missing" in said[0][0]
     assert "/dev/shm" in said[0][0]
 
 

@@ -11,8 +11,8 @@ from drb.buffer.admission import ADMISSIONS
 from drb.buffer.codecs import CODECS, Codec
 from drb.options import same_as, setting
 from drb.registry import Registry
+from drb.rehearsal.exchange_registry import AUTO, TRANSPORTS
 from drb.rehearsal.settings import RehearsalSettings, auto_limit
-from drb.rehearsal.transports import AUTO, TRANSPORTS
 from drb.sampling.proportions import PROPORTIONS
 from drb.training import TrainingSettings, split_evenly
 

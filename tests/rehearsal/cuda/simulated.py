@@ -15,11 +15,12 @@ import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.distributed as dist
+from rehearsal.cuda.gloo_rows import GlooRows
+from rehearsal.cuda.races import Judge, RaceError, extent
+from rehearsal.cuda.streams import SimulatedEvent, SimulatedStream
 from torch import Tensor
 
 from drb.buffer.field import Field
@@ -27,74 +28,6 @@ from drb.exchange import Peers
 
 HOST = "host"
 _MOST_INDICES = 4096
-
-
-class RaceError(AssertionError):
-    """Two accesses to the same memory that nothing puts in order."""
-
-
-@dataclass
-class SimulatedEvent:
-    gpu: SimulatedGpu
-    stream: SimulatedStream | None = None
-    position: int = 0
-    clock: Counter[str] = field(default_factory=Counter)
-
-    def record(self, stream: SimulatedStream) -> None:
-        with self.gpu.lock:
-            self.gpu.count("record")
-            self.stream, self.position, self.clock = stream, len(stream.work), Counter(stream.clock_now())
-
-    def synchronize(self) -> None:
-        if self.gpu.is_left_out("synchronize"):
-            return
-        with self.gpu.lock:
-            self.gpu.waited_on.add(self.gpu.name_of_host())
-            if self.stream is not None:
-                self.stream.run_to(self.position)
-                self.gpu.host_learns(self.clock)
-
-
-class SimulatedStream:
-    def __init__(self, gpu: SimulatedGpu, name: str) -> None:
-        self.gpu, self.name = gpu, name
-        self.work: list[Callable[[], None]] = []
-        self.done = 0
-        self.clock: Counter[str] = Counter()
-
-    def wait_event(self, event: SimulatedEvent) -> None:
-        if self.gpu.is_left_out("wait_event"):
-            return
-        with self.gpu.lock:
-            stream, position = event.stream, event.position
-            if stream is not None:
-                self.clock = self.gpu.later(self.clock, event.clock)
-                self.queue(lambda: stream.run_to(position))
-
-    def clock_now(self) -> Counter[str]:
-        """What comes before the next thing that is queued."""
-        return self.gpu.later(self.clock, self.gpu.clock_of_host())
-
-    def queue(self, call: Callable[[], None]) -> None:
-        self.work.append(call)
-        if self.gpu.is_early:
-            self.run_to(len(self.work))
-
-    def run_to(self, position: int) -> None:
-        while self.done < position:
-            call = self.work[self.done]
-            self.done += 1
-            call()
-
-
-@dataclass(frozen=True)
-class Access:
-    start: int
-    end: int
-    agent: str
-    time: int
-    is_write: bool
-    what: str
 
 
 class SimulatedGpu:
@@ -117,7 +50,7 @@ class SimulatedGpu:
         self._leave_out = leave_out
         self._names = threading.local()
         self._clocks: dict[str, Counter[str]] = {}
-        self._accesses: list[Access] = []
+        self._judge = Judge()
         self._here: set[int] = set()  # addresses of memory on the device
         self._kept: list[Tensor] = []  # so that no address is used twice
         self._streams = [SimulatedStream(self, "current")]
@@ -253,7 +186,7 @@ class SimulatedGpu:
         with self.lock:
             stream.clock = stream.clock_now()
             stream.clock[stream.name] += 1
-            self._judge(stream.name, stream.clock, what, reads, writes)
+            self._judge.judge(stream.name, stream.clock, what, reads, writes)
             stream.queue(lambda: self._run(call))
 
     def host_reads(self, *values: Tensor) -> None:
@@ -309,9 +242,9 @@ class SimulatedGpu:
     def _rows_of(self, matrix: Tensor, index: Tensor) -> list[Tensor]:
         """What an index chooses, as the judge is told: what it will be when its copy is done is known already."""
         with self.lock:
-            start, end = _extent(index)
+            start, end = extent(index)
             for target, values in reversed(self._indices):
-                first, last = _extent(target)
+                first, last = extent(target)
                 if first <= start and end <= last:
                     rows = values.flatten()[(start - first) // 8 :][: len(index)].tolist()
                     return [matrix[row : row + 1] for row in rows]
@@ -321,7 +254,7 @@ class SimulatedGpu:
         for target in targets:
             for source in (*sources, *(other for other in targets if other is not target)):
                 if target.numel() and source.numel():
-                    (start, end), (first, last) = _extent(target), _extent(source)
+                    (start, end), (first, last) = extent(target), extent(source)
                     assert end <= first or last <= start, "one of these copies reads what another writes"
 
     def _garbage(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
@@ -339,46 +272,7 @@ class SimulatedGpu:
         with self.lock:
             name, clock = self.name_of_host(), self.clock_of_host()
             clock[name] += 1
-            self._judge(name, clock, what, reads, writes)
-
-    def _judge(
-        self, agent: str, clock: Counter[str], what: str, reads: Sequence[Tensor], writes: Sequence[Tensor]
-    ) -> None:
-        for values, is_write in ((reads, False), (writes, True)):
-            for value in values:
-                if not value.numel():
-                    continue
-                access = Access(*_extent(value), agent, clock[agent], is_write, what)
-                for other in self._accesses:
-                    if _conflict(access, other) and other.time > clock[other.agent]:
-                        raise RaceError(f"{access} and {other} are in no order")
-                # what lies entirely under a later write that comes after it is judged by that write
-                self._accesses = [a for a in self._accesses if not (is_write and _covers(access, a))]
-                self._accesses.append(access)
-
-
-class GlooRows:
-    """A second Gloo group in the place of NCCL's. log: what was launched, on which thread."""
-
-    def __init__(self, gpu: SimulatedGpu, group: dist.ProcessGroup) -> None:
-        self.gpu, self.group = gpu, group
-        self.log: list[tuple[str, list[int], list[int]]] = []
-
-    def all_to_all(self, received: Tensor, sent: Tensor, received_rows: list[int], sent_rows: list[int]) -> None:
-        assert self.gpu.owns(received)
-        assert self.gpu.owns(sent)
-        self.log.append((threading.current_thread().name, received_rows, sent_rows))
-        self.gpu.run(
-            self.gpu.current(),
-            "all_to_all",
-            [sent],
-            [received],
-            lambda: dist.all_to_all_single(received, sent, received_rows, sent_rows, group=self.group),
-        )
-
-    def close(self) -> None:
-        self.gpu.current().run_to(len(self.gpu.current().work))
-        dist.destroy_process_group(self.group)
+            self._judge.judge(name, clock, what, reads, writes)
 
 
 def needed_waits(run: Callable[[SimulatedGpu], Any], *, is_early: bool) -> dict[str, int]:
@@ -397,16 +291,3 @@ def _is_race(run: Callable[[SimulatedGpu], Any], gpu: SimulatedGpu) -> bool:
     except RaceError:
         return True
     return False
-
-
-def _extent(value: Tensor) -> tuple[int, int]:
-    last = sum((size - 1) * stride for size, stride in zip(value.shape, value.stride(), strict=True))
-    return value.data_ptr(), value.data_ptr() + (last + 1) * value.itemsize
-
-
-def _conflict(a: Access, b: Access) -> bool:
-    return a.start < b.end and b.start < a.end and (a.is_write or b.is_write)
-
-
-def _covers(a: Access, b: Access) -> bool:
-    return a.start <= b.start and b.end <= a.end

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from rehearsal.cuda.simulated import RaceError, SimulatedGpu
+from rehearsal.cuda.races import RaceError
+from rehearsal.cuda.simulated import SimulatedGpu
 
 from drb.rehearsal.cuda import Incoming
 

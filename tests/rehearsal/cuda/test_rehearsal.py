@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from rehearsal.cuda.loops import Loop, run_loop
-from rehearsal.cuda.simulated import RaceError, SimulatedGpu, needed_waits
+from rehearsal.cuda.races import RaceError
+from rehearsal.cuda.simulated import SimulatedGpu, needed_waits
 
 from drb import Rehearsal
 from drb.buffer.admission.mean_matching import MeanMatching

@@ -9,7 +9,7 @@ from rehearsal.ranks.streams import ids_of_rank, nothing, num_wrong, records
 from rehearsal.ranks.test_ends import IN_PLACES
 
 from drb import Rehearsal
-from drb.rehearsal.factory import Factory
+from drb.rehearsal.build_parts import PartsFactory
 from drb.rehearsal.memory import require_room
 
 
@@ -66,7 +66,7 @@ def too_large(rank, world_size, capacity, exchange, free):
     """The error, and the memory that was taken before it."""
     if free is not None:
 
-        class Small(Factory):
+        class Small(PartsFactory):
             def free_memory(self):
                 return free[rank]
 

@@ -9,7 +9,7 @@ from rehearsal.ranks.checks import SMALLEST_P, independence_p, uniformity_p
 from rehearsal.ranks.streams import ids_of_rank, nothing, num_wrong, records
 
 from drb import Rehearsal
-from drb.rehearsal.factory import Factory
+from drb.rehearsal.build_parts import PartsFactory
 
 R, D = 5, 3
 HELD = [list(range(20)), list(range(20, 44))]
@@ -18,7 +18,7 @@ HELD = [list(range(20)), list(range(20, 44))]
 class TwoNodes(Rehearsal):
     """Every rank believes that it is on a machine of its own, or half of them on one."""
 
-    class _TwoNodes(Factory):
+    class _TwoNodes(PartsFactory):
         def node(self) -> str:
             return f"node {torch.distributed.get_rank() // 2}"
 

@@ -14,7 +14,7 @@ from rehearsal.ranks.streams import ids_of_rank, num_wrong, records
 from drb import Rehearsal
 from drb.buffer.codecs import Bits
 from drb.buffer.record import Field
-from drb.rehearsal.factory import Factory
+from drb.rehearsal.build_parts import PartsFactory
 
 SPEC = {
     "image": Field(torch.uint8, (1, 2, 24)),
@@ -28,7 +28,7 @@ R = 5
 class OnNodes(Rehearsal):
     """Two ranks on each node."""
 
-    class _OnNodes(Factory):
+    class _OnNodes(PartsFactory):
         def node(self) -> str:
             return f"node {torch.distributed.get_rank() // 2}"
 

@@ -172,7 +172,7 @@ def test_other_errors_are_left_alone():
 
 def fail_in_a_round(rank, world_size, asynchronous):
     """Rank 0's round 3 fails; how each rank ended, after how many steps, and on which thread the round was."""
-    from drb.rehearsal.factory import Factory
+    from drb.rehearsal.build_parts import PartsFactory
     from drb.sampling.sampler import Sampler
 
     class Broken(Sampler):
@@ -181,7 +181,7 @@ def fail_in_a_round(rank, world_size, asynchronous):
                 raise OverflowError(f"failed on purpose in {threading.current_thread().name}")
             return super().draw(round_, counts_WS, offered_W)
 
-    class Broke(Factory):
+    class Broke(PartsFactory):
         def sampler(self, settings, exemplars, proportions, rank):
             return Broken(exemplars, proportions, seed=settings.seed, rank=rank)
 

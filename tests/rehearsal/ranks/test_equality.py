@@ -14,7 +14,7 @@ from rehearsal.ranks.streams import ids_of_rank, num_wrong, records
 
 from drb import Rehearsal
 from drb.buffer.record import Field
-from drb.rehearsal.factory import Factory
+from drb.rehearsal.build_parts import PartsFactory
 
 
 def train(rank, world_size, asynchronous, exchange, admission, proportions, jitter, depth=1, interval=1):
@@ -64,7 +64,7 @@ def train(rank, world_size, asynchronous, exchange, admission, proportions, jitt
 def train_on_two_nodes(rank, world_size, *arguments):
     """Ranks 0 and 1 believe that they are on another machine than the rest."""
 
-    class TwoNodes(Factory):
+    class TwoNodes(PartsFactory):
         def node(self):
             return f"node {rank // 2}"
 

@@ -17,7 +17,7 @@ from drb import Rehearsal
 from drb.buffer.admission import build_admission
 from drb.buffer.editing import EditableBuffer
 from drb.exchange import SharedExchange
-from drb.rehearsal.factory import Factory
+from drb.rehearsal.build_parts import PartsFactory
 from drb.sampling.sampler import Draw, Sampler
 
 UNEVEN = OCCUPANCIES["three uneven ranks"]
@@ -45,7 +45,7 @@ class SharedGenerator(Sampler):
 
 
 def draw_rounds_with(rank, world_size, sampler_class, rounds):
-    class Samplers(Factory):
+    class Samplers(PartsFactory):
         def sampler(self, settings, exemplars, proportions, rank):
             return sampler_class(exemplars, proportions, seed=settings.seed, rank=rank)
 
@@ -112,7 +112,7 @@ def count_wrong_rows(rank, world_size, barrier, board_path, rounds):
     """Every step overwrites the whole buffer while peers read it; ranks run at different speeds."""
     NoBarrier.board_path = board_path
 
-    class Slow(Factory):
+    class Slow(PartsFactory):
         def exchange(self, kind, peers, nodes, sizes):
             shared = SlowReader if barrier else NoBarrier
             return shared(peers, sizes.rows, sizes.capacities, sizes.words)

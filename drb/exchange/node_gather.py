@@ -1,4 +1,4 @@
-"""A board in shared memory, on which the ranks of one node leave a few integers for each other in every round.
+"""The all-gather of a few integers among the ranks of one node, in shared memory; it is also a barrier.
 
 Every rank writes its message into its place, says that it has arrived and sleeps. The last rank to arrive, whichever
 that is, wakes all others. So each rank sleeps at most once, however many there are (in a dissemination barrier it
@@ -25,13 +25,16 @@ _SEMAPHORES = 4
 _LOOK_S = 1.0  # how often a rank that waits looks whether the one it waits for is alive
 
 
-def board_words(world_size: int, most_words: int) -> int:
-    """Memory that a board takes, in 64-bit words."""
+def node_gather_words(world_size: int, most_words: int) -> int:
+    """The shared memory that it takes, in 64-bit words."""
     return _SEMAPHORES * WORDS + world_size * 2 * most_words
 
 
-class NodeBoard:
-    """memory int64 [board_words(W, most_words)], shared by all peers, zeroed; most_words: of a message. Collective."""
+class NodeGather:
+    """An all-gather in `memory`, int64 [node_gather_words(W, most_words)], shared by all peers and zeroed. Collective.
+
+    most_words: the longest message.
+    """
 
     def __init__(self, peers: Peers, memory: Int64Array, most_words: int) -> None:
         self._peers = peers
@@ -43,7 +46,7 @@ class NodeBoard:
             for semaphore in semaphores:
                 semaphore.init(self._others if semaphore is self._tickets else 0)
         own = _process()
-        processes = peers.gather_json(own, "board")  # from now on every semaphore may be used
+        processes = peers.gather_json(own, "shared memory")  # from now on every semaphore may be used
         self._pids = [pid for pid, namespace in processes if namespace and namespace == own[1]]
         self._version = 0
 

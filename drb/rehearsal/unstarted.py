@@ -1,4 +1,4 @@
-"""A rehearsal until its first minibatch, which shows what a record is: what it was told by then, and how it starts."""
+"""A rehearsal before its first minibatch, which shows what a record is: what it was told so far, and how it starts."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from drb.buffer.record import RecordSpec, warn_about_float_images
 from drb.buffer.snapshot import state_with_rows
 from drb.data.sampler_order import Shard
 from drb.exchange import Peers
-from drb.rehearsal.assemble import assemble
+from drb.rehearsal.build_parts import PartsFactory, build_parts
 from drb.rehearsal.cuda import DeviceExtension, DeviceIntake, find_device
-from drb.rehearsal.factory import Factory
 from drb.rehearsal.forget import Forgotten, forget_saved
 from drb.rehearsal.handshake import greet_finished
 from drb.rehearsal.intake import Intake, on_cpu, require_fields
@@ -32,7 +31,7 @@ from drb.rehearsal.step import Output, Steps
 from drb.types import Int64Array, Minibatch, OwnerOf
 
 
-class Setup:
+class Unstarted:
     """What is known before the first minibatch.
 
     spec: the records' schema, if it is given. peers: None for one rank. factory: builds the parts.
@@ -47,7 +46,7 @@ class Setup:
         settings: RehearsalSettings,
         spec: RecordSpec | None,
         peers: Peers | None,
-        factory: Factory,
+        factory: PartsFactory,
         wanted: Any = None,
         group: Sequence[int] = (0,),
     ) -> None:
@@ -140,7 +139,7 @@ class Setup:
     def _build(self, spec: RecordSpec, num_rows: int, start: str, shard: Shard | None) -> Running | None:
         saved = self.saved or {}
         max_rows = max(self._settings.batch_size or 0, num_rows, int(saved.get("max_rows", 0)))
-        parts = assemble(
+        parts = build_parts(
             self._settings,
             spec,
             max_rows,

@@ -1,36 +1,83 @@
-"""Putting a rehearsal together, once the first minibatch has shown what a record is."""
+"""Builds the parts of a rehearsal, once the first minibatch has shown what a record is.
+
+`PartsFactory` makes the single parts; a subclass may put others in their place. `build_parts` puts them together.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from drb.buffer.editing import EditableBuffer
+from drb.buffer.expiry import Expiry, MaxAge
 from drb.buffer.positions import PositionTable
 from drb.buffer.record import RecordSpec
 from drb.data.sampler_order import Shard
-from drb.exchange import Peers, Sizes
+from drb.exchange import Exchange, Peers, Sizes, Transport
+from drb.exchange.loopback import Loopback
+from drb.machine import node_name
 from drb.rehearsal.auto import choose_engine, choose_transport, has_core
 from drb.rehearsal.auto_exemplars import AutoExemplars, MeasuringEngine
-from drb.rehearsal.cuda import Device, DeviceRing, DeviceSide, RowLauncher
-from drb.rehearsal.delivery import allocate_blocks
-from drb.rehearsal.factory import Factory
+from drb.rehearsal.cuda import Device, DeviceRing, DeviceSide, NcclExchange, RowLauncher
+from drb.rehearsal.delivery import Delivery, allocate_blocks, deliver_on_host
 from drb.rehearsal.handshake import greet, most_exemplars_of_all, require_devices
-from drb.rehearsal.memory import own_capacity, require_room_for_buffers
+from drb.rehearsal.memory import free_memory, own_capacity, require_room_for_buffers
 from drb.rehearsal.parts import Parts
 from drb.rehearsal.round import RoundRunner
 from drb.rehearsal.settings import RehearsalSettings
 from drb.rehearsal.state.origin import Origin
+from drb.sampling.proportions import Proportions
+from drb.sampling.sampler import Sampler
+from drb.types import Int64Array
 
 
-def assemble(
+class PartsFactory:
+    """Builds the parts as the settings say. `Rehearsal` has one; a test's subclass of it may have another."""
+
+    def node(self) -> str:
+        """The name of this rank's node: ranks of one node share memory."""
+        return node_name()
+
+    def free_memory(self) -> dict[str, int]:
+        """See `drb.rehearsal.memory.free_memory`."""
+        return free_memory()
+
+    def exchange(self, transport: Transport, peers: Peers | None, nodes: Sequence[str], sizes: Sizes) -> Exchange:
+        """The exchange of this transport. Collective over peers (None: one rank)."""
+        return Loopback().open(None, nodes, sizes) if peers is None else transport.open(peers, nodes, sizes)
+
+    def buffer(
+        self, settings: RehearsalSettings, spec: RecordSpec, capacity: int, rows: Int64Array, rank: int
+    ) -> EditableBuffer:
+        """This rank's buffer, whose records lie in `rows`."""
+        admission = settings.new_admission(rank)
+        expiry = None if settings.max_age is None else Expiry(MaxAge.parse(settings.max_age))
+        return EditableBuffer(spec, capacity, rows, admission, expiry=expiry)
+
+    def sampler(self, settings: RehearsalSettings, exemplars: int, proportions: Proportions, rank: int) -> Sampler:
+        """What draws this rank's exemplars."""
+        return Sampler(exemplars, proportions, seed=settings.seed, rank=rank, min_fill=settings.min_fill)
+
+    def delivery(
+        self, side: DeviceSide | None, exchange: Exchange, peers: Peers | None, blocks: Int64Array
+    ) -> Delivery:
+        """What takes fetched rows to the device; None: to the host."""
+        if side is None:
+            return deliver_on_host(exchange, blocks)
+        if isinstance(exchange, NcclExchange) and peers is not None:
+            return RowLauncher(side, exchange, side.device.open_rows(peers), blocks)
+        return DeviceRing(side, exchange, blocks)
+
+
+def build_parts(
     settings: RehearsalSettings,
     spec: RecordSpec,
     max_rows: int,
     peers: Peers | None,
     device: Device | None = None,
-    factory: Factory | None = None,
+    factory: PartsFactory | None = None,
     *,
     origin: Origin | None = None,
     start: str = "",
@@ -49,7 +96,7 @@ def assemble(
     Raises:
         ValueError: the ranks differ, or cannot have what the settings say; on all ranks, before anything is allocated.
     """
-    factory = factory or Factory()
+    factory = factory or PartsFactory()
     rank, world_size = (peers.rank, peers.world_size) if peers else (0, 1)
     capacity = own_capacity(settings, spec, rank, world_size)
     greetings = greet(
