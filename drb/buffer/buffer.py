@@ -36,7 +36,7 @@ from drb.types import Int64Array, Minibatch
 # table of rounds; two tables for peers; its entry in the set of ids, a third full once grown, and the integer.
 COLUMN_BYTES = 8 * (6 + 3 + 2) + 107 + 32
 
-Pack: TypeAlias = Callable[[str, Tensor, Int64Array, Int64Array], None]
+Write: TypeAlias = Callable[[Mapping[str, Tensor], Int64Array, Int64Array], None]
 _NOWHERE: Int64Array = np.empty(0, np.int64)
 
 
@@ -44,7 +44,7 @@ class Buffer:
     """Stores at most `capacity` records in `rows`, int64 [capacity + spare rows, spec.words], owned by the caller.
 
     expiry: how old exemplars may become; rows that are free again are then zeroed, too.
-    pack: gives another way to write `values[selected]` of a field into rows `where`, for values on a device.
+    write: gives another way to write `values[selected]` of fields into rows `where`, for values on a device.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Buffer:
         self._reads: tuple[str, ...] = tuple(admission.reads)
         self._undecided = Undecided(spec, self._reads) if self._reads else None
         self._watch: RowWatch | None = None  # from the first lazy state on
-        self.pack: Callable[[], Pack | None] = lambda: None
+        self.write: Callable[[], Write | None] | None = None
 
     def stage(self, minibatch: Minibatch, offer: Offer) -> int:
         """Decide on a minibatch and copy what is admitted into spare rows; it is visible after the next commit.
@@ -92,8 +92,7 @@ class Buffer:
         decision = self._admit_offer(self._columns, offer) if self.capacity else NOTHING
         where = self._admit(decision, offer, self.spec.required_late)
         if len(where):
-            for name, values in minibatch.items():
-                self._pack(name, values, decision.rows, where)
+            self._write(minibatch, decision.rows, where)
         return len(where)
 
     def attach(self, late_fields: Mapping[str, Tensor]) -> None:
@@ -103,11 +102,11 @@ class Buffer:
             self._staged.lacking.difference_update(late_fields)
             self._decide(self._undecided)
             return
-        self._before_writing(self._staged.where)
-        for name, values in late_fields.items():
-            if len(self._staged.where):
-                self._pack(name, values, self._staged.decision.rows, self._staged.where)
-            self._staged.lacking.discard(name)
+        staged = self._staged
+        if len(staged.where):
+            self._before_writing(staged.where)
+            self._write(late_fields, staged.decision.rows, staged.where)
+        staged.lacking.difference_update(late_fields)
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -149,7 +148,8 @@ class Buffer:
         if not len(slots):
             return
         replaced = slots[slots < self.size]
-        self._spares.retire(self._slot_row[replaced])
+        if len(replaced):
+            self._spares.retired.append(self._slot_row[replaced])
         self._slot_row[slots] = staged.where
         self._changed.append(slots)
         self.size += len(slots) - len(replaced)
@@ -187,7 +187,7 @@ class Buffer:
         self._columns.remove(removal)
         if self._expiry is not None:
             self._expiry.moved(self._columns, removal)
-        self._spares.retire(self._slot_row[slots])
+        self._spares.retired.append(self._slot_row[slots])
         self._slot_row[removal.targets] = self._slot_row[removal.sources]
         self._changed.append(removal.targets)
         self.size = self._columns.size
@@ -247,12 +247,12 @@ class Buffer:
                 self.spec.clear_optional(self.rows, where)
         return where
 
-    def _pack(self, name: str, values: Tensor, selected: Int64Array, where: Int64Array) -> None:
-        pack = self.pack()
-        if pack is None:
-            self.spec.pack(name, values, selected, self.rows, where)
+    def _write(self, fields: Mapping[str, Tensor], selected: Int64Array, where: Int64Array) -> None:
+        write = None if self.write is None else self.write()
+        if write is None:
+            self.spec.pack_all(fields, selected, self.rows, where)
         else:
-            pack(name, values, selected, where)
+            write(fields, selected, where)
 
     def _before_writing(self, where: Int64Array) -> None:
         """Whatever writes to rows says so first: an open snapshot may still need them."""

@@ -126,6 +126,13 @@ class RecordSpec:
         view = _columns_like(source, rows_RK, self.offsets[name])
         view[where] = source if len(selected) == len(source) else source[selected]
 
+    def pack_all(
+        self, fields: Mapping[str, Tensor], selected: Int64Array, rows_RK: Int64Array, where: Int64Array
+    ) -> None:
+        """Write `values[selected]` of several fields, as `pack` does."""
+        for name, values in fields.items():
+            self.pack(name, values, selected, rows_RK, where)
+
     def clear_optional(self, rows_RK: Int64Array, where: Int64Array) -> None:
         """Let the rows `where` int64 [A] of a block lack all optional fields."""
         for words in self._words_of_optional:

@@ -26,11 +26,14 @@ def spare_rows(capacity: int, batch_size: int, depth: int = 1, interval: int = 1
 
 
 class SpareRows:
-    """The spare rows among first … num_rows - 1; the rows before are in use."""
+    """The spare rows among first … num_rows - 1; the rows before are in use.
+
+    retired: rows that no slot has any more, since the last round was handed in; int64 [n] each.
+    """
 
     def __init__(self, num_rows: int, first: int = 0) -> None:
         self.free: Int64Array = np.arange(first, num_rows, dtype=np.int64)[::-1].copy()
-        self._retired: list[Int64Array] = []  # since the last round was handed in
+        self.retired: list[Int64Array] = []
         self._waiting: deque[list[Int64Array]] = deque()  # for each round in flight, what was retired before it
 
     def take(self, count: int) -> Int64Array:
@@ -38,15 +41,10 @@ class SpareRows:
         taken, self.free = self.free[:count], self.free[count:]
         return taken
 
-    def retire(self, rows: Int64Array) -> None:
-        """No slot has these rows any more; int64 [n]."""
-        if len(rows):
-            self._retired.append(rows)
-
     def hand_in(self) -> None:
         """A round begins that publishes no retired row."""
-        self._waiting.append(self._retired)
-        self._retired = []
+        self._waiting.append(self.retired)
+        self.retired = []
 
     def release(self) -> Int64Array:
         """The oldest round in flight has ended; the rows that are spare again, int64 [n]."""
@@ -54,7 +52,7 @@ class SpareRows:
 
     def release_all(self) -> Int64Array:
         """No rank is reading; as `release`."""
-        retired, self._retired = [*(rows for waiting in self._waiting for rows in waiting), *self._retired], []
+        retired, self.retired = [*(rows for waiting in self._waiting for rows in waiting), *self.retired], []
         self._waiting = deque([] for _ in self._waiting)
         return self._free(retired)
 

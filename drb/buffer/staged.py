@@ -43,8 +43,7 @@ def pack_records(spec: RecordSpec, fields: Minibatch, offer: Offer, out: Int64Ar
     rows[:] = 0
     rows[:, SAMPLE_ID], rows[:, STRATUM], rows[:, ROUND] = offer.sample_id, offer.stratum, offer.round
     every = np.arange(len(offer))
-    for name, values in fields.items():
-        spec.pack(name, values, every, rows, every)
+    spec.pack_all(fields, every, rows, every)
     return rows
 
 
@@ -84,8 +83,7 @@ class Undecided:
     def attach(self, late_fields: Mapping[str, Tensor]) -> None:
         """Take over late fields."""
         rows, every = self.rows, np.arange(len(self.rows))
-        for name, values in late_fields.items():
-            self._spec.pack(name, values, every, rows, every)
+        self._spec.pack_all(late_fields, every, rows, every)
 
     def offer_with_fields(self) -> Offer:
         """Return the offer with the fields that the decision needs, as they are stored; the records stay in `rows`."""

@@ -154,7 +154,7 @@ class OrderCheck:
         """
         if not len(sample_ids):
             return
-        if self._current is None or not self._current.follows(sample_ids):
+        if _recent and (self._current is None or not self._current.follows(sample_ids)):
             self._current = self._find(sample_ids)
         self._must_follow = max(self._must_follow - 1, 0)
 

@@ -9,7 +9,7 @@ Letters: W ranks, N nodes, L ranks of a node, H integers of a message.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -30,6 +30,9 @@ class CountsGather:
     nodes: names every rank's node. needs_memory: a node without room in shared memory is an error (ValueError, on all
     ranks). Otherwise all messages then go over Gloo, and rank 0 says so.
 
+    gather_counts: every rank's message, int64 [W, H], valid until the next call, as a function of one's own, int64 [H].
+    Nobody returns before everybody has called.
+
     node_peers, rail_peers: the ranks of this rank's node, and of its rail; `peers` itself where that is everyone.
     """
 
@@ -39,17 +42,18 @@ class CountsGather:
         self.node_peers = self._those(topology.neighbours)
         self.rail_peers = self._those(topology.rail)
         self._rails = np.array(topology.rails)
-        self._num_nodes = len(topology.rail)
+        num_nodes = len(topology.rail)
         self._in_memory: NodeGather | None = None
         if topology.has_rails and len(topology.neighbours) > 1:
-            self._in_memory = self._open_memory(MOST_WORDS * self._num_nodes, needs_memory)
-
-    def gather_counts(self, message: Int64Array) -> Int64Array:
-        """Every rank's message, int64 [W, H], valid until the next call; nobody returns before everybody has called."""
+            self._in_memory = self._open_memory(MOST_WORDS * num_nodes, needs_memory)
+        self.gather_counts: Callable[[Int64Array], Int64Array] = self._gather_between_nodes
         if self._in_memory is None:
-            return self._peers.gather_counts(message)
-        if self._num_nodes == 1:
-            return self._in_memory.gather_counts(message)
+            self.gather_counts = peers.gather_counts
+        elif num_nodes == 1:
+            self.gather_counts = self._in_memory.gather_counts
+
+    def _gather_between_nodes(self, message: Int64Array) -> Int64Array:
+        assert self._in_memory is not None
         along_rail = self.rail_peers.gather_counts(message)
         of_rails = self._in_memory.gather_counts(along_rail.reshape(-1))
         messages = np.empty((self._peers.world_size, len(message)), np.int64)

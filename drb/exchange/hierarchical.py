@@ -56,8 +56,8 @@ class HierarchicalExchange:
         self._node.publish(table, changed)
 
     def gather_counts(self, message: Int64Array) -> Int64Array:
-        messages = self._counts.gather_counts(np.append(message, self._node.version))
-        self._node.versions = messages[self._topology.neighbours, -1]
+        messages = self._counts.gather_counts(np.append(message, self._node.table))
+        self._node.tables_of_all = messages[self._topology.neighbours, -1]
         return messages[:, :-1]
 
     def share(self, values: Int64Array, lengths: Int64Array) -> list[Int64Array]:

@@ -27,7 +27,8 @@ class SharedExchange:
     """rows_per_rank, capacities: int64 [W], known to all ranks. All ranks of the group must share one node.
 
     counts: gathers those of these ranks, and perhaps of others, if someone else calls it; None: one of its own.
-    version: which of this rank's tables was published last; versions: those of all ranks in this round, int64 [W].
+    table: where the table begins that this rank published last; tables_of_all: those of all ranks in this round, int64
+    [W].
     """
 
     name = "shared"
@@ -58,37 +59,39 @@ class SharedExchange:
         self.reachable = self._all_rows
         self.direct: DirectRows | None = self
         self._tables = memory[num_rows * words :]  # both versions, flat
-        self._first_row = first_row
+        self._first_row = int(first_row[rank])
         self.rows = self._all_rows[first_row[rank] : first_row[rank + 1]]
-        self.version = 0
-        self.versions: Int64Array = np.zeros(peers.world_size, np.int64)
-        self._first_entry_of = np.concatenate((first_entry[:-1], first_entry[:-1] + num_entries))
+        self._tables_of_rank = [int(first_entry[rank]), int(first_entry[rank]) + num_entries]
+        self.table = self._tables_of_rank[0]
+        self.tables_of_all: Int64Array = first_entry[:-1].copy()
+        self._message: Int64Array = np.empty(0, np.int64)
+        self._gather = self._counts.gather_counts
 
     def publish(self, table: Int64Array, changed: bool) -> None:
         """Write the table peers are not reading; they learn which one when counts are gathered."""
         if changed:
-            self.version ^= 1
-            start = int(self._first_entry_of[self.version * self._peers.world_size + self._peers.rank])
-            np.add(table, self._first_row[self._peers.rank], out=self._tables[start : start + len(table)])
+            self._tables_of_rank.reverse()
+            self.table = start = self._tables_of_rank[0]
+            np.add(table, self._first_row, out=self._tables[start : start + len(table)])
 
     def gather_counts(self, message: Int64Array) -> Int64Array:
-        messages = self._counts.gather_counts(np.append(message, self.version))
-        self.versions = messages[:, -1]
+        if len(self._message) != len(message) + 1:
+            self._message = np.empty(len(message) + 1, np.int64)
+        self._message[:-1], self._message[-1] = message, self.table
+        messages = self._gather(self._message)
+        self.tables_of_all = messages[:, -1]
         return messages[:, :-1]
 
     def share(self, values: Int64Array, lengths: Int64Array) -> list[Int64Array]:
         return self._peers.share(values, lengths)
 
     def locate(self, owners: Int64Array, positions: Int64Array) -> Int64Array:
-        tables = self.versions.take(owners)  # tables are numbered version by version
-        tables *= len(self.versions)
-        tables += owners
-        entries = self._first_entry_of.take(tables)
+        entries = self.tables_of_all.take(owners)
         entries += positions
         return self._tables.take(entries)
 
     def fetch(self, owners: Int64Array, positions: Int64Array, out: Int64Array) -> None:
-        np.take(self._all_rows, self.locate(owners, positions), axis=0, out=out, mode="clip")
+        self._all_rows.take(self.locate(owners, positions), axis=0, out=out, mode="clip")
 
     def erase(self) -> None:
         pass  # rows go straight from buffer to block

@@ -22,9 +22,12 @@ class Delivery:
     """Rows stay where they are fetched to, in ordinary host memory: the base of all deliveries.
 
     host_blocks: int64 [N, R, K]. launches: whether rows set off only when the training thread calls `launch`.
+    prepares: whether rounds begin with `prepare`. marks: whether a block must be marked before it is written to again.
     """
 
     launches: ClassVar[bool] = False
+    prepares: ClassVar[bool] = False
+    marks: ClassVar[bool] = False
 
     def __init__(self, exchange: Exchange, host_blocks: Int64Array) -> None:
         self.host_blocks = host_blocks
@@ -69,6 +72,8 @@ class Delivery:
 
 class PinnedDelivery(Delivery):
     """Rows stay on the host, in page-locked memory, from which asynchronous copies to a GPU may still be reading."""
+
+    marks = True
 
     def __init__(self, exchange: Exchange, host_blocks: Int64Array) -> None:
         super().__init__(exchange, host_blocks)

@@ -9,6 +9,7 @@ to 70 times.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
@@ -24,7 +25,11 @@ class Engine(Protocol[T]):
 
     Attributes:
         is_running: whether a round may be in progress although the engine is closed.
+        is_async: whether rounds run on a thread of their own; cpu_seconds: the CPU time of that thread.
     """
+
+    is_async: bool
+    cpu_seconds: float
 
     @property
     def is_running(self) -> bool: ...
@@ -45,8 +50,10 @@ class Engine(Protocol[T]):
 
 
 class InlineEngine(Generic[T]):
-    is_async = False
-    is_running = False
+    """Runs rounds on the caller's thread."""
+
+    is_async = is_running = False
+    cpu_seconds = 0.0
 
     def __init__(self) -> None:
         self._values: deque[T] = deque()
@@ -75,6 +82,7 @@ class AsyncEngine(Generic[T]):
     is_async = True
 
     def __init__(self) -> None:
+        self.cpu_seconds = 0.0
         self._calls: SimpleQueue[Callable[[], T] | None] = SimpleQueue()
         self._outcomes: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
         self._worker = threading.Thread(target=self._work, name="drb-rehearsal", daemon=True)
@@ -92,8 +100,10 @@ class AsyncEngine(Generic[T]):
             outcome = self._outcomes.get(timeout=timeout_s)
         except Empty:
             raise TimeoutError(f"the rehearsal round did not end within {timeout_s} s") from None
-        value: T = _value(outcome)
-        return value
+        value, error = outcome
+        if error is not None:
+            raise error
+        return value  # type: ignore[no-any-return]
 
     def close(self, wait: bool = True) -> None:
         self._calls.put(None)
@@ -102,6 +112,7 @@ class AsyncEngine(Generic[T]):
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
             self._outcomes.put(_outcome(call))
+            self.cpu_seconds = time.thread_time()
 
 
 class EarlyNews(Generic[T]):
@@ -133,10 +144,3 @@ def _outcome(call: Callable[[], T]) -> tuple[Any, BaseException | None]:
         return call(), None
     except BaseException as error:  # crosses to the training thread with its traceback
         return None, error
-
-
-def _value(outcome: tuple[Any, BaseException | None]) -> Any:
-    value, error = outcome
-    if error is not None:
-        raise error
-    return value

@@ -57,27 +57,19 @@ class StepExemplars:
 
 
 @dataclass(frozen=True)
-class RoundResult:
-    """What a round found out and fetched.
+class Ends:
+    """How the ranks stood in a round in which at least one said that it was its last.
 
-    statuses, steps: every rank's when it submitted this round, int64 [W].
-    per_step: the exemplars of each step, empty once a rank has ended.
+    statuses, steps: every rank's when it submitted the round, int64 [W].
     """
 
     statuses: Int64Array
     steps: Int64Array
-    per_step: list[StepExemplars]
-    someone_finished: bool = False
 
     @property
-    def exemplars(self) -> int:
-        """The number of exemplars of each step."""
-        return len(self.per_step[0]) if self.per_step else 0
-
-    @property
-    def is_even(self) -> bool:
-        """Whether all ranks have taken as many steps, and all or none go on."""
-        return bool((self.statuses == self.statuses[0]).all() and (self.steps == self.steps[0]).all())
+    def are_even(self) -> bool:
+        """Whether all ranks have taken as many steps, and none goes on."""
+        return bool((self.statuses == FINISHED).all() and (self.steps == self.steps[0]).all())
 
     def uneven(self) -> UnevenError:
         """The error for ranks that must all stop at the same step, and did not."""
@@ -88,3 +80,19 @@ class RoundResult:
             f"ranks [{stopped}] stopped after {first} steps while ranks [{going_on}] go on; "
             'give every rank the same number of minibatches (drb.OwnerSampler does) or set uneven="stop"'
         )
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """What a round found out and fetched.
+
+    per_step: the exemplars of each step, empty once a rank has ended. ends: None as long as all ranks go on.
+    """
+
+    per_step: list[StepExemplars]
+    ends: Ends | None = None
+
+    @property
+    def exemplars(self) -> int:
+        """The number of exemplars of each step."""
+        return len(self.per_step[0]) if self.per_step else 0

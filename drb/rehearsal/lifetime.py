@@ -24,21 +24,10 @@ from drb.types import Minibatch
 log = logging.getLogger("drb")
 
 
-class Turn:
-    """Held during a step. A second thread that wants to take one gets a ValueError instead of a broken round."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> None:
-        if not self._lock.acquire(blocking=False):
-            raise ValueError(
-                "two threads call extend() or step() of one rehearsal at once, but steps have an order that all ranks "
-                "share: call them from one thread, or make a rehearsal for each"
-            )
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
+TWO_THREADS = (
+    "two threads call extend() or step() of one rehearsal at once, but steps have an order that all ranks share: call "
+    "them from one thread, or make a rehearsal for each"
+)
 
 
 class Lifetime:

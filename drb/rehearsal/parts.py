@@ -10,7 +10,7 @@ from drb.exchange import Exchange
 from drb.machine import format_bytes
 from drb.rehearsal.auto_exemplars import AutoExemplars
 from drb.rehearsal.cuda import DeviceRing, RowLauncher
-from drb.rehearsal.engine import AsyncEngine, Engine
+from drb.rehearsal.engine import Engine
 from drb.rehearsal.exemplars import ACTIVE, RoundResult
 from drb.rehearsal.memory import decision_bytes, memory_bytes
 from drb.rehearsal.round import RoundRunner
@@ -55,7 +55,7 @@ class Parts:
     @property
     def is_async(self) -> bool:
         """Whether rounds run on a thread of their own."""
-        return isinstance(self.engine, AsyncEngine)
+        return self.engine.is_async
 
     def describe(self, settings: RehearsalSettings) -> str:
         """One paragraph: what was chosen, and the memory it takes on this rank."""

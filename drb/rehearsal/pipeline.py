@@ -81,7 +81,8 @@ class Pipeline:
         if step % self._interval == 0:
             if self._delivery.launches and self._in_flight >= self._depth - 1:
                 self._receive()  # the next round's rows set off now, to be there by the time its exemplars are used
-            self._delivery.mark(self._runner.block_of(step))  # the exemplars in this round's block are used up
+            if self._delivery.marks:
+                self._delivery.mark(self._runner.block_of(step))  # the exemplars in this round's block are used up
         return exemplars
 
     def submit(self, step: int, offered: int, status: int = ACTIVE) -> None:
@@ -125,8 +126,8 @@ class Pipeline:
         self._statuses = self._runner.on_gathered = None  # nobody asks any more
         self.submit(step, offered, FINISHED)
         result = self._result(self._longest_round_s)
-        if self._is_error_if_uneven and not result.is_even:
-            raise result.uneven()
+        if self._is_error_if_uneven and result.ends is not None and not result.ends.are_even:
+            raise result.ends.uneven()
 
     def discard(self) -> None:
         """After `break_off`: wait until nothing is in flight, so that the others can be told of this rank's end."""
@@ -150,8 +151,8 @@ class Pipeline:
                 return cause
             except Exception:
                 return None
-            if result.someone_finished:
-                return result.uneven()
+            if result.ends is not None:
+                return result.ends.uneven()
         return None
 
     def close(self, together: bool) -> None:
@@ -207,9 +208,10 @@ class Pipeline:
         """Wait until the oldest round in flight has fetched; raises what it raised."""
         result = self._result(self._longest_round_s)
         self._parts.buffer.release()
-        self._is_ended = result.someone_finished
-        if self._is_ended and self._is_error_if_uneven:
-            raise result.uneven()
+        if result.ends is not None:
+            self._is_ended = True
+            if self._is_error_if_uneven:
+                raise result.ends.uneven()
         self._ready.extend(result.per_step)
         if self._delivery.launches and result.exemplars:
             self._delivery.launch()

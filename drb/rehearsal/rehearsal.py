@@ -7,6 +7,7 @@ step, `drb.rehearsal.round` what happens meanwhile on the worker.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import fields
@@ -24,7 +25,7 @@ from drb.rehearsal.cuda import Device
 from drb.rehearsal.edit import Edit
 from drb.rehearsal.forget import ForgetObserver
 from drb.rehearsal.intake import REHEARSED
-from drb.rehearsal.lifetime import Lifetime, Turn
+from drb.rehearsal.lifetime import TWO_THREADS, Lifetime
 from drb.rehearsal.running import Running
 from drb.rehearsal.selection import SampleIds, Where
 from drb.rehearsal.settings import RehearsalSettings
@@ -122,7 +123,7 @@ class Rehearsal(Lifetime):
         self._peers = open_peers(process_group, timeout_s)
         spec = spec if spec is None or isinstance(spec, RecordSpec) else RecordSpec(spec)
         self._unstarted = Unstarted(self.settings, spec, self._peers, self._factory, device, group_of(process_group))
-        self._turn = Turn()
+        self._in_step = threading.Lock()  # held during a step
         self._stored_and_distinct: tuple[int, int] | None = None
 
     # -- a step
@@ -145,11 +146,15 @@ class Rehearsal(Lifetime):
                 nothing; repeat it with a good minibatch, because the other ranks' rounds wait for this rank's.
             UnevenError: another rank stopped. PeerError: a rank died or stalled.
         """
-        with self._turn:
+        if not self._in_step.acquire(blocking=False):
+            raise ValueError(TWO_THREADS)
+        try:
             running = self._running_with(minibatch)
             if running is None:
                 return {**minibatch, REHEARSED: torch.zeros(0, dtype=torch.bool)}
             return running.steps.extend(minibatch)  # type: ignore[return-value]  # None only with uneven="stop"
+        finally:
+            self._in_step.release()
 
     def step(self, minibatch: Minibatch) -> Exemplars | None:
         """Offer a minibatch and get this step's exemplars by themselves.
@@ -157,9 +162,13 @@ class Rehearsal(Lifetime):
         The result is None until exemplars exist and, with uneven="stop", once a rank has ended (see `stopped`). Its
         memory is overwritten in the next call.
         """
-        with self._turn:
+        if not self._in_step.acquire(blocking=False):
+            raise ValueError(TWO_THREADS)
+        try:
             running = self._running_with(minibatch)
             return None if running is None else running.steps.step(minibatch)
+        finally:
+            self._in_step.release()
 
     def attach(self, **late_fields: Tensor) -> None:
         """Give the last minibatch its late fields, [b, …] each: values that exist only after the forward pass.

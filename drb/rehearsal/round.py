@@ -23,7 +23,7 @@ import numpy as np
 from drb.buffer.positions import PositionTable, TableChange
 from drb.exchange import Exchange, Peers
 from drb.rehearsal.delivery import Delivery
-from drb.rehearsal.exemplars import RoundResult, StepExemplars, UnevenError
+from drb.rehearsal.exemplars import ACTIVE, Ends, RoundResult, StepExemplars, UnevenError
 from drb.sampling.counts import UnionCounts
 from drb.sampling.sampler import Draw, Sampler
 from drb.types import Int64Array
@@ -41,7 +41,6 @@ class RoundTimes:
     fetch: float = 0.0
     index: float = 0.0
     total: float = 0.0
-    cpu: float = 0.0
     exemplars: int = 0
 
 
@@ -86,6 +85,7 @@ class RoundRunner:
         self._peers = peers
         self._union = UnionCounts(world_size) if count_strata else None
         self._message: Int64Array = np.zeros(_CHANGED + 1, np.int64)
+        self._going_on: Int64Array = np.array([ACTIVE, 0], np.int64)  # what every rank says that goes on
 
     def block_of(self, step: int) -> int:
         """The block of the round that serves this step's draw."""
@@ -108,40 +108,39 @@ class RoundRunner:
         except BaseException as error:
             self.failure = error
             raise
-        if result.someone_finished:
+        if result.ends is not None:
             self._last = result
         return result
 
     def _run(self, step: int, status: int, offered: int, change: TableChange) -> RoundResult:
-        start, cpu = time.perf_counter(), time.thread_time()
-        self.delivery.prepare()
+        start, block = time.perf_counter(), self.block_of(step)
+        if self.delivery.prepares:
+            self.delivery.prepare()
         changes = self._publish(step, status, offered, change)
         messages_WH = self._exchange.gather_counts(self._message)
-        statuses, steps = messages_WH[:, : _STEP + 1].T.copy()
         if self.on_gathered is not None:
-            self.on_gathered(statuses)
-        someone_finished = bool(np.count_nonzero(statuses))  # ACTIVE is 0
-        if np.count_nonzero(steps != step) and not someone_finished:
-            raise UnevenError(f"the ranks are at different steps: {steps.tolist()}; resume all from one checkpoint")
+            self.on_gathered(messages_WH[:, _STATUS].copy())
+        ends = self._ends(messages_WH, step)
         counts_WS = messages_WH[:, _SIZE : _SIZE + 1]  # one stratum, if they are not counted
         if self._union is not None:
             counts_WS = self._counts(self._union, messages_WH[:, _CHANGED], changes)
         self.union_size = int(counts_WS.sum())
-        if someone_finished:
-            return RoundResult(statuses, steps, [], someone_finished)
+        if ends is not None:
+            return RoundResult([], ends)
         gathered = time.perf_counter()
 
         if self.exemplars_of is not None:
             self._sampler.exemplars = self.exemplars_of(self.union_size)
         draw, offered_W = self._sampler.draw if self.draws == 1 else self._draw, messages_WH[:, _OFFERED]
-        draws = [draw(step + i, counts_WS, offered_W) for i in range(self.interval)]
+        draws = []
+        for draw_step in range(step, step + self.interval):
+            draws.append(draw(draw_step, counts_WS, offered_W))  # noqa: PERF401  # a call less
         drawn = time.perf_counter()
 
         owners, positions, count = draws[0].owner, draws[0].position, len(draws[0].owner)  # all draw as many
         if len(draws) > 1:
             owners = np.concatenate([draw.owner for draw in draws])
             positions = np.concatenate([draw.position for draw in draws])
-        block = self.block_of(step)
         if count:  # alike on all ranks: every rank draws min(r, N)
             self.delivery.fetch(owners, positions, block)
         rows, per_step = self.blocks[block], []
@@ -156,9 +155,22 @@ class RoundRunner:
         times.fetch += end - drawn
         times.index = self._exchange.index_seconds
         times.total += end - start
-        times.cpu += time.thread_time() - cpu
         times.exemplars += count * len(draws)
-        return RoundResult(statuses, steps, per_step)
+        return RoundResult(per_step)
+
+    def _ends(self, messages_WH: Int64Array, step: int) -> Ends | None:
+        """How the ranks stand, if this is the last round of one; None if all go on.
+
+        Raises:
+            UnevenError: all go on, at different steps.
+        """
+        heads_W2, self._going_on[_STEP] = messages_WH[:, : _STEP + 1], step
+        if not np.count_nonzero(heads_W2 != self._going_on):
+            return None
+        statuses, steps = heads_W2.T.copy()
+        if not np.count_nonzero(statuses):  # ACTIVE is 0
+            raise UnevenError(f"the ranks are at different steps: {steps.tolist()}; resume all from one checkpoint")
+        return Ends(statuses, steps)
 
     def _draw(self, step: int, counts_WS: Int64Array, offered_W: Int64Array) -> Draw:
         """All draws of one step, one after the other."""

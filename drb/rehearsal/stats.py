@@ -57,7 +57,7 @@ def statistics(
         "fetch_seconds": times.fetch,
         "index_seconds": times.index,
         "inline_seconds": steps.inline_seconds,  # of rounds that ran in extend or step, on the training thread
-        "worker_cpu_seconds": times.cpu if parts.is_async else 0.0,
+        "worker_cpu_seconds": parts.engine.cpu_seconds,
         "exchange": parts.exchange.name,
         "asynchronous": parts.is_async,
     }

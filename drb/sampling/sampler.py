@@ -10,7 +10,7 @@ Letters: R exemplars, W ranks, S strata, G groups, C cells of a group.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -74,8 +74,11 @@ class Sampler:
             return Draw(nothing, nothing, np.empty(0))
         rng = self._rng.at(round_, index)
         if len(union.cells) == 1:  # one rank, one group: nothing to look up
-            return Draw(np.zeros(count, np.int64), *_draw_from_one(union.size, count, rng))
-        flat, weight = draw_from_groups(union.group_sizes, union.group_weights, count, rng)
+            return Draw(np.zeros(count, np.int64), _draw_from_one(union.size, count, rng), union.weight(count))
+        if len(union.group_sizes) == 1:
+            flat, weight = _draw_from_one(union.size, count, rng), union.weight(count)
+        else:
+            flat, weight = draw_from_groups(union.group_sizes, union.group_weights, count, rng)
         cell = union.ends.searchsorted(flat, side="right")
         position = flat - union.starts[cell]
         if union.owner is None:  # cells are ranks, already in order
@@ -101,6 +104,13 @@ class _Union:
     owner: Int64Array | None
     group_sizes: Int64Array
     group_weights: Float64Array
+    _weight: Float64Array = field(default_factory=lambda: np.empty(0))
+
+    def weight(self, count: int) -> Float64Array:
+        """The weights of a draw from all exemplars alike, float64 [count], which nobody writes to."""
+        if len(self._weight) != count:
+            self._weight = np.full(count, self.size / count)
+        return self._weight
 
     @classmethod
     def of(
@@ -122,7 +132,8 @@ def draw_from_groups(
 ) -> tuple[Int64Array, Float64Array]:
     """Distinct positions in the concatenation of the groups: int64 [count] ascending; their weights, float64."""
     if len(sizes_G) == 1:
-        return _draw_from_one(int(sizes_G[0]), count, rng)
+        size = int(sizes_G[0])
+        return _draw_from_one(size, count, rng), np.full(count, size / count)
     q_G = expected_shares(sizes_G, weights_G, count)
     counts_G = systematic_counts(q_G, count, rng)
     starts_G = np.cumsum(sizes_G) - sizes_G
@@ -134,10 +145,10 @@ def draw_from_groups(
     return flat, (sizes_G[group] / q_G[group])
 
 
-def _draw_from_one(size: int, count: int, rng: np.random.Generator) -> tuple[Int64Array, Float64Array]:
-    flat = rng.choice(size, count, replace=False, shuffle=False)
+def _draw_from_one(size: int, count: int, rng: np.random.Generator) -> Int64Array:
+    flat: Int64Array = rng.choice(size, count, replace=False, shuffle=False)
     flat.sort()
-    return flat, np.full(count, size / count)
+    return flat
 
 
 def expected_shares(sizes_G: Int64Array, weights_G: Float64Array, count: int) -> Float64Array:

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from drb.distributed import failure
 from drb.distributed.failure import FailureBoard, first_few
 from drb.distributed.heartbeat import Heartbeat, News
-from drb.rehearsal.exemplars import ACTIVE, FINISHED, RoundResult
+from drb.rehearsal.exemplars import ACTIVE, FINISHED, Ends
 
 
 @pytest.fixture
@@ -53,10 +53,7 @@ def test_of_many_ranks_that_another_one_missed_eight_are_named(beat):
 def test_of_many_ranks_that_stopped_eight_are_named():
     statuses = np.full(4096, ACTIVE)
     statuses[5] = FINISHED
-    result = object.__new__(RoundResult)
-    object.__setattr__(result, "statuses", statuses)
-    object.__setattr__(result, "steps", np.full(len(statuses), 7))
-    told = str(result.uneven())
+    told = str(Ends(statuses, np.full(len(statuses), 7)).uneven())
     assert "ranks [5] stopped after 7 steps while ranks [0, 1, 2, 3, 4, 6, 7, 8 and 4087 more] go on" in told
 
 

@@ -62,7 +62,7 @@ class KeyedReservoir(Admission):
         evicted = NOTHING.slots
         if overflow > 0:
             rows, evicted = self._displace(columns, offer, rows, overflow)
-        slots = slots_for(columns, rows.size, evicted)
+        slots = evicted if evicted.size == rows.size else slots_for(columns, rows.size, evicted)
         self._largest.add(offer.key[rows], slots)
         return Decision(rows, slots)
 

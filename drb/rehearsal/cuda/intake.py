@@ -145,7 +145,7 @@ class DeviceIntake:
         self._step = self._num_rows = 0
         self._is_sent = True
         self._collected: list[Admitted] = []  # given to the landing once their snapshots are queued
-        buffer.pack = weakref.WeakMethod(self._pack)  # or they would keep each other, and memory of the device
+        buffer.write = weakref.WeakMethod(self._write)  # or they would keep each other, and memory of the device
 
     def check(self, minibatch: Minibatch) -> None:
         """Raises ValueError as `Intake.take` would, for which no values are needed."""
@@ -236,17 +236,16 @@ class DeviceIntake:
         self._buffer.attach(snapshots)
         self._hand_over()
 
-    def _pack(self, name: str, values: Tensor, selected: Int64Array, where: Int64Array) -> None:
+    def _write(self, fields: Mapping[str, Tensor], selected: Int64Array, where: Int64Array) -> None:
         """The buffer's way of writing: from the host at once, from the device by the landing."""
-        if not self._device.owns(values):
-            self._buffer.spec.pack(name, values, selected, self._buffer.rows, where)
-            return
-        if name not in self._lanes:
-            return
-        snapshots = self._late if name in self._buffer.spec.late else self._prompt
-        if not self._collected or self._collected[-1].given is not snapshots.given[snapshots.place]:
-            self._collected.append(snapshots.admitted(selected, where))
-        self._collected[-1].words[name] = snapshots.words_of(name, values.shape[0])
+        for name, values in fields.items():
+            if not self._device.owns(values):
+                self._buffer.spec.pack(name, values, selected, self._buffer.rows, where)
+            elif name in self._lanes:
+                snapshots = self._late if name in self._buffer.spec.late else self._prompt
+                if not self._collected or self._collected[-1].given is not snapshots.given[snapshots.place]:
+                    self._collected.append(snapshots.admitted(selected, where))
+                self._collected[-1].words[name] = snapshots.words_of(name, values.shape[0])
 
     def _hand_over(self) -> None:
         """What was collected may be read from now on, unless its snapshot is still to be queued."""

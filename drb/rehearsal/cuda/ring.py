@@ -32,6 +32,8 @@ class DeviceRing(Delivery):
     fields: of each block, every field on the device as it is stored, [R, …], and what `lanes_of_blocks` names besides.
     """
 
+    prepares = marks = True
+
     def __init__(self, side: DeviceSide, exchange: Exchange, host_blocks: Int64Array) -> None:
         super().__init__(exchange, host_blocks)
         self.side, self.device = side, side.device

@@ -89,7 +89,7 @@ class RowLauncher(Delivery):
     host_blocks: int64 [N, R, K], for what the host wants to know of the rows. blocks: as many on the device.
     """
 
-    launches = True
+    launches = prepares = marks = True
     _exchange: NcclExchange
 
     def __init__(self, side: DeviceSide, exchange: NcclExchange, backend: RowBackend, host_blocks: Int64Array) -> None:

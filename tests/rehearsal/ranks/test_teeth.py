@@ -72,8 +72,7 @@ class SlowReader(SharedExchange):
     """Looks up which rows to read, dawdles, then reads: the barrier must keep its peers from reusing them."""
 
     def fetch(self, owners, positions, out):
-        first = self._first_entry_of[owners + self.versions[owners] * len(self.versions)]
-        rows = self._tables[first + positions]
+        rows = self.locate(owners, positions)
         time.sleep(0.001 * (1 + 2 * self._peers.rank))
         np.take(self._all_rows, rows, axis=0, out=out, mode="clip")
 
@@ -98,9 +97,9 @@ class NoBarrier(SlowReader):
                 memory = mmap.mmap(file.fileno(), 8 * width * self._peers.world_size)
             self._unsafe_board = np.frombuffer(memory, np.int64).reshape(-1, width)
             super().gather_counts(message)  # one barrier, so that every rank has a buffer
-        self._unsafe_board[self._peers.rank] = np.append(message, self.version)
+        self._unsafe_board[self._peers.rank] = np.append(message, self.table)
         seen = self._unsafe_board.copy()
-        self.versions = seen[:, -1]
+        self.tables_of_all = seen[:, -1]
         seen[:, 1] = message[1]  # rounds differ now; that is not what is tested
         return seen[:, :-1]
 
