@@ -77,9 +77,8 @@ def hops(calls: list[Call]) -> dict[str, int]:
     return {"calls": len(calls), "files": len(set(files)), "changes of file": changes}
 
 
-def run_rank(rank: int, world_size: int, rendezvous: str, asynchronous: bool, show: bool, results: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world_size)
+def steady_extends(rank: int, world_size: int, asynchronous: bool) -> list[dict[str, list[Call]]]:
+    """The calls of each of several extends of this rank, by thread. Collective over the default group."""
     import drb
 
     recorder = Recorder(Path(drb.__file__).parent)
@@ -97,22 +96,31 @@ def run_rank(rank: int, world_size: int, rendezvous: str, asynchronous: bool, sh
             sys.setprofile(recorder.profile)
             found.append(recorder.record(lambda minibatch=minibatch: rehearsal.extend(minibatch)))  # type: ignore[misc]
             sys.setprofile(None)
+    threading.setprofile(None)
+    return found
+
+
+def medians(extends: list[dict[str, list[Call]]]) -> dict[str, dict[str, float]]:
+    """What several extends come to, by thread."""
+    counts = [{thread: hops(calls) for thread, calls in extend.items()} for extend in extends]
+    return {
+        thread: {name: statistics.median(count[thread][name] for count in counts) for name in counts[0][thread]}
+        for thread in counts[0]
+    }
+
+
+def run_rank(rank: int, world_size: int, rendezvous: str, asynchronous: bool, show: bool, results: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world_size)
+    extends = steady_extends(rank, world_size, asynchronous)
     if show and rank == 0:
-        for thread, calls in found[-1].items():
+        for thread, calls in extends[-1].items():
             print(f"-- {thread}", *(f"{'  ' * depth}{file} {name}" for depth, file, name in calls), sep="\n")
-    counts = [{thread: hops(calls) for thread, calls in extend.items()} for extend in found]
-    Path(f"{results}-{rank}").write_text(
-        json.dumps(
-            {
-                thread: {name: statistics.median(count[thread][name] for count in counts) for name in counts[0][thread]}
-                for thread in counts[0]
-            }
-        )
-    )
+    Path(f"{results}-{rank}").write_text(json.dumps(medians(extends)))
     dist.destroy_process_group()
 
 
-def count(asynchronous: bool, show: bool) -> list[dict[str, dict[str, int]]]:
+def count(asynchronous: bool, show: bool) -> list[dict[str, dict[str, float]]]:
     """By rank and thread."""
     with tempfile.TemporaryDirectory() as scratch:
         mp.spawn(run_rank, (2, f"{scratch}/rendezvous", asynchronous, show, f"{scratch}/results"), nprocs=2)
