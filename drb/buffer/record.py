@@ -42,7 +42,7 @@ class RecordSpec:
     accepted, too. The sample id travels in the header, not as a field.
 
     late, required_late, counted, encoded: the names of the late fields; of those that every record must have; of the
-    optional and growing ones; of those with a codec.
+    optional and growing ones; of those with a codec. integers: of those that are one integer, and not late.
     """
 
     def __init__(self, fields: Mapping[str, Field | tuple[torch.dtype, tuple[int, ...]]]) -> None:
@@ -62,6 +62,7 @@ class RecordSpec:
         self.late = list(self._late)
         self.required_late = {name for name, field in self._late.items() if not field.optional}
         self.counted = [name for name, field in self.fields.items() if field.is_counted]
+        self.integers = {name for name, f in self._prompt.items() if not f.shape and not f.dtype.is_floating_point}
         self.encoded = [name for name, field in self.fields.items() if field.codec is not None]
         self._words_of_optional = [self._span(name) for name, field in self.fields.items() if field.optional]
 

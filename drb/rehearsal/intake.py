@@ -93,14 +93,14 @@ class Intake:
                 raise ValueError(f"the minibatch has no field {self._id_field!r}; it has {_names(minibatch)}")
             if ids.dtype not in _ID_DTYPES:
                 raise ValueError(f"the sample id field {self._id_field!r} must hold integers, got {ids.dtype}")
-            _require_integers(ids, "sample id", self._id_field, num_rows)
+            if ids.shape != (num_rows,):
+                raise _no_integers(ids, "sample id", self._id_field, num_rows)
         spec.check(fields, num_rows)
-        strata = None if stratum is None else fields.get(stratum)
-        if strata is not None and not self._needs_strata and not _is_one_integer(strata):
-            strata = None
-        if strata is not None:
-            _require_integers(strata, "stratum", str(stratum), num_rows)
-        return ids, strata, fields
+        if stratum in spec.integers:
+            return ids, fields[stratum], fields
+        if self._needs_strata and stratum in fields:
+            raise _no_integers(fields[stratum], "stratum", stratum, num_rows)
+        return ids, None, fields
 
     def take(self, minibatch: Minibatch, spec: RecordSpec, max_rows: int, round_: int) -> tuple[Offer, Minibatch]:
         """Check a minibatch on the CPU and count it; return the offer of round `round_` and the record's fields.
@@ -162,12 +162,11 @@ def _is_one_integer(values: Tensor) -> bool:
     return values.dim() == 1 and not values.is_floating_point()
 
 
-def _require_integers(values: Tensor, what: str, field: str, num_rows: int) -> None:
-    if not _is_one_integer(values) or values.shape[0] != num_rows:
-        raise ValueError(
-            f"the {what} field {field!r} must be one integer per row, got {values.dtype} {list(values.shape)} "
-            f"for {num_rows} rows"
-        )
+def _no_integers(values: Tensor, what: str, field: str, num_rows: int) -> ValueError:
+    return ValueError(
+        f"the {what} field {field!r} must be one integer per row, got {values.dtype} {list(values.shape)} "
+        f"for {num_rows} rows"
+    )
 
 
 def on_cpu(minibatch: Minibatch) -> Minibatch:

@@ -85,7 +85,6 @@ class RoundRunner:
         self._peers = peers
         self._union = UnionCounts(world_size) if count_strata else None
         self._message: Int64Array = np.zeros(_CHANGED + 1, np.int64)
-        self._going_on: Int64Array = np.array([ACTIVE, 0], np.int64)  # what every rank says that goes on
 
     def block_of(self, step: int) -> int:
         """The block of the round that serves this step's draw."""
@@ -120,7 +119,7 @@ class RoundRunner:
         messages_WH = self._exchange.gather_counts(self._message)
         if self.on_gathered is not None:
             self.on_gathered(messages_WH[:, _STATUS].copy())
-        ends = self._ends(messages_WH, step)
+        ends = self._ends(messages_WH)
         counts_WS = messages_WH[:, _SIZE : _SIZE + 1]  # one stratum, if they are not counted
         if self._union is not None:
             counts_WS = self._counts(self._union, messages_WH[:, _CHANGED], changes)
@@ -158,14 +157,14 @@ class RoundRunner:
         times.exemplars += count * len(draws)
         return RoundResult(per_step)
 
-    def _ends(self, messages_WH: Int64Array, step: int) -> Ends | None:
+    def _ends(self, messages_WH: Int64Array) -> Ends | None:
         """How the ranks stand, if this is the last round of one; None if all go on.
 
         Raises:
             UnevenError: all go on, at different steps.
         """
-        heads_W2, self._going_on[_STEP] = messages_WH[:, : _STEP + 1], step
-        if not np.count_nonzero(heads_W2 != self._going_on):
+        heads_W2, own = messages_WH[:, : _STEP + 1], self._message[: _STEP + 1]
+        if own[_STATUS] == ACTIVE and heads_W2.tobytes() == own.tobytes() * len(heads_W2):  # all say what this one says
             return None
         statuses, steps = heads_W2.T.copy()
         if not np.count_nonzero(statuses):  # ACTIVE is 0
