@@ -44,6 +44,13 @@ class Lifetime:
     _verbose: bool
     _setup_seconds: float = 0.0
 
+    def _running_with(self, minibatch: Minibatch) -> Running | None:
+        """What takes the step with this minibatch; None if no rank's has rows yet."""
+        running = self._running
+        if self._closed or (running is not None and running.rounds.stopped):
+            raise ValueError("this rehearsal has ended; make a new one")
+        return running or self._start(minibatch)
+
     def _start(self, minibatch: Minibatch | None) -> Running | None:
         """Build everything, and say on rank 0 what was chosen: see `Unstarted.start`. Without a minibatch it is built
         from the state that was loaded, if any: see `Unstarted.resume`. Collective.

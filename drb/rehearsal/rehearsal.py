@@ -26,7 +26,6 @@ from drb.rehearsal.edit import Edit
 from drb.rehearsal.forget import ForgetObserver
 from drb.rehearsal.intake import REHEARSED
 from drb.rehearsal.lifetime import TWO_THREADS, Lifetime
-from drb.rehearsal.running import Running
 from drb.rehearsal.selection import SampleIds, Where
 from drb.rehearsal.settings import RehearsalSettings
 from drb.rehearsal.state.origin import group_of
@@ -295,12 +294,3 @@ class Rehearsal(Lifetime):
     def resharded(self) -> Mapping[str, int] | None:
         """How states of another number of ranks were loaded: `from` how many, exemplars `stored`, `dropped` here."""
         return (self._unstarted.saved or {}).get("resharded")
-
-    # -- behind the scenes
-
-    def _running_with(self, minibatch: Minibatch) -> Running | None:
-        """What takes the step with this minibatch; None if no rank's has rows yet."""
-        running = self._running
-        if self._closed or (running is not None and running.rounds.stopped):
-            raise ValueError("this rehearsal has ended; make a new one")
-        return running or self._start(minibatch)

@@ -62,8 +62,8 @@ class Learner:
         """
         device = world.device
         if device.type != "cuda" and (precision == "fp16" or sync_bn):
-            what = "sync_bn=true" if sync_bn else "precision=fp16"
-            raise ValueError(f"{what} needs CUDA, but this run's device is {device.type}")
+            setting = "sync_bn=true" if sync_bn else "precision=fp16"
+            raise ValueError(f"{setting} needs CUDA, but this run's device is {device.type}")
         self._world = world
         self._builder = optimizer
         self._autocast_dtype = _AUTOCAST.get(precision)
@@ -110,9 +110,7 @@ class Learner:
             parameter.requires_grad_(True)
         named = self.network.named_parameters()
         others = [p for name, p in named if phase.trainable is not None and not name.startswith(phase.trainable)]
-        self._frozen = [parameter for parameter in others if parameter.requires_grad]
-        for parameter in self._frozen:
-            parameter.requires_grad_(False)
+        self._frozen = [parameter.requires_grad_(False) for parameter in others if parameter.requires_grad]
         builder = phase.optimizer or self._builder
         self.optimizer = builder.for_network(self.network, self._world.world_size)
         self._wrap()
@@ -132,8 +130,7 @@ class Learner:
     @property
     def rate(self) -> float:
         """The learning rate of the next step."""
-        rate: float = self.optimizer.param_groups[0]["lr"]
-        return rate
+        return float(self.optimizer.param_groups[0]["lr"])
 
     def scale_rate(self, factor: float) -> None:
         """Multiply the rate that the optimizer was made with, of each of its groups."""

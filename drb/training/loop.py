@@ -215,11 +215,9 @@ class Trainer:
             components.networks.begin_task(self._num_outputs or self._outputs_needed(task), task.index)
             components.method.grow(components.networks.learner.network)
         learner = self._batches.learner = components.networks.learner
-        num_outputs, task_aware = learner.network.num_classes, self._scenario.task_aware
+        num_outputs, task_aware, device = learner.network.num_classes, self._scenario.task_aware, self._world.device
         components.objective.check_source(task.train, num_outputs, str(task))
-        components.objective.begin_task(
-            self._task_classes, num_outputs, task_aware=task_aware, device=components.world.device
-        )
+        components.objective.begin_task(self._task_classes, num_outputs, task_aware=task_aware, device=device)
         if is_new:
             self._prepare(task, learner)
         return learner
@@ -259,9 +257,8 @@ class Trainer:
     def _finish(self, task: Task, learner: Learner, loader: TaskLoader) -> None:
         """What the method does at a task's end, with the task's data."""
         with eval_mode(learner.network):
-            self._components.method.end_task(
-                FinishedTask(task, learner.network, self._components, partial(loader.epoch, 0))
-            )
+            finished = FinishedTask(task, learner.network, self._components, partial(loader.epoch, 0))
+            self._components.method.end_task(finished)
 
     def _end_task(self, task: Task, learner: Learner) -> None:
         self._activity = "evaluation after the task"
