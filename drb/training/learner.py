@@ -83,7 +83,7 @@ class Learner:
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         self.network = network.to(self._world.device).to(memory_format=self._memory_format)
         self._phase = _PLAIN
-        self._frozen: list[nn.Parameter] = []
+        self._frozen: list[Tensor] = []
         self.optimizer = self._builder.for_network(self.network, self._world.world_size)
         self._wrap()
 
