@@ -84,7 +84,7 @@ def local_commands(arguments: Sequence[str], folder: Path) -> list[list[str]]:
     for point in combinations:
         run_dir = folder / _name(point, swept)
         ranks = point.pop("ranks", "2")
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+        launcher = [sys.executable, "-m", "drb.distributed.torchrun", "--standalone", f"--nproc-per-node={ranks}"]
         settings = [*_settings(point), *_run_name(point, swept)]
         commands.append([*launcher, "-m", "drb.train", *settings, f"hydra.run.dir={run_dir}"])
     return commands

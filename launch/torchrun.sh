@@ -72,5 +72,5 @@ if ((MOST_NODES > 1)); then
 else
     MEETING=(--standalone --local-addr="${LOCAL_ADDR:-localhost}") # laptops may not know their own name
 fi
-exec "$PYTHON" -m torch.distributed.run "${MEETING[@]}" --nproc-per-node="$NPROC_PER_NODE" \
+exec "$PYTHON" -m drb.distributed.torchrun "${MEETING[@]}" --nproc-per-node="$NPROC_PER_NODE" \
     --max-restarts="${MAX_RESTARTS:-0}" -m drb.train run_id="$RDZV_ID" "$@"

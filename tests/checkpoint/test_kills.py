@@ -16,7 +16,7 @@ from drb.checkpoint import CheckpointSettings
 from drb.training.terms.term import Term
 from faults.injection import find_place
 
-SGD: dict[str, Any] = {"optimizer": {"lr": 0.05, "momentum": 0.9}}
+SGD: dict[str, Any] = {"optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9}}
 ADAM: dict[str, Any] = {"optimizer": {"name": "adam", "lr": 0.01}, "rehearsal": {"exchange": "collective"}}
 
 # phase -> what is called in it, and the rank that is killed there

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -98,6 +99,22 @@ def test_of_two_different_runs_in_one_directory_one_is_refused(tmp_path):
     without = Running([*TRAIN, *TINY, "seed=9", "hydra.run.dir=run", "checkpoint.enabled=false"], tmp_path).wait()
     assert without.code == 1, without
     assert json.loads((tmp_path / "run/summary.json").read_text())["seed"] == winner
+
+
+def test_of_two_starts_at_the_same_instant_one_trains_and_so_of_two_resumes(tmp_path):
+    job = ["experiment=digits", "tracking=none", "training.epochs=3", "checkpoint.every_steps=20", "hydra.run.dir=run"]
+    first = Running([*TRAIN, *job, "training.log_every=1"], tmp_path)
+    first.wait_for("after task 2")
+    first.signal(signal.SIGKILL)
+    first.wait()
+    for train in (job, [*job[:-1], "hydra.run.dir=other"]):
+        ended = [run.wait(90) for run in [Running([*TRAIN, *train], tmp_path) for _ in range(2)]]
+        assert [run.code for run in ended] == [0, 0], ended
+        assert sorted("after task 5" in run.out for run in ended) == [False, True]
+        assert sorted("this run is finished" in run.out for run in ended) == [False, True]
+        assert sum("resumed from" in run.out + run.err for run in ended) == (train is job)
+    runs = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("run", "other")]
+    assert runs[0]["accuracy_matrix"] == runs[1]["accuracy_matrix"]
 
 
 def test_a_run_that_resumed_from_a_path_goes_on_from_its_own_checkpoint_when_it_is_started_again(tmp_path):

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
+import sys
 
+import psutil
 import pytest
 from programs import ROOT, TINY, Running, free_port, start_ranks
 
@@ -27,6 +30,24 @@ def test_two_agents_are_one_run(tmp_path):
     assert [folder.name for folder in (tmp_path / "runs").iterdir()] == ["july"]
     assert json.loads((tmp_path / "runs/july/summary.json").read_text())["world_size"] == 2
     assert sorted(agent.out.count("after task 1") for agent in ended) == [0, 1]  # rank 0 alone speaks
+
+
+def test_a_run_that_is_told_to_stop_ends_with_one_line_and_code_75(tmp_path):
+    job = ["experiment=digits", "tracking=none", "training.epochs=100"]
+    run = Running([SCRIPT, *job], tmp_path, RDZV_ID="july", NPROC_PER_NODE="2", PYTHON=sys.executable)
+    run.wait_for("minibatches|after task 1", 90)
+    os.kill(psutil.Process(run.pid).children()[0].pid, signal.SIGUSR2)
+    ended = run.wait(60)
+    assert ended.code == os.EX_TEMPFAIL, ended
+    assert "Traceback" not in ended.err
+    assert ended.err.splitlines()[-1] == "drb: drb.train was interrupted and saved; the same command goes on"
+
+
+def test_the_error_of_the_rank_that_failed_first_is_the_last_line(tmp_path):
+    ended = Running([SCRIPT, *TINY, "rehearsal.capacity=0"], tmp_path, NPROC_PER_NODE="2", PYTHON=sys.executable).wait()
+    assert ended.code == 1, ended
+    assert "Traceback" not in ended.err
+    assert "rehearsal.capacity" in ended.err.splitlines()[-1]
 
 
 def test_without_nvidia_smi_there_are_two_ranks_and_made_up_names_differ(tmp_path):

@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -93,6 +95,7 @@ def test_a_preempted_job_checkpoints_and_restarts_are_capped(cluster: Cluster):
         f"[the same options] {ROOT}/slurm/train.sbatch {' '.join(RUN)} training.epochs=1000 "
         f"hydra.run.dir=runs/slurm-{job.id}"
     )
+    assert "Traceback" not in job.output
     assert (job.run_dir / "INTERRUPTED").exists()
     assert list((job.run_dir / "checkpoints").glob("step-*"))
 
@@ -110,6 +113,28 @@ def test_a_requeued_job_ends_as_one_that_was_never_interrupted(interrupted: Job,
     assert interrupted.output.count("after task 1") == 1  # it did not begin anew
     assert results(json.loads((interrupted.folder / "runs/mine/summary.json").read_text())) == expected
     assert not (interrupted.folder / "runs/mine/INTERRUPTED").exists()
+
+
+def test_a_scaling_study_reports_on_the_sizes_that_worked(cluster: Cluster):
+    """Python is a script that fails on one node."""
+    python, folder = cluster.folder / "two.sh", cluster.folder / "scaling"
+    python.write_text(
+        f'#!/usr/bin/env bash\n[[ $SLURM_JOB_NAME != drb-1-nodes ]] || exit 1\nexec {sys.executable} "$@"\n'
+    )
+    python.chmod(0o755)
+    options = "--ntasks-per-node=1 --gpus-per-node=1 --cpus-per-task=1 --time=5"
+    settings = {"FILE": str(ROOT / "slurm/train_srun.sbatch"), "SBATCH_OPTIONS": options, "DRB_RUNS": str(folder)}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**settings, "DRB_PYTHON": str(python), "PYTHONPATH": str(ROOT)}.items():
+            patch.setenv(name, value)
+        said = call(str(ROOT / "slurm/scaling.sh"), "2", *TINY, cwd=cluster.folder)
+    one, two, report = (Job(number, cluster.folder) for number in re.findall(r": job (\d+)", said))
+    assert report.wait(90)["JobState"] == "COMPLETED", said
+    assert [job.show()["JobState"] for job in (one, two)] == ["FAILED", "COMPLETED"]
+    table = (folder / "report.txt").read_text()
+    assert "2 nodes" in table
+    assert "1 node" not in table
+    assert list(folder.glob("*.png"))
 
 
 def test_a_time_limit_shorter_than_the_signals_lead_is_refused(cluster: Cluster):
