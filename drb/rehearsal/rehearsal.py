@@ -29,10 +29,13 @@ from drb.rehearsal.lifetime import TWO_THREADS, Lifetime
 from drb.rehearsal.selection import SampleIds, Where
 from drb.rehearsal.settings import RehearsalSettings
 from drb.rehearsal.state.origin import group_of
+from drb.rehearsal.state.torch_load import allow_arrays
 from drb.rehearsal.stats import statistics
 from drb.rehearsal.unstarted import Unstarted
 from drb.sampling.proportions import Proportions
 from drb.types import Exemplars, Int64Array, Minibatch, OwnerOf
+
+allow_arrays()
 
 
 class Rehearsal(Lifetime):
@@ -255,6 +258,8 @@ class Rehearsal(Lifetime):
 
     def state_dict(self, *, lazy: bool = False) -> dict[str, Any]:
         """Everything that the next steps depend on, as arrays, numbers and strings. Waits for the rounds in flight.
+
+        `torch.load(…, weights_only=True)`, torch's default, reads what `torch.save` has made of it.
 
         It is collective with exchange=nccl, whose rows are launched for it.
 
