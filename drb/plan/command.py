@@ -65,6 +65,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _measure(seconds: float, settings: Sequence[str]) -> Measurement:
     config, _ = compose_config(settings, "plan")
+    _require_shape(settings)
     world = detect_world(config.device, may_be_alone=True)
     check_config(config, world.world_size)
     if config.threads is not None:
@@ -72,6 +73,18 @@ def _measure(seconds: float, settings: Sequence[str]) -> Measurement:
     with open_world(world, config.timeout_s, config.start_timeout_s):
         check_same_settings({"settings": list(settings), "seconds": seconds}, world)
         return measure(config, dataset_of(config, None), world, seconds)
+
+
+def _require_shape(settings: Sequence[str]) -> None:
+    """Raise ValueError if noise stands in for an experiment's data and nobody has said of which shape."""
+    given = dict(setting.partition("=")[::2] for setting in settings)
+    experiment = given.get("experiment", "none")
+    is_stand_in = given.get("dataset") == "synthetic" and experiment not in ("none", "synthetic")
+    if is_stand_in and "dataset.image_shape" not in given:
+        raise ValueError(
+            f"dataset=synthetic stands in for the data of experiment={experiment}: say its shape, for example "
+            "'dataset.image_shape=[3,224,224]'"
+        )
 
 
 def _parse(arguments: Sequence[str]) -> tuple[float, Path | None, list[str]]:

@@ -72,7 +72,11 @@ def greet(
     greetings = peers.gather_json(mine, "settings")
     _require_started(greetings)
     require_agreement([greeting["settings"] for greeting in greetings], "setting")
-    require_agreement([greeting["schema"] for greeting in greetings], "the record's field")
+    require_agreement(
+        [greeting["schema"] for greeting in greetings],
+        "the record's field",
+        "a record has one shape: pad samples to the same length on all ranks, or give the schema as spec=",
+    )
     require_one_division([None if greeting["shard"] is None else Shard(**greeting["shard"]) for greeting in greetings])
     require_one_moment([greeting["resumed"] for greeting in greetings])
     return greetings

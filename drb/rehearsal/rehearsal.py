@@ -29,13 +29,10 @@ from drb.rehearsal.lifetime import TWO_THREADS, Lifetime
 from drb.rehearsal.selection import SampleIds, Where
 from drb.rehearsal.settings import RehearsalSettings
 from drb.rehearsal.state.origin import group_of
-from drb.rehearsal.state.torch_load import allow_arrays
 from drb.rehearsal.stats import statistics
 from drb.rehearsal.unstarted import Unstarted
 from drb.sampling.proportions import Proportions
 from drb.types import Exemplars, Int64Array, Minibatch, OwnerOf
-
-allow_arrays()
 
 
 class Rehearsal(Lifetime):

@@ -208,13 +208,16 @@ def check_ahead(depth: int, interval: int, *, exemplars: int | str, uneven: str 
             raise ValueError(f"exemplars={exemplars} measures one round behind one step: {name} must be 1, got {value}")
 
 
-def require_agreement(per_rank: list[Mapping[str, Any]], what: str) -> None:
+def require_agreement(
+    per_rank: list[Mapping[str, Any]],
+    what: str,
+    advice: str = "start all ranks with the same configuration and data",
+) -> None:
     """Raise ValueError naming the first key in which the ranks differ, with the values of two of them."""
     for rank, values in enumerate(per_rank):
         for key in sorted(per_rank[0].keys() | values.keys()):
             first, other = per_rank[0].get(key), values.get(key)
             if first != other:
                 raise ValueError(
-                    f"the ranks disagree on {what} {key!r}: rank 0 has {first!r}, rank {rank} has {other!r}; "
-                    "start all ranks with the same configuration and data"
+                    f"the ranks disagree on {what} {key!r}: rank 0 has {first!r}, rank {rank} has {other!r}; {advice}"
                 )

@@ -82,3 +82,8 @@ def test_the_answer_comes_first():
 def test_one_line_says_what_is_wrong(arguments, line, capsys):
     assert main(arguments) == 1
     assert capsys.readouterr().err.startswith(f"drb: error: {line}")
+
+
+def test_noise_in_place_of_an_experiments_data_needs_a_shape(capsys):
+    assert main(["experiment=imagenet", "dataset=synthetic"]) == 1
+    assert "say its shape, for example 'dataset.image_shape=[3,224,224]'" in capsys.readouterr().err

@@ -114,3 +114,17 @@ def test_nodes_are_looked_at_one_by_one():
         require_room(needed, [*free[:2], {"memory": 70, "shared": 49}], ["a", "a", "b"])
     with pytest.raises(ValueError, match="needs [0-9,]+ TiB"):
         require_room([{"rows": 10**30}], [{"memory": 1, "shared": 1}], ["a"])
+
+
+def what_is_said_of_two_lengths(rank, world_size):
+    tokens = torch.zeros(4, 37 + 4 * rank, dtype=torch.int64)  # each rank has padded its own minibatch
+    minibatch = {"tokens": tokens, "label": torch.zeros(4, dtype=torch.int64), "sample_id": torch.arange(4) + 4 * rank}
+    rehearsal = Rehearsal(20, 4, verbose=False)
+    with pytest.raises(ValueError, match="the ranks disagree on the record's field 'tokens'") as refused:
+        rehearsal.extend(minibatch)
+    return str(refused.value)
+
+
+def test_minibatches_padded_to_different_lengths_are_told_apart_from_other_settings():
+    for line in run_ranks(what_is_said_of_two_lengths, 2):
+        assert line.endswith("pad samples to the same length on all ranks, or give the schema as spec=")
