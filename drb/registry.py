@@ -17,6 +17,17 @@ from drb.variant import V, check_options, name_of, path_of
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
 
+class UnnamedVariantError(ValueError):
+    """A saved file names a class outside drb that nobody has named in this process. name: its dotted path."""
+
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(
+            f"this was saved with the {kind} {name}, which is not part of drb; name it again to go on: a saved file "
+            "never says what code is run"
+        )
+        self.name = name
+
+
 class Registry(Generic[V]):
     """The variants of one kind.
 
@@ -121,16 +132,13 @@ class Registry(Generic[V]):
         A file is not trusted to say what is imported.
 
         Raises:
-            ValueError: any other class.
+            UnnamedVariantError: any other class.
         """
         if name in self.own:
             return self.own[name]
         if name in self._named:
             return self._named[name]
-        raise ValueError(
-            f"this was saved with the {self.kind} {name}, which is not part of drb; name it again to go on: a saved "
-            "file never says what code is run"
-        )
+        raise UnnamedVariantError(self.kind, name)
 
     def build(self, given: str | type[V] | V, options: Mapping[str, Any] = MappingProxyType({})) -> V:
         """The variant that a name, a class or an object stands for.

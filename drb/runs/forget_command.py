@@ -8,7 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from drb.buffer.admission import ADMISSIONS
 from drb.checkpoint import read_key
+from drb.registry import UnnamedVariantError
 from drb.runs.forget import Purged, cache_of_run, forget_in_run
 
 _EPILOG = """\
@@ -35,6 +37,11 @@ def main(arguments: Sequence[str]) -> int:
         "--yes", action="store_true", help="do not ask before a cache is erased from which other runs read their images"
     )
     parser.add_argument("--key-file", metavar="FILE", help="the key of encrypted checkpoints (checkpoint.key_file)")
+    parser.add_argument(
+        "--admission",
+        metavar="PACKAGE.MODULE.CLASS",
+        help="the admission policy of the run, if it is a class of your own (rehearsal.admission)",
+    )
     options = parser.parse_args(arguments)
     try:
         ids = _ids(options.ids or "", "--ids")
@@ -43,6 +50,8 @@ def main(arguments: Sequence[str]) -> int:
         where = dict(map(_condition, options.where)) if options.where else None
         if not ids and where is None:
             raise ValueError("nothing to forget: give --ids, --ids-file or --where")
+        if options.admission is not None:
+            ADMISSIONS.find(options.admission)
         key = None if options.key_file is None else read_key(options.key_file)
         if not (options.dry_run or options.keep_cache or options.yes):
             _confirm(options.run_dir)
@@ -50,7 +59,8 @@ def main(arguments: Sequence[str]) -> int:
             options.run_dir, ids, where=where, key=key, erase_cache=not options.keep_cache, dry_run=options.dry_run
         )
     except (ValueError, OSError) as error:
-        print(f"drb: error: {error}", file=sys.stderr)
+        hint = f"; add --admission {error.name}" if isinstance(error, UnnamedVariantError) else ""
+        print(f"drb: error: {error}{hint}", file=sys.stderr)
         return 1
     _report(purged, dry_run=options.dry_run)
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib
 import json
 import os
 import signal
@@ -62,6 +63,11 @@ def test_the_library_works_in_a_plain_loop(tmp_path):
 
 def test_the_example_stays_short():
     assert len((ROOT / "examples/plain_ddp.py").read_text().splitlines()) <= 60
+
+
+def test_derpp_in_a_loop_of_ones_own_learns_all_classes(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    assert importlib.import_module("derpp_loop").main() > 0.85
 
 
 @pytest.mark.parametrize(("error", "status"), [(ValueError("no"), "FAILED"), (KeyboardInterrupt(), "KILLED")])

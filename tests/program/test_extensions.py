@@ -14,6 +14,7 @@ from programs import ROOT, start_ranks
 from drb.buffer.admission import ADMISSIONS
 from drb.program.config import check_config, compose_config
 from drb.program.config.resume import require_same_config
+from drb.runs.forget_command import main as forget
 from drb.train import main
 
 ENTRY_POINTS = """\
@@ -180,6 +181,21 @@ def test_a_configuration_file_of_the_users_may_name_a_class(importable, tmp_path
     )
     config, _ = compose_config([f"hydra.searchpath=[file://{tmp_path / 'conf'}]", "experiment=mine"], "id")
     assert (config.model.name, config.model.width) == ("my_variants.Linear", 5)
+
+
+def test_forgetting_in_a_run_is_told_the_class_of_its_policy(importable, tmp_path, monkeypatch, capsys):
+    policy = ["rehearsal.admission=my_variants.FirstCome", "dataset=synthetic", "dataset.image_shape=[1,4,4]"]
+    small = ["dataset.num_train=64", "dataset.num_test=20", "training.epochs=1", "scenario.num_tasks=2"]
+    assert main([*SHORT, *policy, *small, "tracking=none", f"hydra.run.dir={tmp_path / 'run'}"]) == 0
+    monkeypatch.setattr(ADMISSIONS, "_named", {})  # as in a new process
+    capsys.readouterr()
+    arguments = [str(tmp_path / "run"), "--where", "label=1"]
+    assert forget(arguments) == 1
+    assert capsys.readouterr().err.endswith("what code is run; add --admission my_variants.FirstCome\n")
+    assert forget([*arguments, "--admission", "my_variants.Linear"]) == 1
+    assert "my_variants.Linear is no admission policy; expected a class derived from" in capsys.readouterr().err
+    assert forget([*arguments, "--admission", "my_variants.FirstCome"]) == 0
+    assert re.search(r"[1-9]\d* stored exemplars were removed", capsys.readouterr().out)
 
 
 def test_a_run_that_goes_on_names_what_is_missing(importable):

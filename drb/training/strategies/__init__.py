@@ -1,4 +1,9 @@
-"""Interchangeable ways to learn a stream of tasks, one per file."""
+"""Interchangeable ways to learn a stream of tasks, one per file.
+
+To add one, derive a class from `Strategy` and override the hooks that it needs (`drb.training.method.hooks` lists
+them). What it asks for it says in `needs`, with `Needs` and `LateField` of `drb.training.method.needs`; `loss` is given
+a `Batch` of `drb.training.method.batch`. `drb.registry` says how it is found.
+"""
 
 from __future__ import annotations
 
