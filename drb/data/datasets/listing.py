@@ -174,7 +174,7 @@ def _file(path: bytes, entry: os.DirEntry[str]) -> _File:
 
 
 def _part(files: Sequence[_File], class_folder: str) -> list[object]:
-    """What `Identity.parts` says of these files. Names are those below the class's folder: renaming a class changes no picture."""
+    """What `Identity.parts` says of these files, by their names below the class's folder, which may be renamed."""
     content, written, start = blake2b(digest_size=8), blake2b(digest_size=8), len(os.fsencode(class_folder))
     for file in files:
         content.update(file.path[start:] + b"\0%d\0" % file.size)
