@@ -155,8 +155,9 @@ def one_of_phrase(choices: Sequence[object]) -> str:
 
 def closest(name: str, known: Iterable[str]) -> str:
     """'did you mean X? ' if one of the known names is like `name`, else ''."""
-    close = difflib.get_close_matches(name, list(known), 1)
-    return f"did you mean {close[0]}? " if close else ""
+    as_written = {each.casefold(): each for each in known}
+    close = difflib.get_close_matches(name.casefold(), list(as_written), 1)
+    return f"did you mean {as_written[close[0]]}? " if close else ""
 
 
 T = TypeVar("T")

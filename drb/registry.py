@@ -118,13 +118,16 @@ class Registry(Generic[V]):
             module, _, attribute = point.value.partition(":")
             return self._import(f"{name} ({point.value})", module.strip(), attribute.partition("[")[0].strip())
         if not _DOTTED.fullmatch(name):
-            known = [*self._besides, *self.names()]
-            raise ValueError(
-                f"unknown {self.kind} {name!r}; {closest(name, known)}choose {one_of_phrase(known)}, or give the "
-                f"dotted path of a class derived from {self.base_path}"
-            )
+            raise ValueError(f"unknown {self.kind} {name!r}; {self.advice(name)}")
         module, _, attribute = name.rpartition(".")
         return self._import(name, module, attribute)
+
+    def advice(self, name: str, others: Sequence[str] = ()) -> str:
+        """What to write instead of a name that is none, for messages. others: further names that can be chosen."""
+        known = list(dict.fromkeys([*self._besides, *self.names(), *others]))
+        dotted = name.replace(":", ".")
+        meant = f"did you mean {dotted}? " if dotted != name and _DOTTED.fullmatch(dotted) else closest(name, known)
+        return f"{meant}choose {one_of_phrase(known)}, or give the dotted path of a class derived from {self.base_path}"
 
     def recall(self, name: str) -> type[V]:
         """The class that a saved file names: one of drb's own, or one that was named in this process before.

@@ -29,9 +29,13 @@ linear = my_variants:Linear
 """
 READING = """
 from drb.buffer.admission.fifo import Fifo
+from drb.training.strategies import Strategy
 
 class Reading(Fifo):
     reads = ("logits",)
+
+class Plain(Strategy):
+    weight = 0.5
 """
 CHOSEN = [
     "dataset=my_variants.Stripes",
@@ -144,6 +148,27 @@ WRONG = [
     ("terms=[my_variants.Shrink]", "++terms.Shrink.odd=1", "there is no setting terms.Shrink.odd"),
     ("terms=[my_variants.Shrink,my_variants.Shrink]", "", "the term Shrink is named twice; give each term once"),
     ("terms=[my_variants.Doubled]", "", "my_variants.Doubled is no term; expected a class derived from drb.training.t"),
+    ("strategy=Doubled", "", "strategy=Doubled is unknown; did you mean doubled? choose er,"),
+    ("strategy=my_variants:Doubled", "", "my_variants:Doubled is unknown; did you mean my_variants.Doubled? choose"),
+    ("model=Linear", "", "or give the dotted path of a class derived from drb.training.models.Model"),
+    (
+        "strategy=my_policies.Plain",
+        "strategy.weight=2",
+        "Plain.weight is a plain attribute: annotate it",
+    ),
+    ("terms=[my_variants:Shrink]", "", "there is no term my_variants:Shrink; did you mean my_variants.Shrink?"),
+    ("terms=[Ewc]", "", "terms=[Ewc]: there is no term Ewc; did you mean ewc? choose"),
+    ("terms=[3]", "", "terms=[3]: a term is a name or the dotted path of a class, got 3"),
+    (
+        "terms=[my_variants.Shrink]",
+        "terms.my_variants.Shrink.strength=1",
+        "options of a term belong to the name of its class: write terms.Shrink.strength=1",
+    ),
+    (
+        "terms=[my_variants.Shrink]",
+        "terms.ewc.strength=1",
+        "the term ewc is not chosen (Shrink is); write 'terms=[my_variants.Shrink,ewc]' to add it",
+    ),
     ("objective=my_variants.Shrink", "", "my_variants.Shrink is no objective"),
     ("schedule=fading", "schedule.decay=2", "schedule.decay must be above 0 and at most 1, got 2.0"),
     (
@@ -154,7 +179,7 @@ WRONG = [
     (
         "optimizer=my_variants.RmsProp",
         "optimizer.momentum=0.9",
-        "there is no setting optimizer.momentum",
+        "only optimizer=sgd has the setting optimizer.momentum",
     ),
     (
         "rehearsal.admission=my_policies.Reading",

@@ -148,7 +148,9 @@ def _refuse_repeated_terms(overrides: Sequence[Override]) -> None:
     """Hydra would merge two terms of one name without a word."""
     for override in overrides:
         if override.key_or_group == TERMS_GROUP and isinstance(names := override.value(), list):
-            keys = [str(name).rpartition(".")[2] for name in names]
+            if odd := [name for name in names if not isinstance(name, str)]:
+                raise ValueError(f"{override.input_line}: a term is a name or the dotted path of a class, got {odd[0]}")
+            keys = [name.rpartition(".")[2] for name in names]
             if repeated := [key for key in keys if keys.count(key) > 1]:
                 raise ValueError(f"{override.input_line}: the term {repeated[0]} is named twice; give each term once")
 

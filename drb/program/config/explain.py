@@ -14,8 +14,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from drb.options import closest, one_of_phrase
 from drb.program.config.keys import every_setting, similar_setting
-from drb.program.config.variants import SCHEMA, TERMS_GROUP
+from drb.program.config.variants import GROUPS, SCHEMA, TERMS_GROUP
 from drb.training.terms import TERMS
+from drb.variant import why_no_option
 
 _KINDS = {"Integer": "an integer", "Float": "a number", "Boolean": "true or false", "String": "a string"}
 
@@ -31,11 +32,16 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         return _misfit_of_experiment(match[1], match[2], arguments)
     if re.match(r"Ambiguous value for argument|Sweep parameters", str(error)):
         return next(not_understood(argument) for argument in arguments if repr(argument) in str(error))
+    if match := re.match(rf"Could not override '({TERMS_GROUP}\.[^']*)'", flat):
+        return _option_of_no_term(match[1], arguments)
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     key = str(getattr(cause, "full_key", None) or "")
     text = str(cause).splitlines()[0]
     if re.match(r"Key '.*' not in '", text):
-        return unknown_key(_argument(key, arguments) or key, _fields(getattr(cause, "object_type", None)), key)
+        section, argument = getattr(cause, "object_type", None), _argument(key, arguments) or key
+        variant = getattr(section, "variant", None)
+        why = "" if variant is None else why_no_option(variant, key.rpartition(".")[2])
+        return f"{argument}: {why}" if why else unknown_key(argument, _fields(section), key)
     return _wrong_value(key, text, _value(key, arguments)) or flat.partition(" full_key:")[0]
 
 
@@ -90,12 +96,27 @@ _HOW_TO_LIST = "drb train --cfg lists all settings"
 
 def _unknown_choice(error: MissingConfigException, arguments: Sequence[str]) -> str:
     group, _, choice = str(error.missing_cfg_file).rpartition("/")
-    known = [option for option in error.options or () if not option.startswith(SCHEMA)]
+    known = [option for option in error.options or () if not (option.startswith(SCHEMA) or "." in option)]
     if group == TERMS_GROUP:
-        known = TERMS.names()
-        argument = _argument(TERMS_GROUP, arguments)
-        return f"{argument}: there is no term {choice}; {closest(choice, known)}choose from {', '.join(known)}"
+        return f"{_argument(TERMS_GROUP, arguments)}: there is no term {choice}; {TERMS.advice(choice)}"
+    if group in GROUPS:
+        return f"{group}={choice} is unknown; {GROUPS[group].variants.advice(choice, known)}"
     return f"{group}={choice} is unknown; {closest(choice, known)}choose {one_of_phrase(known)}"
+
+
+def _option_of_no_term(key: str, arguments: Sequence[str]) -> str:
+    """An option of a term that was not chosen, or that is called by its path."""
+    argument = _argument(key, arguments)
+    path, _, option = key.removeprefix(f"{TERMS_GROUP}.").rpartition(".")
+    name, value = path.rpartition(".")[2], argument.partition("=")[2]
+    if path != name:
+        return f"{argument}: options of a term belong to the name of its class: write terms.{name}.{option}={value}"
+    given = next((each for each in arguments if each.startswith(f"{TERMS_GROUP}=")), "")
+    chosen = re.findall(r"[\w.]+", given.partition("=")[2])
+    new = name if name in TERMS else f"my_module.{name}"
+    there = f" ({', '.join(each.rpartition('.')[2] for each in chosen)} is)" if chosen else ""
+    terms = ",".join([*chosen, new])
+    return f"{argument}: the term {name} is not chosen{there}; write '{TERMS_GROUP}=[{terms}]' to add it"
 
 
 def _misfit_of_experiment(experiment: str, key: str, arguments: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
@@ -38,6 +38,7 @@ SCHEMA = "schema"  # starts the names of dataclasses in Hydra's store, which are
 class VariantConfig:
     """A section whose other settings are the options of the variant that `name` names."""
 
+    variant: ClassVar[type[Variant]]
     name: str = MISSING
 
 
@@ -185,6 +186,7 @@ def schema_of(variant: type[Variant], name: str, common: type[VariantConfig]) ->
         fields.append((option.name, *_field(option, hints[option.name])))
     schema = dataclasses.make_dataclass(f"{variant.__name__}Config", fields, bases=(common,), kw_only=True)
     schema.__doc__ = variant.__doc__
+    schema.variant = variant  # type: ignore[attr-defined]
     try:
         OmegaConf.structured(schema)
     except OmegaConfBaseException as error:

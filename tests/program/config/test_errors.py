@@ -36,9 +36,9 @@ BAD = [
     (["experiment=synthetic", "model=resnet18"], "model=resnet18 has no option width as experiment=synthetic sets it"),
     (["experiment=fashion_mnist_online", "model=cnn"], "model=cnn has no option hidden as experiment=fashion_mnist_on"),
     # unknown choices
-    (["strategy=foo"], "strategy=foo is unknown; choose er, finetune or from_scratch"),
-    (["terms=[ewcc]"], "terms=[ewcc]: there is no term ewcc; did you mean ewc? choose from balanced_softmax, ema"),
-    (["model=mlp2"], "model=mlp2 is unknown; did you mean mlp? choose cnn, encoder_decoder, mlp, resnet18 or resnet50"),
+    (["strategy=foo"], "strategy=foo is unknown; choose "),
+    (["terms=[ewcc]"], "terms=[ewcc]: there is no term ewcc; did you mean ewc? choose "),
+    (["model=mlp2"], "model=mlp2 is unknown; did you mean mlp? choose cnn, "),
     (["experiment=x"], "experiment=x is unknown; choose cifar100, digits, fashion_mnist_online, imagenet, none or"),
     (["experiment=null"], "experiment=null is unknown; choose cifar100, digits"),
     (["dataset=[digits,cifar10]"], "dataset=[digits,cifar10] is unknown; choose cifar10, cifar100, diffraction"),
