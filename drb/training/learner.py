@@ -144,21 +144,9 @@ class Learner:
         return torch.autocast(self._world.device.type, self._autocast_dtype)
 
     def forward(self, inputs: Any) -> Any:
-        """The outputs in float32, through DDP: inside the loss of `backward`, once.
-
-        Raises:
-            ValueError: a batch norm has one value per channel, of one row and one pixel.
-        """
+        """The outputs in float32, through DDP: inside the loss of `backward`, once."""
         self._shapes = map_tensors(lambda tensor: list(tensor.shape[1:]), inputs)
-        try:
-            return map_tensors(Tensor.float, self._forward(inputs))
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            raise ValueError(
-                "a batch of 1 row leaves a batch norm of this network one value per channel, which has no variance: "
-                "raise training.batch_size, or use larger images or a model without batch norm"
-            ) from error
+        return map_tensors(Tensor.float, self._forward(inputs))
 
     def extra_forward(
         self, inputs: Any, *, network: nn.Module | None = None, weights: Mapping[str, Tensor] | None = None

@@ -116,10 +116,3 @@ def test_a_network_that_is_sharded_over_ranks_is_refused():
     _, failures = collect_ranks(sharded, 2)
     assert failures.keys() == {0, 1}
     assert all("sharded over ranks (FSDP2)" in failure for failure in failures.values())
-
-
-def test_one_row_for_a_batch_norm_is_told_by_the_setting():
-    learner = Learner(build_model("resnet18", (1, 8, 8), 2), Sgd(), World())
-    learner.train()
-    with pytest.raises(ValueError, match=r"a batch of 1 row leaves a batch norm .*: raise training.batch_size, or use"):
-        learner.backward(lambda: learner.forward(torch.zeros(1, 1, 8, 8)).sum())
