@@ -1,4 +1,4 @@
-"""Pages that mkdocs makes from the code at every build: configuration, commands and examples.
+"""Pages that mkdocs makes from the code at every build: configuration, methods, commands and examples.
 
 mkdocs calls `on_files`; see `hooks` in mkdocs.yml.
 """
@@ -8,8 +8,10 @@ from __future__ import annotations
 import ast
 import contextlib
 import dataclasses
+import inspect
 import io
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages."""
-    pages = {"configuration": configuration_page, "commands": commands_page, "examples": examples_page}
+    pages = {
+        "configuration": configuration_page,
+        "methods": methods_page,
+        "commands": commands_page,
+        "examples": examples_page,
+    }
     for name, make in pages.items():
         files.append(File.generated(config, f"generated/{name}.md", content=make()))
     return files
@@ -59,6 +66,22 @@ def configuration_page() -> str:
     for setting, variants in {**KINDS, "terms": TERMS}.items():
         name = setting if setting == "terms" else f"rehearsal.{setting}"
         text += [f"\n## The choices of {name}\n", *_choices(variants)]
+    return "\n".join(text)
+
+
+def methods_page() -> str:
+    """Every strategy and term: what its module says, and a table of its options."""
+    from drb.training.strategies import STRATEGIES
+    from drb.training.terms import TERMS
+
+    text = ["# Methods, one by one\n\n[Choose a method](../methods.md) compares them.\n"]
+    for title, prefix, variants in (("Strategies", "strategy", STRATEGIES), ("Terms", "terms.{}", TERMS)):
+        text.append(f"\n## {title}\n")
+        for name, variant in variants.own.items():
+            definition = inspect.cleandoc(sys.modules[variant.__module__].__doc__ or "")
+            text.append(f"\n### {name}\n\n{definition}\n")
+            has_options = [field for field in dataclasses.fields(variant) if field.init]
+            text += _table(variant, f"{prefix.format(name)}.") if has_options else ["It has no options.\n"]
     return "\n".join(text)
 
 

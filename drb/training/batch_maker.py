@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from drb.distributed.reduction import sum_over_ranks
 from drb.training.components import Components
 from drb.training.learner import Learner
 from drb.training.method.batch import Batch
+from drb.training.method.needs import ORIGIN
 from drb.training.method.optimizer_step import Step
 from drb.training.method.parameters import Weights
 from drb.training.method.structure import count_rows, map_tensors, rows_of
@@ -34,8 +34,21 @@ class BatchMaker:
     def __init__(self, components: Components, num_exemplars: int | None) -> None:
         """
         Args:
-            num_exemplars: how many of the candidates to train on, for a method that chooses among them; None: all.
+            num_exemplars: how many of the candidates to train on, for a method that chooses among them; else None.
+        Raises:
+            ValueError: a method that chooses, but not how many; or more than it has candidates; an admission policy
+                that does not fit the method.
         """
+        if components.rehearsal is not None:
+            policy = components.rehearsal.settings.policy
+            components.method.needs.check_admission(policy, " + ".join(components.method.parts))
+        candidates = components.method.needs.candidates
+        if candidates is not None and (num_exemplars is None or num_exemplars > candidates):
+            raise ValueError(
+                f"{' + '.join(components.method.parts)} cannot choose "
+                f"{'exemplars' if num_exemplars is None else f'{num_exemplars} exemplars'} of {candidates} candidates: "
+                "let rehearsal.exemplars be a number, and no larger than that of the candidates"
+            )
         self.method = components.method
         self.objective = components.objective
         self.world = components.world
@@ -50,14 +63,7 @@ class BatchMaker:
 
         Args:
             new_rows_total: rows of the minibatches of all ranks.
-        Raises:
-            ValueError: the method holds gradients of each task apart, but the stream does not say whose a sample is.
         """
-        if self.method.needs.references == "per_task" and "task" not in minibatch:
-            raise ValueError(
-                f"{' + '.join(self.method.parts)} needs a reference gradient for each task, but samples of this "
-                "scenario do not carry their task; use scenario=task_incremental"
-            )
         new_rows, draws = count_rows(minibatch), self.method.draws
         fields = self._to_device(self._extended(minibatch, new_rows))
         apart: Minibatch = {}
@@ -66,6 +72,8 @@ class BatchMaker:
             apart = map_tensors(lambda field: field[joined_rows:], fields)
             fields = map_tensors(lambda field: field[:joined_rows], fields)
         batch = Batch(fields, apart, new_rows, draws.joined, new_rows_total, step, self)
+        if ORIGIN in self.method.needs.late:
+            self.attach({ORIGIN: torch.full((new_rows, 1), float(step.num_tasks - 1))})
         self.method.prepare(batch)
         if self.method.needs.candidates and count_rows(fields) > new_rows:
             self._select(batch)
@@ -91,17 +99,16 @@ class BatchMaker:
 
     def add_references(self, batch: Batch) -> None:
         """Gradients of the loss on the exemplars apart, summed over this rank's rows, for the end of the step."""
-        kind, apart = self.method.needs.references, batch.apart
+        kind, apart, past = self.method.needs.references, batch.apart, range(batch.step.num_tasks - 1)
         if kind == "none" or not apart or not count_rows(apart):
             return
-        groups: list[slice | Tensor] = [slice(None)]
-        if kind == "per_task":
-            groups = [apart["task"] == task for task in range(batch.step.num_tasks)]
-        for group, rows in enumerate(groups):
-            fields: Minibatch = rows_of(apart, rows)
-            gradient = self.learner.gradient_of(partial(self._loss_apart, fields))
-            batch.step.partial.add(group, gradient, count_rows(fields))
-            batch.step.cost.trained += count_rows(fields)
+        if kind == "one":
+            self._add_reference(batch.step, 0, apart)
+        elif kind == "past" and past:  # what is not known to be of this task was stored before
+            self._add_reference(batch.step, 0, apart, (apart[ORIGIN][:, 0] != len(past)).float())
+        elif kind == "per_task":
+            for task in past:
+                self._add_reference(batch.step, task, rows_of(apart, apart[ORIGIN][:, 0] == task))
 
     @property
     def num_rehearsed(self) -> int:
@@ -113,7 +120,8 @@ class BatchMaker:
     # -- for batches
 
     def num_selected(self, candidates: int) -> int:
-        return candidates if self._num_exemplars is None else min(candidates, self._num_exemplars)
+        assert self._num_exemplars is not None
+        return min(candidates, self._num_exemplars)
 
     def inputs(self, fields: Minibatch) -> Any:
         raw = self.objective.inputs(fields)
@@ -201,9 +209,16 @@ class BatchMaker:
             )
         batch.keep(chosen)
 
-    def _loss_apart(self, fields: Minibatch) -> Tensor:
-        outputs = self.learner.extra_forward(self.inputs(fields))
-        return self.objective.row_losses(outputs, fields).sum()
+    def _add_reference(self, step: Step, group: int, fields: Minibatch, weights: Tensor | None = None) -> None:
+        """The gradient of the sum of these rows' losses, each times its weight; without a wait for the device."""
+
+        def loss() -> Tensor:
+            rows = self.objective.row_losses(self.learner.extra_forward(self.inputs(fields)), fields)
+            return rows.sum() if weights is None else (rows * weights).sum()
+
+        rows = count_rows(fields)
+        step.partial.add(group, self.learner.gradient_of(loss), rows if weights is None else weights.sum())
+        step.cost.trained += rows
 
     def _to_device(self, fields: Minibatch) -> Minibatch:
         """Copies may still be queued when this returns: `extend` waits before it writes to their memory again."""

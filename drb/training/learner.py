@@ -111,8 +111,7 @@ class Learner:
         named = self.network.named_parameters()
         others = [p for name, p in named if phase.trainable is not None and not name.startswith(phase.trainable)]
         self._frozen = [parameter.requires_grad_(False) for parameter in others if parameter.requires_grad]
-        builder = phase.optimizer or self._builder
-        self.optimizer = builder.for_network(self.network, self._world.world_size)
+        self.optimizer = phase.optimizer_for(self.network, self._builder, self._world.world_size)
         self._wrap()
 
     def end_phases(self) -> None:

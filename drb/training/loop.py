@@ -91,7 +91,7 @@ class Trainer:
             terms: what is added to the strategy.
             objective: what the outputs mean; classification of `image` by `label` if None.
             rehearsal: extends every minibatch, for methods that need exemplars.
-            num_exemplars: how many of a draw's candidates to train on, for methods that choose; None: all.
+            num_exemplars: how many of a draw's candidates to train on, for methods that choose among candidates.
             saver: told after every step and task, saves what `state_dict` gives when it is due.
             on_step: called after every optimisation step; None costs nothing.
             num_outputs: size of the head from the start; None lets it grow as classes appear.
@@ -104,7 +104,7 @@ class Trainer:
         rehearsal = rehearsal if method.draws.total else None
         self.progress = Progress(world, rehearsal)
         self.finite = FiniteCheck(training.on_nonfinite, world, loss_scaling=training.precision == "fp16")
-        self.scores = Scores(objective, method, preprocess, world, batch_size=training.eval_batch_size)
+        self.scores = Scores(objective, method, preprocess, world, training)
         self._components = components = Components(
             method,
             objective,

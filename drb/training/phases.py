@@ -129,6 +129,7 @@ class PhaseTrainer:
             new_rows=sum(rows_A),
             num_tasks=progress.position.task + 1,
             cost=progress.cost,
+            world=self._components.world,
         )
         loss: Tensor | None = None
         for index, minibatch in enumerate(islice(minibatches, len(rows_A))):
@@ -137,7 +138,7 @@ class PhaseTrainer:
             part = learner.backward(partial(batches.loss, batch), more=index < len(rows_A) - 1)
             batches.add_references(batch)
             loss = part if loss is None else loss + part
-        step.reduce_references(self._components.world)
+        step.reduce_references()
         change = partial(method.change_gradient, step) if method.changes_gradient else None
         has_moved = learner.step(step.expected_rows / step.rows, change)
         if has_moved:

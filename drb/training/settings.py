@@ -19,6 +19,8 @@ class TrainingSettings:
     clip_norm:       gradients of a larger norm are scaled down to it; None never
     sync_bn:         batch norms take their statistics over all ranks (CUDA only)
     eval_batch_size: rows per rank at a time in evaluation
+    knn:             after each task, also measure the accuracy of so many nearest neighbours in feature space, among
+                     each task's training samples (200 is usual); 0 never
     log_every:       optimisation steps between two logged points
     eval_every:      optimisation steps between two evaluations of the tasks so far in the midst of training; None never
     on_nonfinite:    at a NaN or infinite loss or gradient: stop (end the run), skip (leave the update out) or ignore
@@ -33,6 +35,7 @@ class TrainingSettings:
     clip_norm: float | None = setting(None, above=0)
     sync_bn: bool = False
     eval_batch_size: int = setting(256, at_least=1)
+    knn: int = setting(0, at_least=0)
     log_every: int = setting(50, at_least=1)
     eval_every: int | None = setting(None, at_least=1)
     on_nonfinite: str = setting("stop", one_of=POLICIES)

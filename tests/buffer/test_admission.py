@@ -217,7 +217,7 @@ def test_an_id_offered_twice_in_a_minibatch_is_new_once():
 @pytest.mark.parametrize(
     ("name", "candidates", "message"),
     [
-        ("lifo", None, "unknown admission policy 'lifo'; did you mean fifo. choose class_balanced, fifo, mean"),
+        ("lifo", None, "unknown admission policy 'lifo'; did you mean fifo. choose class_balanced, closed, fifo"),
         ("random_replacement", None, "the admission policy random_replacement needs the option candidates"),
         ("random_replacement", 0, "candidates must be at least 1, got 0"),
         ("reservoir", 14, "candidates=14 has no meaning for admission=reservoir"),

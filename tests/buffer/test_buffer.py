@@ -5,12 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from admissions import OPEN_ADMISSIONS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rounds import commit, follow, hand_in, next_round, published, table_of
 from samples import image_of, logits_of, minibatch_of, offer_of
 
-from drb.buffer.admission import ADMISSIONS, Columns, build_admission
+from drb.buffer.admission import Columns, build_admission
 from drb.buffer.editing import EditableBuffer
 from drb.buffer.record import ROUND, SAMPLE_ID, SLOT, STRATUM, Field, RecordSpec
 from drb.buffer.spares import spare_rows
@@ -84,7 +85,7 @@ def check_table(buffer, table, slots, *, late=False, group_by_stratum=False):
 
 @settings(max_examples=300)
 @given(
-    st.sampled_from(sorted(ADMISSIONS)),
+    st.sampled_from(sorted(OPEN_ADMISSIONS)),
     st.integers(1, 14),
     st.lists(st.lists(st.integers(0, 80), max_size=8), min_size=1, max_size=14),
     st.booleans(),
@@ -169,7 +170,7 @@ def test_rows_must_fit_the_schema():
 
 
 def test_a_buffer_without_capacity_takes_nothing():
-    for name in ADMISSIONS:
+    for name in OPEN_ADMISSIONS:
         buffer = build_buffer(name, capacity=0)
         assert stage(buffer, [1, 2], 0) == 0
         next_round(buffer)
@@ -177,7 +178,7 @@ def test_a_buffer_without_capacity_takes_nothing():
 
 
 @pytest.mark.parametrize("group_by_stratum", [False, True])
-@pytest.mark.parametrize("name", ADMISSIONS)
+@pytest.mark.parametrize("name", OPEN_ADMISSIONS)
 def test_a_restored_buffer_goes_on_as_the_original(name, group_by_stratum):
     rng = np.random.default_rng(1)
     stream = [rng.integers(0, 150, 8) for _ in range(60)]

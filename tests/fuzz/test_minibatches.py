@@ -8,11 +8,11 @@ import random
 import numpy as np
 import pytest
 import torch
+from admissions import OPEN_ADMISSIONS
 from fuzz.told import CASES, refusal
 from samples import image_of, logits_of, minibatch_of
 
 from drb import Rehearsal
-from drb.buffer.admission import ADMISSIONS
 from drb.buffer.record import Field
 from drb.sampling.proportions import PROPORTIONS
 
@@ -67,7 +67,7 @@ def is_sound(batch):
 
 
 def open_random(rng):
-    admission = rng.choice(sorted(ADMISSIONS))
+    admission = rng.choice(sorted(OPEN_ADMISSIONS))
     late = rng.random() < 0.3
     return late, Rehearsal(
         rng.choice([1, 5, 30]),

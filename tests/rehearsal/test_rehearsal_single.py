@@ -5,11 +5,10 @@ import copy
 import numpy as np
 import pytest
 import torch
+from admissions import OPEN_ADMISSIONS
 from rehearsal.rehearsing import BOTH, SPEC, assert_same, extend_all, open_rehearsal, rehearsed_ids, stream
 from samples import image_of, logits_of, minibatch_of
 from scipy import stats
-
-from drb.buffer.admission import ADMISSIONS
 
 # -- extend and step
 
@@ -75,7 +74,7 @@ def test_every_stored_exemplar_is_rehearsed_equally_often():
 
 @BOTH
 def test_the_union_may_be_smaller_than_r_and_the_capacity_smaller_than_a_minibatch(asynchronous):
-    for admission in ADMISSIONS:
+    for admission in OPEN_ADMISSIONS:
         with open_rehearsal(3, 10, admission=admission, asynchronous=asynchronous) as rehearsal:
             batches = extend_all(rehearsal, stream(12))
             assert len(rehearsal.sample_ids()) <= 3

@@ -31,7 +31,7 @@ def test_the_defaults_are_valid():
         ({"timeout_s": float("nan")}, "timeout_s must be above 0 and at most 3.2e.08, got nan"),
         (
             {"admission": "lru"},
-            "unknown admission policy 'lru'; choose class_balanced, fifo, mean_matching, random_replacement or res",
+            "unknown admission policy 'lru'; choose class_balanced, closed, fifo, mean_matching, random_replacement or",
         ),
         (
             {"proportions": "fair"},

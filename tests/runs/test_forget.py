@@ -7,13 +7,14 @@ import time
 import numpy as np
 import pytest
 import torch
+from admissions import OPEN_ADMISSIONS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rounds import commit, follow, hand_in, next_round, published, table_of
 from samples import image_of, minibatch_of, offer_of
 from scipy import stats
 
-from drb.buffer.admission import ADMISSIONS, build_admission
+from drb.buffer.admission import build_admission
 from drb.buffer.admission.reservoir import NO_THRESHOLD
 from drb.buffer.editing import EditableBuffer
 from drb.buffer.expiry import Expiry, MaxAge
@@ -27,7 +28,7 @@ BATCH = 8
 settings.register_profile("drb", derandomize=True, deadline=None, database=None)
 settings.load_profile("drb")
 
-POLICIES = sorted(ADMISSIONS)
+POLICIES = sorted(OPEN_ADMISSIONS)
 
 
 def build(name="reservoir", capacity=10, *, seed=0, refill="none", expiry=None, group_by_stratum=False):
@@ -84,7 +85,11 @@ operations = st.lists(
 
 @settings(max_examples=300)
 @given(
-    st.sampled_from(sorted(ADMISSIONS)), st.integers(1, 14), operations, st.booleans(), st.sampled_from([None, 2, 5])
+    st.sampled_from(sorted(OPEN_ADMISSIONS)),
+    st.integers(1, 14),
+    operations,
+    st.booleans(),
+    st.sampled_from([None, 2, 5]),
 )
 def test_what_was_removed_is_gone_and_rows_being_read_never_change(name, capacity, steps, group_by_stratum, max_age):
     def new():

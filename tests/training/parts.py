@@ -86,6 +86,7 @@ def small_trainer(
     world: World | None = None,
     scenario: str = "class_incremental",
     rehearsal: Any = None,
+    num_exemplars: int | None = None,
     optimizer: OptimizerBuilder | None = None,
     schedule: Schedule | None = None,
     num_outputs: int | None = None,
@@ -110,6 +111,7 @@ def small_trainer(
         optimizer=optimizer or Sgd(lr=0.1, momentum=0.9),
         schedule=schedule or Constant(),
         rehearsal=rehearsal,
+        num_exemplars=num_exemplars,
         num_outputs=num_outputs,
         on_step=on_step,
     )

@@ -8,7 +8,6 @@ from typing import ClassVar
 import torch
 from ranks import run_ranks
 from torch import nn
-from training.method.reference import DarkExperienceReplayPlusPlus
 from training.parts import small_dataset, small_trainer, weights
 
 from drb import Field, Rehearsal
@@ -16,6 +15,7 @@ from drb.distributed.world import World
 from drb.training.evaluation.metrics import ScoreMatrix
 from drb.training.objectives import Metric, Objective
 from drb.training.strategies import ExperienceReplay
+from drb.training.strategies.derpp import DarkExperienceReplayPlusPlus
 
 
 class AmplitudeAndPhase(Objective):

@@ -7,6 +7,7 @@ import pytest
 from training.parts import Recording, make_network, small_dataset, small_trainer, weights
 
 from drb import Rehearsal
+from drb.rehearsal.settings import RehearsalSettings
 from drb.training import Sgd, Step
 from drb.training.models import build_model
 from drb.training.strategies import STRATEGIES
@@ -92,6 +93,8 @@ def test_a_schedule_of_the_run_goes_on_over_tasks_and_one_of_the_task_begins_ane
 
 def test_duplicates_in_the_buffers_end_the_run():
     class Duplicated:
+        settings = RehearsalSettings(1, 1)
+
         def extend(self, minibatch):
             return minibatch
 

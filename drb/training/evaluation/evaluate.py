@@ -61,7 +61,7 @@ def evaluate(
     if classes is not None and not classes:
         raise ValueError("classes must name at least one class or be None for all, got an empty sequence")
     bare = network.module if isinstance(network, DistributedDataParallel) else network
-    own_rows = _present_rows(source)[world.rank :: world.world_size]
+    own_rows = present_rows(source)[world.rank :: world.world_size]
     score = objective.scorer(source, classes)
     sums: dict[str, Tensor] = {}
     with eval_mode(bare), torch.inference_mode():
@@ -74,7 +74,7 @@ def evaluate(
     return objective.values(dict(zip(sums, sum_over_ranks(list(sums.values()), world), strict=True)))
 
 
-def _present_rows(source: Source) -> Int64Array:
+def present_rows(source: Source) -> Int64Array:
     """All samples but those that were erased from the source's cache.
 
     Raises:

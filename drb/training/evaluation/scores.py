@@ -10,36 +10,45 @@ from __future__ import annotations
 from statistics import fmean
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from drb.data.datasets import Source
 from drb.data.scenarios.task import Task
 from drb.distributed.world import World
 from drb.training.augment import Preprocess
 from drb.training.evaluation.evaluate import eval_mode, evaluate
+from drb.training.evaluation.knn import KNN, knn_accuracy
 from drb.training.evaluation.metrics import ScoreMatrix
 from drb.training.method.method import Method
 from drb.training.objectives.objective import Metric, Objective
+from drb.training.settings import TrainingSettings
+from drb.types import Minibatch
 
 
 class Scores:
     """Evaluates, and keeps what came out. Every evaluating method is collective."""
 
     def __init__(
-        self, objective: Objective, method: Method, preprocess: Preprocess, world: World, *, batch_size: int
+        self,
+        objective: Objective,
+        method: Method,
+        preprocess: Preprocess,
+        world: World,
+        training: TrainingSettings,
     ) -> None:
         """
         Args:
             method: says which network is evaluated, and what it predicts.
-            batch_size: rows at a time on each rank.
+            training: how many rows are evaluated at a time, and of how many neighbours `knn` is the accuracy.
         """
         self._objective = objective
         self._method = method
         self._preprocess = preprocess
         self._world = world
-        self._batch_size = batch_size
+        self._batch_size, self._neighbours = training.eval_batch_size, training.knn
+        self._metrics = (*objective.metrics, *([KNN] if training.knn else []))
         self._seen: list[Task] = []
-        self.matrices = {metric.name: _matrix_of(metric) for metric in objective.metrics}
+        self.matrices = {metric.name: _matrix_of(metric) for metric in self._metrics}
         self.validation = _matrix_of(self.metric)
         self.during_tasks: list[tuple[int, float]] = []  # optimisation steps, mean score
 
@@ -83,6 +92,8 @@ class Scores:
             if seen.validation is not None:
                 held_out = self._evaluate_method(evaluated, seen, seen.validation)
                 self.validation.add(task.index, seen.index, held_out[self.metric.name])
+            if self._neighbours:
+                self._add(task.index, seen.index, {KNN.name: self._knn(evaluated, seen)})
 
     def during(self, task: Task, network: nn.Module, steps: int) -> float:
         """The mean score over the tasks so far in the midst of this one, after so many optimisation steps.
@@ -123,7 +134,7 @@ class Scores:
             "forgetting": self.main.forgetting(),
             "task_names": self.task_names,
         }
-        for metric in self._objective.metrics:
+        for metric in self._metrics:
             matrix = self.matrices[metric.name]
             rows = matrix.rows()
             summary[f"{metric.name}_matrix"] = (
@@ -170,6 +181,21 @@ class Scores:
             classes=task.classes,
             **options,
         )
+
+    def _knn(self, network: nn.Module, task: Task) -> float:
+        return knn_accuracy(
+            network,
+            task.train,
+            task.test,
+            prepare=self._inputs_and_labels,
+            neighbours=self._neighbours,
+            batch_size=self._batch_size,
+            world=self._world,
+        )
+
+    def _inputs_and_labels(self, minibatch: Minibatch) -> tuple[Any, Tensor]:
+        moved = {name: field.to(self._world.device, non_blocking=True) for name, field in minibatch.items()}
+        return self._preprocess.evaluate(self._objective.inputs(moved)), self._objective.labels(moved)
 
     def _add(self, after: int, on: int, values: dict[str, float]) -> None:
         for name, value in values.items():

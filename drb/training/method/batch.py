@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from drb.distributed.reduction import sum_over_ranks
 from drb.training.method.optimizer_step import Step
-from drb.training.method.parameters import Weights
+from drb.training.method.parameters import Gradient, ParameterVector, Weights
 from drb.training.method.structure import count_rows, map_tensors, rows_of, zero_of
 from drb.types import Minibatch
 
@@ -146,6 +146,18 @@ class Batch(Mapping[str, Tensor]):
         """
         inputs = self.inputs() if rows is None else rows_of(self.inputs(), rows)
         return self._of.extra_forward(self.step, inputs, network, weights, gradients)
+
+    def gradient(self, rows: Rows) -> Gradient:
+        """The gradient of the mean loss on these rows of all ranks, past DDP: a forward, a backward and a message.
+
+        Collective. Frozen parameters have none.
+        """
+        sums = self._of.learner.gradient_of(
+            lambda: self.row_losses(self.extra_outputs(rows, gradients=True), rows).sum()
+        )
+        counted = torch.ones_like(self._fields["sample_id"][rows], dtype=torch.float32).sum()
+        *totals, count = sum_over_ranks([*sums.tensors.values(), counted], self._of.world)
+        return ParameterVector(dict(zip(sums.tensors, totals, strict=True))) / count.clamp_min(1)
 
     # -- losses
 

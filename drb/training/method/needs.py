@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 
 import torch
+from torch import nn
 
+from drb.buffer.admission import Admission
 from drb.buffer.record import Field
 from drb.training.optimizers import OptimizerBuilder
 from drb.types import Minibatch
-from drb.variant import identity
+from drb.variant import identity, name_of
 
 EXEMPLARS = ("none", "joined", "apart")
-REFERENCES = ("none", "one", "per_task")
+REFERENCES = ("none", "one", "past", "per_task")
 ROWS = ("task", "stored")
+ORIGIN = "offered_in"
+"""The late field that says in which task a sample was offered, float32 [1], for gradients on earlier tasks."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,9 @@ class Needs:
     late:       fields that come after the forward pass, by name
     rewrites:   late fields of other parts that this one rewrites at a task's end
     counts:     how many exemplars of each class all ranks have together, for `Batch.stored_counts`
-    references: gradients of the loss on the exemplars apart: one, or one per task seen so far
+    references: gradients of the loss on the exemplars apart: "one" on all of them, one on those of earlier tasks
+        ("past"), or one for each earlier task ("per_task"); they are `step.references`, none before there are any
+    admission:  the admission policy that the method needs, by name; None: any that stores what is offered
     cumulative: a task is trained on the data of all tasks so far
     fresh_weights: every task starts from a freshly initialised network
     """
@@ -64,6 +70,7 @@ class Needs:
     rewrites: tuple[str, ...] = ()
     counts: bool = False
     references: str = "none"
+    admission: str | None = None
     cumulative: bool = False
     fresh_weights: bool = False
 
@@ -72,6 +79,22 @@ class Needs:
             raise ValueError(
                 f"exemplars must be one of {', '.join(EXEMPLARS)}, references one of {', '.join(REFERENCES)} and draws "
                 f"at least 1, got exemplars={self.exemplars!r}, references={self.references!r}, draws={self.draws}"
+            )
+
+    def check_admission(self, policy: Admission, who: str) -> None:
+        """Check that exemplars are stored as the method needs it.
+
+        Raises:
+            ValueError: another policy, or one that stores nothing for a method that stores nothing either.
+        """
+        if self.admission is not None and name_of(policy) != self.admission:
+            raise ValueError(
+                f"{who} chooses its exemplars itself: set rehearsal.admission={self.admission}, got {name_of(policy)}"
+            )
+        if self.admission is None and policy.is_closed:
+            raise ValueError(
+                f"rehearsal.admission={name_of(policy)} stores nothing by itself, and {who} does not either; choose "
+                "another, such as reservoir"
             )
 
     def record_of(self, minibatch: Minibatch, *, max_outputs: int) -> dict[str, Field]:
@@ -133,6 +156,8 @@ def merged(named: Iterable[tuple[str, Needs]]) -> Needs:
                     f"{name} rewrites the stored field {field_name!r}, which no part of the method stores; use it with "
                     "a strategy that does, such as strategy=derpp"
                 )
+    if needs.references in ("past", "per_task"):
+        return replace(needs, late={**needs.late, ORIGIN: LateField(columns=1)})
     return needs
 
 
@@ -143,6 +168,8 @@ def _merge(left: tuple[str, Needs], right: tuple[str, Needs]) -> tuple[str, Need
             raise ValueError(f"{one} and {other} both store a late field {name!r}, but not the same")
     if a.candidates and b.candidates and a.candidates != b.candidates:
         raise ValueError(f"{one} wants {a.candidates} candidates and {other} {b.candidates}; give them the same number")
+    if a.admission and b.admission and a.admission != b.admission:
+        raise ValueError(f"{one} needs admission={a.admission} and {other} {b.admission}; leave one out")
     if (a.cumulative or b.cumulative) and {a.exemplars, b.exemplars} != {"none"}:
         raise ValueError(f"{one} trains on the data of all tasks, so there is nothing to rehearse; leave {other} out")
     return f"{one} + {other}", Needs(
@@ -153,6 +180,7 @@ def _merge(left: tuple[str, Needs], right: tuple[str, Needs]) -> tuple[str, Need
         rewrites=(*a.rewrites, *b.rewrites),
         counts=a.counts or b.counts,
         references=max(a.references, b.references, key=REFERENCES.index),
+        admission=a.admission or b.admission,
         cumulative=a.cumulative or b.cumulative,
         fresh_weights=a.fresh_weights or b.fresh_weights,
     )
@@ -167,20 +195,32 @@ class Phase:
                as many were seen as are stored ("stored")
     trainable: parameters that begin with one of these names; None: all
     optimizer: by which it is trained; None: the run's
+    rate:      what its learning rate is multiplied by
     """
 
     epochs: int | None = None
     rows: str = "task"
     trainable: tuple[str, ...] | None = None
     optimizer: OptimizerBuilder | None = None
+    rate: float = 1.0
 
     def trains_like(self, other: Phase) -> bool:
         """Whether the same parameters are trained by the same optimizer with the same options."""
         same = [None if phase.optimizer is None else identity(phase.optimizer) for phase in (self, other)]
-        return self.trainable == other.trainable and same[0] == same[1]
+        return (self.trainable, self.rate, same[0]) == (other.trainable, other.rate, same[1])
+
+    def optimizer_for(self, network: nn.Module, run: OptimizerBuilder, world_size: int) -> torch.optim.Optimizer:
+        """Its optimizer over what is trained. run: what makes the run's."""
+        optimizer = (self.optimizer or run).for_network(network, world_size)
+        for group in optimizer.param_groups:
+            group["lr"] *= self.rate
+            group["initial_lr"] *= self.rate
+        return optimizer
 
     def __post_init__(self) -> None:
         if self.epochs is not None and self.epochs < 1:
             raise ValueError(f"a phase has at least 1 epoch, got {self}")
         if self.rows not in ROWS:
             raise ValueError(f"a phase trains on rows={' or rows='.join(ROWS)}, got {self}")
+        if self.rate <= 0:
+            raise ValueError(f"a phase has a rate above 0, got {self}")

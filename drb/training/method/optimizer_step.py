@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from drb.distributed.reduction import sum_over_ranks
+from drb.distributed.reduction import sum_over_ranks, values_of_first_rank
 from drb.distributed.world import World
 from drb.training.method.parameters import Gradient, ParameterVector, Weights
 
@@ -38,10 +38,10 @@ class References:
     """Sums of gradients of the loss on exemplars apart, with the numbers of rows, one per group of exemplars."""
 
     sums: dict[int, Gradient] = field(default_factory=dict)
-    rows: dict[int, int] = field(default_factory=dict)
+    rows: dict[int, int | Tensor] = field(default_factory=dict)
 
-    def add(self, group: int, gradient: Gradient, rows: int) -> None:
-        """A gradient of a sum over this rank's rows; groups are 0, 1, … and alike on all ranks."""
+    def add(self, group: int, gradient: Gradient, rows: int | Tensor) -> None:
+        """A gradient of a sum over so many of this rank's rows; groups are 0, 1, … and alike on all ranks."""
         self.rows[group] = self.rows.get(group, 0) + rows
         if group in self.sums:
             self.sums[group].add_(gradient)
@@ -54,7 +54,7 @@ class References:
         tensors = [tensor for group in groups for tensor in self.sums[group].tensors.values()]
         if not tensors:
             return []
-        counts = torch.tensor([self.rows[group] for group in groups], dtype=tensors[0].dtype, device=tensors[0].device)
+        counts = torch.stack([torch.as_tensor(self.rows[group]).to(tensors[0]) for group in groups])
         *totals, counts = sum_over_ranks([*tensors, counts], world)
         means, start = [], 0
         for place, group in enumerate(groups):
@@ -78,6 +78,7 @@ class Step:
     rows:       of all ranks in the batches so far, exemplars included
     references: mean gradients on exemplars apart, by group; for `project`
     cost:       counted on
+    world:      of the run
     """
 
     number: int
@@ -87,6 +88,7 @@ class Step:
     new_rows: int
     num_tasks: int
     cost: Cost
+    world: World
     expected_rows: int = 0
     rows: int = 0
     references: Sequence[Gradient] = ()
@@ -97,6 +99,10 @@ class Step:
         """The network's weights as they are now, not copied."""
         return ParameterVector.weights_of(self.network)
 
-    def reduce_references(self, world: World) -> None:
+    def of_first_rank(self, values: Tensor) -> Tensor:
+        """Rank 0's values on every rank, for what ranks may not compute alike, such as a solver's result."""
+        return values_of_first_rank(values, self.world)
+
+    def reduce_references(self) -> None:
         """Collective."""
-        self.references = self.partial.means(world)
+        self.references = self.partial.means(self.world)

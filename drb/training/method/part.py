@@ -15,17 +15,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from drb.training.method.frozen import FrozenNetwork
 from drb.training.method.parameters import ParameterVector
 from drb.variant import Variant, options_of
 
-_VECTOR = "parameter_vector"
+_VECTOR, _NETWORK = "parameter_vector", "frozen_network"
 
 
 class Part(Variant):
     """A strategy, a term or an objective."""
 
     def learnt(self) -> dict[str, Any]:
-        """What this part has learnt, by attribute: vectors, tensors, numbers, strings, lists and dictionaries."""
+        """What this part has learnt, by attribute.
+
+        Vectors, frozen networks, tensors, numbers, strings, and lists and dictionaries of these.
+        """
         options = options_of(self)
         return {name: value for name, value in vars(self).items() if name not in options and name[0] != "_"}
 
@@ -54,6 +58,8 @@ def digest(state: Any) -> bytes:
 
 
 def _saved(value: Any) -> Any:
+    if isinstance(value, FrozenNetwork):
+        return {_NETWORK: value.tensors}
     if not isinstance(value, ParameterVector):
         return value
     return {_VECTOR: value.tensors, "grows_with": value.grows_with}
@@ -62,6 +68,8 @@ def _saved(value: Any) -> Any:
 def _loaded(value: Any, device: torch.device) -> Any:
     if isinstance(value, Tensor):
         return value.to(device)
+    if isinstance(value, Mapping) and _NETWORK in value:
+        return FrozenNetwork(value[_NETWORK]).to(device)
     if isinstance(value, Mapping) and _VECTOR in value:
         tensors = {name: tensor.to(device) for name, tensor in value[_VECTOR].items()}
         return ParameterVector(tensors, value["grows_with"])

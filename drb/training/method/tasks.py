@@ -11,13 +11,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev, vmap
 
 from drb.data.scenarios.task import Task
-from drb.distributed.agreement import gather_json
-from drb.distributed.reduction import sum_over_ranks
+from drb.distributed.reduction import gather_rows, sum_over_ranks, values_of_first_rank
 from drb.training.method.parameters import ParameterState, ParameterVector
 from drb.training.method.structure import count_rows, map_tensors, rows_of
 from drb.types import Minibatch
@@ -88,6 +86,16 @@ class FinishedTask(CurrentTask):
         """The network that is evaluated, in eval mode: the trained one, or another that a part of the method makes."""
         return self._method.evaluated_network(self.network)
 
+    @property
+    def capacity(self) -> int:
+        """The number of exemplars for which all ranks together have room."""
+        assert self.rehearsal is not None
+        return int(self.rehearsal.stats()["capacity_total"])
+
+    def of_first_rank(self, values: Tensor) -> Tensor:
+        """Rank 0's values on every rank, for what ranks may not compute alike."""
+        return values_of_first_rank(values, self.world)
+
     def log_likelihood(self, outputs: Any, batch: Minibatch) -> Tensor:
         """The log-likelihood of each row's target: minus the objective's loss, float32 [B]."""
         return -self.objective.row_losses(outputs, batch)
@@ -150,18 +158,7 @@ class FinishedTask(CurrentTask):
 
     def gather(self, rows: Tensor) -> Tensor:
         """Every rank's rows, one rank's behind the other's; ranks may have different numbers of them."""
-        if self.world.world_size == 1:
-            return rows
-        own, counts = rows.cpu(), gather_json(len(rows))
-        padded = own.new_zeros((max(counts, default=0), *own.shape[1:]))
-        if not padded.numel():
-            return rows.new_zeros((sum(counts), *rows.shape[1:]))
-        padded[: len(own)] = own
-        memory = padded.reshape(-1).view(torch.uint8)  # of any dtype
-        of_ranks = [torch.empty_like(memory) for _ in counts]
-        dist.all_gather(of_ranks, memory)
-        each = [given.view(own.dtype).reshape(padded.shape)[:n] for given, n in zip(of_ranks, counts, strict=True)]
-        return torch.cat(each).to(rows.device)
+        return gather_rows(rows, self.world)
 
     def mean_of_gradients(
         self,

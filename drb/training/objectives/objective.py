@@ -118,7 +118,10 @@ class Objective(Part):
             ValueError: the objective knows no classes.
         """
         if self.class_field is None:
-            raise ValueError(f"the objective {name_of(self)} has no classes; use objective=classification")
+            raise ValueError(
+                f"the objective {name_of(self)} has no classes, which this method needs; use objective=classification "
+                "or another method"
+            )
         return batch[self.class_field]
 
     def row_losses(self, outputs: Any, batch: Minibatch) -> Tensor:

@@ -7,11 +7,12 @@ import copy
 import numpy as np
 import pytest
 import torch
+from admissions import OPEN_ADMISSIONS
 from ranks import run_ranks
 from rehearsal.ranks.streams import num_wrong, records
 
 from drb import Rehearsal
-from drb.buffer.admission import ADMISSIONS, Columns, Offer
+from drb.buffer.admission import Columns, Offer
 from drb.buffer.record import SAMPLE_ID, Field
 from drb.rehearsal.state.check import FORMAT
 from drb.rehearsal.state.forget import deny_in_state, forget_in_state, ids_in_state
@@ -43,7 +44,7 @@ def go_on(rehearsal, steps, rank=0, world_size=1):
     return seen, rehearsal.sample_ids().tolist()
 
 
-@pytest.mark.parametrize("name", ADMISSIONS)
+@pytest.mark.parametrize("name", OPEN_ADMISSIONS)
 def test_a_state_forgets_as_the_rehearsal_does(name):
     options = {"admission": name, "candidates": 4 if name == "random_replacement" else None}
     rehearsal = trained(**options)
@@ -138,7 +139,7 @@ def test_ranks_run_the_round_again_after_loading():
     assert run_ranks(resumed_on_all_ranks, 3, timeout=60) == [True] * 3
 
 
-@pytest.mark.parametrize("name", ADMISSIONS)
+@pytest.mark.parametrize("name", OPEN_ADMISSIONS)
 def test_ids_denied_before_a_state_is_loaded_are_not_taken_from_it(name):
     options = {"admission": name, "candidates": 4 if name == "random_replacement" else None}
     state = trained(**options).state_dict()

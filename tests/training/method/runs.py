@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import io
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -76,12 +77,14 @@ class Watched(Trainer):
         scenario: str = "class_incremental",
         num_tasks: int = 2,
         loader: type[LoaderWithGaps] = LoaderWithGaps,
+        rehearsal: dict[str, Any] | None = None,
         **training: Any,
     ) -> None:
+        """rehearsal: settings."""
         self._loader_type = loader
         strategy, terms = parts()
         method = Method(strategy, terms)
-        self.rehearsal = open_rehearsal(method) if method.draws.total else None
+        self.rehearsal = open_rehearsal(method, **rehearsal or {}) if method.draws.total else None
         self.digests: Digests = []
         self.batches: list[dict[str, Any]] = []
         self.saved: dict[str, Any] | None = None
@@ -127,14 +130,23 @@ class Watched(Trainer):
             self.saved = copy.deepcopy(self.state_dict())
 
 
-def open_rehearsal(method: Method) -> Rehearsal:
+def open_rehearsal(method: Method, capacity: int = 10, batch_size: int = BATCH + 1, **options: Any) -> Rehearsal:
     """With the draws, candidates and late fields that the method needs."""
     spec = None
     if method.needs.late:
         late = {name: field.declared(max_outputs=4) for name, field in method.needs.late.items()}
         spec = {"image": Field(torch.uint8, (1, 4, 4)), "label": Field(torch.int64), **late}
     exemplars = method.needs.candidates or EXEMPLARS
-    return Rehearsal(10, exemplars, draws=method.draws.total, spec=spec, batch_size=BATCH + 1, verbose=False)
+    return Rehearsal(
+        capacity,
+        exemplars,
+        draws=method.draws.total,
+        spec=spec,
+        admission=method.needs.admission or "reservoir",
+        batch_size=batch_size,
+        verbose=False,
+        **options,
+    )
 
 
 def run(rank: int, world_size: int, parts: Callable[[], tuple[Any, list[Any]]], **training: Any) -> dict[str, Any]:
@@ -148,6 +160,8 @@ def run(rank: int, world_size: int, parts: Callable[[], tuple[Any, list[Any]]], 
     evaluated = first._components.method.evaluated_network(first.network)
     kept = {
         **results,
+        "saved": as_bytes(first.saved),
+        "learnt": numbers_in(first._components.method.state_dict()),
         "digests": first.digests,
         "digests_again": again.digests,
         "batches": first.batches,
@@ -170,6 +184,20 @@ def vectors_of(part: Part) -> dict[str, dict[str, Any]]:
     """Importances, anchors and averages by attribute and parameter."""
     vectors = {name: value for name, value in part.learnt().items() if isinstance(value, ParameterVector)}
     return {n: {key: t.numpy().copy() for key, t in vector.tensors.items()} for n, vector in vectors.items()}
+
+
+def as_bytes(state: Any) -> bytes:
+    """For another process: tensors do not outlive the rank that sends them."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    return file.getvalue()
+
+
+def numbers_in(state: Any) -> list[Any]:
+    """The arrays of a nested state, in order."""
+    if isinstance(state, dict):
+        return [array for key in sorted(state) for array in numbers_in(state[key])]
+    return [state.detach().numpy().astype(np.float64)] if isinstance(state, Tensor) else []
 
 
 def stored_of(trainer: Watched) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from ranks import collect_ranks
 from torch import nn
-from training.method.reference import AveragedGradientEpisodicMemory, DarkExperienceReplayPlusPlus
+from training.method.reference import AveragedGradientEpisodicMemory
 from training.parts import small_dataset, small_trainer
 
 from drb.distributed.world import World
@@ -15,6 +15,7 @@ from drb.training.method.parameters import ParameterVector
 from drb.training.models import Network
 from drb.training.models.network import GrowingHead
 from drb.training.strategies import ExperienceReplay, Finetune, FromScratch
+from drb.training.strategies.derpp import DarkExperienceReplayPlusPlus
 from drb.training.terms import ElasticWeightConsolidation, ExponentialMovingAverage, Term
 
 

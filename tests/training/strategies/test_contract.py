@@ -1,0 +1,176 @@
+"""Every method keeps the contract, alone and with the terms that go with it; methods broken on purpose do not.
+
+Two ranks, three accumulated batches a step, a head that grows, and a rank that is without rows every fifth time.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from ranks import run_ranks
+from training.method.runs import case
+from training.strategies.contract import (
+    check_as_one_rank,
+    check_equal_ranks,
+    check_goes_on_alone,
+    check_resumed,
+    parts_of,
+)
+
+from drb.distributed.world import World
+from drb.training.method.optimizer_step import References, Step
+from drb.training.method.tasks import FinishedTask
+from drb.training.strategies import STRATEGIES
+from drb.training.strategies.agem import AveragedGradientEpisodicMemory
+from drb.training.strategies.icarl import IncrementalClassifier
+from drb.training.terms import ElasticWeightConsolidation
+
+INLINE = {"rehearsal": {"asynchronous": False}}
+TERMS = ("", "+ewc", "+ema")
+SAMPLE: dict[str, dict[str, Any]] = {
+    "er_ace+ewc": {},
+    "der+ema": {},
+    "derpp+ewc+ema": {},
+    "agem+ema": {},
+    "gem+ewc": {},
+    "icarl+ema": {},
+    "mir+ewc": {},
+    "lwf+ewc": {},
+    "lp_ft+ema": {"epochs": 1},
+}
+MATRIX = {
+    strategy + terms: {"epochs": 1} if strategy == "lp_ft" else {}
+    for strategy in sorted({*STRATEGIES} - {"from_scratch"})
+    for terms in TERMS
+}
+
+
+@functools.cache
+def results_of(which: str) -> list[dict[str, Any]]:
+    """By rank and method."""
+    cases = SAMPLE if which == "sample" else MATRIX
+    return run_ranks(case, 2, {name: (parts_of(name), options) for name, options in cases.items()}, timeout=200)
+
+
+def check(results: Any, parts: Any, options: dict[str, Any]) -> None:
+    check_equal_ranks(results)
+    check_resumed(results)
+    check_as_one_rank(results, parts, **options)
+    check_goes_on_alone(results, parts, **options)
+
+
+@pytest.mark.parametrize("name", SAMPLE)
+def test_methods_keep_the_contract(name):
+    check([result[name] for result in results_of("sample")], parts_of(name), SAMPLE[name])
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", MATRIX)
+def test_all_methods_keep_the_contract(name):
+    check([result[name] for result in results_of("matrix")], parts_of(name), MATRIX[name])
+
+
+BF16 = ("derpp", "agem", "icarl", "mir", "lwf+ewc")
+
+
+@functools.cache
+def variations() -> list[dict[str, Any]]:
+    cases = {f"{name} bf16": (parts_of(name), {"precision": "bf16"}) for name in BF16}
+    for name in ("derpp", "gem", "icarl"):
+        cases |= {f"{name} {how}": (parts_of(name), {"rehearsal": {"asynchronous": how}}) for how in (True, False)}
+    return run_ranks(case, 2, cases, timeout=100)
+
+
+@pytest.mark.parametrize("name", BF16)
+def test_methods_keep_the_contract_in_bf16(name):
+    results = [result[f"{name} bf16"] for result in variations()]
+    check_equal_ranks(results)
+    check_resumed(results)
+
+
+@pytest.mark.parametrize("name", ["derpp", "gem", "icarl"])
+def test_asynchronous_rounds_train_as_inline_ones(name):
+    for result in variations():
+        assert result[f"{name} True"]["digests"] == result[f"{name} False"]["digests"]
+        assert result[f"{name} True"]["first"] == result[f"{name} False"]["first"]
+
+
+# -- broken on purpose
+
+
+class SquaredOfMeans(ElasticWeightConsolidation):
+    """Squares each rank's mean gradient, as one does who squares what a backward pass has left behind."""
+
+    def end_task(self, task: FinishedTask) -> None:
+        task.world = World()
+        own = task.mean_of_gradients(task.log_likelihood, each=lambda gradient: gradient).map(torch.square)
+        if dist.is_initialized():
+            for value in own.tensors.values():
+                dist.all_reduce(value)
+        self.importance += own / (dist.get_world_size() if dist.is_initialized() else 1)
+        self.anchor = task.weights()
+
+
+class ReferenceOfOneRank(AveragedGradientEpisodicMemory):
+    """Holds the gradient of its own exemplars against the step."""
+
+    def project(self, step: Step, gradient: Any) -> None:
+        own: References = step.partial
+        step.references = [own.sums[group] / own.rows[group] for group in own.sums]
+        super().project(step, gradient)
+
+
+class HerdingOfOneRank(IncrementalClassifier):
+    """Chooses among its own samples as many as are its share."""
+
+    def end_task(self, task: FinishedTask) -> None:
+        task.__class__ = TaskOfOneRank
+        super().end_task(task)
+
+
+class TaskOfOneRank(FinishedTask):
+    @property
+    def capacity(self) -> int:
+        return super().capacity // (dist.get_world_size() if dist.is_initialized() else 1)
+
+    def gather(self, rows: torch.Tensor) -> torch.Tensor:
+        return rows
+
+    def of_first_rank(self, values: torch.Tensor) -> torch.Tensor:
+        return values
+
+
+def squared_of_means():
+    return STRATEGIES.build("finetune"), [SquaredOfMeans(strength=5.0)]
+
+
+def reference_of_one_rank():
+    return ReferenceOfOneRank(), []
+
+
+def herding_of_one_rank():
+    return HerdingOfOneRank(), []
+
+
+BROKEN = {
+    "squares of means": (squared_of_means, check_as_one_rank, "Not equal to tolerance"),
+    "a reference of one rank": (reference_of_one_rank, check_equal_ranks, "weights differ between ranks"),
+    "herding of one rank": (herding_of_one_rank, check_as_one_rank, "other exemplars were chosen"),
+}
+
+
+@functools.cache
+def broken() -> list[dict[str, Any]]:
+    return run_ranks(case, 2, {name: (parts, {}) for name, (parts, _, _) in BROKEN.items()}, timeout=60)
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_method_that_is_broken_on_purpose_does_not(name):
+    parts, fails, message = BROKEN[name]
+    results = [result[name] for result in broken()]
+    with pytest.raises(AssertionError, match=message):
+        fails(results) if fails is check_equal_ranks else fails(results, parts)
