@@ -53,7 +53,8 @@ class BalancedSoftmax(Term):
             device = next(task.network.parameters()).device
             self.shares, self.stored = torch.zeros(0, device=device), torch.zeros(0, dtype=torch.int64, device=device)
         self.shares, self.stored = _padded(self.shares, num_classes), _padded(self.stored, num_classes)
-        self.task_classes, self.is_counted = list(task.classes), False
+        self.of_task, self.is_counted = torch.zeros_like(self.shares), False
+        self.of_task[list(task.classes)] = 1 / len(task.classes)
 
     def prepare(self, batch: Batch) -> None:
         shares = self._shares_of_task(batch) if self.prior == "tasks" else self._running_shares(batch)
@@ -75,9 +76,7 @@ class BalancedSoftmax(Term):
         if not self.is_counted or (batch.step.number - 1) % self.count_every == 0:
             self.stored, self.is_counted = batch.stored_counts(len(self.stored)), True
         new, rehearsed = batch.new_rows_total, batch.rehearsed_rows_total
-        of_task = torch.zeros_like(self.shares)
-        of_task[self.task_classes] = 1 / len(self.task_classes)
-        return (new * of_task + rehearsed * self.stored / self.stored.sum().clamp_min(1)) / max(1, new + rehearsed)
+        return (new * self.of_task + rehearsed * self.stored / self.stored.sum().clamp_min(1)) / max(1, new + rehearsed)
 
     def _count(self, labels: Tensor) -> Tensor:
         return torch.zeros_like(self.shares).index_add_(0, labels, torch.ones_like(labels, dtype=torch.float32))

@@ -32,6 +32,6 @@ class QuadraticPenalty(Term):
 
     def penalise(self, weights: Weights, gradient: Gradient) -> Tensor:
         distance = weights - self.anchor
-        pull = self.importance * distance
-        gradient.add_(pull * (2 * self.factor * self.strength))
-        return self.factor * self.strength * (pull @ distance)
+        pull = (self.importance * distance).mul_(2 * self.factor * self.strength)
+        gradient.add_(pull)
+        return 0.5 * (pull @ distance)

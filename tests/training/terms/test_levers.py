@@ -91,7 +91,7 @@ def test_cost_is_the_mean_over_ranks():
     mean = {"rows_trained": (left["cost"][0] + right["cost"][0]) / 2, "rows_forward": 0.0}
     for rank in (left, right):
         assert {name: rank["mean_cost"][name] for name in mean} == mean
-        assert rank["mean_cost"]["method_bytes"] == 4 * 4 + 8 * 4  # shares and counts of four classes
+        assert rank["mean_cost"]["method_bytes"] == 2 * 4 * 4 + 8 * 4  # two shares and a count of each class
 
 
 # -- by hand
