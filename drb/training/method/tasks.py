@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from drb.rehearsal.edit import Edit
     from drb.training.components import Components
 
-_GRADIENT_BYTES = 64 << 20  # of the per-sample gradients that are held at once
+_BYTES_ON_CPU, _BYTES_ON_GPU = 16 << 20, 256 << 20  # of the gradients that are held at once
 
 
 class CurrentTask:
@@ -79,6 +79,7 @@ class FinishedTask(CurrentTask):
         self._method = components.method
         self._cost = components.progress.cost
         self._preprocess = components.preprocess
+        self._batch_size = components.training.eval_batch_size
         self._minibatches = minibatches
 
     @cached_property
@@ -103,9 +104,10 @@ class FinishedTask(CurrentTask):
     def batches(self) -> Iterator[tuple[Any, Minibatch]]:
         """This rank's samples, each once: the network's inputs, not augmented, and the fields, on its device.
 
-        Ranks may have different numbers of batches, so nothing collective may happen in between.
+        About `training.eval_batch_size` rows at a time. Ranks may have different numbers of batches, so nothing
+        collective may happen in between.
         """
-        for minibatch in self._minibatches():
+        for minibatch in _joined(self._minibatches(), self._batch_size):
             yield self.prepared(minibatch)
 
     def prepared(self, minibatch: Minibatch) -> tuple[Any, Minibatch]:
@@ -167,8 +169,8 @@ class FinishedTask(CurrentTask):
     ) -> ParameterState:
         """The mean over all samples of `each` of the gradient of `fn` for one sample.
 
-        The gradient of each sample goes through `each` (such as `torch.square` or `torch.abs`) before anything is
-        added up, within the rank or over the ranks; so many are held at once as take 64 MiB.
+        The gradient of each sample goes through `each`, which may change it in place, before anything is
+        added up, within the rank or over the ranks.
 
         Args:
             fn: gives a number for each row, float32 [B], from outputs and fields; or several, float32 [B, K], whose
@@ -187,7 +189,7 @@ class FinishedTask(CurrentTask):
         derivative = grad(of_one) if columns is None else jacrev(of_one)
         per_sample = vmap(derivative, in_dims=(None, 0, 0), randomness="different")
         kept_dims = 1 if columns is None else 2
-        rows = max(1, _gradients_at_once(parameters) // (columns or 1))
+        rows = max(1, self._gradients_at_once(parameters) // (columns or 1))
         sums = ParameterVector({name: torch.zeros_like(value) for name, value in parameters.items()})
         count = 0
         for inputs, fields in self.batches():
@@ -200,17 +202,17 @@ class FinishedTask(CurrentTask):
                 sums.add_(ParameterVector({n: each(g).flatten(0, kept_dims - 1).sum(0) for n, g in found.items()}))
         return self._mean_over_ranks([sums], count)[0]
 
-    def gradients_of_means(self, fn: Callable[[Any, Minibatch], Tensor], columns: int) -> Iterator[ParameterState]:
+    def gradients_of_means(self, fn: Callable[[Any, Minibatch], Tensor]) -> Iterator[ParameterState]:
         """For each column of `fn` the gradient of its mean over all samples of all ranks.
 
-        Each group of columns whose gradients take 64 MiB goes through the task's data once. To be read to the end, on
-        every rank.
+        The task's data is gone through as often as it takes to hold only a few gradients at once. To be read to the end,
+        on every rank.
 
         Args:
-            fn: gives float32 [B, columns] from outputs and fields, differentiable.
+            fn: gives float32 [B, K] from outputs and fields, differentiable.
         """
         parameters = {name: p for name, p in self.network.named_parameters() if p.requires_grad}
-        at_once = _gradients_at_once(parameters)
+        at_once, columns = self._gradients_at_once(parameters), self._columns_of(fn) or 1
         for first in range(0, columns, at_once):
             group = range(first, min(columns, first + at_once))
             sums = [ParameterVector({n: torch.zeros_like(p) for n, p in parameters.items()}) for _ in group]
@@ -235,6 +237,11 @@ class FinishedTask(CurrentTask):
             values = fn(outputs, rows_of(fields, slice(1)))
         return None if values.dim() == 1 else values.shape[1]
 
+    def _gradients_at_once(self, parameters: Mapping[str, Tensor]) -> int:
+        """How many gradients are held at once: as many as fit a CPU's cache, more on a GPU."""
+        of_one = 4 * sum(value.numel() for value in parameters.values())
+        return max(1, (_BYTES_ON_CPU if self.world.device.type == "cpu" else _BYTES_ON_GPU) // of_one)
+
     def _mean_over_ranks(self, sums: list[ParameterVector], count: int) -> list[ParameterState]:
         """The sums of all ranks, divided by the numbers of their samples. Collective."""
         counted = torch.tensor([float(count)], device=self.world.device)
@@ -244,6 +251,13 @@ class FinishedTask(CurrentTask):
         return [ParameterVector({name: next(left) / number for name in vector.tensors}) for vector in sums]
 
 
-def _gradients_at_once(parameters: Mapping[str, Tensor]) -> int:
-    """How many gradients take 64 MiB."""
-    return max(1, _GRADIENT_BYTES // (4 * sum(value.numel() for value in parameters.values())))
+def _joined(minibatches: Iterator[Minibatch], rows: int) -> Iterator[Minibatch]:
+    """Minibatches one behind the other, in parts of at least so many rows."""
+    waiting: list[Minibatch] = []
+    for minibatch in minibatches:
+        waiting.append(minibatch)
+        if sum(map(count_rows, waiting)) >= rows:
+            yield {name: torch.cat([each[name] for each in waiting]) for name in minibatch}
+            waiting = []
+    if waiting:
+        yield {name: torch.cat([each[name] for each in waiting]) for name in waiting[0]}

@@ -34,7 +34,7 @@ class Fisher(QuadraticPenalty):
     def information(self, task: FinishedTask) -> ParameterVector:
         """The diagonal of the Fisher information on the task's samples. Collective."""
         scores = task.log_likelihood if self.fisher == "empirical" else task.objective.fisher_terms
-        return task.mean_of_gradients(scores, each=torch.square)
+        return task.mean_of_gradients(scores, each=torch.Tensor.square_)
 
 
 class ElasticWeightConsolidation(Fisher):

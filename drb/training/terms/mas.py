@@ -30,7 +30,7 @@ class MemoryAwareSynapses(QuadraticPenalty):
     gamma: float = setting(1.0, at_least=0, at_most=1)
 
     def end_task(self, task: FinishedTask) -> None:
-        self.importance.mul_(self.gamma).add_(task.mean_of_gradients(_squared_length, each=torch.abs))
+        self.importance.mul_(self.gamma).add_(task.mean_of_gradients(_squared_length, each=torch.Tensor.abs_))
         self.anchor = task.weights()
 
 

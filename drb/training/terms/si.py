@@ -24,6 +24,7 @@ class SynapticIntelligence(PathPenalty):
     """
 
     name = "si"
+    strength: float = setting(0.1, at_least=0)
     damping: float = setting(0.1, above=0)
 
     def begin_task(self, task: CurrentTask) -> None:
