@@ -205,8 +205,8 @@ class FinishedTask(CurrentTask):
     def gradients_of_means(self, fn: Callable[[Any, Minibatch], Tensor]) -> Iterator[ParameterState]:
         """For each column of `fn` the gradient of its mean over all samples of all ranks.
 
-        The task's data is gone through as often as it takes to hold only a few gradients at once. To be read to the end,
-        on every rank.
+        The task's data is gone through as often as it takes to hold only a few gradients at once. To be read to the
+        end, on every rank.
 
         Args:
             fn: gives float32 [B, K] from outputs and fields, differentiable.

@@ -3,7 +3,8 @@
 The penalty is factor · strength · Σ importance (θ − anchor)², with one importance and one anchor for each weight. The
 terms differ in how they find the importance. Its gradient has a closed form and is added once per optimisation step,
 so a penalty costs no forward pass. With plain SGD the step diverges where learning rate · factor · strength ·
-importance exceeds 1 for some weight: lower the strength, or set `training.clip_norm`, as most published settings do. New outputs of a head that grows have the importance 0 until their first task ends.
+importance exceeds 1 for some weight: lower the strength, or set `training.clip_norm`. New outputs of a head that grows
+have the importance 0 until their first task ends.
 """
 
 from __future__ import annotations

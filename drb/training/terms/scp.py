@@ -2,7 +2,8 @@
 
 The importance of a task is the mean over L random directions v, unit vectors in the space of the outputs, of the square
 of ∂ (v · mean f(x)) / ∂θ, with the mean of the outputs f(x) over the task's samples of all ranks. It takes one backward
-pass for each direction. Over all directions the mean is Σ_k (∂ mean f_k(x) / ∂θ)² / K, with K outputs f_k. At a task's end Ω ← Ω + Ω_t and θ* ← θ, and the penalty is strength · Σ Ω (θ − θ*)².
+pass for each direction. Over all directions the mean is Σ_k (∂ mean f_k(x) / ∂θ)² / K, with K outputs f_k. At a task's
+end Ω ← Ω + Ω_t and θ* ← θ, and the penalty is strength · Σ Ω (θ − θ*)².
 
 The mean goes over all of a task's samples, so that the importance depends neither on batches nor on ranks; widespread
 code squares each batch's gradient. That code also adds up the directions before a single backward

@@ -9,7 +9,7 @@ from training.parts import SHAPE, preprocess, small_dataset, small_trainer
 from drb.training.models import build_model
 from drb.training.objectives import OBJECTIVES
 from drb.training.strategies import Finetune
-from drb.training.terms import ElasticWeightConsolidation
+from drb.training.terms import ElasticWeightConsolidation, SlicedCramerPreservation
 
 
 def linear(num_classes, task):
@@ -42,3 +42,15 @@ def test_an_objective_that_has_no_distribution_has_no_true_fisher_information():
 
     with pytest.raises(ValueError, match="use fisher=empirical"):
         Nothing().fisher_terms(None, {})
+
+
+def test_scp_over_all_directions_is_what_many_directions_come_to():
+    few, all_of_them = (importance_of(SlicedCramerPreservation(directions=directions)) for directions in (3000, None))
+    assert all_of_them.max() > 0
+    np.testing.assert_allclose(few, all_of_them, rtol=0.15, atol=0.01 * all_of_them.max())
+
+
+def importance_of(term):
+    trainer = small_trainer(small_dataset(40), Finetune(), terms=[term], network=linear, batch_size=10)
+    trainer.run()
+    return term.importance.tensors["head.weight"].numpy()
