@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -109,10 +109,7 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
             if rehearsal is not None and checkpointer is not None:
                 rehearsal.forget_observers.append(CheckpointPurge(checkpointer))
             stage.where = lambda: trainer.whereabouts
-            with (
-                stage.naming_failures(),
-                _naming_small_minibatches(config),
-            ):  # announced before the rehearsal and the tracker take their time to close
+            with stage.naming_failures():  # announced before the rehearsal and the tracker take their time to close
                 trainer.run()
             stats = None if rehearsal is None else rehearsal.stats()
         if world.is_main:
@@ -125,21 +122,6 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
             console.say(f"summary: {run_dir / 'summary.json'}" + "".join(f"; network: {file}" for file in files[:1]))
         if lock is not None:
             lock.release()
-
-
-@contextlib.contextmanager
-def _naming_small_minibatches(config: TrainConfig) -> Iterator[None]:
-    """A batch norm cannot train on one value: say so by the settings that lead to it, where torch names a shape."""
-    try:
-        yield
-    except ValueError as error:
-        if not str(error).startswith("Expected more than 1 value per channel"):
-            raise
-        raise ValueError(
-            f"the batch norms of model={config.model.name} need more than one value per channel, and a minibatch "
-            f"(perhaps an epoch's last) has one row whose image has shrunk to one pixel; raise training.batch_size="
-            f"{config.training.batch_size}, take larger images, or choose a model without them, such as mlp"
-        ) from error
 
 
 class _Stage:

@@ -12,6 +12,7 @@ from drb.buffer.admission import ADMISSIONS
 from drb.checkpoint import read_key
 from drb.registry import UnnamedVariantError
 from drb.runs.forget import Purged, cache_of_run, forget_in_run
+from drb.runs.pictures import ids_of_pictures
 
 _EPILOG = """\
 The samples are removed from the buffers in every checkpoint, and from the cache of the data set if the run read one.
@@ -25,6 +26,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the directory of a run that is not running")
     parser.add_argument("--ids", help="sample ids, separated by commas")
     parser.add_argument("--ids-file", type=Path, metavar="FILE", help="sample ids, separated by commas or white space")
+    parser.add_argument(
+        "--file", action="append", metavar="CLASS/NAME", help="a training picture of dataset=image_folder, by its path"
+    )
     parser.add_argument(
         "--where",
         action="append",
@@ -47,12 +51,13 @@ def main(arguments: Sequence[str]) -> int:
         ids = _ids(options.ids or "", "--ids")
         if options.ids_file is not None:
             ids += _ids(_read(options.ids_file), str(options.ids_file))
+        key = None if options.key_file is None else read_key(options.key_file)
+        ids += ids_of_pictures(options.run_dir, options.file, key) if options.file else []
         where = dict(map(_condition, options.where)) if options.where else None
         if not ids and where is None:
-            raise ValueError("nothing to forget: give --ids, --ids-file or --where")
+            raise ValueError("nothing to forget: give --ids, --ids-file, --file or --where")
         if options.admission is not None:
             ADMISSIONS.find(options.admission)
-        key = None if options.key_file is None else read_key(options.key_file)
         if not (options.dry_run or options.keep_cache or options.yes):
             _confirm(options.run_dir)
         purged = forget_in_run(

@@ -87,6 +87,30 @@ def test_the_cache_is_not_erased_for_a_copy_of_a_run_or_a_dry_run_unless_that_is
     assert drb_main(["forget", str(run_dir), *ids]) == 0  # its own: nobody is there to be asked
 
 
+def test_a_picture_is_forgotten_by_its_file(train, tmp_path, capsys):
+    _, run_dir = train("run", "dataset.cache=never")
+    [state] = read_rank_states(max((run_dir / "checkpoints").iterdir()))
+    stored = state["rehearsal"]["buffer"]["columns"]["sample_id"].tolist()
+    data = load_dataset("image_folder", tmp_path / "images", image_size=10).train
+    position = data.sample_ids.tolist().index(stored[0])
+    files = sorted((tmp_path / "images" / "train").glob("*/*.png"))
+    by_class = [[f for f in files if f.parent.name == f"class{c}"] for c in range(4)]
+    label = int(data.labels[position])
+    number = position - int(np.flatnonzero(data.labels == label)[0])
+    picture = by_class[label][number]
+    for name in (str(picture), f"{picture.parent.name}/{picture.name}"):
+        assert drb_main(["forget", str(run_dir), "--file", name, "--dry-run"]) == 0
+        assert "1 sample ids would be denied" in capsys.readouterr().out
+    picture.unlink()  # it may be gone already
+    assert drb_main(["forget", str(run_dir), "--file", f"{picture.parent.name}/{picture.name}"]) == 0
+    [state] = read_rank_states(max((run_dir / "checkpoints").iterdir()))
+    assert stored[0] not in state["rehearsal"]["buffer"]["columns"]["sample_id"]
+    assert drb_main(["forget", str(run_dir), "--file", "kitten/1.png"]) == 1
+    assert "--file must be CLASS/NAME of a training picture, got kitten/1.png; the classes are class0" in (
+        capsys.readouterr().err
+    )
+
+
 def test_a_limit_that_is_no_size_is_refused(train):
     with pytest.raises(ValueError, match="dataset.cache_limit must be an amount such as 20GiB, got 'lots'"):
         train("run", "dataset.cache_limit=lots")

@@ -103,15 +103,6 @@ def test_every_scenario_and_kind_of_image_trains(tmp_path):
         assert json.loads((run_dir / "summary.json").read_text())["acc"] > 0.15
 
 
-def test_one_row_under_batch_norms_is_told_by_the_settings(tmp_path):
-    small = ["experiment=none", "model=resnet18", "training.batch_size=1", "scenario.num_tasks=1", "strategy=finetune"]
-    config, run_dir = compose_config([*TINY, *small, f"hydra.run.dir={tmp_path}"], "id")
-    with pytest.raises(
-        ValueError, match=r"the batch norms of model=resnet18 need .* raise training.batch_size=1, take"
-    ):
-        drb.program.run.run(config, run_dir, World())
-
-
 def test_a_profiled_run_says_where_its_trace_is(tmp_path, capsys):
     steps = ["profile=true", "profiling.wait=2", "profiling.record=3", "scenario.num_tasks=2"]
     config, run_dir = compose_config([*TINY, *steps, f"hydra.run.dir={tmp_path}"], "id")

@@ -241,7 +241,11 @@ def _split_folder(root: Path, *names: str) -> Path:
     for name in names:
         if (root / name).is_dir():
             return root / name
+    found = (
+        sorted(path.name for path in root.iterdir() if path.is_dir() and path.name[0] != ".") if root.is_dir() else []
+    )
+    hint = f" ({root} has the folders {', '.join(found[:5])}{', …' if len(found) > 5 else ''})" if found else ""
     raise ValueError(
-        f"image_folder needs a folder {' or '.join(str(root / name) for name in names)}; set dataset.root to the "
-        "folder that has train and val"
+        f"image_folder needs a folder {' or '.join(str(root / name) for name in names)}{hint}; set dataset.root to the "
+        "folder that has train and val, each with a folder of pictures per class"
     )

@@ -53,6 +53,7 @@ def compose_config(arguments: Sequence[str], run_id: str | None = None) -> tuple
         overrides = OverridesParser.create().parse_overrides(arguments)
         _refuse_additions(overrides)
         _refuse_odd_choices(overrides)
+        _refuse_files_as_data(overrides)
         _refuse_repeated_terms(overrides)
         composed = _compose([_as_addition(argument) for argument in [*arguments, *_no_experiment(overrides)]])
         if composed.run_id is None:
@@ -142,6 +143,21 @@ def _refuse_odd_choices(overrides: Sequence[Override]) -> None:
         if (folder.is_dir() or group in GROUPS) and not isinstance(override.value(), (str, dict)):
             known = sorted({*(path.stem for path in folder.glob("*.yaml")), *_names(group)})
             raise ValueError(f"{override.input_line} is unknown; choose {one_of_phrase(known)}")
+
+
+def _refuse_files_as_data(overrides: Sequence[Override]) -> None:
+    """A path in place of the name of a kind of data."""
+    for override in overrides:
+        value = override.value() if override.key_or_group == "dataset" else None
+        if isinstance(value, str) and ("/" in value or Path(value).suffix[1:] in _SUFFIXES):
+            raise ValueError(
+                f"dataset={value} is a path, and dataset= names a kind of data: for a folder of pictures write "
+                f"dataset=image_folder dataset.root={value}, for arrays a class that loads them, as "
+                "examples/float_data.py does"
+            )
+
+
+_SUFFIXES = ("npz", "npy", "csv", "h5", "hdf5", "parquet", "pt", "zip", "tar", "json")
 
 
 def _refuse_repeated_terms(overrides: Sequence[Override]) -> None:
