@@ -29,7 +29,7 @@ from drb.rehearsal.rehearsal import Rehearsal
 from drb.rehearsal.round import RoundRunner
 from drb.sampling.sampler import Sampler
 from drb.training.augment import Preprocess
-from drb.training.batch_maker import BatchMaker
+from drb.training.batches import Batches
 from drb.training.learner import Learner
 from drb.training.reporting.breakdown import TimedLoader
 
@@ -46,7 +46,7 @@ RANGES: tuple[tuple[type, str, str], ...] = (
     (DeviceExtension, "extend", "drb/extend: copy"),
     (DeviceIntake, "settle", "drb/extend: admission (from the device)"),
     (RowLauncher, "launch", "drb/extend: launch"),
-    (BatchMaker, "_to_device", "drb/to device"),
+    (Batches, "_to_device", "drb/to device"),
     (Preprocess, "train", "drb/train: augment"),
     (Learner, "backward", "drb/train: forward and backward"),
     (Learner, "step", "drb/train: optimizer"),

@@ -108,7 +108,7 @@ class FiniteCheck:
         return found.item() == 0
 
     def look(self) -> str | None:
-        """A line about what was found since the last look, None if nothing was. Collective.
+        """Return a line about what was found since the last look, None if nothing was. Collective.
 
         Raises:
             NonFiniteError: with `stop`, if something was.

@@ -27,7 +27,7 @@ from drb.data.scenarios.task import Scenario, Task
 from drb.distributed.waiting import PatientBarrier
 from drb.distributed.world import World
 from drb.training.augment import Preprocess
-from drb.training.batch_maker import BatchMaker
+from drb.training.batches import Batches
 from drb.training.components import Components
 from drb.training.evaluation.evaluate import eval_mode
 from drb.training.evaluation.scores import Scores
@@ -126,7 +126,7 @@ class Trainer:
         self._num_outputs = num_outputs
         self._saver = saver or NoCheckpoints()
         self._state_to_save = partial(self.state_dict, lazy=True)
-        self._batches = BatchMaker(components, num_exemplars)
+        self._batches = Batches(components, num_exemplars)
         self._reporter = Reporter(components, monitor or Monitor(), allow_duplicates=allow_duplicates)
         self._phases = PhaseTrainer(
             components, self._batches, self._reporter, self._saver, on_step, self._state_to_save

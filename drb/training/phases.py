@@ -16,7 +16,7 @@ from torch import Tensor
 from drb.checkpoint import Saver
 from drb.data.scenarios.task import Task
 from drb.distributed.reduction import sum_over_ranks
-from drb.training.batch_maker import BatchMaker
+from drb.training.batches import Batches
 from drb.training.components import Components
 from drb.training.learner import Learner
 from drb.training.method.needs import Phase
@@ -35,7 +35,7 @@ class PhaseTrainer:
     def __init__(
         self,
         components: Components,
-        batches: BatchMaker,
+        batches: Batches,
         reporter: Reporter,
         saver: Saver,
         on_step: Callable[[], None] | None,

@@ -23,14 +23,14 @@ from drb.training.method.structure import count_rows, map_tensors, rows_of, zero
 from drb.types import Minibatch
 
 if TYPE_CHECKING:
-    from drb.training.batch_maker import BatchMaker
+    from drb.training.batches import Batches
 
 Rows: TypeAlias = "slice | Tensor"
 """Some rows of a batch: `batch.new`, `batch.draw(i)`, `batch.exemplars`, `batch.all`, or bool [B]."""
 
 
 class Batch(Mapping[str, Tensor]):
-    """The extended minibatch on the network's device, by field name: each [B, …].
+    """The extended minibatch on the network's device: a mapping from field names to tensors [B, …].
 
     step:      the optimiser step that it belongs to
     apart:     exemplars that are not part of the batch, by field name, one draw behind the other
@@ -47,7 +47,7 @@ class Batch(Mapping[str, Tensor]):
         draws: int,
         new_rows_total: int,
         step: Step,
-        of: BatchMaker,
+        of: Batches,
     ) -> None:
         """
         Args:
@@ -63,7 +63,7 @@ class Batch(Mapping[str, Tensor]):
         self._divide()
 
     def _divide(self) -> None:
-        """The kinds of rows. Each is known by the object that it is: a rank may have none of one kind."""
+        """Divide the rows into kinds. `mean` knows a kind by its object, since a rank may have no rows of one kind."""
         total, new = self.num_rows, self._new_rows
         size = (total - new) // max(1, self._num_draws)
         self.new = slice(0, new)
@@ -134,9 +134,9 @@ class Batch(Mapping[str, Tensor]):
         weights: Weights | None = None,
         gradients: bool = False,
     ) -> Any:
-        """One more forward, float32, past DDP and without a change of running statistics.
+        """Compute outputs in float32 without DDP and without a change of running statistics.
 
-        To be called equally often on every rank.
+        Every rank has to call it equally often.
 
         Args:
             rows: all if None.

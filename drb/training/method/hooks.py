@@ -1,6 +1,6 @@
-"""The hooks by which strategies and terms take part in training. None of them sees a rank or a process group.
+"""The hooks by which strategies and terms take part in training. They see neither ranks nor process groups.
 
-In the order in which they are called:
+They are called in this order:
 
     needs                              once, from the options
     adapt, begin_task, next_phase      at a task's begin
@@ -37,10 +37,10 @@ _CLAIMED_BY = {
 
 
 class Hooks(Part):
-    """Everything that a strategy or a term may take part in. What is not overridden costs nothing.
+    """All hooks of a strategy or a term. A hook that is not overridden costs nothing.
 
-    claims: what no other part may do beside this one, besides what its hooks say: loss, adjust, gradient, prediction,
-        network, phases or admission.
+    claims: what no other part of the method may determine, besides what follows from the hooks that are overridden:
+        loss, adjust, gradient, prediction, network, phases or admission.
     """
 
     claims: ClassVar[frozenset[str]] = frozenset()
@@ -54,7 +54,7 @@ class Hooks(Part):
         return cls.claims | {claim for hook, claim in _CLAIMED_BY.items() if cls.overrides(hook)}
 
     def needs(self) -> Needs:
-        """What this part asks of the trainer; a function of its options."""
+        """Return what this part asks of the trainer. It may depend on the options only."""
         return Needs()
 
     # -- a task
@@ -62,21 +62,25 @@ class Hooks(Part):
     def adapt(self, network: nn.Module, task: int) -> None:
         """Add parameters to the network, or change which of them are trained.
 
-        Called before the optimizer and DDP are made: at the begin of the task with this index, and again for every
-        task so far when a run is resumed. It is the only place for such changes, and depends on its arguments alone.
+        It is called before the optimizer and DDP are made: at the begin of the task with this index, and again for
+        every task so far when a run is resumed. Such changes may be made nowhere else, and may depend on the arguments
+        only.
         """
 
     def begin_task(self, task: CurrentTask) -> None:
-        """Before a task's first minibatch; the head has grown already. Not repeated by a resumed run."""
+        """Called before a task's first minibatch, when the head has grown. A resumed run does not repeat it."""
 
     def next_phase(self, task: int, done: int) -> Phase | None:
-        """The next phase of this task after so many; None once there is none. A function of what ranks share."""
+        """Return the phase that follows after `done` phases of this task, or None after the last one.
+
+        All ranks have to give the same answer.
+        """
         raise NotImplementedError
 
     def end_task(self, task: FinishedTask) -> None:
-        """After a task's last step, before its evaluation. The network is in eval mode.
+        """Called after a task's last step, before its evaluation. The network is in eval mode.
 
-        Running statistics have been averaged over the ranks. Not repeated by a resumed run.
+        Running statistics have been averaged over the ranks. A resumed run does not repeat it.
         """
 
     # -- a minibatch
@@ -88,20 +92,20 @@ class Hooks(Part):
         """
 
     def select(self, batch: Batch) -> Tensor:
-        """Which candidates to train on: int64 [`batch.num_selected`], places among the candidates.
+        """Return which candidates to train on: int64 [`batch.num_selected`], places among the candidates.
 
-        Before the forward. Every rank keeps equally many.
+        It is called before the forward pass. Every rank keeps the same number.
         """
         raise NotImplementedError
 
     def adjust(self, outputs: Any, batch: Batch) -> Any:
-        """The outputs that the loss is to see, such as logits with a prior added."""
+        """Return the outputs that the loss sees, such as logits with a prior added."""
         raise NotImplementedError
 
     def loss(self, batch: Batch) -> Tensor:
-        """What is minimised on this minibatch: a sum of `batch.mean(...)`, so that it is a mean over all ranks' rows.
+        """Return what is minimised on this minibatch: a sum of `batch.mean(...)`, which are means over all ranks' rows.
 
-        Called on every rank, also on one without rows. Base and terms are added up.
+        It is called on every rank, also on a rank without rows. The losses of all parts are added up.
         """
         raise NotImplementedError
 
@@ -114,17 +118,17 @@ class Hooks(Part):
         """Add the gradient of a penalty on the weights to `gradient`; its value is logged if it is returned."""
 
     def project(self, step: Step, gradient: Gradient) -> None:
-        """Change the gradient with which the optimizer will step. After this it must be finite, and is clipped."""
+        """Change the gradient with which the optimizer will step. It is then checked to be finite, and clipped."""
 
     def updated(self, step: Step) -> None:
-        """After the weights have moved; not after a step that was left out."""
+        """Called after a step in which the weights have moved, but not after one that was left out."""
 
     # -- evaluation
 
     def evaluated_network(self, network: nn.Module) -> nn.Module:
-        """The network to evaluate in place of the trained one. Called once per evaluation, in eval mode."""
+        """Return the network to evaluate in place of the trained one. Called once per evaluation, in eval mode."""
         raise NotImplementedError
 
     def predict(self, network: nn.Module, inputs: Any) -> Any:
-        """What is scored in place of the network's outputs for these inputs."""
+        """Return what is scored in place of the network's outputs for these inputs."""
         raise NotImplementedError

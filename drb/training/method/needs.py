@@ -46,15 +46,15 @@ class LateField:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a part asks of the trainer, from its options; those of a base and its terms are merged.
+    """What a part asks of the trainer. It follows from the part's options; the needs of all parts are merged.
 
-    exemplars:  joined to the minibatch and trained on with it, or apart from it; none
-    draws:      independent draws of exemplars per minibatch
-    own_draw:   exemplars apart are a draw of their own where other exemplars are joined
-    candidates: exemplars drawn in place of `rehearsal.exemplars`, of which `select` chooses that many; None: no choice
-    late:       fields that come after the forward pass, by name
-    rewrites:   late fields of other parts that this one rewrites at a task's end
-    counts:     how many exemplars of each class all ranks have together, for `Batch.stored_counts`
+    exemplars:  "joined" exemplars are trained on together with the minibatch, those "apart" are not; or "none"
+    draws:      how many independent draws of exemplars each minibatch gets
+    own_draw:   exemplars apart come from a draw of their own if another part has joined exemplars
+    candidates: how many exemplars are drawn, of which `select` chooses `rehearsal.exemplars`; None: nothing is chosen
+    late:       fields that are stored after the forward pass, by name
+    rewrites:   late fields of other parts that this part rewrites at a task's end
+    counts:     whether the part calls `Batch.stored_counts`, the number of exemplars of each class on all ranks
     references: gradients of the loss on the exemplars apart: "one" on all of them, one on those of earlier tasks
         ("past"), or one for each earlier task ("per_task"); they are `step.references`, none before there are any
     admission:  the admission policy that the method needs, by name; None: any that stores what is offered

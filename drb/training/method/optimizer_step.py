@@ -69,15 +69,15 @@ class References:
 class Step:
     """One optimiser step of `num_batches` accumulated batches.
 
-    number:     of the step in the run, counted from 1
+    number:     the step's number in the run, counted from 1
     network:    the bare network, whose weights move at the end of the step
     rate:       the optimizer's learning rate
-    new_rows:   of the stream, of all ranks and batches
-    num_tasks:  seen so far, this one included
-    expected_rows: of all ranks and batches with their exemplars, as far as is known at the first batch
-    rows:       of all ranks in the batches so far, exemplars included
+    new_rows:   rows of the stream in all batches of all ranks
+    num_tasks:  tasks seen so far, this one included
+    expected_rows: rows of all batches of all ranks with their exemplars, as far as is known at the first batch
+    rows:       rows of all ranks in the batches so far, exemplars included
     references: mean gradients on exemplars apart, by group; for `project`
-    cost:       counted on
+    cost:       the run's count of rows, to be added to
     world:      of the run
     """
 

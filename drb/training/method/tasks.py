@@ -28,7 +28,7 @@ _BYTES_ON_CPU, _BYTES_ON_GPU = 16 << 20, 256 << 20  # of the gradients that are 
 
 
 class CurrentTask:
-    """The task that begins.
+    """A task at its begin.
 
     index: counted from 0. classes: its labels.
     network: the bare network, whose head has grown already.
@@ -60,7 +60,7 @@ class CurrentTask:
 
 
 class FinishedTask(CurrentTask):
-    """The task that ends, with its data. All methods are collective: every rank calls them equally often.
+    """A task at its end, with its data. All methods are collective: every rank calls them equally often.
 
     rehearsal: the exemplars of all tasks so far, None without.
     """

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from training.method.reference import (
     AveragedGradientEpisodicMemory,
     RefreshedDarkExperienceReplay,
-    SynapticIntelligence,
 )
 from training.method.replay import Replay, network_at_the_end
 from training.method.runs import ODD_STEP, RATE, SAMPLES, LoaderOfOneRankLess, case
@@ -26,7 +25,7 @@ from training.parts import preprocess, small_dataset
 from drb.training.method.batch import Batch
 from drb.training.models import Network
 from drb.training.strategies import ExperienceReplay, Finetune
-from drb.training.terms import ElasticWeightConsolidation, ExponentialMovingAverage, Term
+from drb.training.terms import ElasticWeightConsolidation, ExponentialMovingAverage, SynapticIntelligence, Term
 
 STRENGTH, MOMENTUM = 5.0, 0.9
 

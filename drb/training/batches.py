@@ -1,4 +1,7 @@
-"""Makes batches from minibatches: exemplars join them, they go to the device, and forwards are made for them.
+"""The batches that a method sees, made from the minibatches of the stream.
+
+Exemplars join a minibatch, both go to the device, and the method may choose among candidates. A batch asks this module
+for whatever needs the network, the rehearsal or the other ranks.
 
 minibatch -> rehearsal.extend -> device -> select -> Batch
 """
@@ -23,10 +26,10 @@ from drb.training.method.structure import count_rows, map_tensors, rows_of
 from drb.types import Minibatch
 
 
-class BatchMaker:
-    """Makes batches, and does for them what needs the learner, the rehearsal or the ranks. One per trainer.
+class Batches:
+    """Makes the batches of a trainer and serves them.
 
-    learner: set at each task's begin.
+    learner: what trains the network; set at each task's begin.
     """
 
     learner: Learner
