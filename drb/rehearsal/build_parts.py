@@ -61,12 +61,14 @@ class PartsFactory:
         return Sampler(exemplars, proportions, seed=settings.seed, rank=rank, min_fill=settings.min_fill)
 
     def delivery(
-        self, side: DeviceSide | None, exchange: Exchange, peers: Peers | None, blocks: Int64Array
+        self, transport: Transport, side: DeviceSide | None, exchange: Exchange, peers: Peers | None, blocks: Int64Array
     ) -> Delivery:
-        """What takes fetched rows to the device; None: to the host."""
+        """What takes rows that this transport's exchange fetches to the device. side: None if they stay on the host."""
         if side is None:
             return deliver_on_host(exchange, blocks)
-        if isinstance(exchange, NcclExchange) and peers is not None:
+        if transport.from_gpu_to_gpu:
+            assert peers is not None
+            assert isinstance(exchange, NcclExchange), "the one exchange whose rows are launched"
             return RowLauncher(side, exchange, side.device.open_rows(peers), blocks)
         return DeviceRing(side, exchange, blocks)
 
@@ -137,7 +139,7 @@ def build_parts(
     if device is not None:
         places = (depth + 1) * interval
         side = DeviceSide(device, spec, exchange, max_rows, places, has_peers=peers is not None)
-    delivery = factory.delivery(side, exchange, peers, blocks)
+    delivery = factory.delivery(transport, side, exchange, peers, blocks)
     runner = RoundRunner(
         PositionTable(capacity, by_stratum=proportions.needs_strata),
         exchange,

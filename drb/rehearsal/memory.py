@@ -19,6 +19,7 @@ from drb.exchange import Transport
 from drb.machine import SHM_DIRECTORY, available_memory_bytes, format_bytes, free_shared_memory_bytes
 from drb.rehearsal.settings import RehearsalSettings
 from drb.sampling.distinct import COUNTER_BYTES
+from drb.variant import name_of
 
 SHARED = "shared"  # in what a rank needs: the part that lies in /dev/shm
 
@@ -119,18 +120,24 @@ def require_room_for_buffers(
         # without what the exchange stages: its bound is for one rank that holds the whole union
         in_shared_memory = rows[-1] * spec.row_bytes + 16 * capacity if transport.in_shared_memory else 0
         needed.append(amounts | {SHARED: in_shared_memory})
-    require_room(needed, [greeting["free"] for greeting in greetings], [greeting["node"] for greeting in greetings])
+    free, nodes = ([greeting[name] for greeting in greetings] for name in ("free", "node"))
+    require_room(needed, free, nodes, exchange=name_of(transport))
     return rows
 
 
-def require_room(needed: Sequence[Mapping[str, int]], free: Sequence[Mapping[str, Any]], nodes: Sequence[Any]) -> None:
-    """Whether every node has room for its ranks. All lists are by rank.
+def require_room(
+    needed: Sequence[Mapping[str, int]],
+    free: Sequence[Mapping[str, Any]],
+    nodes: Sequence[Any],
+    exchange: str = "shared",
+) -> None:
+    """Require that every node has room for its ranks. All lists are by rank.
 
     Args:
         needed: as `memory_bytes`, and under "shared" how much of it is to lie in shared memory, if any is.
-        free: as `free_memory`.
+        free: as `free_memory`. exchange: the name of what puts rows into shared memory.
     Raises:
-        ValueError: the first node that has not: what its ranks need together, and what is free.
+        ValueError: a node has too little: what its ranks need together, and what is free.
     """
     for node in dict.fromkeys(nodes):
         ranks = [rank for rank, other in enumerate(nodes) if other == node]
@@ -147,7 +154,7 @@ def require_room(needed: Sequence[Mapping[str, int]], free: Sequence[Mapping[str
         room = min(int(free[rank][SHARED]) for rank in ranks)
         if total > room:
             raise ValueError(
-                f"exchange=shared: {who} {format_bytes(total)} of shared memory, {SHM_DIRECTORY} has "
+                f"exchange={exchange}: {who} {format_bytes(total)} of shared memory, {SHM_DIRECTORY} has "
                 f"{format_bytes(room)} left{where}; enlarge it (docker run --shm-size=…), lower "
                 "the capacity or set exchange=collective"
             )
