@@ -90,9 +90,11 @@ class Buffer:
             self._undecided.fill(minibatch, offer)
             return self._decide(self._undecided)
         decision = self._admit_offer(self._columns, offer) if self.capacity else NOTHING
+        if not len(decision.rows):
+            self._staged = Staged(NOTHING, _NOWHERE, len(offer.sample_id), set(self.spec.required_late))
+            return 0
         where = self._admit(decision, offer, self.spec.required_late)
-        if len(where):
-            self._write(minibatch, decision.rows, where)
+        self._write(minibatch, decision.rows, where)
         return len(where)
 
     def attach(self, late_fields: Mapping[str, Tensor]) -> None:

@@ -84,6 +84,7 @@ class RoundRunner:
         self._rank = rank
         self._peers = peers
         self._union = UnionCounts(world_size) if count_strata else None
+        self._counted = b""  # what `union_size` is the sum of
         self._message: Int64Array = np.zeros(_CHANGED + 1, np.int64)
 
     def block_of(self, step: int) -> int:
@@ -123,7 +124,9 @@ class RoundRunner:
         counts_WS = messages_WH[:, _SIZE : _SIZE + 1]  # one stratum, if they are not counted
         if self._union is not None:
             counts_WS = self._counts(self._union, messages_WH[:, _CHANGED], changes)
-        self.union_size = int(counts_WS.sum())
+        counted = counts_WS.tobytes()
+        if counted != self._counted:  # seldom, once buffers are full
+            self._counted, self.union_size = counted, int(counts_WS.sum())
         if ends is not None:
             return RoundResult([], ends)
         gathered = time.perf_counter()
