@@ -143,4 +143,4 @@ def odd_like(value, rng):
 
 
 def test_there_are_enough_cases():
-    assert sum(CASES.values()) >= 2000
+    assert sum(CASES.values()) >= 3000

@@ -34,7 +34,7 @@ def test_two_agents_are_one_run(tmp_path):
 
 def test_a_run_that_is_told_to_stop_ends_with_one_line_and_code_75(tmp_path):
     job = ["experiment=digits", "tracking=none", "training.epochs=100"]
-    run = Running([SCRIPT, *job], tmp_path, RDZV_ID="july", NPROC_PER_NODE="2", PYTHON=sys.executable)
+    run = Running([SCRIPT, *job], tmp_path, RDZV_ID="july", NPROC_PER_NODE="1", PYTHON=sys.executable)
     run.wait_for("minibatches|after task 1", 90)
     os.kill(psutil.Process(run.pid).children()[0].pid, signal.SIGUSR2)
     ended = run.wait(60)
@@ -44,7 +44,7 @@ def test_a_run_that_is_told_to_stop_ends_with_one_line_and_code_75(tmp_path):
 
 
 def test_the_error_of_the_rank_that_failed_first_is_the_last_line(tmp_path):
-    ended = Running([SCRIPT, *TINY, "rehearsal.capacity=0"], tmp_path, NPROC_PER_NODE="2", PYTHON=sys.executable).wait()
+    ended = Running([SCRIPT, *TINY, "rehearsal.capacity=0"], tmp_path, NPROC_PER_NODE="1", PYTHON=sys.executable).wait()
     assert ended.code == 1, ended
     assert "Traceback" not in ended.err
     assert "rehearsal.capacity" in ended.err.splitlines()[-1]
