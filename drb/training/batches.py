@@ -131,20 +131,7 @@ class Batches:
         return map_tensors(self.learner.as_laid_out, self._preprocess.train(raw, self._generator))
 
     def forward(self, inputs: Any) -> Any:
-        """The learner's outputs.
-
-        Raises:
-            ValueError: a batch norm has one value per channel, of one row and one pixel.
-        """
-        try:
-            return self.learner.forward(inputs)
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            raise ValueError(
-                "a batch of 1 row leaves a batch norm of this network one value per channel, which has no variance: "
-                "raise training.batch_size, or use larger images or a model without batch norm"
-            ) from error
+        return self.learner.forward(inputs)
 
     def extra_forward(
         self, step: Step, inputs: Any, network: nn.Module | None, weights: Weights | None, gradients: bool

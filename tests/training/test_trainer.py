@@ -9,7 +9,6 @@ from training.parts import Recording, make_network, small_dataset, small_trainer
 from drb import Rehearsal
 from drb.rehearsal.settings import RehearsalSettings
 from drb.training import Sgd, Step
-from drb.training.models import build_model
 from drb.training.strategies import STRATEGIES
 
 
@@ -136,12 +135,3 @@ def test_one_seed_gives_one_result():
 
     first, second = train(), train()
     assert all(np.array_equal(first[name], second[name]) for name in first)
-
-
-def test_one_row_for_a_batch_norm_is_told_by_the_setting():
-    def resnet(num_classes, task):
-        return build_model("resnet18", (1, 4, 4), num_classes)
-
-    trainer = small_trainer(small_dataset(8), STRATEGIES.build("finetune"), network=resnet, batch_size=1)
-    with pytest.raises(ValueError, match=r"a batch of 1 row leaves a batch norm .*: raise training.batch_size, or use"):
-        trainer.run()
