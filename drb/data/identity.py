@@ -8,6 +8,7 @@ them alone is told and changes nothing.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
@@ -42,20 +43,30 @@ class Identity:
     def from_json(cls, value: Mapping[str, Any]) -> Identity:
         return cls(value["source"], tuple(value["classes"]), value["parts"], value["decoding"])
 
-    def changes_since(self, saved: Identity) -> list[str]:
-        """What differs, in words: a phrase for each difference, the classes first; empty if it is the same data."""
+    @property
+    def fingerprint(self) -> str:
+        """The source and a hash of all that `changes_since` compares, for what has no room for more."""
+        content = self.to_json() | {"parts": {name: list(part[:2]) for name, part in self.parts.items()}}
+        digest = blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8)
+        return f"{self.source} {digest.hexdigest()}"
+
+    def changes_since(self, saved: Identity, then: str = "had") -> list[str]:
+        """What differs, in words: a phrase for each difference, the classes first; empty if it is the same data.
+
+        then: what phrases say before the other value; "rank 0 has" if that is of another rank.
+        """
         before, now = saved.to_json(), self.to_json()
         changes = [
-            f"{name} is {_shown(now[name])} and was {_shown(before[name])}"
+            f"this has the {name} {_shown(now[name])} and {then} {_shown(before[name])}"
             for name in ("source", "decoding")
             if now[name] != before[name]
         ]
         if self.classes[: len(saved.classes)] != saved.classes:
-            changes.append(f"the classes are {_shown(self.classes)} and were {_shown(saved.classes)}")
+            changes.append(f"this has the classes {_shown(self.classes)} and {then} {_shown(saved.classes)}")
         elif self.classes != saved.classes:
             changes.append(f"new classes {_shown(self.classes[len(saved.classes) :])}")
         parts = [
-            _change(name, before["parts"].get(name, (0, "")), now["parts"].get(name, (0, "")))
+            _change(name, before["parts"].get(name, (0, "")), now["parts"].get(name, (0, "")), then)
             for name in [*before["parts"], *(now["parts"].keys() - before["parts"].keys())]
             if before["parts"].get(name, ())[:2] != now["parts"].get(name, ())[:2]
         ]
@@ -76,9 +87,9 @@ def hash_of_tensors(*tensors: Tensor) -> str:
     return digest.hexdigest()
 
 
-def _change(name: str, before: Sequence[Any], now: Sequence[Any]) -> str:
+def _change(name: str, before: Sequence[Any], now: Sequence[Any], then: str) -> str:
     if before[0] != now[0]:
-        return f"{name} has {now[0]} samples and had {before[0]}{_last(now) if now[0] > before[0] else ''}"
+        return f"{name} has {now[0]} samples and {then} {before[0]}{_last(now) if now[0] > before[0] else ''}"
     return f"{name} has {now[0]} samples as before, but some are others{_last(now)}"
 
 

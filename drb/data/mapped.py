@@ -47,6 +47,7 @@ class MappedSource:
         self._all_erased = erased
         self._where = where
         self._rows = np.arange(len(images)) if rows is None else rows
+        self._dtype = torch.from_numpy(np.empty(0, images.dtype)).dtype
         self._flat = images.reshape(len(images), -1)
 
     @property
@@ -81,7 +82,7 @@ class MappedSource:
                 "start the run again: it goes on without the sample"
             )
         shape = (len(rows), *self._images.shape[1:])
-        images = torch.empty(shape, dtype=torch.uint8) if memory is None else memory(shape, torch.uint8)
+        images = torch.empty(shape, dtype=self._dtype) if memory is None else memory(shape, self._dtype)
         np.take(self._flat, rows, axis=0, out=images.numpy().reshape(len(rows), -1), mode="clip")
         return {
             "image": images,

@@ -118,6 +118,7 @@ def build_rehearsal(
         config.rehearsal, config.training, config.seed, world.world_size, num_samples=len(dataset.train)
     )
     values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    values["data"] = dataset.identity.fingerprint
     if method is not None:
         values["draws"] = method.draws.total
         if method.needs.candidates is not None:

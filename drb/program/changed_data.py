@@ -79,6 +79,7 @@ def with_data_of_now(
             f"{told}; the epoch begins anew{_held_out_anew(config)}; {num_gone} of {num_stored} exemplars, whose "
             f"samples are gone, are {verb}"
         )
+    states = [_of_data(state, dataset.identity.fingerprint) for state in states]
     return replace(saved, state={**saved.state, "ranks": states}, facts={**saved.facts, CHANGED: True})
 
 
@@ -117,6 +118,14 @@ def _without_the_gone(saved: Saved, dataset: Dataset, *, forget: bool) -> tuple[
     if forget and len(gone):
         states = [{**state, "rehearsal": forget_in_state(state["rehearsal"], gone)} for state in states]
     return states, len(gone), len(stored)
+
+
+def _of_data(state: Mapping[str, Any], fingerprint: str) -> Mapping[str, Any]:
+    """A rank's state as one of this data."""
+    rehearsal = state["rehearsal"]
+    if rehearsal is None:
+        return state
+    return {**state, "rehearsal": {**rehearsal, "settings": {**rehearsal["settings"], "data": fingerprint}}}
 
 
 def _stored(state: Mapping[str, Any]) -> Int64Array:

@@ -79,6 +79,7 @@ class Rehearsal(Lifetime):
             on different exemplars. Every one is distinct inside; the same sample may come in several.
         batch_size: the largest minibatch's rows, if the first is not the largest.
         num_samples: of the whole stream; for a capacity given as a share.
+        data: a fingerprint of the data, alike on all ranks; a state of other data is refused. None: not compared.
         device: where extend and step return, as "cuda" or "cuda:1"; None: where the first minibatch lies. See
             docs/gpu.md.
         verbose: print what was chosen and what memory it takes, on rank 0.
@@ -112,6 +113,7 @@ class Rehearsal(Lifetime):
         draws: int = 1,
         batch_size: int | None = None,
         num_samples: int | None = None,
+        data: str | None = None,
         device: str | int | torch.device | Device | None = None,
         verbose: bool = True,
     ) -> None:

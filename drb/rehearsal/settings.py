@@ -52,6 +52,7 @@ class RehearsalSettings:
     draws: int = setting(1, at_least=1)
     batch_size: int | None = setting(None, at_least=1)
     num_samples: int | None = setting(None, at_least=1)
+    data: str | None = None
 
     def __post_init__(self) -> None:
         check_capacity(self.capacity)
@@ -136,13 +137,15 @@ class RehearsalSettings:
         """What a saved state goes on with, since what is stored follows from it; strings and numbers by name."""
         policy = identity(self.policy)
         options = {f"admission.{option}": value for option, value in policy.items() if option != "name"}
-        return {"seed": self.seed, "sample_id": self.sample_id, "admission": policy["name"], **options}
+        of_stream = {"seed": self.seed, "sample_id": self.sample_id, "data": self.data}
+        return {**of_stream, "admission": policy["name"], **options}
 
     def require_saved(self, saved: Mapping[str, Any]) -> None:
         """Raise ValueError naming what differs from what a state was saved with."""
         own = self.fixed_by_state()
         for name in [*own, *(saved.keys() - own.keys())]:
-            if saved.get(name) != own.get(name):
+            is_unknown = name == "data" and None in (saved.get(name), own[name])
+            if saved.get(name) != own.get(name) and not is_unknown:
                 raise ValueError(
                     f"the state was saved with {name}={saved.get(name)!r}, this rehearsal has {own.get(name)!r}; "
                     "resume with the same"

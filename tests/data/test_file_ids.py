@@ -87,7 +87,9 @@ def test_renamed_classes_keep_ids_labels_and_identity(root):
     assert after.identity == before.identity
     moved = load(root)
     assert moved.identity.classes == ("class1", "class2", "zebra")
-    assert moved.identity.changes_since(before.identity)[0].startswith("the classes are class1, class2, zebra and were")
+    assert moved.identity.changes_since(before.identity)[0].startswith(
+        "this has the classes class1, class2, zebra and had"
+    )
 
 
 def test_new_classes_get_labels_behind_the_known_ones(root):

@@ -116,3 +116,18 @@ def load_with_error_on_rank_1(rank, world_size):
 
 def test_data_that_one_rank_cannot_read_is_named_by_all():
     assert run_ranks(load_with_error_on_rank_1, 3, timeout=60) == ["the image file x.png cannot be decoded"] * 3
+
+
+def load_other_data_on_rank_1(rank, world_size):
+    def load():
+        return load_dataset("synthetic", image_shape=[1, 2, 2], num_train=20 + 4 * (rank == 1), num_test=8)
+
+    with pytest.raises(ValueError, match="the data of rank 1 is not that of rank 0") as raised:
+        load_on_all_ranks(load, World(rank=rank, world_size=world_size), 30.0)
+    return str(raised.value)
+
+
+def test_ranks_whose_data_differs_are_told_by_part():
+    said = run_ranks(load_other_data_on_rank_1, 2, timeout=60)
+    assert said[0] == said[1]
+    assert "train has 24 samples and rank 0 has 20; test has 8" in said[0]

@@ -132,3 +132,19 @@ def test_a_state_of_another_format_or_too_late_is_refused():
         rehearsal.extend(minibatch_of(range(8)))
         with pytest.raises(ValueError, match="must come before the first minibatch"):
             rehearsal.load_state_dict(rehearsal.state_dict())
+
+
+def test_a_state_of_other_data_is_refused_and_one_of_unknown_data_taken():
+    def saved(data):
+        with open_rehearsal(spec=SPEC, data=data) as rehearsal:
+            extend_all(rehearsal, stream()[:4], late=True)
+            return rehearsal.state_dict()
+
+    for before, now in ((None, "photos 1f"), ("photos 1f", None), ("photos 1f", "photos 1f")):
+        with open_rehearsal(spec=SPEC, data=now) as rehearsal:
+            rehearsal.load_state_dict(saved(before))
+    with (
+        open_rehearsal(spec=SPEC, data="photos 2a") as rehearsal,
+        pytest.raises(ValueError, match="the state was saved with data='photos 1f', this rehearsal has 'photos 2a'"),
+    ):
+        rehearsal.load_state_dict(saved("photos 1f"))
