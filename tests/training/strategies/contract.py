@@ -28,6 +28,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "mir": {"candidates": 8},
     "derpp": {"alpha": 0.7},
     "ewc": {"strength": 5.0},
+    "si": {"strength": 0.5},
     "ema": {"momentum": 0.9},
 }
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 from ranks import run_ranks
-from training.method.runs import case
+from training.method.runs import Watched, case
 from training.strategies.contract import (
     check_as_one_rank,
     check_equal_ranks,
@@ -30,16 +31,16 @@ from drb.training.strategies.icarl import IncrementalClassifier
 from drb.training.terms import ElasticWeightConsolidation
 
 INLINE = {"rehearsal": {"asynchronous": False}}
-TERMS = ("", "+ewc", "+ema")
+TERMS = ("", "+ewc", "+si", "+ema")
 SAMPLE: dict[str, dict[str, Any]] = {
     "er_ace+ewc": {},
     "der+ema": {},
-    "derpp+ewc+ema": {},
+    "derpp+si+ema": {},
     "agem+ema": {},
-    "gem+ewc": {},
+    "gem+si": {},
     "icarl+ema": {},
     "mir+ewc": {},
-    "lwf+ewc": {},
+    "lwf+si": {},
     "lp_ft+ema": {"epochs": 1},
 }
 MATRIX = {
@@ -97,6 +98,22 @@ def test_asynchronous_rounds_train_as_inline_ones(name):
     for result in variations():
         assert result[f"{name} True"]["digests"] == result[f"{name} False"]["digests"]
         assert result[f"{name} True"]["first"] == result[f"{name} False"]["first"]
+
+
+@pytest.mark.parametrize("name", ["der", "derpp", "agem", "gem"])
+def test_a_buffer_that_er_filled_serves_strategies_that_keep_more(name):
+    filled = Watched(0, 1, parts_of("er"))
+    filled.run()
+    trainer = Watched(0, 1, parts_of(name))
+    trainer.load_state_dict(filled.saved)
+    trainer.run()
+    filled.rehearsal.close()
+    trainer.rehearsal.close()
+    drawn = [batch["apart"] or {n: f[batch["new"] :] for n, f in batch["fields"].items()} for batch in trainer.batches]
+    kept = np.concatenate([fields["logits" if "der" in name else "offered_in"] for fields in drawn])
+    assert np.isnan(kept).all(axis=1).any()  # stored by er
+    assert not np.isnan(kept).all(axis=1).all()
+    assert all(bool(torch.isfinite(value).all()) for value in trainer.network.state_dict().values())
 
 
 # -- broken on purpose
