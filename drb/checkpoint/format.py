@@ -129,6 +129,8 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     if not path.exists():
         has_run = (folder / "summary.json").exists() or (folder / "config.yaml").exists()
+        if not folder.exists():
+            raise CheckpointError(f"{folder} is no checkpoint: there is nothing of that name")
         raise CheckpointError(
             f"{folder} is a run that has saved no checkpoint (checkpoint.enabled, checkpoint.at_end)"
             if has_run

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -178,8 +179,15 @@ def dataset_of(config: TrainConfig, console: Console | None, known: Identity | N
     section = config.dataset
     if config.checkpoint.key_file is not None and getattr(section, "cache", "never") != "never":
         section = dataclasses.replace(section, cache="never")  # type: ignore[call-arg]
+    if hasattr(section, "root"):
+        section = dataclasses.replace(section, root=os.path.expanduser(section.root))  # type: ignore[call-arg]
     builder: DatasetBuilder = build_variant("dataset", section)
-    return builder.load((lambda line: None) if console is None else console.say, known.classes if known else ())
+    say = (lambda line: None) if console is None else console.say
+    try:
+        return builder.load(say, known.classes if known else ())
+    except OSError as error:
+        where = f" from dataset.root={section.root}" if hasattr(section, "root") else ""
+        raise ValueError(f"dataset={section.name} cannot be loaded{where}: {error}") from error
 
 
 def _publish(config: TrainConfig, summary: dict[str, Any], run_dir: Path, tracker: Tracker) -> None:

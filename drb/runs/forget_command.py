@@ -101,7 +101,8 @@ def _report(purged: Purged, *, dry_run: bool) -> None:
         for path in purged.checkpoints:
             print(f"{would}rewritten: {path}")
         denied = "would be denied" if dry_run else "are denied from now on"
-        print(f"{num_ids} sample ids {denied}; {purged.removed} stored exemplars {would or 'were '}removed")
+        ids = f"{num_ids} sample id{'s' if num_ids != 1 else ''}"
+        print(f"{ids} {denied}; {purged.removed} stored exemplars {would or 'were '}removed")
     elif not purged.erased:
         print(f"nothing to do: the checkpoints deny these {num_ids} sample ids already")
     if purged.erased:

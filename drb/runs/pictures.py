@@ -27,7 +27,10 @@ def ids_of_pictures(run_dir: Path, files: Sequence[str], key: Key | None = None)
     if settings["name"] != "image_folder":
         raise ValueError(f"--file is for runs on dataset=image_folder, this one is on {settings['name']}: give --ids")
     classes = facts["data"]["classes"]
-    called = [_called(file, Path(settings["root"]) / "train", settings.get("renamed") or {}, classes) for file in files]
+    called = [
+        _called(file, Path(settings["root"]).expanduser() / "train", settings.get("renamed") or {}, classes)
+        for file in files
+    ]
     return [int(id) for id in ids_of_paths(settings["source"], "train", called)]
 
 

@@ -100,7 +100,7 @@ def test_a_picture_is_forgotten_by_its_file(train, tmp_path, capsys):
     picture = by_class[label][number]
     for name in (str(picture), f"{picture.parent.name}/{picture.name}"):
         assert drb_main(["forget", str(run_dir), "--file", name, "--dry-run"]) == 0
-        assert "1 sample ids would be denied" in capsys.readouterr().out
+        assert "1 sample id would be denied" in capsys.readouterr().out
     picture.unlink()  # it may be gone already
     assert drb_main(["forget", str(run_dir), "--file", f"{picture.parent.name}/{picture.name}"]) == 0
     [state] = read_rank_states(max((run_dir / "checkpoints").iterdir()))

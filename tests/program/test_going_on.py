@@ -119,3 +119,23 @@ def test_a_finished_run_can_be_verified_and_one_without_checkpoints_says_so(fini
     capsys.readouterr()
     assert drb(["verify", str(tmp_path)]) == 1
     assert f"{tmp_path} is a run that has saved no checkpoint (checkpoint.enabled" in capsys.readouterr().err
+
+
+def test_data_that_is_not_there_is_told_by_its_setting(tmp_path, monkeypatch, capsys):
+    (tmp_path / "absent_data.py").write_text(
+        "from drb.data.datasets import DatasetBuilder\n"
+        "class Absent(DatasetBuilder):\n"
+        "    def load(self, say, known_classes=()):\n"
+        "        open(self.root)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    job = [
+        "dataset=absent_data.Absent",
+        "dataset.root=~/gone.npz",
+        "tracking=none",
+        f"hydra.run.dir={tmp_path / 'run'}",
+    ]
+    assert main(job) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"drb: error: dataset=absent_data.Absent cannot be loaded from dataset.root={tmp_path}/gone")

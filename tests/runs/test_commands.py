@@ -145,9 +145,12 @@ def test_content_that_contradicts_itself_is_found_although_every_checksum_is_rig
 
 
 def test_what_is_no_checkpoint_is_one_line(tmp_path, capsys):
-    for path in (tmp_path, tmp_path / "nowhere"):
+    for path, problem in (
+        (tmp_path, "is no checkpoint: it has no manifest.json"),
+        (tmp_path / "no", "there is nothing of that name"),
+    ):
         assert main(["verify", str(path)]) == 1
-        assert "is no checkpoint: it has no manifest.json" in capsys.readouterr().err
+        assert problem in capsys.readouterr().err
     (tmp_path / "checkpoints").mkdir()
     assert main(["inspect", str(tmp_path)]) == 1
     assert "is a run directory without a checkpoint" in capsys.readouterr().err

@@ -97,7 +97,11 @@ def _print_report(summaries: Sequence[Summary]) -> None:
     if len({summary.get("world_size") for summary in summaries}) > 1:
         from drb.runs.report.scaling import scaling_points, scaling_table
 
-        print(f"\n{scaling_table(scaling_points(summaries))}")
+        points = scaling_points(summaries)
+        labels = [point.label for point in points]
+        if len(set(labels)) == len(labels):  # no runs that are the same but for their ranks
+            return
+        print(f"\n{scaling_table(points)}")
         print("\nefficiency: throughput per rank against that of the run on the fewest ranks.")
 
 

@@ -61,15 +61,30 @@ def settings_of(summary: Summary) -> dict[str, Any]:
 
 
 def _labels(summaries: Sequence[Summary], names: Sequence[str], besides: Collection[str] = ()) -> list[str]:
-    settings = [
-        {name: value for name, value in settings_of(summary).items() if name not in besides} for summary in summaries
-    ]
-    labels = []
+    """Each name with the settings in which runs of that name differ: a few of them, or all if those do not tell."""
+    settings = [settings_of(summary) for summary in summaries]
+    short, full = [], []
     for name, own in zip(names, settings, strict=True):
         others = [other for other_name, other in zip(names, settings, strict=True) if other_name == name]
-        keys = dict.fromkeys(key for other in others for key in {**own, **other} if own.get(key) != other.get(key))
-        labels.append(" ".join([name, *(f"{key.rpartition('.')[2]}={_shown(own.get(key))}" for key in keys)]))
-    return labels
+        phrases = [_phrase(key, own.get(key)) for key in _differing(own, others) if key not in besides]
+        full.append(" ".join([name, *phrases]))
+        short.append(" ".join([name, *phrases[:_MOST_SETTINGS], *(["…"] if len(phrases) > _MOST_SETTINGS else [])]))
+    telling = {label for label in short if len({f for s, f in zip(short, full, strict=True) if s == label}) == 1}
+    return [label if label in telling else whole for label, whole in zip(short, full, strict=True)]
+
+
+_MOST_SETTINGS = 4
+
+
+def _differing(own: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys in which runs differ. Where they choose other variants, those are named and not their options."""
+    keys = dict.fromkeys(key for other in others for key in {**own, **other} if own.get(key) != other.get(key))
+    chosen = {key.removesuffix("name") for key in keys if key.endswith(".name")}
+    return [key for key in keys if key.endswith(".name") or not any(key.startswith(group) for group in chosen)]
+
+
+def _phrase(key: str, value: Any) -> str:
+    return f"{(key.removesuffix('.name')).rpartition('.')[2]}={_shown(value)}"
 
 
 def _shown(value: Any) -> str:

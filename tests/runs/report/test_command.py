@@ -62,6 +62,21 @@ def test_runs_that_differ_in_more_than_the_seed_are_never_averaged(tmp_path, cap
     assert ["er", "capacity=400", "2", "2", "80,000", "100", "%", "40.0"] in lines
 
 
+def test_runs_of_different_jobs_are_told_apart_in_a_few_words(tmp_path, capsys):
+    """Other data and another model are named, not each of their options, and nothing is said of how they scale."""
+    digits = {"dataset": {"name": "digits", "seed": 0}, "model": {"name": "mlp", "hidden": [9]}, "training": {"lr": 1}}
+    pictures = {"dataset": {"name": "image_folder", "size": 9}, "model": {"name": "cnn", "width": 8}, "training": {}}
+    for name, ranks, config in (("one", 1, digits), ("two", 2, pictures)):
+        (tmp_path / name).mkdir()
+        run = three_runs()[1] | {"world_size": ranks, "seed": 0, "config": config, "samples_per_second": 1.0}
+        (tmp_path / name / "summary.json").write_text(json.dumps(run))
+    assert main(["report", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "rehearsal dataset=digits lr=1 " in out
+    assert "rehearsal dataset=image_folder lr=null " in out
+    assert "efficiency" not in out
+
+
 def test_a_run_that_failed_does_not_hide_the_others(runs, capsys):
     (runs / "failed").mkdir()
     assert main(["report", str(runs / "run2"), str(runs / "failed")]) == 0
