@@ -115,16 +115,15 @@ class Batches:
 
     @property
     def num_rehearsed(self) -> int:
-        """The exemplars of one draw that a rank trains on; 1 if that is decided while training."""
+        """The exemplars of one draw that a rank trains on; 1 if that is still to be decided (exemplars=auto)."""
         assert self._rehearsal is not None
-        number = self._rehearsal.settings.exemplars if self._num_exemplars is None else self._num_exemplars
+        number = self._rehearsal.stats()["exemplars"] if self._num_exemplars is None else self._num_exemplars
         return number if isinstance(number, int) else 1
 
     # -- for batches
 
     def num_selected(self, candidates: int) -> int:
-        assert self._num_exemplars is not None
-        return min(candidates, self._num_exemplars)
+        return candidates if self._num_exemplars is None else min(candidates, self._num_exemplars)
 
     def inputs(self, fields: Minibatch) -> Any:
         raw = self.objective.inputs(fields)
@@ -154,11 +153,11 @@ class Batches:
         counts = torch.zeros(num_classes, dtype=torch.int64, device=self.world.device)
         if self._rehearsal is None:
             return counts
-        own, by = self._rehearsal.counts(), self._rehearsal.settings.stratum
-        if by != self.objective.class_field:
+        own, by, of_class = self._rehearsal.counts(), self._rehearsal.settings.stratum, self.objective.require_classes()
+        if by != of_class:
             raise ValueError(
-                f"{' + '.join(self.method.parts)} counts exemplars by class, but they are counted by {by}; set "
-                f"rehearsal.stratum={self.objective.class_field}"
+                f"{' + '.join(self.method.parts)} counts exemplars by class, but they are counted by "
+                f"{by or 'nothing'}; set rehearsal.stratum={of_class}"
             )
         if own:
             counts[torch.tensor(list(own))] = torch.tensor(list(own.values()), device=counts.device)

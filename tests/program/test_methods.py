@@ -27,7 +27,13 @@ SMALL = [
 DEFLATE = ["rehearsal.codec=deflate", "rehearsal.codec_options.bits=4", "rehearsal.codec_options.max_bytes=10"]
 DERPP = ["strategy=my_methods.DarkExperienceReplayPlusPlus", "strategy.alpha=0.3", "strategy.beta=0.7", *DEFLATE]
 MIR = ["strategy=mir", "strategy.candidates=8"]
-EWC_EMA = ["strategy=er", "terms=[ewc,ema]", "terms.ewc.strength=5", "terms.ema.momentum=0.9"]
+EWC_EMA = [
+    "strategy=er",
+    "terms=[ewc,ema,balanced_softmax]",
+    "terms.balanced_softmax.prior=tasks",
+    "terms.ewc.strength=5",
+    "terms.ema.momentum=0.9",
+]
 EQUAL = ("accuracy_matrix", "acc", "bwt", "forgetting", "baselines", "loss_matrix", "steps", "samples", "cost")
 
 

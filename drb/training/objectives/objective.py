@@ -117,12 +117,20 @@ class Objective(Part):
         Raises:
             ValueError: the objective knows no classes.
         """
+        return batch[self.require_classes()]
+
+    def require_classes(self) -> str:
+        """Return the field of a row's class.
+
+        Raises:
+            ValueError: the objective knows no classes.
+        """
         if self.class_field is None:
             raise ValueError(
                 f"the objective {name_of(self)} has no classes, which this method needs; use objective=classification "
                 "or another method"
             )
-        return batch[self.class_field]
+        return self.class_field
 
     def row_losses(self, outputs: Any, batch: Minibatch) -> Tensor:
         """The loss of each row, float32 [B]."""
