@@ -17,8 +17,9 @@ D = 4
 class Holding:
     """Columns and the vectors in their slots, as a buffer has them."""
 
-    def __init__(self, capacity, vectors):
-        self.policy, self.columns, self.vectors = MeanMatching(field="x"), Columns(capacity), vectors
+    def __init__(self, capacity, vectors, compared=None):
+        self.policy, self.columns, self.vectors = MeanMatching(field="x", compared=compared), Columns(capacity), vectors
+        self.policy.begin(0, 0)
         self.columns.stored = lambda name, slots: torch.from_numpy(vectors[self.columns.sample_id[slots]])
 
     def offer(self, ids, strata):
@@ -40,7 +41,8 @@ def test_it_keeps_what_brute_force_keeps(minibatches, capacity, num_classes, see
     vectors, earlier = rng.normal(size=(61, D)), rng.normal(size=(num_classes, D))
     holding, reference = Holding(capacity, vectors), Reference(capacity)
     strata = np.arange(num_classes)  # each has been seen once before: the mean of two lies equally far from both
-    holding.policy.load_state_dict({"strata": strata, "counts": np.ones(num_classes), "totals": earlier})
+    state = {"strata": strata, "counts": np.ones(num_classes), "totals": earlier, "stored_sums": 0 * earlier}
+    holding.policy.load_state_dict(state)
     reference.seen = {stratum: [vector] for stratum, vector in zip(strata.tolist(), earlier, strict=True)}
     for ids in minibatches:
         ids = np.array(ids, np.int64)
@@ -54,17 +56,19 @@ def test_each_vector_that_goes_is_the_one_least_needed_by_those_left(count, num_
     rng, num_dropped = np.random.default_rng(seed), min(num_dropped, count)
     vectors, mean = rng.normal(size=(count, D)), rng.normal(size=D)
     left = list(range(count))
-    for gone in least_needed(vectors.copy(), mean, num_dropped).tolist():
+    off_balance = vectors.sum(0) - count * mean
+    for gone in least_needed(vectors.copy(), mean, off_balance, num_dropped).tolist():
         without = {i: sum((vectors[j] - mean for j in left if j != i), np.zeros(D)) for i in left}
         assert gone == min(left, key=lambda i: np.linalg.norm(without[i]))
         left.remove(gone)
     assert len(left) == count - num_dropped
 
 
-def test_the_stored_mean_is_far_nearer_than_that_of_a_uniform_sample():
+@pytest.mark.parametrize("compared", [None, 4])
+def test_the_stored_mean_is_far_nearer_than_that_of_a_uniform_sample(compared):
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(2000, D))
-    holding = Holding(40, vectors)
+    holding = Holding(40, vectors, compared)
     for ids in np.array_split(rng.permutation(2000), 200):
         holding.offer(ids, ids % 2)
     for stratum in (0, 1):
@@ -72,7 +76,9 @@ def test_the_stored_mean_is_far_nearer_than_that_of_a_uniform_sample():
         kept = [i for i in holding.ids() if i % 2 == stratum]
         uniform = [np.linalg.norm(vectors[rng.choice(1000, 20) * 2 + stratum].mean(0) - target) for _ in range(200)]
         assert len(kept) == 20
-        assert np.linalg.norm(vectors[kept].mean(0) - target) < np.min(uniform)
+        sums = holding.policy.state_dict()["stored_sums"]
+        np.testing.assert_allclose(sums[stratum], vectors[kept].sum(0), rtol=1e-9)
+        assert np.linalg.norm(vectors[kept].mean(0) - target) < np.median(uniform) / 4
 
 
 def test_denied_samples_are_in_no_mean_and_a_class_that_lost_all_is_unknown():
@@ -98,10 +104,12 @@ def test_denied_samples_are_in_no_mean_and_a_class_that_lost_all_is_unknown():
         ({"counts": np.array([1.0, 0.0])}, "counts cannot be"),
         ({"totals": np.zeros((1, D))}, "totals cannot be"),
         ({"totals": np.zeros((2, D), np.float32)}, "totals cannot be"),
+        ({"stored_sums": np.zeros((1, D))}, "stored sums cannot be"),
     ],
 )
 def test_a_damaged_state_is_refused(change, message):
-    state = {"strata": np.array([1, 3]), "counts": np.array([2.0, 1.0]), "totals": np.ones((2, D))}
+    ones = np.ones((2, D))
+    state = {"strata": np.array([1, 3]), "counts": np.array([2.0, 1.0]), "totals": ones, "stored_sums": ones}
     MeanMatching().load_state_dict(state)
     with pytest.raises(ValueError, match=message):
         MeanMatching().load_state_dict({**state, **change})

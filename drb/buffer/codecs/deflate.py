@@ -19,7 +19,6 @@ _VALUES = {bits: np.rint(np.arange(1 << bits) * (255 / ((1 << bits) - 1))).astyp
 _LEVELS = {
     bits: np.rint(np.arange(256) * (((1 << bits) - 1) / 255)).astype(np.uint8) for bits in range(1, 9)
 }  # and these are the nearest ones
-_MOST_MEMORY = 9
 _RAW = -zlib.MAX_WBITS  # no header and no checksum: checkpoints have their own
 
 
@@ -34,7 +33,7 @@ class Deflate(Compressed):
 
     def streams(self, sample: UInt8Array) -> Iterator[bytes]:
         for bits in range(self.bits, 0, -1):
-            compressor = zlib.compressobj(zlib.Z_BEST_COMPRESSION, zlib.DEFLATED, _RAW, _MOST_MEMORY)
+            compressor = zlib.compressobj(wbits=_RAW)
             yield bytes([bits]) + compressor.compress(_LEVELS[bits][sample].tobytes()) + compressor.flush()
 
     def restore(self, stored: UInt8Array, shape: tuple[int, ...]) -> UInt8Array:

@@ -81,8 +81,9 @@ def case(rank, world_size, field, options):
             extra = records([10_000 + rank, 20_000 + rank])
             edit.insert({**extra, "features": features(extra["sample_id"])})
             edit.remove(edit.sample_ids[:1])
-        edited, left = rehearsal.state_dict()["buffer"]["admission"], set(rehearsal.sample_ids().tolist())
-        assert set(extra["sample_id"].tolist()) <= left
+        edited, left = rehearsal.state_dict()["buffer"]["admission"], rehearsal.sample_ids().tolist()
+        assert set(extra["sample_id"].tolist()) <= set(left)
+        assert_stored_sums(edited, left, field)
         before = forgotten["buffer"]["admission"]["counts"].sum()
         assert edited["counts"].sum() == before + 2  # what is inserted counts in the means, what is removed still does
     minibatch, unknown = minibatch_of(rank, world_size, SAVED), saved["buffer"]["undecided"]
@@ -135,6 +136,12 @@ def means(ids, field):
     return {s: vectors[ids.numpy() % NUM_CLASSES == s].mean(0) for s in np.unique(ids.numpy() % NUM_CLASSES).tolist()}
 
 
+def assert_stored_sums(admission, ids, field):
+    vectors, strata = vectors_of(torch.tensor(ids), field), np.array(ids) % NUM_CLASSES
+    for stratum, found in zip(admission["strata"].tolist(), admission["stored_sums"], strict=True):
+        np.testing.assert_allclose(found, vectors[strata == stratum].sum(0), rtol=1e-9, atol=1e-9)
+
+
 def assert_means(admission, expected):
     assert admission["strata"].tolist() == sorted(expected)
     found = admission["totals"] / admission["counts"][:, None]
@@ -150,6 +157,7 @@ def test_nothing_of_what_was_forgotten_is_in_the_means(of_field, field):
             left = [sample for sample in result["kept"] if sample % 3]
             assert sorted(buffer["columns"]["sample_id"].tolist()) == left
             assert_means(buffer["admission"], means(torch.tensor(left), field))
+            assert_stored_sums(buffer["admission"], left, field)
 
 
 @FIELDS
@@ -162,6 +170,7 @@ def test_another_number_of_ranks_goes_on_with_the_mean_of_what_all_have_seen(of_
         everything = torch.arange(2 * STEPS * ROWS)
         assert_means(admission, means(everything, field))
         assert admission["counts"].sum() == STEPS * ROWS  # as much as one rank's
+        assert_stored_sums(admission, ids.tolist(), field)
     reference = Reference(CAPACITY)
     held = torch.tensor(sorted(id_ for result in of_field for id_ in result["kept"]))
     vectors = vectors_of(held, field)
