@@ -39,7 +39,7 @@ BAD = [
     (["strategy=foo"], "strategy=foo is unknown; choose "),
     (["terms=[ewcc]"], "terms=[ewcc]: there is no term ewcc; did you mean ewc? choose "),
     (["model=mlp2"], "model=mlp2 is unknown; did you mean mlp? choose cnn, "),
-    (["experiment=x"], "experiment=x is unknown; choose cifar100, digits, fashion_mnist_online, imagenet, none or"),
+    (["experiment=x"], "experiment=x is unknown; choose cifar100, digits, fashion_mnist_best, fashion_mnist_on"),
     (["dataset=data.npz"], "dataset=data.npz is a path, and dataset= names a kind of data: for a folder of pictures"),
     (["dataset=./pictures"], "write dataset=image_folder dataset.root=./pictures, for arrays a class that loads them"),
     (["experiment=null"], "experiment=null is unknown; choose cifar100, digits"),
