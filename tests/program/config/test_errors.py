@@ -18,7 +18,7 @@ BAD = [
         "dataset=mixtures or dataset=synthetic has the setting dataset.num_train; dataset has changed, name, removed",
     ),
     (["+training.foo=1"], "+training.foo=1: settings cannot be added or deleted; write key=value"),
-    (["++training.foo=1"], "training.foo=1: there is no setting training.foo; training has accumulate"),
+    (["++training.foo=1"], "training.foo=1: there is no setting training.foo; "),
     (["~seed"], "~seed: settings cannot be added or deleted"),
     (["hydra.runn.dir=x"], "there is no setting hydra.runn.dir; did you mean hydra.run.dir?"),
     # a name without its section, in a wrong one, misspelt, of another program
