@@ -249,10 +249,19 @@ class Buffer:
                 self.spec.clear_optional(self.rows, where)
         return where
 
+    def pack(self, fields: Mapping[str, Tensor], selected: Int64Array, where: Int64Array) -> None:
+        """Write `fields[name][selected]`, of tensors on the CPU, into the rows `where`; int64 [A] each."""
+        if isinstance(self.rows, np.ndarray):
+            self.spec.pack_all(fields, selected, self.rows, where)
+            return
+        rows = self.rows[where]  # on a device they are written as a whole
+        self.spec.pack_all(fields, selected, rows, np.arange(len(where)))
+        self.rows[where] = rows
+
     def _write(self, fields: Mapping[str, Tensor], selected: Int64Array, where: Int64Array) -> None:
         write = None if self.write is None else self.write()
         if write is None:
-            self.spec.pack_all(fields, selected, self.rows, where)
+            self.pack(fields, selected, where)
         else:
             write(fields, selected, where)
 

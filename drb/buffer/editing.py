@@ -141,4 +141,4 @@ class EditableBuffer(Buffer):
         """Write one field of the exemplars in these slots in place: values [n, …], checked, on the CPU."""
         where = self._slot_row[slots]
         self._before_writing(where)
-        self.spec.pack(name, values, np.arange(len(slots)), self.rows, where)
+        self.pack({name: values}, np.arange(len(slots)), where)

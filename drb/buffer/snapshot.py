@@ -97,12 +97,12 @@ class RowSnapshot(LazyRows):
         self._progress = threading.Condition()
 
     def read(self, index: Int64Array, out: Int64Array) -> None:
-        np.take(self._rows, self._where[index], axis=0, out=out, mode="clip")
+        _take(self._rows, self._where[index], out)
         with self._progress:
             self._correct(index, out)
 
     def take(self, index: Int64Array, out: Int64Array) -> None:
-        np.take(self._rows, self._where[index], axis=0, out=out, mode="clip")
+        _take(self._rows, self._where[index], out)
         with self._progress:
             self._correct(index, out)
             self._is_needed[index] = False
@@ -185,6 +185,14 @@ class RowWatch:
     def erase(self) -> None:
         """Overwrite what was set aside for snapshots that are closed: it may hold rows that must be forgotten."""
         self._aside[:] = 0
+
+
+def _take(rows: Any, index: Int64Array, out: Int64Array) -> None:
+    """out[i] = rows[index[i]]; rows: an array, or what is indexed like one."""
+    if isinstance(rows, np.ndarray):
+        np.take(rows, index, axis=0, out=out, mode="clip")
+    else:
+        out[:] = rows[index]
 
 
 def state_with_rows(state: Mapping[str, Any], lazy: bool) -> dict[str, Any]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from drb.buffer.storage import HeapStorage
+from drb.buffer.storage.device import DeviceRows
 from drb.distributed.peers import Peers
 from drb.exchange.base import DirectRows
 from drb.exchange.transport import Sizes, Transport
@@ -18,9 +20,9 @@ class LoopbackExchange:
     staging_bytes = 0
     index_seconds = 0.0
 
-    def __init__(self, num_rows: int, words: int) -> None:
-        self._storage = HeapStorage(num_rows, words)
-        self.rows = self._storage.rows
+    def __init__(self, num_rows: int, words: int, rows: Any = None) -> None:
+        """rows: int64 [num_rows, words] somewhere else, such as `DeviceRows`, which `fetch` does not read."""
+        self.rows = HeapStorage(num_rows, words).rows if rows is None else rows
         self.reachable = self.rows
         self.direct: DirectRows | None = self
         self._table: Int64Array = np.empty(0, np.int64)
@@ -41,7 +43,9 @@ class LoopbackExchange:
         np.take(self.rows, self._table[positions], axis=0, out=out, mode="clip")
 
     def erase(self) -> None:
-        pass  # rows go straight from buffer to block
+        """Nothing but what rows on a device pass through: others go straight from buffer to block."""
+        if isinstance(self.rows, DeviceRows):
+            self.rows.erase()
 
     def close(self, together: bool = False) -> None:
         pass

@@ -14,14 +14,16 @@ from drb.buffer.editing import EditableBuffer
 from drb.buffer.expiry import Expiry, MaxAge
 from drb.buffer.positions import PositionTable
 from drb.buffer.record import RecordSpec
+from drb.buffer.storage.device import DeviceRows
 from drb.data.sampler_order import Shard
 from drb.exchange import Exchange, Peers, Sizes, Transport
-from drb.exchange.loopback import Loopback
+from drb.exchange.loopback import Loopback, LoopbackExchange
 from drb.machine import node_name
 from drb.rehearsal.auto import choose_engine, choose_transport, has_core
 from drb.rehearsal.auto_exemplars import AutoExemplars, MeasuringEngine
 from drb.rehearsal.cuda import Device, DeviceRing, DeviceSide, NcclExchange, RowLauncher
 from drb.rehearsal.delivery import Delivery, allocate_blocks, deliver_on_host
+from drb.rehearsal.device_storage import HEADER_BYTES, device_for_rows, offer_of_device, require_device_codecs
 from drb.rehearsal.handshake import greet, most_exemplars_of_all, require_devices
 from drb.rehearsal.memory import free_memory, own_capacity, require_room_for_buffers
 from drb.rehearsal.parts import Parts
@@ -47,6 +49,11 @@ class PartsFactory:
     def exchange(self, transport: Transport, peers: Peers | None, nodes: Sequence[str], sizes: Sizes) -> Exchange:
         """The exchange of this transport. Collective over peers (None: one rank)."""
         return Loopback().open(None, nodes, sizes) if peers is None else transport.open(peers, nodes, sizes)
+
+    def exchange_on(self, device: Device, sizes: Sizes) -> Exchange:
+        """The exchange of one rank whose rows lie in the device's memory."""
+        num_rows = int(sizes.rows[0])
+        return LoopbackExchange(num_rows, sizes.words, DeviceRows(device, num_rows, sizes.words))
 
     def buffer(
         self, settings: RehearsalSettings, spec: RecordSpec, capacity: int, rows: Int64Array, rank: int
@@ -124,14 +131,27 @@ def build_parts(
         require_device_codecs(spec)
     per_draw, draws = most_exemplars_of_all(settings, greetings), settings.draws
     exemplars, depth, interval = draws * per_draw, settings.depth, settings.interval
-    rows = require_room_for_buffers(greetings, transport, spec, exemplars, depth, interval, settings.policy)
+    stored_on = device_for_rows(settings, spec, device, world_size)
+    rows = require_room_for_buffers(
+        greetings,
+        transport,
+        spec,
+        exemplars,
+        depth,
+        interval,
+        settings.policy,
+        None if stored_on is None else HEADER_BYTES,
+    )
     if settings.min_fill > capacities.sum():
         raise ValueError(
             f"min_fill={settings.min_fill} is more than all buffers hold: {capacities.sum()} exemplars; nothing would "
             "ever be rehearsed"
         )
     sizes = Sizes(capacities, np.array(rows), spec.words, exemplars, interval * exemplars, depth + 1)
-    exchange = factory.exchange(transport, peers, nodes, sizes)
+    if stored_on is None:
+        exchange = factory.exchange(transport, peers, nodes, sizes)
+    else:
+        exchange = factory.exchange_on(stored_on, sizes)
     buffer = factory.buffer(settings, spec, capacity, exchange.rows, rank)
     proportions = settings.shares
     blocks = allocate_blocks(sizes.num_blocks, sizes.at_once, spec.words)
@@ -170,7 +190,8 @@ def build_parts(
         exemplars,
         depth,
         interval,
-        f"{why}; {engine_why}{_ahead(depth, interval)}{'' if side is None else f'; {side.describe()}'}",
+        f"{why}; {engine_why}{_ahead(depth, interval)}{'' if side is None else f'; {side.describe()}'}"
+        + offer_of_device(settings, spec, device, world_size, rows[rank]),
         proportions.needs_offered,
         delivery if isinstance(delivery, DeviceRing | RowLauncher) else None,
         auto,
@@ -182,14 +203,3 @@ def _ahead(depth: int, interval: int) -> str:
     """What describe() says of rounds that are not one per step, one at a time."""
     every = f", every {interval} steps" if interval > 1 else ""
     return every + (f", {depth} in flight" if depth > 1 else "")
-
-
-def require_device_codecs(spec: RecordSpec) -> None:
-    """Raise ValueError if exemplars are wanted on a device and some field can be decoded on the CPU only."""
-    for name in spec.encoded:
-        codec = spec.fields[name].codec
-        if codec is not None and codec.on_host:
-            raise ValueError(
-                f"field {name!r} is stored by {codec}, which decodes on the CPU only: leave device= out and move what "
-                "is returned, or use another codec such as bits"
-            )

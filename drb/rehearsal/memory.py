@@ -48,6 +48,7 @@ def memory_bytes(
     counts_offers: bool = False,
     decoded_bytes: int | None = None,
     decision_bytes: int = 0,
+    stored_bytes: int | None = None,
 ) -> dict[str, int]:
     """Bytes that a rank holds at most, by purpose.
 
@@ -57,12 +58,13 @@ def memory_bytes(
         counts_offers: distinct ones, as proportions=stream needs.
         decoded_bytes: bytes of one record where it is used; None: those of a row.
         decision_bytes: what `decision_bytes` gives.
+        stored_bytes: of host memory for each record of the buffer; None: those of a row.
     """
-    decoded_bytes = decoded_bytes or row_bytes
+    decoded_bytes, stored_bytes = decoded_bytes or row_bytes, row_bytes if stored_bytes is None else stored_bytes
     fetched, extended = (depth + 1) * interval * exemplars, 2 * (max_rows + exemplars)
     return {
-        "rows": capacity * row_bytes,
-        "spare rows": spare_rows(capacity, max_rows, depth, interval) * row_bytes,
+        "rows": capacity * stored_bytes,
+        "spare rows": spare_rows(capacity, max_rows, depth, interval) * stored_bytes,
         "metadata": capacity * COLUMN_BYTES + counts_offers * COUNTER_BYTES,
         "staging": fetched * row_bytes + extended * decoded_bytes + decision_bytes + exchange_staging_bytes,
     }
@@ -92,12 +94,13 @@ def require_room_for_buffers(
     depth: int,
     interval: int,
     admission: Admission,
+    stored_bytes: int | None = None,
 ) -> list[int]:
     """The number of rows that each rank is to have, spare ones included.
 
     Args:
         greetings: of all ranks (`drb.rehearsal.handshake`). exemplars: the most of a step.
-        admission: the policy of all buffers.
+        admission: the policy of all buffers. stored_bytes: as for `memory_bytes`.
     Raises:
         ValueError: on all ranks, if a node has not the memory.
     """
@@ -116,6 +119,7 @@ def require_room_for_buffers(
             interval,
             decoded_bytes=spec.decoded_bytes,
             decision_bytes=decision_bytes(admission, spec, capacity, max_rows),
+            stored_bytes=stored_bytes,
         )
         # without what the exchange stages: its bound is for one rank that holds the whole union
         in_shared_memory = rows[-1] * spec.row_bytes + 16 * capacity if transport.in_shared_memory else 0

@@ -10,6 +10,7 @@ from drb.exchange import Exchange
 from drb.machine import format_bytes
 from drb.rehearsal.auto_exemplars import AutoExemplars
 from drb.rehearsal.cuda import DeviceRing, RowLauncher
+from drb.rehearsal.device_storage import HEADER_BYTES
 from drb.rehearsal.engine import Engine
 from drb.rehearsal.exemplars import ACTIVE, RoundResult
 from drb.rehearsal.memory import decision_bytes, memory_bytes
@@ -94,6 +95,7 @@ class Parts:
             counts_offers=self.counts_offers,
             decoded_bytes=self.spec.decoded_bytes,
             decision_bytes=decision_bytes(self.buffer.admission, self.spec, self.buffer.capacity, self.max_rows),
+            stored_bytes=HEADER_BYTES if self.outlet is not None and self.outlet.side.rows is not None else None,
         )
 
     def device_bytes(self) -> int:
@@ -102,6 +104,6 @@ class Parts:
             return 0
         snapshots = (self.outlet.side.places + 1) * self.max_rows  # and what admitted rows pass through
         returned = 2 * (self.max_rows + self.exemplars)
-        return (
-            self.outlet.device_bytes + (snapshots + returned) * self.spec.decoded_bytes + self.outlet.side.index_bytes
-        )
+        side = self.outlet.side
+        passing = (snapshots + returned) * self.spec.decoded_bytes + side.index_bytes
+        return self.outlet.device_bytes + passing + side.stored_bytes

@@ -61,6 +61,7 @@ class Rehearsal(Lifetime):
         proportions: uniform, stream or balanced; see `drb.sampling.proportions`.
         exchange: auto, loopback, collective, shared, hierarchical, rma (one-sided MPI; see `drb.exchange`) or nccl
             (GPU to GPU; see docs/gpu.md).
+        storage: host, or device: the buffer lies in the GPU's memory (one rank; docs/gpu.md). auto: host.
         stratum: the integer field by which exemplars are counted, if there is one.
         sample_id: the int64 field that identifies samples in the whole stream; "arrival": every offer is new.
         asynchronous: True: rounds on a worker thread, behind the step; False: inline, in extend or step. "auto": inline
@@ -101,6 +102,7 @@ class Rehearsal(Lifetime):
         refill: str = "none",
         proportions: str | type[Proportions] | Proportions = "uniform",
         exchange: str | type[Transport] | Transport = "auto",
+        storage: str = "auto",
         stratum: str | None = "label",
         sample_id: str = "sample_id",
         asynchronous: bool | Literal["auto"] = "auto",

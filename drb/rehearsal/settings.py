@@ -41,6 +41,7 @@ class RehearsalSettings:
     refill: str = setting("none", one_of=REFILLS)
     proportions: str | type[Proportions] | Proportions = "uniform"
     exchange: str | type[Transport] | Transport = AUTO
+    storage: str = setting("auto", one_of=("auto", "host", "device"))
     stratum: str | None = "label"
     sample_id: str = "sample_id"
     asynchronous: bool | Literal["auto"] = setting("auto", one_of=("auto", True, False))

@@ -164,6 +164,7 @@ def test_host_and_device_agree_bit_for_bit(use_step, asynchronous, depth, interv
     expected = run_loop(False, **settings)
     assert expected[1] > 100
     assert run_loop(True, **settings) == expected
+    assert run_loop(True, **settings, storage="device") == expected
 
 
 def test_a_host_minibatch_is_extended_on_the_device():
@@ -190,7 +191,8 @@ def test_on_a_stream_of_the_callers():
             assert num_wrong({name: value.cpu() for name, value in extended.items()}, WORDS) == 0
 
 
-def test_a_state_goes_on_from_the_device_to_the_host():
+@pytest.mark.parametrize("storage", ["host", "device"])
+def test_a_state_goes_on_from_the_device_to_the_host(storage):
     def run(rehearsal, first, last, on_gpu):
         for t in range(first, last):
             minibatch = records(range(t * 12, t * 12 + 12))
@@ -199,7 +201,7 @@ def test_a_state_goes_on_from_the_device_to_the_host():
 
     with Rehearsal(64, 8, seed=1, depth=2, verbose=False) as whole:
         expected = run(whole, 0, 30, False)
-    with Rehearsal(64, 8, seed=1, depth=2, verbose=False) as first:
+    with Rehearsal(64, 8, seed=1, depth=2, storage=storage, verbose=False) as first:
         run(first, 0, 15, True)
         state = first.state_dict()
     with Rehearsal(64, 8, seed=1, depth=2, verbose=False) as second:
@@ -207,9 +209,27 @@ def test_a_state_goes_on_from_the_device_to_the_host():
         assert run(second, 15, 30, False) == expected
 
 
-def test_memory_does_not_grow():
+def test_a_buffer_in_gpu_memory_is_saved_lazily_and_forgets():
+    with Rehearsal(64, 8, seed=1, storage="device", admission="fifo", verbose=False) as rehearsal:
+        for t in range(10):
+            rehearsal.extend(to_gpu(records(range(t * 12, t * 12 + 12), WORDS)))
+        expected = rehearsal.state_dict()["buffer"]["rows"]
+        lazy = rehearsal.state_dict(lazy=True)["buffer"]["rows"]
+        for t in range(10, 14):
+            keep_busy()
+            rehearsal.extend(to_gpu(records(range(t * 12, t * 12 + 12), WORDS)))
+        assert (lazy[:] == expected).all()
+        lazy.close()
+        rows = rehearsal._running.parts.buffer.rows.there
+        assert rows.any()
+        rehearsal.forget(rehearsal.sample_ids())
+        assert not rows.any()
+
+
+@pytest.mark.parametrize("storage", ["host", "device"])
+def test_memory_does_not_grow(storage):
     gc.collect()
-    with Rehearsal(64, 8, seed=1, verbose=False) as rehearsal:
+    with Rehearsal(64, 8, seed=1, storage=storage, verbose=False) as rehearsal:
         sizes = []
         for t in range(60):
             rehearsal.extend(to_gpu(records(range(t * 12, t * 12 + 12), WORDS)))

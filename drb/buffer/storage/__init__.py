@@ -1,4 +1,4 @@
-"""Where the rows of a buffer lie: `heap` (this process) or `shared` (a segment that the node's ranks read)."""
+"""Where the rows of a buffer lie: `heap` (this process), `shared` (a segment that the node's ranks read), `device`."""
 
 from drb.buffer.storage.heap import HeapStorage
 from drb.buffer.storage.shared import SharedSegment

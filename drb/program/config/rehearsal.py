@@ -49,6 +49,7 @@ class RehearsalConfig:
     proportions_options: dict[str, Any] = field(default_factory=dict)
     exchange: str = same_as(RehearsalSettings, "exchange")
     exchange_options: dict[str, Any] = field(default_factory=dict)
+    storage: str = same_as(RehearsalSettings, "storage")
     codec: str | None = None
     codec_options: dict[str, Any] = field(default_factory=dict)
     stratum: str | None = same_as(RehearsalSettings, "stratum")

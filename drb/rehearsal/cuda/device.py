@@ -50,6 +50,10 @@ class Device(Protocol):
         """Whether the tensor lies on this device."""
         ...
 
+    def free_bytes(self) -> int:
+        """Bytes of its memory that nobody has taken."""
+        ...
+
     def current(self) -> Stream:
         """The calling thread's current stream: the caller's own, outside `on`."""
         ...
@@ -123,6 +127,9 @@ class CudaDevice:
 
     def owns(self, value: Tensor) -> bool:
         return value.device == self.device
+
+    def free_bytes(self) -> int:
+        return torch.cuda.mem_get_info(self.device)[0]
 
     def current(self) -> torch.cuda.Stream:
         """The current stream; `torch.cuda.current_stream` makes a new object each time, in 25 µs of a training loop."""

@@ -131,6 +131,7 @@ class DeviceIntake:
         self._device, self._landing, self._lanes = side.device, side.landing, side.lanes
         self._intake, self._buffer = intake, buffer
         self._max_rows = max_rows
+        self._stores_there = side.rows is not None
         device, late = side.device, buffer.spec.late
         self._prompt = Snapshots(side, {n: lane for n, lane in side.lanes.items() if n not in late}, max_rows)
         self._late = Snapshots(side, {n: lane for n, lane in side.lanes.items() if n in late}, max_rows)
@@ -238,10 +239,13 @@ class DeviceIntake:
 
     def _write(self, fields: Mapping[str, Tensor], selected: Int64Array, where: Int64Array) -> None:
         """The buffer's way of writing: from the host at once, from the device by the landing."""
+        if self._stores_there:  # strata are known on the host, too
+            fields = {n: self.snapshots.get(n, v) if n in self._decides else v for n, v in fields.items()}
+        here = {name: values for name, values in fields.items() if not self._device.owns(values) and values.numel()}
+        if here:
+            self._buffer.pack(here, selected, where)
         for name, values in fields.items():
-            if not self._device.owns(values):
-                self._buffer.spec.pack(name, values, selected, self._buffer.rows, where)
-            elif name in self._lanes:
+            if name in self._lanes and name not in here:
                 snapshots = self._late if name in self._buffer.spec.late else self._prompt
                 if not self._collected or self._collected[-1].given is not snapshots.given[snapshots.place]:
                     self._collected.append(snapshots.admitted(selected, where))

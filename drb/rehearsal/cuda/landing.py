@@ -16,6 +16,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,7 +55,7 @@ class Landing:
         device: Device,
         spec: RecordSpec,
         lanes: dict[str, Lane],
-        rows: Int64Array,
+        rows: Any,
         mapped: Tensor | None,
         max_rows: int,
         stream: Stream,

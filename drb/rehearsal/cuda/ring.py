@@ -19,8 +19,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from drb.buffer.record import HEADER_WORDS
+from drb.buffer.record import HEADER_WORDS, SAMPLE_ID
 from drb.exchange import Exchange
+from drb.rehearsal.cuda.lanes import ID
 from drb.rehearsal.cuda.side import DeviceSide
 from drb.rehearsal.delivery import Delivery
 from drb.types import Int64Array
@@ -40,17 +41,20 @@ class DeviceRing(Delivery):
         device, (num_blocks, rows, words) = side.device, host_blocks.shape
         self._lanes = side.block_lanes
         self._pinned = torch.from_numpy(host_blocks)
+        # of each block, which rows are gathered, and their sample ids
+        self._pinned_index = device.empty_pinned((num_blocks, 2, rows), torch.int64)
+        self._index = self._pinned_index.numpy()
+        self._index_there = device.empty((num_blocks, 2, rows), torch.int64, [side.stream])
         self.fields: list[dict[str, Tensor]] = [
             {
                 name: device.empty((rows, *lane.shape), lane.value_dtype, [side.stream])
                 for name, lane in self._lanes.items()
+                if name != ID
             }
-            for _ in range(num_blocks)
+            | {ID: self._index_there[block, 1]}
+            for block in range(num_blocks)
         ]
         self._targets = [{n: lane.of_values(block[n]) for n, lane in self._lanes.items()} for block in self.fields]
-        self._pinned_index = device.empty_pinned((num_blocks, rows), torch.int64)
-        self._index = self._pinned_index.numpy()
-        self._index_there = device.empty((num_blocks, rows), torch.int64, [side.stream])
         self._passing: Tensor | None = None  # rows on their way to the blocks, int64 [R, K], where there are such
         if side.reachable is None:
             self._passing = device.empty((rows, words), torch.int64, [side.stream])
@@ -64,7 +68,7 @@ class DeviceRing(Delivery):
     def device_bytes(self) -> int:
         """Bytes of the device's memory that the blocks take."""
         blocks = sum(value.nbytes for block in self.fields for value in block.values())
-        return blocks + self._index_there.nbytes + (0 if self._passing is None else self._passing.nbytes)
+        return blocks + self._index_there[:, 0].nbytes + (0 if self._passing is None else self._passing.nbytes)
 
     # -- on the worker, or whoever fetches
 
@@ -82,8 +86,9 @@ class DeviceRing(Delivery):
         direct = self._exchange.direct
         assert direct is not None, "rows that the device reaches and the host does not"
         index = direct.locate(owners, positions)
-        self._index[block, :count] = index
-        self.host_blocks[block, :count, :HEADER_WORDS] = direct.reachable[index, :HEADER_WORDS]
+        headers = direct.reachable[index, :HEADER_WORDS]
+        self._index[block, 0, :count], self._index[block, 1, :count] = index, headers[:, SAMPLE_ID]
+        self.host_blocks[block, :count, :HEADER_WORDS] = headers
         with self.device.on(self.side.stream):
             self.side.stream.wait_event(self._consumed[block])
             self.device.copy(self._index_there[block], self._pinned_index[block])
@@ -141,8 +146,8 @@ class DeviceRing(Delivery):
     def _views_of(self, block: int, count: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The index of so many rows, and where they go: made once, since slicing takes as long as queueing a gather."""
         if (block, count) not in self._views:
-            targets = {name: target[:count] for name, target in self._targets[block].items()}
-            self._views[block, count] = (self._index_there[block, :count], targets)
+            targets = {name: target[:count] for name, target in self._targets[block].items() if name != ID}
+            self._views[block, count] = (self._index_there[block, 0, :count], targets)
         return self._views[block, count]
 
     def _send(self, block: int, count: int) -> None:

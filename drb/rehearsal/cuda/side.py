@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from drb.buffer.record import RecordSpec
+from drb.buffer.storage.device import DeviceRows
 from drb.exchange import Exchange
 from drb.rehearsal.cuda.device import Device
 from drb.rehearsal.cuda.landing import Landing
@@ -15,6 +18,7 @@ class DeviceSide:
     has_peers: other ranks read this rank's rows.
     lanes: of the fields that the device writes into rows; the host encodes the others, and counts their columns.
     block_lanes: of all that is fetched of a record.
+    rows: the buffer's, if they lie on this device.
     reachable: all rows that the exchange reads from memory, int64 [*, K], as the device reads them; None if it may not,
     or the exchange reads them otherwise.
     """
@@ -24,7 +28,8 @@ class DeviceSide:
     ) -> None:
         self.device = device
         self.spec = spec
-        self.stream = device.side_stream()
+        self.rows = exchange.rows if isinstance(exchange.rows, DeviceRows) else None
+        self.stream = device.side_stream() if self.rows is None else self.rows.stream
         by_host = {*spec.encoded, *spec.counted}
         self.lanes = {name: lane for name, lane in lanes_of(spec).items() if name not in by_host}
         self.block_lanes = lanes_of_blocks(spec)
@@ -32,16 +37,22 @@ class DeviceSide:
         self._max_rows = max_rows
         self.has_peers = has_peers
         direct = exchange.direct
-        self.reachable = None if direct is None else device.map_host(direct.reachable)
-        if self.reachable is None or direct is None:
+        self.reachable: Tensor | None = None
+        self._own_rows: Tensor | None
+        if self.rows is not None:
+            self.reachable = self._own_rows = self.rows.there
+        elif direct is None or (reachable := device.map_host(direct.reachable)) is None:
             self._own_rows = device.map_host(exchange.rows)
         else:
+            self.reachable = reachable
             first = (exchange.rows.ctypes.data - direct.reachable.ctypes.data) // spec.row_bytes
             self._own_rows = self.reachable[first : first + len(exchange.rows)]
         self.landing = Landing(device, spec, self.lanes, exchange.rows, self._own_rows, max_rows, self.stream, places)
 
     def describe(self) -> str:
         """How rows come to the device."""
+        if self.rows is not None:
+            return f"the buffer's rows lie on {self.device.device}"
         if self.is_direct:
             return f"{self.device.device} reads and writes the buffer's rows itself"
         return f"exemplars go to {self.device.device}" + (
@@ -52,6 +63,11 @@ class DeviceSide:
     def index_bytes(self) -> int:
         """Bytes of the device's memory for which rows are admitted, and for ids and strata."""
         return 16 * self._max_rows * (self.places + 1)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the device's memory in which the buffer's rows lie, 0 if they are on the host."""
+        return 0 if self.rows is None else self.rows.device_bytes
 
     @property
     def is_direct(self) -> bool:

@@ -45,6 +45,7 @@ class SimulatedGpu:
         self.is_early = is_early
         self.lock = threading.RLock()
         self.calls: Counter[str] = Counter()
+        self.free = 1 << 40
         self.copies: Counter[str] = Counter()  # by where from and where to, such as "pinned to device"
         self.waited_on: set[str] = set()  # the threads that waited for an event
         self._leave_out = leave_out
@@ -59,6 +60,9 @@ class SimulatedGpu:
 
     def owns(self, value: Tensor) -> bool:
         return value.untyped_storage().data_ptr() in self._here
+
+    def free_bytes(self) -> int:
+        return self.free
 
     def current(self) -> SimulatedStream:
         return getattr(self._names, "stream", self._streams[0])
