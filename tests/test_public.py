@@ -7,8 +7,8 @@ import inspect
 import drb
 
 SETTINGS = (
-    "capacity exemplars seed spec capacity_scope candidates admission max_age refill proportions exchange stratum "
-    "sample_id asynchronous process_group min_fill uneven timeout_s depth interval draws batch_size "
+    "capacity exemplars seed spec capacity_scope candidates admission max_age refill proportions exchange storage "
+    "stratum sample_id asynchronous process_group min_fill uneven timeout_s depth interval draws batch_size "
     "num_samples data device verbose"
 )
 MEMBERS = (

@@ -14,16 +14,15 @@ from drb.buffer.editing import EditableBuffer
 from drb.buffer.expiry import Expiry, MaxAge
 from drb.buffer.positions import PositionTable
 from drb.buffer.record import RecordSpec
-from drb.buffer.storage.device import DeviceRows
+from drb.buffer.storage.device import HEADER_BYTES, DeviceRows
 from drb.data.sampler_order import Shard
 from drb.exchange import Exchange, Peers, Sizes, Transport
 from drb.exchange.loopback import Loopback, LoopbackExchange
-from drb.machine import node_name
+from drb.machine import format_bytes, node_name
 from drb.rehearsal.auto import choose_engine, choose_transport, has_core
 from drb.rehearsal.auto_exemplars import AutoExemplars, MeasuringEngine
 from drb.rehearsal.cuda import Device, DeviceRing, DeviceSide, NcclExchange, RowLauncher
 from drb.rehearsal.delivery import Delivery, allocate_blocks, deliver_on_host
-from drb.rehearsal.device_storage import HEADER_BYTES, device_for_rows, offer_of_device, require_device_codecs
 from drb.rehearsal.handshake import greet, most_exemplars_of_all, require_devices
 from drb.rehearsal.memory import free_memory, own_capacity, require_room_for_buffers
 from drb.rehearsal.parts import Parts
@@ -203,3 +202,49 @@ def _ahead(depth: int, interval: int) -> str:
     """What describe() says of rounds that are not one per step, one at a time."""
     every = f", every {interval} steps" if interval > 1 else ""
     return every + (f", {depth} in flight" if depth > 1 else "")
+
+
+def device_for_rows(
+    settings: RehearsalSettings, spec: RecordSpec, device: Device | None, world_size: int
+) -> Device | None:
+    """The device in whose memory the buffer lies; None: on the host.
+
+    Raises:
+        ValueError: storage=device, and it cannot; alike on all ranks, but for a device that some rank lacks.
+    """
+    if settings.storage != "device":
+        return None
+    if world_size > 1:
+        raise ValueError(
+            f"storage=device serves one rank so far, there are {world_size}: set storage=host, whose rows the GPUs "
+            "of a node read from shared memory"
+        )
+    if device is None:
+        raise ValueError("storage=device needs exemplars on a GPU: give minibatches on a GPU or device=")
+    by_host = [*spec.encoded, *spec.counted]
+    if by_host:
+        raise ValueError(
+            f"storage=device stores plain fields, and {by_host[0]!r} has a codec, is optional or grows: set "
+            "storage=host"
+        )
+    return device
+
+
+def offer_of_device(
+    settings: RehearsalSettings, spec: RecordSpec, device: Device | None, world_size: int, num_rows: int
+) -> str:
+    """What describe() says of `storage=auto`, which is the host, where it could be the device."""
+    if settings.storage != "auto" or device is None or world_size > 1 or spec.encoded or spec.counted:
+        return ""
+    return f"; storage host (auto: device would take {format_bytes(num_rows * spec.row_bytes)} of {device.device})"
+
+
+def require_device_codecs(spec: RecordSpec) -> None:
+    """Raise ValueError if exemplars are wanted on a device and some field can be decoded on the CPU only."""
+    for name in spec.encoded:
+        codec = spec.fields[name].codec
+        if codec is not None and codec.on_host:
+            raise ValueError(
+                f"field {name!r} is stored by {codec}, which decodes on the CPU only: leave device= out and move what "
+                "is returned, or use another codec such as bits"
+            )

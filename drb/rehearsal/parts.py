@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 from drb.buffer.editing import EditableBuffer
 from drb.buffer.record import RecordSpec
+from drb.buffer.storage.device import HEADER_BYTES
 from drb.exchange import Exchange
 from drb.machine import format_bytes
 from drb.rehearsal.auto_exemplars import AutoExemplars
 from drb.rehearsal.cuda import DeviceRing, RowLauncher
-from drb.rehearsal.device_storage import HEADER_BYTES
 from drb.rehearsal.engine import Engine
 from drb.rehearsal.exemplars import ACTIVE, RoundResult
 from drb.rehearsal.memory import decision_bytes, memory_bytes

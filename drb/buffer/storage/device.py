@@ -23,6 +23,7 @@ from drb.buffer.record import HEADER_WORDS
 from drb.machine import format_bytes
 from drb.types import Int64Array
 
+HEADER_BYTES = 8 * HEADER_WORDS  # of host memory for each row on a device
 _CHUNK_BYTES = 4 << 20  # of rows on their way to or from the host
 _MOST_ROWS = 1024
 

@@ -103,6 +103,15 @@ class Loop:
             gpu.host_writes(*(torch.from_numpy(buffer.rows[row : row + 1, :HEADER_WORDS]) for row in where))
             write_headers(offer, decision, where)
 
+        pack = buffer.pack
+
+        def told_pack(fields: Any, selected: Any, where: Any) -> None:
+            for name in fields:
+                words = buffer.spec._span(name)
+                gpu.host_writes(*(torch.from_numpy(buffer.rows[row : row + 1, words]) for row in where))
+            pack(fields, selected, where)
+
+        buffer.pack = told_pack
         parts.exchange.fetch, self.rehearsal._running._intake.take = told_fetch, told_take
         buffer._write_headers = told_write_headers
 

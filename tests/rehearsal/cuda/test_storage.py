@@ -172,7 +172,7 @@ def test_no_row_of_the_buffer_is_on_the_host_and_memory_is_told():
     assert host["rows"] == CAPACITY * 32
     other = Loop(SimulatedGpu(is_early=True))
     other.run(0, 2)
-    assert f"storage host (auto: device would take 1.9 KiB of {gpu.device})" in other.rehearsal.describe()
+    assert f"storage host (auto: device would take 4.375 KiB of {gpu.device})" in other.rehearsal.describe()
     other.rehearsal.close()
     assert parts.device_bytes() > len(parts.buffer.rows) * parts.spec.row_bytes
     loop.rehearsal.close()
