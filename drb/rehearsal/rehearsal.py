@@ -59,8 +59,7 @@ class Rehearsal(Lifetime):
         refill: what may take slots that `forget` and max_age freed. none: what would have been stored anyhow, so
             draws stay unbiased; recent: whatever is offered next.
         proportions: uniform, stream or balanced; see `drb.sampling.proportions`.
-        exchange: auto, loopback, collective, shared, hierarchical, rma (one-sided MPI; see `drb.exchange`) or nccl
-            (GPU to GPU; see docs/gpu.md).
+        exchange: auto, loopback, collective, shared, hierarchical, rma (one-sided MPI) or nccl (GPU to GPU).
         storage: host, or device: the buffer lies in the GPU's memory (one rank; docs/gpu.md). auto: host.
         stratum: the integer field by which exemplars are counted, if there is one.
         sample_id: the int64 field that identifies samples in the whole stream; "arrival": every offer is new.
@@ -81,8 +80,7 @@ class Rehearsal(Lifetime):
         batch_size: the largest minibatch's rows, if the first is not the largest.
         num_samples: of the whole stream; for a capacity given as a share.
         data: a fingerprint of the data, alike on all ranks; a state of other data is refused. None: not compared.
-        device: where extend and step return, as "cuda" or "cuda:1"; None: where the first minibatch lies. See
-            docs/gpu.md.
+        device: where extend and step return, as "cuda" (docs/gpu.md); None: where the first minibatch lies.
         verbose: print what was chosen and what memory it takes, on rank 0.
     """
 
