@@ -23,6 +23,7 @@ NAMES = (
     "memory",
     "exchange_fetch",
     "scaling",
+    "extend_cpu",
     "overlap",
     "rounds_ahead",
     "hidden_delay",
