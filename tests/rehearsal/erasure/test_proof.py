@@ -82,7 +82,7 @@ def kinds(traces):
         "blocks": "host_blocks",
         "extension": "_output._outputs",
         "snapshots": "_watch._aside",
-        "copies": "_memory._copies",
+        "copies": "_memory._homes",
         "outgoing": "_outgoing",
         "rows": "buffer.rows",
     }
@@ -224,7 +224,7 @@ def test_a_command_forgets_what_a_condition_matches(stopped, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "nothing to forget: give --ids, --ids-file or --where"),
+        ([], "nothing to forget: give --ids, --ids-file, --file or --where"),
         (["--ids", "1,two"], "--ids must hold integers, got 'two'"),
         (["--where", "label"], "--where must be FIELD=NUMBER[,NUMBER], such as label=3, got 'label'"),
         (["--where", "colour=3"], "where= names the field 'colour', which records lack"),
