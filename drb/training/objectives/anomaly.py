@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from drb.training.objectives.objective import Metric, Sums
-from drb.training.objectives.squared_loss import SquaredLoss
+from drb.training.objectives.squared_loss import SquaredLoss, numbers_of
 from drb.types import Minibatch
 
 _BINS_PER_OCTAVE, _FIRST_OCTAVE, _OCTAVES = 64, -40, 80
@@ -44,7 +44,7 @@ class Anomaly(SquaredLoss):
         return self.field("input", batch)
 
     def targets(self, batch: Minibatch) -> Tensor:
-        return self.inputs(batch).flatten(1).float()
+        return numbers_of(self.inputs(batch))
 
     def sums(self, outputs: Any, batch: Minibatch) -> Sums:
         errors, is_anomaly = self.row_losses(outputs, batch), self.field("target", batch).bool()

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from drb.training.objectives.objective import Metric, Sums
-from drb.training.objectives.squared_loss import SquaredLoss
+from drb.training.objectives.squared_loss import SquaredLoss, numbers_of
 from drb.types import Minibatch
 
 
@@ -36,7 +36,7 @@ class Forecasting(SquaredLoss):
         return self.field("input", batch)
 
     def targets(self, batch: Minibatch) -> Tensor:
-        return self.field("target", batch).flatten(1).float()
+        return numbers_of(self.field("target", batch))
 
     def sums(self, outputs: Any, batch: Minibatch) -> Sums:
         last, future = self.inputs(batch)[:, -1:], self.field("target", batch)

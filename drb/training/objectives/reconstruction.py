@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from drb.options import setting
-from drb.training.objectives.squared_loss import SquaredLoss
+from drb.training.objectives.squared_loss import SquaredLoss, numbers_of
 from drb.types import Minibatch
 
 
@@ -30,4 +30,4 @@ class Reconstruction(SquaredLoss):
         return self.field("input", batch)
 
     def targets(self, batch: Minibatch) -> Tensor:
-        return torch.cat([self.field("fields", batch, name).flatten(1).float() for name in self.fields], dim=1)
+        return torch.cat([numbers_of(self.field("fields", batch, name)) for name in self.fields], dim=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from drb.training.objectives.squared_loss import SquaredLoss
+from drb.training.objectives.squared_loss import SquaredLoss, numbers_of
 from drb.types import Minibatch
 
 
@@ -23,4 +23,4 @@ class Regression(SquaredLoss):
         return self.field("input", batch)
 
     def targets(self, batch: Minibatch) -> Tensor:
-        return self.field("target", batch).flatten(1).float()
+        return numbers_of(self.field("target", batch))

@@ -70,3 +70,8 @@ class SquaredLoss(Objective):
         """What the scores of a batch need."""
         losses = self.row_losses(outputs, batch)
         return {"error": losses.sum(), "count": torch.ones_like(losses).sum()}
+
+
+def numbers_of(field: Tensor) -> Tensor:
+    """The numbers of each row, also where a row is a single one: float32 [B, K]."""
+    return (field.flatten(1) if field.dim() > 1 else field[:, None]).float()

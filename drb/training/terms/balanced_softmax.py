@@ -54,7 +54,7 @@ class BalancedSoftmax(Term):
             self.shares, self.stored = torch.zeros(0, device=device), torch.zeros(0, dtype=torch.int64, device=device)
         self.shares, self.stored = _padded(self.shares, num_classes), _padded(self.stored, num_classes)
         self.of_task, self.is_counted = torch.zeros_like(self.shares), False
-        self.of_task[list(task.classes)] = 1 / len(task.classes)
+        self.task_classes = list(task.classes)
 
     def prepare(self, batch: Batch) -> None:
         shares = self._shares_of_task(batch) if self.prior == "tasks" else self._running_shares(batch)
@@ -75,6 +75,7 @@ class BalancedSoftmax(Term):
     def _shares_of_task(self, batch: Batch) -> Tensor:
         if not self.is_counted or (batch.step.number - 1) % self.count_every == 0:
             self.stored, self.is_counted = batch.stored_counts(len(self.stored)), True
+            self.of_task[self.task_classes] = 1 / len(self.task_classes)
         new, rehearsed = batch.new_rows_total, batch.rehearsed_rows_total
         return (new * self.of_task + rehearsed * self.stored / self.stored.sum().clamp_min(1)) / max(1, new + rehearsed)
 

@@ -123,3 +123,11 @@ def test_outputs_of_another_size_are_refused():
 def test_what_has_no_classes_says_so():
     with pytest.raises(ValueError, match="regression has no classes"):
         OBJECTIVES.build("regression").labels({})
+
+
+def test_a_target_may_be_a_single_number():
+    objective = OBJECTIVES.build("regression", {"target": "age"})
+    batch = {"image": noise(4, 3), "age": torch.arange(4)}
+    assert objective.max_columns(batch, 7) == 1
+    assert objective.row_losses(torch.zeros(4, 1), batch).tolist() == [0, 1, 4, 9]
+    assert objective.row_losses(torch.zeros(0, 1), {name: field[:0] for name, field in batch.items()}).tolist() == []

@@ -1,0 +1,51 @@
+"""What levers ask for and do not get is refused in one line; rates that fall within each task."""
+
+from __future__ import annotations
+
+import pytest
+from training.parts import small_dataset, small_trainer
+
+from drb import Rehearsal
+from drb.training import Cosine, Sgd
+from drb.training.method.method import Method
+from drb.training.objectives import OBJECTIVES
+from drb.training.strategies import ExperienceReplay, Finetune
+from drb.training.terms import BalancedSoftmax, LogitRefresh, Term
+
+
+@pytest.mark.parametrize(
+    ("objective", "stratum", "message"),
+    [
+        (None, "shade", "they are counted by shade; set rehearsal.stratum=label"),
+        (None, None, "they are counted by nothing; set rehearsal.stratum=label"),
+        (OBJECTIVES.build("regression", {"target": "shade"}), "label", "regression has no classes"),
+    ],
+)
+def test_a_prior_of_stored_classes_needs_classes_that_are_counted(objective, stratum, message):
+    data = small_dataset(40)
+    for source in (data.train, data.test):
+        source.columns["shade"] = source.columns["label"] % 2
+    terms = [BalancedSoftmax(prior="tasks")]
+    with Rehearsal(10, 3, stratum=stratum, verbose=False) as rehearsal, pytest.raises(ValueError, match=message):
+        small_trainer(data, ExperienceReplay(), terms=terms, objective=objective, rehearsal=rehearsal).run()
+
+
+def test_only_what_is_stored_can_be_refreshed():
+    with pytest.raises(ValueError, match="logit_refresh rewrites the stored field 'logits', which no part"):
+        Method(ExperienceReplay(), [LogitRefresh()])
+
+
+def test_a_cosine_falls_within_each_task():
+    rates: list[float] = []
+
+    class Seen(Term):
+        def prepare(self, batch):
+            rates.append(batch.step.rate)
+
+    small_trainer(
+        small_dataset(80), Finetune(), terms=[Seen()], schedule=Cosine(), batch_size=8, epochs=2, optimizer=Sgd(lr=0.2)
+    ).run()
+    half = len(rates) // 2
+    assert rates[:half] == rates[half:] == sorted(rates[:half], reverse=True)
+    assert rates[0] == 0.2
+    assert rates[half - 1] < 0.02
