@@ -21,8 +21,8 @@ ACCUMULATING = {
     "schedule": {"name": "step", "milestones": [1.0], "warmup_epochs": 0.5},
 }  # 3 steps an epoch, 6 a task
 JOBS: dict[str, dict[str, Any]] = {
-    "er asynchronous": {"save_at": AT_RANDOM[:10]},
-    "er inline": {"rehearsal": {"asynchronous": False, "exchange": "collective"}, "save_at": AT_RANDOM[10:]},
+    "er asynchronous": {"save_at": AT_RANDOM[:6]},
+    "er inline": {"rehearsal": {"asynchronous": False, "exchange": "collective"}, "save_at": AT_RANDOM[6:12]},
     "er accumulating": ACCUMULATING | {"save_at": (1, 3, 8, 12)},
     "er of tasks, balanced": {
         "scenario": "task_incremental",
@@ -94,3 +94,12 @@ def test_two_ranks_resume_bit_identically_wherever_they_were_stopped():
 def test_so_do_one_and_three(world_size):
     # three values are added in an order that depends on where DDP puts them: it must be the same order again
     assert checked(world_size, {"er": {"save_at": (2, 8, 11)}}) == [6]
+
+
+@pytest.mark.full
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("name", ["er asynchronous", "er inline"])
+@pytest.mark.parametrize("first", [1, 11, 21])
+def test_so_they_do_after_every_step(name, first):
+    steps = range(first, first + 10)
+    assert checked(2, {name: {**JOBS[name], "save_at": steps}}) == [len(steps) + 3]

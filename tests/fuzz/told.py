@@ -16,7 +16,7 @@ CASES = {
     "resealed checkpoints": 300,
     "encrypted files": 600,
     "encryption keys": 256,
-    "states astray": 200,
+    "states astray": 150,
 }
 
 
