@@ -155,7 +155,7 @@ def test_a_finished_run_is_not_repeated_and_another_one_not_mistaken_for_it(tmp_
     [
         ("seed=1", "seed=0, this run has 1"),
         ("training.batch_size=8", "training.batch_size=16, this run has 8"),
-        ("optimizer=adam", "optimizer.name=sgd, this run has adam"),
+        ("optimizer.momentum=0.5", "optimizer.momentum=0.9, this run has 0.5"),
         ("model=cnn", "model.name=mlp, this run has cnn"),
         ("rehearsal.capacity=100", "rehearsal.capacity=200, this run has 100"),
         ("scenario.class_order=shuffled", "scenario.class_order=natural, this run has shuffled"),

@@ -134,6 +134,7 @@ def assert_same(state, before):
     assert repr(state["intake"]) == repr(before["intake"])
 
 
+@pytest.mark.filterwarnings("ignore:field .* holds float")
 def test_minibatches():
     rng, done, refused = random.Random(1), 0, 0
     while done < CASES["minibatches"]:

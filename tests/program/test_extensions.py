@@ -148,7 +148,7 @@ WRONG = [
     ("terms=[my_variants.Shrink]", "++terms.Shrink.odd=1", "there is no setting terms.Shrink.odd"),
     ("terms=[my_variants.Shrink,my_variants.Shrink]", "", "the term Shrink is named twice; give each term once"),
     ("terms=[my_variants.Doubled]", "", "my_variants.Doubled is no term; expected a class derived from drb.training.t"),
-    ("strategy=Doubled", "", "strategy=Doubled is unknown; did you mean doubled? choose er,"),
+    ("strategy=Doubled", "", "strategy=Doubled is unknown; did you mean doubled? choose agem,"),
     ("strategy=my_variants:Doubled", "", "my_variants:Doubled is unknown; did you mean my_variants.Doubled? choose"),
     ("model=Linear", "", "or give the dotted path of a class derived from drb.training.models.Model"),
     (
