@@ -127,7 +127,7 @@ def judged_loop(gpu, **settings):
             0,
             2 * 8 + 6,
         ),  # minibatches, too, are given before they are stored, where the host did not wait for that
-        ({"image"}, 0, 2 * 8 + 6),
+        pytest.param({"image"}, 0, 2 * 8 + 6, marks=pytest.mark.full),
     ],
     ids=["from the gpu", "from the host", "mixed"],
 )
