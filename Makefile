@@ -13,7 +13,7 @@ PINS := pyproject.toml constraints.txt
 
 help:
 	@echo "make demo     install, then train three runs side by side on two ranks (under two minutes)"
-	@echo "make test     install, then lint and run the tests (seven minutes on two cores)"
+	@echo "make test     install, then lint and run the tests (ten minutes on two cores)"
 	@echo "make test-all   the same with the full matrices of which make test runs a sample"
 	@echo "make faults   break 72 runs on purpose and check how they end (10 to 20 minutes; Linux)"
 	@echo "make bench    every benchmark, results in benchmarks/results (two hours, on a machine with nothing else to do)"
@@ -27,10 +27,9 @@ help:
 demo: $(INSTALLED)
 	$(PY) -m drb.demo
 
-# Two workers on two cores: with more, ranks that wait for one another take the time of those that work. Each worker takes
-# one file after the other.
+# Three workers on two cores, since ranks wait for one another much of the time; each takes one file after the other.
 # Python's bytecode is kept, whatever the shell says, so that each new process need not compile what it imports.
-WORKERS ?= 2
+WORKERS ?= 3
 PYTEST := $(PY) -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder --durations=10
 test test-all: export OMP_NUM_THREADS ?= 1
 test test-all: export PYTHONDONTWRITEBYTECODE =
