@@ -21,7 +21,8 @@ from drb.training.terms.term import Term
 class ExponentialMovingAverage(Term):
     """Evaluate the average of the weights that there were after each step, older ones counting less.
 
-    momentum: what is left of the average at each step
+    momentum: what is left of the average at each step; 1 / (1 - momentum) steps should be few beside a task's, or the
+              newest task is evaluated as if it had hardly been learnt
     """
 
     name = "ema"
