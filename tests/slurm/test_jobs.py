@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import sys
@@ -117,11 +118,10 @@ def test_a_requeued_job_ends_as_one_that_was_never_interrupted(interrupted: Job,
 
 def test_a_scaling_study_reports_on_the_sizes_that_worked(cluster: Cluster):
     """Python is a script that fails on one node."""
-    python, folder = cluster.folder / "two.sh", cluster.folder / "scaling"
-    python.write_text(
-        f'#!/usr/bin/env bash\n[[ $SLURM_JOB_NAME != drb-1-nodes ]] || exit 1\nexec {sys.executable} "$@"\n'
+    folder = cluster.folder / "scaling"
+    python = script(
+        cluster.folder / "two.sh", "[[ $SLURM_JOB_NAME != drb-1-nodes ]] || exit 1", f'exec {sys.executable} "$@"'
     )
-    python.chmod(0o755)
     options = "--ntasks-per-node=1 --gpus-per-node=1 --cpus-per-task=1 --time=5"
     settings = {"FILE": str(ROOT / "slurm/train_srun.sbatch"), "SBATCH_OPTIONS": options, "DRB_RUNS": str(folder)}
     with pytest.MonkeyPatch.context() as patch:
@@ -144,17 +144,46 @@ def test_a_time_limit_shorter_than_the_signals_lead_is_refused(cluster: Cluster)
     assert job.output.count("\n") == 1
 
 
-def test_restarts_without_progress_end(cluster: Cluster):
-    """Python is a script that is interrupted at step 7 whenever it is started; the port is in use at first."""
-    python = cluster.folder / "stuck.sh"
-    python.write_text(
-        "#!/usr/bin/env bash\n"
-        "for argument; do case $argument in hydra.run.dir=*) folder=${argument#*=} ;; esac; done\n"
-        "echo '{\"step\": 7}' > $folder/INTERRUPTED; exit 75\n"
+@pytest.fixture(scope="module")
+def stuck(cluster: Cluster) -> Path:
+    """A script in Python's place that is interrupted at step 7 whenever it is started."""
+    return script(
+        cluster.folder / "stuck.sh",
+        "for argument; do case $argument in hydra.run.dir=*) folder=${argument#*=} ;; esac; done",
+        "echo '{\"step\": 7}' > $folder/INTERRUPTED; exit 75",
     )
-    python.chmod(0o755)
+
+
+def script(file: Path, *lines: str) -> Path:
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("\n".join(["#!/usr/bin/env bash", *lines, ""]))
+    file.chmod(0o755)
+    return file
+
+
+def test_a_site_that_refuses_to_requeue_leaves_the_command_that_goes_on(cluster: Cluster, stuck: Path):
+    refusing = script(
+        cluster.folder / "refusing/scontrol",
+        '[[ $1 != requeue ]] || { echo "requeue: Access/permission denied" >&2; exit 1; }',
+        f'exec {shutil.which("scontrol")} "$@"',
+    )
+    paths = {"DRB_PYTHON": str(stuck), "PATH": f"{refusing.parent}:{os.environ['PATH']}"}
+    jobs = [
+        cluster.submit(file, *TINY, options=("--nodes=1",), **paths) for file in ("train.sbatch", "train_srun.sbatch")
+    ]
+    for job, file in zip(jobs, ("train.sbatch", "train_srun.sbatch"), strict=True):
+        assert job.wait()["JobState"] == "FAILED", job.output
+        assert job.show()["Restarts"] == "0"
+        assert job.output.splitlines()[-1] == (
+            f"drb: error: interrupted, and not requeued: the site refuses it; to go on: sbatch [the same options] "
+            f"{ROOT}/slurm/{file} {' '.join(TINY)} hydra.run.dir=runs/slurm-{job.id}"
+        )
+
+
+def test_restarts_without_progress_end(cluster: Cluster, stuck: Path):
+    """The port is in use at first."""
     options = ("--begin=now+1hour", "--nodes=1")
-    job = cluster.submit("train_srun.sbatch", options=options, DRB_PYTHON=str(python))
+    job = cluster.submit("train_srun.sbatch", options=options, DRB_PYTHON=str(stuck))
     with socket.create_server(("", 15000 + int(job.id) * 16 % 15000)):
         call("scontrol", "update", f"JobId={job.id}", "StartTime=now")
         job.wait_for(lambda: "requeueing job" in job.output, 30)
