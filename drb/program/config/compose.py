@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Sequence
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,7 @@ def to_yaml(config: TrainConfig) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
+@cache  # Hydra's store lives as long as the process
 def _register_schema() -> None:
     store = ConfigStore.instance()
     store.store(name=SCHEMA, node=TrainConfig)

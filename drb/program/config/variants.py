@@ -10,6 +10,7 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
@@ -171,6 +172,7 @@ def schemas(group: str) -> dict[str, type[VariantConfig]]:
     return {name: schema_of(variant, name, kind.common) for name, variant in kind.variants.own.items()}
 
 
+@cache
 def schema_of(variant: type[Variant], name: str, common: type[VariantConfig]) -> type[VariantConfig]:
     """A dataclass of the options of a variant, for Hydra, with the default `name`.
 
