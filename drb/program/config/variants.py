@@ -109,10 +109,10 @@ def register_variants(folder: Path) -> None:
 
     A variant for which a YAML file in `folder` says other defaults has its schema under another name, for that file.
     """
-    for group, kind in GROUPS.items():
-        for name in kind.variants.own:
+    for group in GROUPS:
+        for name, schema in schemas(group).items():
             has_file = (folder / group / f"{name}.yaml").exists()
-            _store(group, name, f"{SCHEMA}_{name}" if has_file else name)
+            _store(group, f"{SCHEMA}_{name}" if has_file else name, schema)
     ConfigStore.instance().store(group=TERMS_GROUP, name=SCHEMA, node={})  # a group, even if there is none
     for name in TERMS.own:
         _store_term(name)
@@ -130,7 +130,7 @@ def register_chosen(group: str, name: str) -> bool:
     if group == TERMS_GROUP:
         _store_term(name)
     else:
-        _store(group, name, name)
+        _store(group, name, schema_of(GROUPS[group].variants.find(name), name, GROUPS[group].common))
     return True
 
 
@@ -166,13 +166,13 @@ def _build(variants: Registry[Any], section: VariantConfig, where: str) -> Any:
         raise ValueError(re.sub(own, f"{where}.", str(error))) from None
 
 
+@cache
 def schemas(group: str) -> dict[str, type[VariantConfig]]:
     """The schemas of drb's own variants of a group, by name."""
     kind = GROUPS[group]
     return {name: schema_of(variant, name, kind.common) for name, variant in kind.variants.own.items()}
 
 
-@cache
 def schema_of(variant: type[Variant], name: str, common: type[VariantConfig]) -> type[VariantConfig]:
     """A dataclass of the options of a variant, for Hydra, with the default `name`.
 
@@ -213,9 +213,7 @@ def _field(option: dataclasses.Field[Any], hint: Any) -> tuple[Any, Any]:
     return hint, dataclasses.field(default=default, metadata=metadata)
 
 
-def _store(group: str, name: str, choice: str) -> None:
-    kind = GROUPS[group]
-    schema = schema_of(kind.variants.find(name), name, kind.common)
+def _store(group: str, choice: str, schema: type[VariantConfig]) -> None:
     ConfigStore.instance().store(group=group, name=choice, node=schema)
 
 
