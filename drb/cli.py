@@ -14,6 +14,7 @@ usage: drb COMMAND ...
     drb train    one continual-learning run (drb train --help)
     drb demo     three runs on digits side by side (drb demo --help)
     drb plan     is rehearsal overlapped with training, and what does it cost? (drb plan --help)
+    drb study    many runs, compared on one page (drb study --help)
     drb report   several runs in a table and plots (drb report --help)
     drb forget   remove samples from a run's checkpoints (drb forget --help)
     drb inspect  what a checkpoint contains (drb inspect --help)
@@ -41,6 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from drb.plan.command import main as plan
 
         return plan(rest)
+    if command == "study":
+        from drb.study.command import main as study
+
+        return study(rest)
     if command == "report":
         from drb.runs.report.command import main as report
 
@@ -52,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command in ("-h", "--help"):
         sys.stdout.write(_HELP)
         return 0
-    known = ["train", "demo", "plan", "report", "forget", "inspect", "verify"]
+    known = ["train", "demo", "plan", "study", "report", "forget", "inspect", "verify"]
     meant = difflib.get_close_matches(command, known, 1)
     hint = f"did you mean drb {meant[0]}? " if meant else ""
     sys.stderr.write(f"drb: error: unknown command {command!r}; {hint}choose {', '.join(known[:-1])} or {known[-1]}\n")

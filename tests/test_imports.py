@@ -21,7 +21,7 @@ LAYERS = [
     {"rehearsal"},
     {"training", "runs"},  # must not know one another
     {"program", "demo"},
-    {"plan", "train"},
+    {"plan", "train", "study"},
     {"cli"},
 ]
 LAYER = {unit: level for level, units in enumerate(LAYERS) for unit in units}

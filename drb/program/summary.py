@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import platform
+import socket
 import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 
 from drb.distributed.world import World
+from drb.machine import git_commit
 from drb.program.config import TrainConfig
 from drb.training import Trainer
 
@@ -80,6 +82,11 @@ def summarise(
         "config": dataclasses.asdict(config),
         "command": ["drb.train", *arguments],
         "versions": versions(),
+        "machine": {
+            "host": socket.gethostname(),
+            "nodes": world.world_size // world.local_world_size,
+            "git_commit": git_commit(),
+        },
     }
 
 

@@ -31,6 +31,7 @@ from drb.program.config.rehearsal import KINDS
 from drb.program.config.schema import TrainConfig
 from drb.program.config.variants import GROUPS, SCHEMA, TERMS_GROUP, register_chosen, register_variants
 
+STUDIES = "study"  # the folder there that is no group of settings, but has the files of `drb study`
 _DEFAULT_DATASET = "digits"  # as configs/train.yaml says, and the experiment there is about
 
 

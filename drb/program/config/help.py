@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from drb.program.config.compose import compose_config, config_folder
+from drb.program.config.compose import STUDIES, compose_config, config_folder
 from drb.program.config.rehearsal import KINDS
 from drb.program.config.variants import GROUPS, TERMS_GROUP
 from drb.training.terms import TERMS
@@ -87,7 +87,7 @@ def _default_choices() -> dict[str, str]:
 
 
 def _folders() -> list[str]:
-    return sorted(path.name for path in config_folder().iterdir() if path.is_dir())
+    return sorted(path.name for path in config_folder().iterdir() if path.is_dir() and path.name != STUDIES)
 
 
 def _experiments() -> dict[str, str]:

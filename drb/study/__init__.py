@@ -1,0 +1,12 @@
+"""Studies: the same training at several points and over several seeds, and a page that compares them.
+
+A study is a YAML file (`configs/study/`). Each of its runs is one `drb train` in a directory of its own below the
+study's folder, so a study that was stopped goes on where it was: a run that has its `summary.json` is not done again.
+
+    definition  what a study is: its points, their settings, and the runs that follow from them
+    results     what a study's folder holds so far
+    launch      starts runs here, by torchrun or mpirun; slurm submits them as job arrays
+    statistics  mean, standard deviation and n over the seeds of a point
+    table, plots, page    what a study ends with
+    command     `drb study`
+"""

@@ -1,0 +1,105 @@
+"""The command `drb study`: runs what is left of a study, and ends with its page."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+from drb.checkpoint import CheckpointError
+from drb.checkpoint.lock import lock_run
+from drb.program.config.studies import question_of, study_files
+from drb.study.definition import Study, check_study, load_study
+from drb.study.launch import LAUNCHERS, LocalLaunch, run_study
+from drb.study.page import write_page
+from drb.study.results import Result, read_results
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Returns 0 if every run is done, 1 if some failed or the study cannot be run as asked."""
+    parser = _parser()
+    options, settings = parser.parse_known_args(list(arguments))
+    try:
+        if options.name is None:
+            parser.print_help()
+            return 0
+        if odd := [text for text in settings if text.startswith("-") or "=" not in text]:
+            raise ValueError(f"{odd[0]} is neither an option of drb study nor key=value; see drb study --help")
+        study = load_study(options.name, settings)
+        if options.seeds is not None:
+            study = study.with_seeds(_seeds(options.seeds))
+        folder = options.out or Path("runs") / f"study-{study.name}"
+        return _carry_out(study, folder, options)
+    except (ValueError, CheckpointError) as error:
+        print(f"drb: error: {error}", file=sys.stderr)
+        return 1
+
+
+def _carry_out(study: Study, folder: Path, options: argparse.Namespace) -> int:
+    check_study(study)
+    if options.dry_run:
+        for run in study.runs:
+            print(run.command)
+        return 0
+    if options.page:
+        results = read_results(study, folder)
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = lock_run(folder, "drb study")
+        launch = LocalLaunch(options.launcher, {})
+        results = run_study(study, folder, launch, lambda line: print(line, flush=True))
+        lock.release()
+    return _finish(study, results, folder)
+
+
+def _finish(study: Study, results: Sequence[Result], folder: Path) -> int:
+    """Write the page, and say where it is and what is missing in it."""
+    done = sum(result.status == "done" for result in results)
+    if done == 0 and not any(result.status == "failed" for result in results):
+        raise ValueError(f"{folder} holds no run of the study {study.name}; start it without --page")
+    files = write_page(study, results, folder)
+    print(f"\n{(folder / 'table.md').read_text()}\npage: {files[0]}")
+    failed = [result.run.name for result in results if result.status == "failed"]
+    if failed:
+        print(f"drb: error: {len(failed)} of {len(results)} runs failed: {', '.join(failed)}", file=sys.stderr)
+    return 0 if done == len(results) else 1
+
+
+def _seeds(text: str) -> list[int]:
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise ValueError(f"--seeds must be whole numbers with commas between, as in 0,1,2, got {text!r}")
+    return [int(part) for part in text.split(",")]
+
+
+def _parser() -> argparse.ArgumentParser:
+    known = {name: question_of(path) for name, path in study_files().items()}
+    width = max(map(len, known)) + 2
+    lines = [
+        textwrap.fill(f"{name:{width}}{question}", 100, initial_indent="  ", subsequent_indent=" " * (width + 2))
+        for name, question in known.items()
+    ]
+    epilog = "studies:\n" + "\n".join(lines) + "\n\n" + _EPILOG
+    parser = argparse.ArgumentParser(
+        prog="drb study",
+        usage="drb study NAME [options] [key=value ...]",
+        description="Train at several points and over several seeds, and compare them on one page.",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("name", nargs="?", metavar="NAME", help="a study below, or a YAML file of your own")
+    parser.add_argument("--seeds", metavar="0,1,2", help="other seeds than the study's")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where its files go (default runs/study-NAME)")
+    parser.add_argument("--launcher", choices=LAUNCHERS, default="torchrun", help="what starts the ranks of a run")
+    parser.add_argument("--page", action="store_true", help="make the page of what is done, and start nothing")
+    parser.add_argument("--dry-run", action="store_true", help="print the command of each run, and start nothing")
+    return parser
+
+
+_EPILOG = """\
+key=value changes a setting of all runs, for example dataset=cifar10. A study that was stopped goes on with the same
+command: what is done is not done again, and what failed is tried again.
+"""

@@ -1,0 +1,119 @@
+"""Runs what is left of a study on this machine, one run after the other: a run that fails does not stop the rest."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from drb.runs.report.metric import shown
+from drb.study.definition import Study, StudyRun
+from drb.study.results import Result, read_result, read_results, write_record
+
+OUTPUT = "output.txt"  # what a run has printed, in its directory
+LAUNCHERS = ("torchrun", "mpirun")
+
+
+class Launch(Protocol):
+    """Trains in a directory until the run's end; returns the exit code. What it prints goes to OUTPUT there."""
+
+    def __call__(self, run: StudyRun, run_dir: Path) -> int: ...
+
+
+def run_study(study: Study, folder: Path, launch: Launch, say: Callable[[str], None]) -> list[Result]:
+    """Start every run that is not done, once; returns the result of each run of the study.
+
+    Raises:
+        ValueError: a directory in the folder holds a run with other settings.
+    """
+    results = read_results(study, folder)
+    left = [result.run for result in results if result.status != "done"]
+    say(f"{study.title}: {len(results)} runs, {len(results) - len(left)} of them done, in {folder}")
+    started = time.monotonic()
+    for number, run in enumerate(left, 1):
+        say(f"[{number}/{len(left)}] {run.name}")
+        say(f"    {_run(run, folder, launch)}{_time_left(started, number, len(left))}")
+    return read_results(study, folder)
+
+
+def _run(run: StudyRun, folder: Path, launch: Launch) -> str:
+    """Train, note how it ended, and return that in one line."""
+    run_dir = folder / run.folder
+    facts = {"host": socket.gethostname(), "command": run.command}
+    write_record(run, folder, **facts)
+    code = launch(run, run_dir)
+    result = read_result(run, folder)
+    if result.summary is not None:
+        summary = result.summary
+        score = "" if summary["acc"] is None else f"{shown(summary, summary['acc'])}, "
+        return f"done: {score}{summary['train_seconds']:.1f} s of training"
+    error = _last_line(run_dir / OUTPUT) or "it printed nothing"
+    write_record(run, folder, **facts, error=f"exit code {code}: {error}")
+    return f"failed with exit code {code}: {error} (all it said: {run_dir / OUTPUT})"
+
+
+def _time_left(started: float, done: int, total: int) -> str:
+    if done == total:
+        return ""
+    minutes = (time.monotonic() - started) / done * (total - done) / 60
+    return f"; about {minutes:.0f} min left" if minutes >= 1 else f"; about {60 * minutes:.0f} s left"
+
+
+def _last_line(path: Path) -> str:
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+class LocalLaunch:
+    """Starts a run by torchrun or mpirun on this machine, and ends it if the study's process ends.
+
+    Args:
+        launcher: one of LAUNCHERS.
+        environment: variables of the run besides those of this process.
+        settings: of every run besides its own, such as where it is tracked.
+    """
+
+    def __init__(self, launcher: str, environment: Mapping[str, str], settings: Sequence[str] = ()) -> None:
+        self._launcher = launcher
+        # torchrun prints a notice where the number of threads is unset
+        self._environment = {"OMP_NUM_THREADS": "1", **os.environ, **environment}
+        self._settings = settings
+
+    def __call__(self, run: StudyRun, run_dir: Path) -> int:
+        command = [*self._ranks(run.point.ranks), "-m", "drb.train", *run_settings(run, run_dir), *self._settings]
+        with open(run_dir / OUTPUT, "w", encoding="utf-8") as output:
+            process = subprocess.Popen(
+                command, env=self._environment, stdout=output, stderr=subprocess.STDOUT, preexec_fn=_end_with_parent
+            )
+        try:
+            return process.wait()
+        except BaseException:  # Ctrl-C reaches the run, too: it may save, and then ends
+            process.send_signal(signal.SIGTERM)
+            process.wait()
+            raise
+
+    def _ranks(self, ranks: int) -> list[str]:
+        if self._launcher == "mpirun":
+            return ["mpirun", "-n", str(ranks), sys.executable]
+        return [sys.executable, "-m", "drb.distributed.torchrun", "--standalone", f"--nproc-per-node={ranks}"]
+
+
+def run_settings(run: StudyRun, run_dir: Path) -> list[str]:
+    """A run's settings with its name and its directory."""
+    return [*run.settings, f"name='{run.name}'", f"hydra.run.dir='{run_dir}'", "tracking.plots=false"]
+
+
+def _end_with_parent() -> None:
+    """Linux: SIGTERM for this process when the study's process dies, so that no run goes on unseen."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
