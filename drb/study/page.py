@@ -20,7 +20,7 @@ from drb.study.table import as_csv, markdown, rows
 
 PAGE, TABLE, NUMBERS = "page.html", "table.md", "table.csv"
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1c1c1c; max-width: 1000px; margin: 2em auto; padding: 0 1em; }
+body { font: 15px/1.5 system-ui, sans-serif; color: #1c1c1c; max-width: 1160px; margin: 2em auto; padding: 0 1em; }
 h1 { margin-bottom: 0.2em; } h2 { margin-top: 1.8em; font-size: 1.15em; }
 .question { font-size: 1.1em; color: #444; margin-top: 0; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }

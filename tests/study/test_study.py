@@ -1,0 +1,153 @@
+"""A study from its file to its page, with made-up runs: what goes on, what is shown, what is refused."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import random
+import re
+import signal
+from pathlib import Path
+
+import pytest
+from ranks import FORKS
+from study.made import STUDY, carry_out, launch, main
+
+from drb.program.config.studies import study_files
+from drb.study.definition import check_study, load_study
+from drb.study.launch import run_study
+from drb.study.results import read_results
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "made.yaml"
+    path.write_text(STUDY)
+    return path
+
+
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.full)])
+def test_the_studies_that_drb_brings_along_can_be_run(every: bool):
+    for name in study_files():
+        study = load_study(name)
+        assert study.question.endswith((".", "?"))
+        assert len({point.folder for point in study.points}) == len(study.points) >= 2
+        check_study(study if every else dataclasses.replace(study, points=study.points[-1:]))
+
+
+def test_every_combination_is_a_point_and_every_seed_a_run(file: Path):
+    study = load_study(str(file), ["optimizer.lr=0.1"])
+    labels = [point.label for point in study.points]
+    assert labels[:3] == [
+        "rehearsal · capacity=100 · W=1",
+        "rehearsal · capacity=100 · W=2",
+        "rehearsal · capacity=200 · W=1",
+    ]
+    assert len(study.runs) == 2 * 2 * 2 * 3
+    assert study.runs[-1].command == (
+        "torchrun --nproc-per-node=2 -m drb.train experiment=digits strategy=finetune rehearsal.capacity=200 "
+        "optimizer.lr=0.1 seed=2"
+    )
+
+
+def test_the_page_has_every_number_with_its_deviation_and_command_and_what_failed(file: Path, tmp_path: Path):
+    carry_out(file, tmp_path / "out")
+    page = (tmp_path / "out/page.html").read_text()
+    assert "<td>11.0 ± 1.0</td>" in page  # capacity 100: 10, 11 and 12 %
+    assert "<td>0 of 3</td>" in page
+    assert page.count("exit code 3: drb: error: it is &lt;broken&gt;") == 12
+    assert page.count("torchrun --nproc-per-node") == 24
+    assert [name for name in ("Does more help?", "abc", "here", "seeds 0, 1, 2") if name not in page] == []
+    plots = sorted(path.stem for path in (tmp_path / "out").glob("*.png"))
+    wanted = [
+        "accuracy_matrix",
+        "accuracy_runtime",
+        "accuracy_tasks",
+        "breakdown",
+        "curve_rehearsal.capacity",
+        "scaling",
+    ]
+    assert plots == wanted
+    assert page.count('src="data:image/png;base64,') == len(wanted)
+    assert re.findall(r'(?:src|href)="(?!data:)', page) == []
+    with open(tmp_path / "out/table.csv") as table:
+        row = next(csv.DictReader(table))
+    assert (float(row["acc"]), float(row["acc_std"]), row["acc_n"]) == (pytest.approx(0.11), pytest.approx(0.01), "3")
+
+
+def test_what_is_done_is_not_done_again_and_what_failed_is_tried_again(file: Path, tmp_path: Path):
+    started = []
+
+    def counting(run, run_dir):
+        started.append(run.name)
+        return launch(run, run_dir)
+
+    study = load_study(str(file))
+    for times in (1, 2):
+        results = run_study(study, tmp_path / "out", counting, lambda line: None)
+        assert [result.status for result in results].count("done") == 12
+        assert started.count("rehearsal · capacity=100 · W=1 · seed 0") == 1
+        assert started.count("broken · capacity=100 · W=1 · seed 0") == times
+
+
+def test_a_study_killed_at_random_moments_ends_with_the_same_page(file: Path, tmp_path: Path):
+    carry_out(file, tmp_path / "whole")
+    moments, done = random.Random(3), []
+    for _ in range(10):
+        killed = moments.randrange(4, 13), moments.uniform(1e-4, 0.008)
+        process = FORKS.Process(target=carry_out, args=(file, tmp_path / "killed", killed))
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGALRM
+        done.append(sum(1 for _ in (tmp_path / "killed").rglob("summary.json")))
+    assert len(set(done)) >= 4, done  # it was killed in the midst of several runs
+    carry_out(file, tmp_path / "killed")
+    for name in ("page.html", "table.md", "table.csv"):
+        whole, other = ((tmp_path / folder / name).read_text() for folder in ("whole", "killed"))
+        assert whole.replace("/whole/", "") == other.replace("/killed/", ""), name
+
+
+def test_results_of_other_settings_are_refused_rather_than_mixed(file: Path, tmp_path: Path):
+    run_study(load_study(str(file)).with_seeds([0]), tmp_path / "out", launch, lambda line: None)
+    with pytest.raises(ValueError, match=r"was run with settings .*the study asks for .*--out, or delete"):
+        read_results(load_study(str(file), ["optimizer.lr=0.1"]).with_seeds([0]), tmp_path / "out")
+
+
+WRONG = {
+    "points: [er]": r"points must be a mapping, got \['er'\]",
+    "point: {}": "a study has no key 'point'; its keys are title, settings",
+    "seeds: [0, -1]": "seeds must be whole numbers of at least 0, got -1",
+    "ranks: two": "ranks must be whole numbers of at least 1, got 'two'",
+    "settings: [strategy]": r"settings must be a list of key=value, got \['strategy'\]",
+    "vary: {rehearsal.capacity: 3}": "vary.rehearsal.capacity must be a list of values, got 3",
+    "settings: [strategy=erx]": r"point 'made': .*strategy=erx",
+    "- a": "must be a mapping with the keys",
+    "a: [": "cannot be read",
+}
+
+
+@pytest.mark.parametrize("content", WRONG)
+def test_a_wrong_file_is_refused_in_one_line_before_anything_starts(content: str, file: Path, tmp_path: Path, capsys):
+    file.write_text(content)
+    assert main([str(file), "--out", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert re.search(WRONG[content], error), error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_command_lines_are_refused(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    cases = {
+        ("lowerupper",): "there is no study 'lowerupper': choose",
+        ("lower_upper", "--seeds=a"): "--seeds must be whole numbers",
+        ("lower_upper", "--sedes=1"): "--sedes=1 is neither an option",
+        ("lower_upper", "--page"): "holds no run of the study lower_upper",
+    }
+    for arguments, expected in cases.items():
+        assert main(arguments) == 1
+        assert expected in capsys.readouterr().err
+    assert main([]) == 0
+    helped = capsys.readouterr().out
+    assert all(name in helped for name in study_files())
+    assert list(tmp_path.iterdir()) == []
