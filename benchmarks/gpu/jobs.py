@@ -146,9 +146,9 @@ def ways(device: torch.device) -> dict[str, Way]:
     """The ways that this drb and this device know."""
     there = {"device": "cuda"} if device.type == "cuda" else {}
     known = {
-        "on the gpu": Way(False, {}),
-        "pinned": Way(True, {}),
-        "device=": Way(True, there),
+        "on the gpu": Way(False, {"storage": "host"}),
+        "pinned": Way(True, {"storage": "host"}),
+        "device=": Way(True, {"storage": "host", **there}),
         "stored on the gpu": Way(False, {"storage": "device", **there}),
         "device=, stored on the gpu": Way(True, {"storage": "device", **there}),
     }
@@ -157,7 +157,7 @@ def ways(device: torch.device) -> dict[str, Way]:
     return {
         name: way
         for name, way in known.items()
-        if way.settings.keys() <= takes and not (wants_gpu and "storage" in way.settings)
+        if way.settings.keys() <= takes and not (wants_gpu and way.settings["storage"] == "device")
     }
 
 

@@ -34,7 +34,7 @@ def _run(rank: int, world_size: int, job: Job, device_name: str, turns: int, fol
     device = torch.device(device_name)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    chosen = {name: way for name, way in ways_of(job, device).items() if "storage" not in way.settings}  # of one rank
+    chosen = ways_of(job, device)
     with group(device, rank, world_size, f"{folder}/store"):
         data = Data(job, device, rank, world_size)
         with kinds_of(job, data, chosen, timeout_s=_TIMEOUT_S, seed=0) as kinds:

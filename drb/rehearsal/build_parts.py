@@ -16,14 +16,16 @@ from drb.buffer.positions import PositionTable
 from drb.buffer.record import RecordSpec
 from drb.buffer.storage.device import HEADER_BYTES, DeviceRows
 from drb.data.sampler_order import Shard
+from drb.distributed.failure import first_few
 from drb.exchange import Exchange, Peers, Sizes, Transport
 from drb.exchange.loopback import Loopback, LoopbackExchange
 from drb.machine import format_bytes, node_name
 from drb.rehearsal.auto import choose_engine, choose_transport, has_core
 from drb.rehearsal.auto_exemplars import AutoExemplars, MeasuringEngine
 from drb.rehearsal.cuda import Device, DeviceRing, DeviceSide, NcclExchange, RowLauncher
+from drb.rehearsal.cuda.device_exchange import DeviceExchange
 from drb.rehearsal.delivery import Delivery, allocate_blocks, deliver_on_host
-from drb.rehearsal.handshake import greet, most_exemplars_of_all, require_devices
+from drb.rehearsal.handshake import Greeting, greet, most_exemplars_of_all, require_devices
 from drb.rehearsal.memory import free_memory, own_capacity, require_room_for_buffers
 from drb.rehearsal.parts import Parts
 from drb.rehearsal.round import RoundRunner
@@ -32,6 +34,7 @@ from drb.rehearsal.state.origin import Origin
 from drb.sampling.proportions import Proportions
 from drb.sampling.sampler import Sampler
 from drb.types import Int64Array
+from drb.variant import name_of
 
 
 class PartsFactory:
@@ -49,8 +52,10 @@ class PartsFactory:
         """The exchange of this transport. Collective over peers (None: one rank)."""
         return Loopback().open(None, nodes, sizes) if peers is None else transport.open(peers, nodes, sizes)
 
-    def exchange_on(self, device: Device, sizes: Sizes) -> Exchange:
-        """The exchange of one rank whose rows lie in the device's memory."""
+    def exchange_on(self, device: Device, peers: Peers | None, sizes: Sizes) -> Exchange:
+        """The exchange of ranks of one node whose rows lie in their devices' memory. Collective over peers."""
+        if peers is not None:
+            return DeviceExchange(peers, sizes, device)
         num_rows = int(sizes.rows[0])
         return LoopbackExchange(num_rows, sizes.words, DeviceRows(device, num_rows, sizes.words))
 
@@ -130,7 +135,7 @@ def build_parts(
         require_device_codecs(spec)
     per_draw, draws = most_exemplars_of_all(settings, greetings), settings.draws
     exemplars, depth, interval = draws * per_draw, settings.depth, settings.interval
-    stored_on = device_for_rows(settings, spec, device, world_size)
+    stored_on = device_for_rows(settings, spec, device, transport, greetings)
     rows = require_room_for_buffers(
         greetings,
         transport,
@@ -150,7 +155,7 @@ def build_parts(
     if stored_on is None:
         exchange = factory.exchange(transport, peers, nodes, sizes)
     else:
-        exchange = factory.exchange_on(stored_on, sizes)
+        exchange = factory.exchange_on(stored_on, peers, sizes)
     buffer = factory.buffer(settings, spec, capacity, exchange.rows, rank)
     proportions = settings.shares
     blocks = allocate_blocks(sizes.num_blocks, sizes.at_once, spec.words)
@@ -205,22 +210,34 @@ def _ahead(depth: int, interval: int) -> str:
 
 
 def device_for_rows(
-    settings: RehearsalSettings, spec: RecordSpec, device: Device | None, world_size: int
+    settings: RehearsalSettings,
+    spec: RecordSpec,
+    device: Device | None,
+    transport: Transport,
+    greetings: Sequence[Greeting],
 ) -> Device | None:
     """The device in whose memory the buffer lies; None: on the host.
 
     Raises:
-        ValueError: storage=device, and it cannot; alike on all ranks, but for a device that some rank lacks.
+        ValueError: storage=device, and it cannot; alike on all ranks.
     """
     if settings.storage != "device":
         return None
-    if world_size > 1:
+    without = [rank for rank, greeting in enumerate(greetings) if not greeting["device"]]
+    if without:
+        who = "" if len(greetings) == 1 else f", and ranks [{first_few(without)}] have theirs on the host"
+        raise ValueError(f"storage=device needs exemplars on a GPU{who}: give minibatches on a GPU or device=")
+    num_nodes = len({greeting["node"] for greeting in greetings})
+    if num_nodes > 1:
         raise ValueError(
-            f"storage=device serves one rank so far, there are {world_size}: set storage=host, whose rows the GPUs "
-            "of a node read from shared memory"
+            f"storage=device serves the ranks of one node so far, they are on {num_nodes}: set storage=host, whose "
+            "rows travel between nodes"
         )
-    if device is None:
-        raise ValueError("storage=device needs exemplars on a GPU: give minibatches on a GPU or device=")
+    if len(greetings) > 1 and not transport.in_shared_memory:
+        raise ValueError(
+            f"storage=device has ranks read one another's rows in GPU memory: set exchange=auto, got "
+            f"{name_of(transport)}, or storage=host"
+        )
     by_host = [*spec.encoded, *spec.counted]
     if by_host:
         raise ValueError(

@@ -105,6 +105,7 @@ def require_room_for_buffers(
         ValueError: on all ranks, if a node has not the memory.
     """
     largest = max(greeting["max_rows"] for greeting in greetings)
+    row_bytes = spec.row_bytes if stored_bytes is None else stored_bytes
     rows, needed = [], []
     for greeting in greetings:
         capacity, max_rows = greeting["capacity"], greeting["max_rows"] or largest
@@ -122,7 +123,7 @@ def require_room_for_buffers(
             stored_bytes=stored_bytes,
         )
         # without what the exchange stages: its bound is for one rank that holds the whole union
-        in_shared_memory = rows[-1] * spec.row_bytes + 16 * capacity if transport.in_shared_memory else 0
+        in_shared_memory = rows[-1] * row_bytes + 16 * capacity if transport.in_shared_memory else 0
         needed.append(amounts | {SHARED: in_shared_memory})
     free, nodes = ([greeting[name] for greeting in greetings] for name in ("free", "node"))
     require_room(needed, free, nodes, exchange=name_of(transport))

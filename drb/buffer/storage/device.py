@@ -65,22 +65,35 @@ class DeviceRows:
     there: int64 [N, K] on the device. stream: on which all that reads or writes it is queued.
     """
 
-    def __init__(self, device: RowDevice, num_rows: int, words: int) -> None:
-        """Allocates zeroed rows. Raises ValueError if the device has not the memory."""
+    def __init__(
+        self,
+        device: RowDevice,
+        num_rows: int,
+        words: int,
+        *,
+        there: Tensor | None = None,
+        headers: Int64Array | None = None,
+        stream: Any = None,
+    ) -> None:
+        """Zeroed rows. there, headers: memory for them; None to allocate it. stream: None for a new one.
+
+        Raises:
+            ValueError: the device has not the memory.
+        """
         size, free = num_rows * words * 8, device.free_bytes()
-        if size > free:
+        if there is None and size > free:
             raise ValueError(
                 f"storage=device: the rehearsal buffer needs {format_bytes(size)} of {device.device}, "
                 f"{format_bytes(free)} are free; lower the rehearsal's capacity or set storage=host"
             )
         self.shape, self.nbytes = (num_rows, words), size
-        self.headers: Int64Array = np.zeros((num_rows, HEADER_WORDS), np.int64)
-        self.stream = device.side_stream()
+        self.headers: Int64Array = np.zeros((num_rows, HEADER_WORDS), np.int64) if headers is None else headers
+        self.stream = device.side_stream() if stream is None else stream
         self._device = device
         self._most = max(1, min(num_rows, _MOST_ROWS, _CHUNK_BYTES // (8 * words)))
         self._pinned = device.empty_pinned((self._most * words,), torch.int64)
         self._index = device.empty_pinned((self._most,), torch.int64)
-        self.there = device.empty((num_rows, words), torch.int64, [self.stream])
+        self.there = device.empty((num_rows, words), torch.int64, [self.stream]) if there is None else there[:num_rows]
         self._passing = device.empty((self._most * words,), torch.int64, [self.stream])
         self._index_there = device.empty((self._most,), torch.int64, [self.stream])
         self._done = device.event()

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from drb.buffer.field import Field
 from drb.exchange import Peers
+from drb.rehearsal.cuda.ipc import CudaIpc, Ipc
 from drb.types import Int64Array
 
 
@@ -116,6 +117,10 @@ class Device(Protocol):
         """What rows between these ranks' devices travel by. Collective over them."""
         ...
 
+    def ipc(self) -> Ipc:
+        """Memory and events that other processes may use. Raises ValueError if this device has none."""
+        ...
+
 
 class CudaDevice:
     """A GPU by torch.cuda. device: as "cuda" or "cuda:1"; without an index the current one."""
@@ -191,6 +196,9 @@ class CudaDevice:
     def open_rows(self, peers: Peers) -> RowBackend:
         """An NCCL group of its own, connected here and now: a rank that cannot is told at the start."""
         return NcclRows(peers, self.device)
+
+    def ipc(self) -> Ipc:
+        return CudaIpc(self.device)
 
 
 _PORTABLE_AND_MAPPED = 1 | 2  # cudaHostRegisterPortable, cudaHostRegisterMapped

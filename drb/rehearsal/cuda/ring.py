@@ -74,7 +74,7 @@ class DeviceRing(Delivery):
 
     def prepare(self) -> None:
         self._ready[self._last].synchronize()
-        self.side.landing.land(wait=self.side.has_peers)
+        self.side.land()
 
     def fetch(self, owners: Int64Array, positions: Int64Array, block: int) -> None:
         self._ready[block].synchronize()  # page-locked memory of this block is free
@@ -87,10 +87,12 @@ class DeviceRing(Delivery):
         assert direct is not None, "rows that the device reaches and the host does not"
         index = direct.locate(owners, positions)
         headers = direct.reachable[index, :HEADER_WORDS]
-        self._index[block, 0, :count], self._index[block, 1, :count] = index, headers[:, SAMPLE_ID]
+        self._index[block, 0, :count] = self.side.locate(owners, index)
+        self._index[block, 1, :count] = headers[:, SAMPLE_ID]
         self.host_blocks[block, :count, :HEADER_WORDS] = headers
         with self.device.on(self.side.stream):
             self.side.stream.wait_event(self._consumed[block])
+            self.side.wait_for_peers()
             self.device.copy(self._index_there[block], self._pinned_index[block])
             there, targets = self._views_of(block, count)
             for name, target in targets.items():

@@ -8,8 +8,10 @@ from drb.buffer.record import RecordSpec
 from drb.buffer.storage.device import DeviceRows
 from drb.exchange import Exchange
 from drb.rehearsal.cuda.device import Device
+from drb.rehearsal.cuda.device_exchange import DeviceExchange
 from drb.rehearsal.cuda.landing import Landing
 from drb.rehearsal.cuda.lanes import lanes_of, lanes_of_blocks
+from drb.types import Int64Array
 
 
 class DeviceSide:
@@ -19,6 +21,7 @@ class DeviceSide:
     lanes: of the fields that the device writes into rows; the host encodes the others, and counts their columns.
     block_lanes: of all that is fetched of a record.
     rows: the buffer's, if they lie on this device.
+    shared: the exchange, if those of the other ranks lie on devices, too.
     reachable: all rows that the exchange reads from memory, int64 [*, K], as the device reads them; None if it may not,
     or the exchange reads them otherwise.
     """
@@ -29,6 +32,8 @@ class DeviceSide:
         self.device = device
         self.spec = spec
         self.rows = exchange.rows if isinstance(exchange.rows, DeviceRows) else None
+        self.shared = exchange if isinstance(exchange, DeviceExchange) else None
+        self._announced_landings = 0
         self.stream = device.side_stream() if self.rows is None else self.rows.stream
         by_host = {*spec.encoded, *spec.counted}
         self.lanes = {name: lane for name, lane in lanes_of(spec).items() if name not in by_host}
@@ -40,7 +45,8 @@ class DeviceSide:
         self.reachable: Tensor | None = None
         self._own_rows: Tensor | None
         if self.rows is not None:
-            self.reachable = self._own_rows = self.rows.there
+            self._own_rows = self.rows.there
+            self.reachable = self._own_rows if self.shared is None else self.shared.peer_rows.window
         elif direct is None or (reachable := device.map_host(direct.reachable)) is None:
             self._own_rows = device.map_host(exchange.rows)
         else:
@@ -49,8 +55,29 @@ class DeviceSide:
             self._own_rows = self.reachable[first : first + len(exchange.rows)]
         self.landing = Landing(device, spec, self.lanes, exchange.rows, self._own_rows, max_rows, self.stream, places)
 
+    def land(self) -> None:
+        """Write what was admitted, so that peers may be told of it: the host waits for it only if they may not."""
+        if self.shared is None:
+            self.landing.land(wait=self.has_peers)
+            return
+        self.landing.land(wait=False)
+        if self._announced_landings != self.landing.num_landings:
+            self._announced_landings = self.landing.num_landings
+            self.shared.peer_rows.record()
+
+    def locate(self, owners: Int64Array, rows: Int64Array) -> Int64Array:
+        """Where `reachable` has rows of `owners`, which the exchange has located: int64 [r] each."""
+        return rows if self.shared is None else self.shared.peer_rows.index(owners, rows)
+
+    def wait_for_peers(self) -> None:
+        """What is queued on `stream` from now on reads what peers have announced. The host does not wait."""
+        if self.shared is not None:
+            self.shared.peer_rows.wait_for(self.shared.announced)
+
     def describe(self) -> str:
         """How rows come to the device."""
+        if self.shared is not None:
+            return f"the buffer's rows lie on {self.device.device}, where the node's ranks read them"
         if self.rows is not None:
             return f"the buffer's rows lie on {self.device.device}"
         if self.is_direct:

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from rehearsal.cuda.gloo_rows import GlooRows
 from rehearsal.cuda.races import Judge, RaceError, extent
+from rehearsal.cuda.simulated_ipc import SimulatedIpc
 from rehearsal.cuda.streams import SimulatedEvent, SimulatedStream
 from torch import Tensor
 
@@ -44,8 +45,10 @@ class SimulatedGpu:
         self._indices: list[tuple[Tensor, Tensor]] = []  # small integers on the device, and what they will be
         self.is_early = is_early
         self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)
         self.calls: Counter[str] = Counter()
         self.free = 1 << 40
+        self.shared: list[SimulatedIpc] = []
         self.copies: Counter[str] = Counter()  # by where from and where to, such as "pinned to device"
         self.waited_on: set[str] = set()  # the threads that waited for an event
         self._leave_out = leave_out
@@ -154,6 +157,10 @@ class SimulatedGpu:
     def open_rows(self, peers: Peers) -> GlooRows:
         return GlooRows(self, peers.new_group("gloo"))
 
+    def ipc(self) -> SimulatedIpc:
+        self.shared.append(SimulatedIpc(self))
+        return self.shared[-1]
+
     # -- what tests ask of it
 
     def is_pinned(self, value: Tensor) -> bool:
@@ -260,6 +267,13 @@ class SimulatedGpu:
                 if target.numel() and source.numel():
                     (start, end), (first, last) = extent(target), extent(source)
                     assert end <= first or last <= start, "one of these copies reads what another writes"
+
+    def adopt(self, memory: Tensor) -> Tensor:
+        """Memory that counts as the device's from now on."""
+        with self.lock:
+            self._here.add(memory.untyped_storage().data_ptr())
+            self._kept.append(memory)
+            return memory
 
     def _garbage(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         count = math.prod(shape)

@@ -191,13 +191,3 @@ def test_ranks_without_a_device_are_named_on_all():
 def test_nccl_needs_rounds_ahead():
     with pytest.raises(ValueError, match="exchange=nccl needs 2 rounds in flight: depth must be at least 2, got 1"):
         Rehearsal(CAPACITY, 5, exchange="nccl")
-
-
-def store_there(rank, world_size):
-    refused = pytest.raises(ValueError, match="storage=device serves one rank so far, there are 2: set storage=host")
-    with Rehearsal(CAPACITY, 5, storage="device", verbose=False, device=SimulatedGpu()) as rehearsal, refused:
-        rehearsal.extend({"x": torch.zeros(2, 3), "sample_id": torch.arange(2)})
-
-
-def test_several_ranks_cannot_store_in_gpu_memory():
-    run_ranks(store_there, 2)
