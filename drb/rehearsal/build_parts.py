@@ -23,7 +23,6 @@ from drb.machine import format_bytes, node_name
 from drb.rehearsal.auto import choose_engine, choose_transport, has_core
 from drb.rehearsal.auto_exemplars import AutoExemplars, MeasuringEngine
 from drb.rehearsal.cuda import Device, DeviceRing, DeviceSide, NcclExchange, RowLauncher
-from drb.rehearsal.cuda.device_exchange import DeviceExchange
 from drb.rehearsal.delivery import Delivery, allocate_blocks, deliver_on_host
 from drb.rehearsal.handshake import Greeting, greet, most_exemplars_of_all, require_devices
 from drb.rehearsal.memory import free_memory, own_capacity, require_room_for_buffers
@@ -55,6 +54,8 @@ class PartsFactory:
     def exchange_on(self, device: Device, peers: Peers | None, sizes: Sizes) -> Exchange:
         """The exchange of ranks of one node whose rows lie in their devices' memory. Collective over peers."""
         if peers is not None:
+            from drb.rehearsal.cuda.device_exchange import DeviceExchange  # seldom needed
+
             return DeviceExchange(peers, sizes, device)
         num_rows = int(sizes.rows[0])
         return LoopbackExchange(num_rows, sizes.words, DeviceRows(device, num_rows, sizes.words))

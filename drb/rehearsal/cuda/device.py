@@ -10,7 +10,7 @@ import ctypes
 import weakref
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -18,8 +18,10 @@ from torch import Tensor
 
 from drb.buffer.field import Field
 from drb.exchange import Peers
-from drb.rehearsal.cuda.ipc import CudaIpc, Ipc
 from drb.types import Int64Array
+
+if TYPE_CHECKING:  # loaded once it is needed
+    from drb.rehearsal.cuda.ipc import Ipc
 
 
 class Event(Protocol):
@@ -198,6 +200,8 @@ class CudaDevice:
         return NcclRows(peers, self.device)
 
     def ipc(self) -> Ipc:
+        from drb.rehearsal.cuda.ipc import CudaIpc  # seldom needed
+
         return CudaIpc(self.device)
 
 

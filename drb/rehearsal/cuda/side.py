@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, cast
+
 from torch import Tensor
 
 from drb.buffer.record import RecordSpec
 from drb.buffer.storage.device import DeviceRows
 from drb.exchange import Exchange
 from drb.rehearsal.cuda.device import Device
-from drb.rehearsal.cuda.device_exchange import DeviceExchange
 from drb.rehearsal.cuda.landing import Landing
 from drb.rehearsal.cuda.lanes import lanes_of, lanes_of_blocks
 from drb.types import Int64Array
+
+if TYPE_CHECKING:  # loaded once it is needed
+    from drb.rehearsal.cuda.device_exchange import DeviceExchange
 
 
 class DeviceSide:
@@ -32,7 +36,7 @@ class DeviceSide:
         self.device = device
         self.spec = spec
         self.rows = exchange.rows if isinstance(exchange.rows, DeviceRows) else None
-        self.shared = exchange if isinstance(exchange, DeviceExchange) else None
+        self.shared = cast("DeviceExchange", exchange) if hasattr(exchange, "peer_rows") else None
         self._announced_landings = 0
         self.stream = device.side_stream() if self.rows is None else self.rows.stream
         by_host = {*spec.encoded, *spec.counted}
