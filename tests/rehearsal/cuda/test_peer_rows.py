@@ -34,15 +34,12 @@ def results(rank, world_size, gpu, **settings):
 
 
 def on_host_and_devices(rank, world_size, ways):
-    """What loops saw, on the host and on simulated GPUs that run late, or early on some ranks."""
-    mixed = [rank % 2 == 0, rank % 2 == 1]
-    return [
-        [
-            results(rank, world_size, gpu, **settings)
-            for gpu in (None, SimulatedGpu(), SimulatedGpu(is_early=mixed[number % 2]))
-        ]
-        for number, settings in enumerate(ways)
-    ]
+    """What loops saw, on the host and on simulated GPUs: all late, and in the first ways some early."""
+    found = []
+    for number, settings in enumerate(ways):
+        gpus = [None, SimulatedGpu()] + [SimulatedGpu(is_early=rank % 2 == number)] * (number < 2)
+        found.append([results(rank, world_size, gpu, **settings) for gpu in gpus])
+    return found
 
 
 @pytest.mark.parametrize(("world_size", "ways"), [(2, WAYS), (3, WAYS[2:4])])
