@@ -1,7 +1,8 @@
 """One rank's rehearsal buffer: rows, what is known about each slot, and the admission policy.
 
 Copy on write: an admitted sample is written into a spare row (`stage`) and its slot is pointed at that row one step
-later (`commit`), so rows that peers may be reading never change under them. `hand_in` gives a round what has changed;
+later (`commit`), so rows that peers may be reading never change under them. A stored sample that is offered again gets a
+copy of its record in the same way, if it has fields that are then refreshed. `hand_in` gives a round what has changed;
 when the round has ended, `release` makes rows spare again that it no longer published: see `drb.buffer.spares`.
 
 All methods run on the training thread.
@@ -29,15 +30,17 @@ from drb.buffer.positions import TableChange
 from drb.buffer.record import ROUND, SAMPLE_ID, SLOT, STRATUM, RecordSpec
 from drb.buffer.snapshot import RowWatch
 from drb.buffer.spares import SpareRows
-from drb.buffer.staged import Staged, Undecided
+from drb.buffer.staged import Staged, Undecided, offered_again
 from drb.types import Int64Array, Minibatch
 
 # At most, whatever is configured: key, id, stratum, round, time and row of a slot; its row, stratum and order in the
 # table of rounds; two tables for peers; its entry in the set of ids, a third full once grown, and the integer.
 COLUMN_BYTES = 8 * (6 + 3 + 2) + 107 + 32
+INDEX_BYTES = 144 + 32  # of a slot in the dictionary of ids, once grown, which buffers with refreshed fields have
 
 Write: TypeAlias = Callable[[Mapping[str, Tensor], Int64Array, Int64Array], None]
 _NOWHERE: Int64Array = np.empty(0, np.int64)
+_NO_ONE = _NOWHERE, _NOWHERE
 
 
 class Buffer:
@@ -63,7 +66,7 @@ class Buffer:
         self.rows = rows
         self._header = [rows[:, word] for word in (SAMPLE_ID, STRATUM, ROUND, SLOT)]
         self.size = 0  # committed exemplars; columns.size also counts the staged ones
-        self._columns = Columns(capacity, timed=expiry is not None and expiry.is_time)
+        self._columns = Columns(capacity, timed=expiry is not None and expiry.is_time, indexed=bool(spec.refreshed))
         self._columns.stored = self.read
         self._expiry = expiry
         self.admission = admission
@@ -82,7 +85,6 @@ class Buffer:
         """Decide on a minibatch and copy what is admitted into spare rows; it is visible after the next commit.
 
         If the policy reads late fields, it decides when those are attached.
-
         minibatch: the record's fields except late ones, checked, on the CPU. Returns how many are admitted by now.
         """
         if self._undecided is not None:
@@ -90,12 +92,14 @@ class Buffer:
             self._undecided.fill(minibatch, offer)
             return self._decide(self._undecided)
         decision = self._admit_offer(self._columns, offer) if self.capacity else NOTHING
-        if not len(decision.rows):
+        if len(decision.rows) or self.spec.refreshed:
+            self._admit(decision, offer, self.spec.required_late)
+            self._stage_again(offer)
+        else:
             self._staged = Staged(NOTHING, _NOWHERE, len(offer.sample_id), set(self.spec.required_late))
-            return 0
-        where = self._admit(decision, offer, self.spec.required_late)
-        self._write(minibatch, decision.rows, where)
-        return len(where)
+        if len(self._staged.where):
+            self._write(minibatch, *self._staged.all)
+        return len(decision)
 
     def attach(self, late_fields: Mapping[str, Tensor]) -> None:
         """Give the staged minibatch its late fields, [B, …] each, checked, on the CPU."""
@@ -107,7 +111,10 @@ class Buffer:
         staged = self._staged
         if len(staged.where):
             self._before_writing(staged.where)
-            self._write(late_fields, staged.decision.rows, staged.where)
+            kept = late_fields.keys() - self.spec.refreshed if len(staged.again) else set()
+            for names, places in ((kept, staged.admitted), (late_fields.keys() - kept, staged.all)):
+                if names:
+                    self._write({name: late_fields[name] for name in names}, *places)
         staged.lacking.difference_update(late_fields)
 
     @property
@@ -226,6 +233,11 @@ class Buffer:
         self._before_writing(where)
         self.rows[where] = undecided.rows[decision.rows]
         self.rows[where, SLOT] = decision.slots
+        again = self._stage_again(offer)
+        if len(again):
+            rows = self.rows[again]
+            self.spec.refresh(rows, undecided.rows[self._staged.decision.rows[self._staged.again]])
+            self.rows[again] = rows
         undecided.done()
         return len(where)
 
@@ -247,6 +259,16 @@ class Buffer:
             self._write_headers(offer, decision, where)
             if self.spec.counted:
                 self.spec.clear_optional(self.rows, where)
+        return where
+
+    def _stage_again(self, offer: Offer) -> Int64Array:
+        """Copy the records of stored samples that are offered again, if fields are refreshed; the copies, int64 [n]."""
+        rows, slots = offered_again(self._columns, offer, self._staged.decision) if self.spec.refreshed else _NO_ONE
+        where = self._spares.take(len(rows))
+        if len(rows):
+            self._before_writing(where)
+            self.rows[where] = self.rows[self._slot_row[slots]]
+            self._staged = self._staged.with_again(rows, slots, where)
         return where
 
     def pack(self, fields: Mapping[str, Tensor], selected: Int64Array, where: Int64Array) -> None:

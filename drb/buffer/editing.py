@@ -22,6 +22,7 @@ from drb.buffer.staged import Staged
 from drb.types import Int64Array, Minibatch
 
 _ROWS_AT_A_TIME = 1024
+_NOWHERE: Int64Array = np.empty(0, np.int64)
 
 
 class EditableBuffer(Buffer):
@@ -69,7 +70,8 @@ class EditableBuffer(Buffer):
         return {
             "rows": self._watch.snapshot(where) if lazy and self._watch is not None else self.rows[where],
             "size": np.int64(self.size),
-            "staged": {"rows": decision.rows, "slots": decision.slots, "offered": np.int64(self._staged.offered)},
+            "staged": {"rows": decision.rows, "slots": decision.slots, "offered": np.int64(self._staged.offered)}
+            | ({"again": self._staged.again.copy()} if len(self._staged.again) else {}),
             "lacking": sorted(self._staged.lacking),
             "undecided": None if self._undecided is None else self._undecided.state_dict(),
             "columns": self._columns.state_dict(),
@@ -96,7 +98,8 @@ class EditableBuffer(Buffer):
         self.size = size
         self._slot_row[:size] = where[:size]
         decision = Decision(state["staged"]["rows"].copy(), state["staged"]["slots"].copy())
-        self._staged = Staged(decision, where[size:], int(state["staged"]["offered"]), set(state["lacking"]))
+        offered, again = int(state["staged"]["offered"]), state["staged"].get("again", _NOWHERE).copy()
+        self._staged = Staged(decision, where[size:], offered, set(state["lacking"]), again)
         if self._undecided is not None:
             self._undecided.load_state_dict(state["undecided"])
         self._spares = SpareRows(len(self.rows), first=len(rows))

@@ -34,6 +34,8 @@ class Field:
     growing: a late field whose first dimension in `shape` is a maximum: what is attached may have fewer columns, as
         the outputs of a network whose head grows. The columns beyond are stored as zeros.
     codec: how values are stored, for example `drb.buffer.codecs.Bits(bits=4)`; None stores them as they are.
+    refreshed: a late field that is overwritten when a stored sample is offered again and its new value is attached, as
+        the outputs of a network that has learnt since. Other late fields keep the value that was attached first.
 
     `Exemplars.known` tells how many columns of an optional or growing field each exemplar has.
     """
@@ -44,6 +46,7 @@ class Field:
     optional: bool = False
     growing: bool = False
     codec: Codec | None = None
+    refreshed: bool = False
 
     @property
     def slot(self) -> tuple[torch.dtype, tuple[int, ...]]:
@@ -100,7 +103,9 @@ class Field:
             return True
         if self.growing and other.growing and self.shape[0] >= other.shape[0]:
             other = replace(other, shape=(self.shape[0], *other.shape[1:]))
-        return self == replace(other, optional=self.optional) and self.optional >= other.optional
+        return self.optional >= other.optional and self == replace(
+            other, optional=self.optional, refreshed=self.refreshed
+        )
 
     def __str__(self) -> str:
         shape = [f"up to {self.shape[0]}", *self.shape[1:]] if self.growing else self.shape
@@ -112,7 +117,7 @@ class Field:
     def to_json(self) -> dict[str, Any]:
         """Return this field for a saved state."""
         value = {"dtype": str(self.dtype).removeprefix("torch."), "shape": list(self.shape), "late": self.late}
-        value |= {name: True for name in ("optional", "growing") if getattr(self, name)}
+        value |= {name: True for name in ("optional", "growing", "refreshed") if getattr(self, name)}
         return value if self.codec is None else {**value, "codec": identity(self.codec)}
 
     @classmethod
@@ -125,6 +130,7 @@ class Field:
             bool(value.get("optional", False)),
             bool(value.get("growing", False)),
             codec_from_json(value["codec"]) if "codec" in value else None,
+            bool(value.get("refreshed", False)),
         )
 
 
@@ -136,9 +142,7 @@ def declared_field(name: object, declared: Any) -> Field:
     """
     field = declared if isinstance(declared, Field) else _from_tuple(name, declared)
     try:
-        field = Field(
-            field.dtype, tuple(map(int, field.shape)), bool(field.late), field.optional, field.growing, field.codec
-        )
+        field = replace(field, shape=tuple(map(int, field.shape)), late=bool(field.late))
     except (TypeError, ValueError):
         raise _not_a_field(name, declared) from None
     if not isinstance(name, str) or min(field.shape, default=0) < 0:
@@ -147,6 +151,8 @@ def declared_field(name: object, declared: Any) -> Field:
         raise ValueError(f"field {name!r} has dtype {field.dtype}; drb stores {', '.join(DTYPES)}")
     if field.is_counted and not field.late:
         raise ValueError(f"field {name!r} is optional or growing, which only late fields can be: set late=True")
+    if field.refreshed and not field.late:
+        raise ValueError(f"field {name!r} is refreshed, which only late fields can be: set late=True")
     if field.growing and (not field.shape or field.codec is not None):
         raise ValueError(f"field {name!r} is growing: give it a shape whose first size is the maximum, and no codec")
     if field.codec is not None:

@@ -41,8 +41,9 @@ class RecordSpec:
     fields: {name: Field}, in the order of the layout, whatever the order they were given in; (dtype, shape) pairs are
     accepted, too. The sample id travels in the header, not as a field.
 
-    late, required_late, counted, encoded: the names of the late fields; of those that every record must have; of the
-    optional and growing ones; of those with a codec. integers: of those that are one integer, and not late.
+    late, required_late, refreshed, counted, encoded: the names of the late fields; of those that every record must have;
+    of those that change when a sample is offered again; of the optional and growing ones; of those with a codec.
+    integers: of those that are one integer, and not late.
     """
 
     def __init__(self, fields: Mapping[str, Field | tuple[torch.dtype, tuple[int, ...]]]) -> None:
@@ -61,6 +62,7 @@ class RecordSpec:
         self._prompt = {name: field for name, field in self.fields.items() if not field.late}
         self.late = list(self._late)
         self.required_late = {name for name, field in self._late.items() if not field.optional}
+        self.refreshed = {name for name, field in self._late.items() if field.refreshed}
         self.counted = [name for name, field in self.fields.items() if field.is_counted]
         self.integers = {name for name, f in self._prompt.items() if not f.shape and not f.dtype.is_floating_point}
         self.encoded = [name for name, field in self.fields.items() if field.codec is not None]
@@ -133,6 +135,13 @@ class RecordSpec:
         """Write `values[selected]` of several fields, as `pack` does."""
         for name, values in fields.items():
             self.pack(name, values, selected, rows_RK, where)
+
+    def refresh(self, rows_AK: Int64Array, newer_AK: Int64Array) -> None:
+        """Overwrite the refreshed fields of records by those that newer records of the same samples have."""
+        for name in self.refreshed:
+            words = self._span(name)
+            has = newer_AK[:, words.stop - 1] > 0 if name in self.counted else slice(None)
+            rows_AK[has, words] = newer_AK[has, words]
 
     def clear_optional(self, rows_RK: Int64Array, where: Int64Array) -> None:
         """Let the rows `where` int64 [A] of a block lack all optional fields."""

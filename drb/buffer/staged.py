@@ -9,13 +9,13 @@ Letters: B rows of a minibatch, A admitted ones, K words of a row.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from drb.buffer.admission import Decision, Offer
+from drb.buffer.admission import Columns, Decision, Offer
 from drb.buffer.record import ROUND, SAMPLE_ID, STRATUM, RecordSpec
 from drb.types import Int64Array, Minibatch
 
@@ -26,12 +26,44 @@ class Staged:
 
     decision: which of its rows take which slots; nothing while it is undecided. where: the rows of the buffer that
     hold them, int64 [A]. offered: the minibatch's rows. lacking: required late fields that were not attached yet.
+    again: samples among them that were stored before and keep their slots, whose refreshed fields change; places in
+    `where`, int64 [n], ascending.
     """
 
     decision: Decision
     where: Int64Array
     offered: int
     lacking: set[str]
+    again: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
+
+    def with_again(self, rows: Int64Array, slots: Int64Array, where: Int64Array) -> Staged:
+        """Return this with such samples: their rows of the minibatch, their slots and their new rows, int64 [n]."""
+        all_rows = np.concatenate((self.decision.rows, rows))
+        order = np.argsort(all_rows)
+        decision = Decision(all_rows[order], np.concatenate((self.decision.slots, slots))[order])
+        again = np.flatnonzero(order >= len(self.where))
+        return replace(self, decision=decision, where=np.concatenate((self.where, where))[order], again=again)
+
+    @property
+    def all(self) -> tuple[Int64Array, Int64Array]:
+        """The rows of the minibatch that have rows in the buffer, and these: int64 [A] each."""
+        return self.decision.rows, self.where
+
+    @property
+    def admitted(self) -> tuple[Int64Array, Int64Array]:
+        """The rows of the minibatch that are new in the buffer, and where they lie: int64 [n] each."""
+        return np.delete(self.decision.rows, self.again), np.delete(self.where, self.again)
+
+
+def offered_again(columns: Columns, offer: Offer, decision: Decision) -> tuple[Int64Array, Int64Array]:
+    """Return the rows of an offer whose samples were stored before and still are, and their slots: int64 [n] each.
+
+    Of a sample that comes twice in the offer it is the first row. decision: on the offer, applied already.
+    """
+    slots = columns.find(offer.sample_id)
+    rows = np.flatnonzero((slots >= 0) & ~np.isin(slots, decision.slots))
+    rows = rows[np.sort(np.unique(slots[rows], return_index=True)[1])]
+    return rows, slots[rows]
 
 
 def pack_records(spec: RecordSpec, fields: Minibatch, offer: Offer, out: Int64Array | None = None) -> Int64Array:

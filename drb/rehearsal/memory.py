@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from drb.buffer.admission import Admission
-from drb.buffer.buffer import COLUMN_BYTES
+from drb.buffer.buffer import COLUMN_BYTES, INDEX_BYTES
 from drb.buffer.capacity import capacity_of_rank
 from drb.buffer.record import RecordSpec
 from drb.buffer.spares import spare_rows
@@ -31,7 +31,7 @@ def own_capacity(settings: RehearsalSettings, spec: RecordSpec, rank: int, world
         settings.capacity_scope,
         rank=rank,
         world_size=world_size,
-        record_bytes=spec.row_bytes + COLUMN_BYTES,
+        record_bytes=spec.row_bytes + COLUMN_BYTES + bool(spec.refreshed) * INDEX_BYTES,
         num_samples=settings.num_samples,
     )
 
@@ -73,12 +73,15 @@ def memory_bytes(
 def decision_bytes(admission: Admission, spec: RecordSpec, capacity: int, max_rows: int) -> int:
     """Bytes that a rank's decisions take at most beside the buffer.
 
-    If the policy reads fields, a minibatch is kept until they are there, and read again.
+    If the policy reads fields, a minibatch is kept until they are there, and read again. If fields are refreshed, it is
+    known of each sample where it is stored.
     """
+    index = bool(spec.refreshed) * capacity * INDEX_BYTES
     if not admission.reads:
-        return 0
+        return index
     numbers = {name: math.prod(spec.fields[name].shape) for name in admission.reads if name in spec.fields}
-    return max_rows * (spec.row_bytes + spec.decoded_bytes) + admission.memory_bytes(numbers, capacity + max_rows)
+    kept = max_rows * (spec.row_bytes + spec.decoded_bytes)
+    return index + kept + admission.memory_bytes(numbers, capacity + max_rows)
 
 
 def free_memory() -> dict[str, int]:

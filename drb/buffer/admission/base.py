@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import abc
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
@@ -24,11 +26,12 @@ class Columns:
     Slots 0 … size-1 are taken, without holes. key uint64 [M]; sample_id, stratum, admitted_round int64 [M].
     admitted_at: int64 [M], seconds since 1970, if timed. denied: int64, ascending, ids that are never stored again.
     stored: returns a field of the exemplars in some slots: (name, int64 [n]) -> [n, *shape] on the CPU, a copy.
+    indexed: `find` will be called: where each sample is stored is then kept at hand.
     """
 
     stored: Callable[[str, Int64Array], Tensor]
 
-    def __init__(self, capacity: int, *, timed: bool = False) -> None:
+    def __init__(self, capacity: int, *, timed: bool = False, indexed: bool = False) -> None:
         self.capacity = capacity
         self.size = 0
         self.key: UInt64Array = np.zeros(capacity, np.uint64)
@@ -39,6 +42,7 @@ class Columns:
         self.denied: Int64Array = np.empty(0, np.int64)
         self._names = _COLUMNS + (("admitted_at",) if timed else ())
         self._barred: set[int] = set()  # ids stored and denied: one look-up answers for both
+        self._slot_of: dict[int, int] | None = {} if indexed else None
 
     def is_new(self, sample_ids: Int64Array) -> BoolArray:
         """Which of the offered ids are neither stored nor denied; of an id offered twice only the first. bool [B]."""
@@ -54,14 +58,23 @@ class Columns:
             new &= first
         return new
 
+    def find(self, sample_ids: Int64Array) -> Int64Array:
+        """Return the slot of each of these samples, -1 for those that are not stored: int64 [B]."""
+        assert self._slot_of is not None, "find() needs indexed=True"
+        return np.fromiter(map(self._slot_of.get, sample_ids.tolist(), repeat(-1)), np.int64, len(sample_ids))
+
     def put(self, slots: Int64Array, offer: Offer, rows: Int64Array) -> None:
         """Record that rows `rows` of the offer now take `slots`, whoever was there before."""
         replaced = slots if self.size == self.capacity else slots[slots < self.size]
         if replaced.size:
             gone = self.sample_id[replaced]
             self._barred.difference_update((gone[~np.isin(gone, self.denied)] if len(self.denied) else gone).tolist())
+            if self._slot_of is not None:
+                deque(map(self._slot_of.pop, gone.tolist()), maxlen=0)
         taken_ids = offer.sample_id[rows]
         self._barred.update(taken_ids.tolist())
+        if self._slot_of is not None:
+            self._slot_of.update(zip(taken_ids.tolist(), slots.tolist(), strict=True))
         self.key[slots] = offer.key[rows]
         self.sample_id[slots] = taken_ids
         self.stratum[slots] = offer.stratum[rows]
@@ -78,6 +91,7 @@ class Columns:
             column[removal.targets] = column[removal.sources]
             column[left : self.size] = 0
         self.size = left
+        self._index()
 
     def deny(self, sample_ids: Int64Array) -> None:
         """Never store these ids again. Those that are stored stay until they are removed."""
@@ -94,6 +108,11 @@ class Columns:
         for name in self._names:
             getattr(self, name)[: self.size] = state[name] if name in state else int(time.time())
         self._barred = {*self.sample_id[: self.size].tolist(), *self.denied.tolist()}
+        self._index()
+
+    def _index(self) -> None:
+        if self._slot_of is not None:
+            self._slot_of = dict(zip(self.sample_id[: self.size].tolist(), range(self.size), strict=True))
 
 
 def _has_repeats(values: Int64Array, as_list: list[int]) -> bool:

@@ -247,7 +247,8 @@ class DeviceIntake:
         for name, values in fields.items():
             if name in self._lanes and name not in here:
                 snapshots = self._late if name in self._buffer.spec.late else self._prompt
-                if not self._collected or self._collected[-1].given is not snapshots.given[snapshots.place]:
+                last = self._collected[-1] if self._collected else None
+                if last is None or last.given is not snapshots.given[snapshots.place] or last.where is not where:
                     self._collected.append(snapshots.admitted(selected, where))
                 self._collected[-1].words[name] = snapshots.words_of(name, values.shape[0])
 

@@ -91,6 +91,8 @@ def _check_buffer(buffer: Mapping[str, Any], spec: RecordSpec) -> None:
         _require(staged[name].dtype == np.int64 and staged[name].shape == (len(staged["slots"]),), f"staged {name}")
     slots, rows = staged["slots"], staged["rows"]
     _require(_are_places(slots, len(ids)) and _are_places(rows, int(staged["offered"])), "staged slots or rows")
+    again = staged.get("again", np.empty(0, np.int64))
+    _require(_are_places(again, len(slots)) and bool((slots[again] < size).all()), "staged samples that came again")
     _require(size >= 0 and len(ids) == size + int((slots >= size).sum()), "size")
     _require(len(np.unique(ids)) == len(ids), "sample ids, which come twice")
     _require(tuple(buffer["rows"].shape) == (size + len(slots), spec.words), "rows")

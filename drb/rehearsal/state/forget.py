@@ -25,8 +25,8 @@ State = Mapping[str, Any]
 def forget_in_state(state: State, sample_ids: Int64Array) -> dict[str, Any]:
     """The state of a rehearsal without these samples, which it denies from now on; apply it to all ranks' states.
 
-    A staged minibatch whose late fields were not attached yet is dropped. What is not changed is shared with the
-    state that is given.
+    A staged minibatch whose late fields were not attached yet is dropped; samples of it that were stored before keep
+    the records that they had. What is not changed is shared with the state that is given.
     """
     if "buffer" not in state:
         return deny_in_state(state, sample_ids)
@@ -61,11 +61,12 @@ def _without(buffer: State, spec: RecordSpec, settings: State, sample_ids: Int64
     size, staged, lacking = int(buffer["size"]), buffer["staged"], buffer["lacking"]
     columns = Columns(len(buffer["columns"]["sample_id"]), timed="admitted_at" in buffer["columns"])
     columns.load_state_dict(buffer["columns"])
-    row_of = np.arange(columns.size)
-    row_of[staged["slots"]] = size + np.arange(len(staged["slots"]))
+    row_of, places = np.arange(columns.size), np.arange(len(staged["slots"]))
     gone = np.isin(columns.sample_id, sample_ids)
     if lacking:
-        gone[staged["slots"]] = True
+        places = np.delete(places, np.asarray(staged.get("again", ()), np.int64))
+        gone[staged["slots"][places]] = True
+    row_of[staged["slots"][places]] = size + places
     columns.stored = lambda name, slots: spec.read_from(buffer["rows"], name, row_of[slots])
     policy = policy_of(settings)
     policy.load_state_dict(buffer["admission"])

@@ -29,19 +29,22 @@ class LateField:
     columns: numbers per sample, float32, at most. None: as many as the network's head may come to have. In a batch,
         columns that a sample was stored without are NaN: the head was smaller, or the sample was stored by a method
         that does not keep this field.
+    refreshed: whether a stored sample that is offered again, as in each epoch, gets the value of then; else the first
+        one stays.
     """
 
     columns: int | None = None
+    refreshed: bool = False
 
     @classmethod
     def outputs(cls) -> LateField:
-        """The network's outputs, as many as the head may come to have."""
-        return cls()
+        """The network's outputs, as many as the head may come to have; those of now when a sample is offered again."""
+        return cls(refreshed=True)
 
     def declared(self, max_outputs: int) -> Field:
         """How the record declares it."""
         columns = max_outputs if self.columns is None else self.columns
-        return Field(torch.float32, (columns,), late=True, optional=True, growing=True)
+        return Field(torch.float32, (columns,), late=True, optional=True, growing=True, refreshed=self.refreshed)
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ from drb.seeding import sample_keys
 BATCH, CLASSES, IDS = 6, 4, 40
 SPEC = RecordSpec({"image": (torch.uint8, (1, 5, 5)), "label": (torch.int64, ())})
 LATE_SPEC = RecordSpec({**SPEC.fields, "logits": Field(torch.float32, (3,), late=True)})
+REFRESHED_SPEC = RecordSpec({**SPEC.fields, "logits": Field(torch.float32, (3,), late=True, refreshed=True)})
 
 
 class Rank:
@@ -48,6 +49,8 @@ class Rank:
         self.buffer = self.build(capacity)
         self.model: Model = MODELS[policy](capacity)
         self.committed: dict = {}
+        self.versions: dict[int, int] = {}  # the round of the logits of each sample, the staged ones included
+        self.committed_versions: dict[int, int] = {}
         self.staged: list[int] | None = None
         self.read_by_peers: tuple[np.ndarray, np.ndarray] | None = None
 
@@ -56,6 +59,13 @@ class Rank:
         candidates = 4 if self._policy == "random_replacement" else None
         admission = build_admission(self._policy, candidates=candidates, seed=0, rank=self._rank)
         return follow(EditableBuffer(self._spec, capacity, rows, admission), by_stratum=self._by_stratum)
+
+    def round_of(self, ids: list[int]) -> torch.Tensor:
+        """What was added to the logits of stored samples, float32 [n, 1]."""
+        return torch.tensor([self.committed_versions[i] for i in ids], dtype=torch.float32).reshape(-1, 1)
+
+    def commit(self) -> None:
+        self.committed, self.committed_versions = dict(self.model.stored), dict(self.versions)
 
     def table(self) -> np.ndarray:
         return published(self.buffer)
@@ -72,7 +82,7 @@ class Rank:
         assert torch.equal(views["image"], image_of(ids))
         assert views["label"].tolist() == [i % CLASSES for i in ids]
         if "logits" in views:
-            assert torch.equal(views["logits"], logits_of(ids))
+            assert torch.equal(views["logits"], logits_of(ids) + self.round_of(ids))
         assert sorted(buffer.sample_ids().tolist()) == sorted(model.stored)
         strata = [stratum for stratum, _, _ in model.stored.values()]
         assert buffer.counts() == {s: strata.count(s) for s in sorted(set(strata))}
@@ -88,11 +98,11 @@ class Operations(RuleBasedStateMachine):
     @initialize(
         world_size=st.integers(1, 3),
         capacity=st.integers(1, 9),
-        late=st.booleans(),
+        spec=st.sampled_from([SPEC, LATE_SPEC, REFRESHED_SPEC]),
         by_stratum=st.booleans(),
     )
-    def begin(self, world_size, capacity, late, by_stratum):
-        self.spec, self.by_stratum = (LATE_SPEC if late else SPEC), by_stratum
+    def begin(self, world_size, capacity, spec, by_stratum):
+        self.spec, self.by_stratum = spec, by_stratum
         self.ranks = [Rank(self.policy, self.spec, capacity, rank, by_stratum) for rank in range(world_size)]
 
     def _rank(self, number: int) -> Rank:
@@ -117,14 +127,17 @@ class Operations(RuleBasedStateMachine):
         if isinstance(rank.model, RandomModel):
             rank.model.follow(rank.buffer.sample_ids().tolist())
         assert admitted == len(set(rank.model.stored) - before)
+        for i in set(ids.tolist()) & set(rank.model.stored):
+            if i not in before or self.spec is REFRESHED_SPEC:
+                rank.versions[i] = rank.round
         rank.staged = ids.tolist()
         rank.round += 1
 
     @rule(number=st.integers(0, 2))
     def attach(self, number):
         rank = self._rank(number)
-        if rank.staged is not None and self.spec is LATE_SPEC:
-            rank.buffer.attach({"logits": logits_of(rank.staged)})
+        if rank.staged is not None and self.spec is not SPEC:
+            rank.buffer.attach({"logits": logits_of(rank.staged) + (rank.round - 1)})
 
     @rule(number=st.integers(0, 2))
     def commit(self, number):
@@ -135,7 +148,8 @@ class Operations(RuleBasedStateMachine):
                 next_round(rank.buffer)
             return
         next_round(rank.buffer)
-        rank.committed, rank.staged = dict(rank.model.stored), None
+        rank.commit()
+        rank.staged = None
         table = rank.table().copy()
         rank.read_by_peers = (table, rank.buffer.rows[table].copy())
 
@@ -145,8 +159,9 @@ class Operations(RuleBasedStateMachine):
         rank = self._rank(number)
         if self.policy == "fifo":
             growth = 0  # a ring does not grow
-        state = copy.deepcopy(rank.buffer.state_dict())
+        state, denied = copy.deepcopy(rank.buffer.state_dict()), rank.buffer.denied
         rank.buffer = rank.build(rank.buffer.capacity + growth)
+        rank.buffer.deny(denied)  # a rehearsal's state has the list
         rank.buffer.load_state_dict(state)
         rank.model.capacity += growth
         rank.read_by_peers = None
@@ -164,7 +179,7 @@ class Operations(RuleBasedStateMachine):
         rank.buffer.deny(np.unique(ids))
         rank.buffer.remove(np.flatnonzero(np.isin(rank.buffer.sample_ids(), ids)))
         rank.model.forget(ids.tolist())
-        rank.committed = dict(rank.model.stored)
+        rank.commit()
         hand_in(rank.buffer)
 
     @precondition(lambda self: hasattr(self, "ranks"))

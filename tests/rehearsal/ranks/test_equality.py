@@ -23,6 +23,7 @@ def train(rank, world_size, asynchronous, exchange, admission, proportions, jitt
     sample = records([0])
     spec = {k: Field(v.dtype, tuple(v.shape[1:])) for k, v in sample.items() if k != "sample_id"}
     spec["logits"] = Field(torch.float32, (3,), late=True)
+    spec["offered"] = Field(torch.int64, (), late=True, refreshed=True)  # the step of the last offer
     ids = ids_of_rank(rank, world_size, 300)
     with Rehearsal(
         capacity=40,
@@ -39,9 +40,9 @@ def train(rank, world_size, asynchronous, exchange, admission, proportions, jitt
         interval=interval,
         verbose=False,
     ) as rehearsal:
-        memory = records(ids[:12])  # the caller reuses its memory, as a loader may
+        memory = records(ids[:12].copy())  # the caller reuses its memory, as a loader may
         for t in range(60):
-            rows = ids[(t * 10) % 290 :][: 10 if t % 7 else 4]  # batches of different sizes, ids repeat
+            rows = ids[places_at(t)]  # batches of different sizes, ids repeat
             fresh = records(rows)
             minibatch = {k: memory[k][: len(rows)].copy_(v) for k, v in fresh.items()}
             exemplars = rehearsal.step(minibatch)
@@ -49,10 +50,13 @@ def train(rank, world_size, asynchronous, exchange, admission, proportions, jitt
                 batch = {**exemplars.fields, "sample_id": exemplars.sample_id}
                 wrong += num_wrong(batch)
                 wrong += int((exemplars.fields["logits"] != late(exemplars.sample_id)).any(1).sum())
+                drawn = (t // interval - depth) * interval  # the step in which the round began: it sees all before
+                found = zip(exemplars.sample_id.tolist(), exemplars.fields["offered"].tolist(), strict=True)
+                wrong += sum(offered != last_offer(sample // world_size, drawn) for sample, offered in found)
                 for value in (exemplars.sample_id, exemplars.weight, exemplars.age, exemplars.stratum):
                     seen.update(np.ascontiguousarray(value.numpy()).tobytes())
                 seen.update(exemplars.handle.rank.tobytes() + exemplars.handle.slot.tobytes())
-            rehearsal.attach(logits=late(minibatch["sample_id"]))
+            rehearsal.attach(logits=late(minibatch["sample_id"]), offered=torch.full((len(rows),), t))
             for value in memory.values():
                 value.fill_(0)
             if jitter:
@@ -70,6 +74,15 @@ def train_on_two_nodes(rank, world_size, *arguments):
 
     Rehearsal._factory = TwoNodes()
     return train(rank, world_size, *arguments)
+
+
+def places_at(t):
+    return slice((t * 10) % 290, (t * 10) % 290 + (10 if t % 7 else 4))
+
+
+def last_offer(place, before):
+    """The last step before `before` whose minibatch has the sample at this place of its rank's list."""
+    return next(t for t in range(before - 1, -1, -1) if places_at(t).start <= place < places_at(t).stop)
 
 
 def late(ids):
