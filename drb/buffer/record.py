@@ -41,9 +41,9 @@ class RecordSpec:
     fields: {name: Field}, in the order of the layout, whatever the order they were given in; (dtype, shape) pairs are
     accepted, too. The sample id travels in the header, not as a field.
 
-    late, required_late, refreshed, counted, encoded: the names of the late fields; of those that every record must have;
-    of those that change when a sample is offered again; of the optional and growing ones; of those with a codec.
-    integers: of those that are one integer, and not late.
+    late, required_late, refreshed, counted, encoded, integers: the names of the late fields; of those that every record
+    must have; of those that change when a sample is offered again; of the optional and growing ones; of those with a
+    codec; of those that are one integer, and not late.
     """
 
     def __init__(self, fields: Mapping[str, Field | tuple[torch.dtype, tuple[int, ...]]]) -> None:
@@ -77,6 +77,11 @@ class RecordSpec:
     def row_bytes(self) -> int:
         """The bytes that one record takes in a buffer and on its way between ranks."""
         return self.words * 8
+
+    @property
+    def late_bytes(self) -> int:
+        """The bytes that late fields take of a row."""
+        return 8 * sum(map(_words_in_row, self._late.values()))
 
     @property
     def decoded_bytes(self) -> int:

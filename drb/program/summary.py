@@ -51,7 +51,7 @@ def summarise(
     breakdown: rank 0's seconds by part of a step, see docs/breakdown.md.
     train_seconds and train_cpu_seconds (of this process) are those of the training loop: no loading, no evaluation.
     cost: rows that went forward and backward, and forward only, per rank (the mean over the ranks); method_bytes are
-    those of what the method keeps beside the network and the exemplars, such as importances and averages.
+    those of what the method keeps beside the network and the exemplars' data: importances, averages, stored outputs.
     checkpoints: how many, what was written, and how long rank 0's training waited, also before the run was resumed.
     samples_per_second counts the stream's samples on all ranks, without exemplars; nonfinite_steps those of steps
     with a NaN or infinite loss or gradient.

@@ -194,6 +194,7 @@ class Rehearsal(Lifetime):
         setup_seconds: of the first call, not in extend's.
         round_seconds: of all rounds, with announce (waiting for the slowest rank), draw and fetch; index_seconds: of
         fetch, saying which rows are wanted.
+        late_bytes: of a rank's buffer, for late fields, the mean over the ranks.
         stored_total: as of the last round or `duplicate_share`; distinct_total: as of the latter, else None.
         """
         if self._running is None:

@@ -46,6 +46,7 @@ def statistics(
         "stored": parts.buffer.size,
         "stored_total": max(parts.runner.union_size, checked),  # a check also counts what is not visible yet
         "distinct_total": distinct,
+        "late_bytes": int(parts.spec.late_bytes * parts.capacities.mean()),
         "bytes_per_rank": sum(parts.memory_bytes().values()),
         "extend_seconds": steps.extend_seconds,
         "wait_seconds": steps.wait_seconds,

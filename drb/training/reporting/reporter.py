@@ -45,9 +45,8 @@ class Reporter:
                 refuse_duplicates(metrics["rehearsal/duplicate_share"], task.number)
         metrics["time/train_seconds"] = self._progress.clock.seconds
         metrics["time/checkpoint_seconds"] = checkpoint_seconds
-        metrics |= {
-            f"cost/{name}": value for name, value in self._progress.end_task(self._components.method.num_bytes).items()
-        }
+        cost = self._progress.end_task(self._components.method.num_bytes + self._late_bytes)
+        metrics |= {f"cost/{name}": value for name, value in cost.items()}
         self._progress.history.append(self._entry(task))
         self.monitor.end_task(task, metrics, self._progress.steps, self._components.scores.metric)
 
@@ -65,6 +64,12 @@ class Reporter:
         """
         if (line := self._components.finite.look()) is not None:
             self.monitor.say(line)
+
+    @property
+    def _late_bytes(self) -> int:
+        """Bytes that the method's late fields, such as stored outputs, take of a rank's buffer."""
+        rehearsal = self._components.rehearsal
+        return 0 if rehearsal is None else int(rehearsal.stats().get("late_bytes", 0))
 
     def _entry(self, task: Task) -> dict[str, Any]:
         """Where the run is at the end of a task, with the exemplars of each stratum on all ranks together."""
