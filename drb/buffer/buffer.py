@@ -2,8 +2,8 @@
 
 Copy on write: an admitted sample is written into a spare row (`stage`) and its slot is pointed at that row one step
 later (`commit`), so rows that peers may be reading never change under them. A stored sample that is offered again gets
-a copy of its record in the same way, if it has fields that are then refreshed. `hand_in` gives a round what has changed;
-when the round has ended, `release` makes rows spare again that it no longer published: see `drb.buffer.spares`.
+a copy of its record in the same way, if it has fields that are then refreshed. `hand_in` gives a round what has
+changed; when it has ended, `release` makes rows spare again that it no longer published: see `drb.buffer.spares`.
 
 All methods run on the training thread.
 
