@@ -191,11 +191,10 @@ class Rehearsal(Lifetime):
 
         extend_seconds: on the training thread, in rehearsal calls; of those, wait_seconds: waiting for a round,
         inline_seconds: in rounds that run there, and admission_seconds: deciding who is stored and copying those.
-        setup_seconds: of the first call, not in extend's.
-        round_seconds: of all rounds, with announce (waiting for the slowest rank), draw and fetch; index_seconds: of
-        fetch, saying which rows are wanted.
-        late_bytes: of a rank's buffer, for late fields, the mean over the ranks.
-        stored_total: as of the last round or `duplicate_share`; distinct_total: as of the latter, else None.
+        setup_seconds: of the first call, not in extend's. round_seconds: of all rounds, with announce (waiting for the
+        slowest rank), draw and fetch; index_seconds: of fetch, saying which rows are wanted.
+        late_bytes: that late fields take of a rank's buffer, on average. stored_total: as of the last round or
+        `duplicate_share`; distinct_total: as of the latter, else None.
         """
         if self._running is None:
             return {"rounds": 0, "exemplars": self.settings.exemplars, **self._unstarted.earlier}

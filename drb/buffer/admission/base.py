@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import abc
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
@@ -42,7 +41,7 @@ class Columns:
         self.denied: Int64Array = np.empty(0, np.int64)
         self._names = _COLUMNS + (("admitted_at",) if timed else ())
         self._barred: set[int] = set()  # ids stored and denied: one look-up answers for both
-        self._slot_of: dict[int, int] | None = {} if indexed else None
+        self._is_indexed, self._slot_of = indexed, dict[int, int]()
 
     def is_new(self, sample_ids: Int64Array) -> BoolArray:
         """Which of the offered ids are neither stored nor denied; of an id offered twice only the first. bool [B]."""
@@ -60,7 +59,6 @@ class Columns:
 
     def find(self, sample_ids: Int64Array) -> Int64Array:
         """Return the slot of each of these samples, -1 for those that are not stored: int64 [B]."""
-        assert self._slot_of is not None, "find() needs indexed=True"
         return np.fromiter(map(self._slot_of.get, sample_ids.tolist(), repeat(-1)), np.int64, len(sample_ids))
 
     def put(self, slots: Int64Array, offer: Offer, rows: Int64Array) -> None:
@@ -69,11 +67,11 @@ class Columns:
         if replaced.size:
             gone = self.sample_id[replaced]
             self._barred.difference_update((gone[~np.isin(gone, self.denied)] if len(self.denied) else gone).tolist())
-            if self._slot_of is not None:
-                deque(map(self._slot_of.pop, gone.tolist()), maxlen=0)
+            if self._is_indexed:
+                list(map(self._slot_of.pop, gone.tolist()))
         taken_ids = offer.sample_id[rows]
         self._barred.update(taken_ids.tolist())
-        if self._slot_of is not None:
+        if self._is_indexed:
             self._slot_of.update(zip(taken_ids.tolist(), slots.tolist(), strict=True))
         self.key[slots] = offer.key[rows]
         self.sample_id[slots] = taken_ids
@@ -111,7 +109,7 @@ class Columns:
         self._index()
 
     def _index(self) -> None:
-        if self._slot_of is not None:
+        if self._is_indexed:
             self._slot_of = dict(zip(self.sample_id[: self.size].tolist(), range(self.size), strict=True))
 
 
