@@ -10,6 +10,7 @@ import hashlib
 import os
 import random
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -104,20 +105,32 @@ def test_memory_is_given_back():
         assert later[-1] >= after - (8 << 20)  # no rehearsal leaves anything
 
 
-def kill_one(rank, world_size):
+def kill_one(rank, world_size, with_work):
+    """Rank 1 ends after 20 steps. with_work: with rows announced that its GPU is still to write, because they wait for
+    late fields of the step."""
     heartbeat()
     ids = ids_of_rank(rank, world_size, ROWS * STEPS)
-    with Rehearsal(CAPACITY, EXEMPLARS, storage="device", timeout_s=20, verbose=False) as rehearsal:
+    spec = {name: (value.dtype, tuple(value.shape[1:])) for name, value in records([0], WORDS).items()}
+    spec = {"image": spec["image"], "label": spec["label"], "logits": (torch.float32, (4,), True)}
+    with Rehearsal(
+        CAPACITY, EXEMPLARS, spec=spec, admission="fifo", storage="device", timeout_s=15, verbose=False
+    ) as rehearsal:
         for t in range(STEPS):
-            if t == 20 and rank == 1:
-                torch.cuda._sleep(50_000_000)  # with work under way
-                os.kill(os.getpid(), signal.SIGKILL)
             rehearsal.extend(minibatch(ids, t))
-            torch.cuda.synchronize()
+            if t == 20 and rank == 1:
+                if with_work:
+                    time.sleep(0.5)
+                os.kill(os.getpid(), signal.SIGKILL)
+            if t == 19 and rank == 1 and with_work:
+                torch.cuda._sleep(6_000_000_000)  # seconds
+            rehearsal.attach(logits=torch.full((ROWS, 4), float(t), device="cuda"))
+            if rank != 1:
+                torch.cuda.synchronize()
 
 
-def test_a_killed_rank_is_named_by_the_others():
-    _, failures = collect_ranks(kill_one, 3, timeout=60, patience=30, gloo_timeout=20)
+@pytest.mark.parametrize("with_work", [False, True])
+def test_a_killed_rank_is_named_by_the_others(with_work):
+    _, failures = collect_ranks(kill_one, 3, with_work, timeout=40, patience=20, gloo_timeout=15)
     assert set(failures) == {0, 1, 2}
     assert "exit code -9" in failures[1]
     for rank in (0, 2):

@@ -32,7 +32,9 @@ class DeviceExchange(SharedExchange):
         super().__init__(peers, sizes.rows, sizes.capacities, HEADER_WORDS)
         stream = device.side_stream()
         try:
-            self.peer_rows = PeerRows(device, peers, sizes.rows, sizes.words, sizes.num_blocks + 1, stream)
+            self.peer_rows = PeerRows(
+                device, peers, sizes.rows, sizes.words, sizes.num_blocks + 1, stream, self._counts.require_life
+            )
         except ValueError as error:
             raise ValueError(f"storage=device: {error}; or set storage=host") from None
         self.rows = DeviceRows(

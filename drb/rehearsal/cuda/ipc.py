@@ -17,6 +17,7 @@ from torch import Tensor
 
 _CHUNK_BYTES = 2 << 20  # smaller allocations may share a chunk, which is exported as a whole
 _HANDLE_BYTES = 64
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.00005, 0.001
 _LAZY_PEER_ACCESS = 1  # CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS
 
 
@@ -65,7 +66,7 @@ class Ipc(Protocol):
         ...
 
     def is_done_within(self, event: Any, seconds: float) -> bool:
-        """Wait on the host for an event of this process."""
+        """Whether an event of this process comes in time. The host waits."""
         ...
 
 
@@ -103,11 +104,13 @@ class CudaIpc:
         return torch.cuda.Event.from_ipc_handle(self._device, bytes.fromhex(handle))  # type: ignore[no-untyped-call]
 
     def is_done_within(self, event: torch.cuda.Event, seconds: float) -> bool:
-        end = time.monotonic() + seconds
+        """By asking: a host that waits in CUDA can be woken by nobody."""
+        end, pause = time.monotonic() + seconds, _FIRST_PAUSE_S
         while not event.query():  # type: ignore[no-untyped-call]
             if time.monotonic() > end:
                 return False
-            time.sleep(0.0001)
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_S)
         return True
 
 

@@ -18,6 +18,7 @@ Letters: W ranks, N rows of a rank, K words of a row, r rows to gather.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -27,13 +28,14 @@ from torch import Tensor
 
 from drb.exchange import Peers
 from drb.machine import format_bytes
-from drb.rehearsal.cuda.device import Device, Stream
+from drb.rehearsal.cuda.device import Device, Event, Stream
 from drb.rehearsal.cuda.ipc import Ipc, SharedMemory
 from drb.types import Int64Array
 
 T = TypeVar("T")
 
 _PROBE_S = 20.0
+_LOOK_S = 1.0  # how often a rank that waits looks whether the others live
 _MOST_ELEMENTS = 1 << 62  # of a tensor, counted with its overlaps
 
 
@@ -42,6 +44,7 @@ class PeerRows:
 
     rows_per_rank: int64 [W]. words: of a row. num_events: that each rank records in turn; at least 2.
     stream: of this rank's, on which its rows are written and all rows are gathered.
+    require_life: raises RuntimeError if one of the ranks has ended.
 
     own: this rank's rows, int64 [N, K]. window: what to gather from, int64 [*, K], at `index`.
 
@@ -50,9 +53,16 @@ class PeerRows:
     """
 
     def __init__(
-        self, device: Device, peers: Peers, rows_per_rank: Int64Array, words: int, num_events: int, stream: Stream
+        self,
+        device: Device,
+        peers: Peers,
+        rows_per_rank: Int64Array,
+        words: int,
+        num_events: int,
+        stream: Stream,
+        require_life: Callable[[], None],
     ) -> None:
-        self._device, self._peers, self._stream = device, peers, stream
+        self._device, self._peers, self._stream, self._require_life = device, peers, stream, require_life
         self._rows_per_rank, self._words, self._num_events = rows_per_rank, words, num_events
         self._opened: dict[int, int] = {}  # by rank, where its rows are here
         self._memory: SharedMemory
@@ -92,6 +102,21 @@ class PeerRows:
                 events = self._theirs[int(rank)]
                 self._stream.wait_event(events[int(recorded[rank]) % len(events)])
         self._waited[:] = recorded
+
+    def wait_until_read(self, gathered: Event) -> None:
+        """Return once this rank's gathers are complete, which wait for what other ranks' GPUs write.
+
+        Raises:
+            PeerError: one of those has ended, or did not write in time.
+        """
+        start = time.monotonic()
+        try:
+            while not self._ipc.is_done_within(gathered, _LOOK_S):
+                self._require_life()
+                if time.monotonic() - start > self._peers.timeout_s:
+                    raise RuntimeError("timed out waiting for rows that another rank's GPU is to have written")
+        except RuntimeError as error:
+            raise self._peers.failure("rows", error, time.monotonic() - start) from error
 
     def close(self) -> None:
         """Let go of the others' rows; this rank's go with the last view of them. Nothing may read rows any more."""

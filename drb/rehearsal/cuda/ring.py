@@ -73,7 +73,7 @@ class DeviceRing(Delivery):
     # -- on the worker, or whoever fetches
 
     def prepare(self) -> None:
-        self._ready[self._last].synchronize()
+        self.side.wait_until_read(self._ready[self._last])
         self.side.land()
 
     def fetch(self, owners: Int64Array, positions: Int64Array, block: int) -> None:
@@ -140,7 +140,8 @@ class DeviceRing(Delivery):
         self.side.landing.erase()
 
     def close(self, together: bool) -> None:
-        self._settle()
+        if together or self.side.shared is None:  # else gathers may wait for a rank that has ended
+            self._settle()
 
     def _columns(self, rows: Tensor | None) -> dict[str, Tensor]:
         return {} if rows is None else {name: lane.of_rows(rows) for name, lane in self._lanes.items()}

@@ -9,7 +9,7 @@ from torch import Tensor
 from drb.buffer.record import RecordSpec
 from drb.buffer.storage.device import DeviceRows
 from drb.exchange import Exchange
-from drb.rehearsal.cuda.device import Device
+from drb.rehearsal.cuda.device import Device, Event
 from drb.rehearsal.cuda.landing import Landing
 from drb.rehearsal.cuda.lanes import lanes_of, lanes_of_blocks
 from drb.types import Int64Array
@@ -68,6 +68,13 @@ class DeviceSide:
         if self._announced_landings != self.landing.num_landings:
             self._announced_landings = self.landing.num_landings
             self.shared.peer_rows.record()
+
+    def wait_until_read(self, gathered: Event) -> None:
+        """Return once gathers are complete. Raises PeerError if they wait for a rank that has ended."""
+        if self.shared is None:
+            gathered.synchronize()
+        else:
+            self.shared.peer_rows.wait_until_read(gathered)
 
     def locate(self, owners: Int64Array, rows: Int64Array) -> Int64Array:
         """Where `reachable` has rows of `owners`, which the exchange has located: int64 [r] each."""

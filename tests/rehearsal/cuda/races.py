@@ -72,6 +72,15 @@ def _number(names: list[str], name: str) -> int:
     return names.index(name)
 
 
+class NoJudge(Judge):
+    """Looks at nothing: most of the time that a simulated GPU takes is its judge's."""
+
+    def judge(
+        self, agent: str, clock: Counter[str], what: str, reads: Sequence[Tensor], writes: Sequence[Tensor]
+    ) -> None:
+        pass
+
+
 def extent(value: Tensor) -> tuple[int, int]:
     last = sum((size - 1) * stride for size, stride in zip(value.shape, value.stride(), strict=True))
     return value.data_ptr(), value.data_ptr() + (last + 1) * value.itemsize

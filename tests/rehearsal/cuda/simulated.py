@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from rehearsal.cuda.gloo_rows import GlooRows
-from rehearsal.cuda.races import Judge, RaceError, extent
+from rehearsal.cuda.races import Judge, extent
 from rehearsal.cuda.simulated_ipc import SimulatedIpc
 from rehearsal.cuda.streams import SimulatedEvent, SimulatedStream
 from torch import Tensor
@@ -35,10 +35,17 @@ class SimulatedGpu:
     """A device on which memory is never what it was by chance.
 
     leave_out: ("synchronize" | "wait_event", n): the nth call of this kind does nothing, a bug put in on purpose.
-    maps: whether it reads and writes memory of the host's.
+    maps: whether it reads and writes memory of the host's. judge: of accesses; None for one of its own.
     """
 
-    def __init__(self, *, is_early: bool = False, leave_out: tuple[str, int] | None = None, maps: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        is_early: bool = False,
+        leave_out: tuple[str, int] | None = None,
+        maps: bool = True,
+        judge: Judge | None = None,
+    ) -> None:
         self.device = torch.device("cpu")
         self.maps = maps
         self._pinned: set[int] = set()  # addresses of page-locked memory
@@ -54,7 +61,7 @@ class SimulatedGpu:
         self._leave_out = leave_out
         self._names = threading.local()
         self._clocks: dict[str, Counter[str]] = {}
-        self._judge = Judge()
+        self._judge = judge or Judge()
         self._here: set[int] = set()  # addresses of memory on the device
         self._kept: list[Tensor] = []  # so that no address is used twice
         self._streams = [SimulatedStream(self, "current")]
@@ -291,21 +298,3 @@ class SimulatedGpu:
             name, clock = self.name_of_host(), self.clock_of_host()
             clock[name] += 1
             self._judge.judge(name, clock, what, reads, writes)
-
-
-def needed_waits(run: Callable[[SimulatedGpu], Any], *, is_early: bool) -> dict[str, int]:
-    """How many of each kind of wait are missed by the judge when they alone are left out."""
-    whole = SimulatedGpu(is_early=is_early)
-    run(whole)
-    return {
-        kind: sum(_is_race(run, SimulatedGpu(is_early=is_early, leave_out=(kind, n))) for n in range(whole.calls[kind]))
-        for kind in ("synchronize", "wait_event")
-    }
-
-
-def _is_race(run: Callable[[SimulatedGpu], Any], gpu: SimulatedGpu) -> bool:
-    try:
-        run(gpu)
-    except RaceError:
-        return True
-    return False

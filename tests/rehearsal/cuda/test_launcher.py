@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from rehearsal.cuda.loops import bare_side
-from rehearsal.cuda.simulated import SimulatedGpu, needed_waits
+from rehearsal.cuda.simulated import SimulatedGpu
+from rehearsal.cuda.waits import needed_waits
 
 from drb.buffer.record import HEADER_WORDS
 from drb.rehearsal.cuda import RowLauncher

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 
 import numpy as np
 import pytest
 import torch
 from ranks import collect_ranks, run_ranks
 from rehearsal.cuda.loops import CAPACITY, Loop, minibatch
+from rehearsal.cuda.races import NoJudge
 from rehearsal.cuda.simulated import SimulatedGpu
 from rehearsal.cuda.simulated_ipc import SimulatedIpc, TheirEvent
 
@@ -37,7 +39,8 @@ def on_host_and_devices(rank, world_size, ways):
     """What loops saw, on the host and on simulated GPUs: all late, and in the first ways some early."""
     found = []
     for number, settings in enumerate(ways):
-        gpus = [None, SimulatedGpu()] + [SimulatedGpu(is_early=rank % 2 == number)] * (number < 2)
+        gpus = [None, SimulatedGpu(judge=None if number == 0 else NoJudge())]
+        gpus += [SimulatedGpu(is_early=rank % 2 == number, judge=NoJudge())] * (number < 2)
         found.append([results(rank, world_size, gpu, **settings) for gpu in gpus])
     return found
 
@@ -96,7 +99,7 @@ def test_both_waits_are_needed():
 def what_goes_on_between_steps(rank, world_size):
     """States, forgetting and edits, on the host and on late GPUs."""
     found = []
-    for gpu in (None, SimulatedGpu()):
+    for gpu in (None, SimulatedGpu(judge=NoJudge())):
         storage = {"storage": "host"} if gpu is None else DEVICE
         loop = Loop(gpu, rank=rank, world_size=world_size, depth=2, steps=20, **storage)
         loop.run(0, 8)
@@ -112,7 +115,7 @@ def what_goes_on_between_steps(rank, world_size):
             edit.rewrite("logits", first.fields["logits"] + 1, first.sample_id)
         loop.run(12, 16)
         state = loop.rehearsal.state_dict()
-        other = SimulatedGpu() if gpu is None else None
+        other = SimulatedGpu(judge=NoJudge()) if gpu is None else None
         goes_on = Loop(
             other, rank=rank, world_size=world_size, depth=2, steps=20, storage="device" if other else "host"
         )
@@ -163,6 +166,10 @@ def refusals(rank, world_size):
 
         return call
 
+    def later(ipc, event, seconds, wait=SimulatedIpc.is_done_within):
+        time.sleep(0.3)
+        return wait(ipc, event, seconds)
+
     try_out(exchange="collective")
     try_out(device=None if rank else SimulatedGpu())
     full = SimulatedGpu()
@@ -175,6 +182,8 @@ def refusals(rank, world_size):
     with pytest.MonkeyPatch.context() as patch:
         if rank == 0:
             patch.setattr(TheirEvent, "wait_on", lambda event, waiting: None)
+        else:  # its own gather, on the same stream, makes its pattern written
+            patch.setattr(SimulatedIpc, "is_done_within", later)
         try_out()
     with pytest.MonkeyPatch.context() as patch:
         if rank == 0:

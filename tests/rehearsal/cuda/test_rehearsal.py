@@ -6,7 +6,8 @@ import pytest
 import torch
 from rehearsal.cuda.loops import Loop, run_loop
 from rehearsal.cuda.races import RaceError
-from rehearsal.cuda.simulated import SimulatedGpu, needed_waits
+from rehearsal.cuda.simulated import SimulatedGpu
+from rehearsal.cuda.waits import needed_waits
 
 from drb import Rehearsal
 from drb.buffer.admission.mean_matching import MeanMatching

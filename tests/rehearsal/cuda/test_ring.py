@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from rehearsal.cuda.simulated import SimulatedGpu, needed_waits
+from rehearsal.cuda.simulated import SimulatedGpu
+from rehearsal.cuda.waits import needed_waits
 
 from drb.buffer.record import HEADER_WORDS, RecordSpec
 from drb.rehearsal.cuda import DeviceRing, DeviceSide
