@@ -29,6 +29,7 @@ NAMES = (
     "hidden_delay",
     "online_small",
     "loader",
+    "mix",
     "checkpoint_pause",
 )
 NOT_QUICK = ("checkpoint_pause",)  # minutes, whatever is left out

@@ -13,6 +13,7 @@ These names are the library; everything else may change. The program is `drb.tra
 """
 
 from drb.buffer.record import Field, RecordSpec
+from drb.data.mix.dataset import MixedSource
 from drb.data.ownership import OwnerSampler
 from drb.data.with_ids import with_ids
 from drb.distributed.failure import PeerError
@@ -25,6 +26,7 @@ __all__ = [
     "Field",
     "Handle",
     "Minibatch",
+    "MixedSource",
     "OwnerSampler",
     "PeerError",
     "RecordSpec",

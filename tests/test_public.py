@@ -18,7 +18,9 @@ MEMBERS = (
 
 
 def test_public_names():
-    names = "Exemplars Field Handle Minibatch OwnerSampler PeerError RecordSpec Rehearsal UnevenError with_ids"
+    names = (
+        "Exemplars Field Handle Minibatch MixedSource OwnerSampler PeerError RecordSpec Rehearsal UnevenError with_ids"
+    )
     assert drb.__all__ == names.split()
     assert all(hasattr(drb, name) for name in drb.__all__)
 

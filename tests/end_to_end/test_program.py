@@ -70,6 +70,12 @@ def test_derpp_in_a_loop_of_ones_own_learns_all_classes(monkeypatch):
     assert importlib.import_module("derpp_loop").main() > 0.85
 
 
+def test_mixed_sources_in_a_loop_of_ones_own_print_what_the_page_says(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    importlib.import_module("mixed_sources").main()
+    assert f"```\n{capsys.readouterr().out}```" in (ROOT / "docs/mix.md").read_text()
+
+
 @pytest.mark.parametrize(("error", "status"), [(ValueError("no"), "FAILED"), (KeyboardInterrupt(), "KILLED")])
 def test_the_tracker_learns_how_a_run_ended(tmp_path, monkeypatch, error, status):
     class Recording(NullTracker):

@@ -1,0 +1,205 @@
+"""Several datasets mixed for anyone's training loop: a map-style dataset, and the sampler that goes with it.
+
+    mixed = drb.MixedSource([("new", new, 3), ("base", base, 1)], batch_size=256, seed=0)
+    loader = DataLoader(mixed, batch_sampler=mixed.sampler(), num_workers=4)
+
+A sample's id, which is also its index, is the number of its source times 2⁴⁴ plus its position there: unique, and the
+same however the sources grow and whatever is added.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch.distributed as dist
+from torch.utils.data import Dataset, Sampler
+
+from drb.data.mix.following import Wanted, begin, follow
+from drb.data.mix.mix import Rows, has_fixed_owners
+from drb.data.mix.state import mix_from, state_of
+from drb.data.with_ids import with_ids
+
+_SOURCE_BITS = 44
+_BLOCK_ROWS = 8192  # of one rank, computed at once: the cost of the calls is spread over many steps
+
+
+class Part(NamedTuple):
+    """A source of a mix.
+
+    name: by which its history is told. dataset: map-style, of (image, label) pairs or dicts. share: an integer, or a
+    fraction if those of all sources sum to 1. max_visits: epochs after which it is not served any more; None: no bound.
+    fingerprint: of the data, if it has one.
+    """
+
+    name: str
+    dataset: Any
+    share: int | float
+    max_visits: int | None = None
+    fingerprint: str = ""
+
+
+class MixedSource(Dataset[dict[str, Any]]):
+    """Several datasets in one order that is a formula of (seed, step): the same on any number of ranks.
+
+    In every prefix each source has its share to within a sample; every source is gone through in epochs, each in
+    another order. Items are as `drb.with_ids` makes them, with `sample_id`; `name_of` tells whose they are.
+    """
+
+    def __init__(self, parts: Sequence[Part | tuple[Any, ...]], *, batch_size: int, seed: int = 0) -> None:
+        """
+        Args:
+            parts: the sources, see `Part`; tuples of its fields will do.
+            batch_size: samples of a step on all ranks together.
+        Raises:
+            ValueError: shares that make no mix, a name that comes twice, or a dataset without samples.
+        """
+        self._parts = [Part(*part) for part in parts]
+        for part in self._parts:
+            if not hasattr(part.dataset, "__len__") or not hasattr(part.dataset, "__getitem__"):
+                kind = type(part.dataset).__name__
+                raise ValueError(f"source {part.name!r} must be a dataset with a length and indices, got {kind}")
+        self._batch_size = batch_size
+        self._step = 0
+        self.mix = begin(self._wanted(), batch_size, seed)
+        self._use_datasets()
+
+    def __len__(self) -> int:
+        """The samples of all sources."""
+        return sum(map(len, self._datasets.values()))
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """A sample by its id."""
+        source, position = divmod(index, 1 << _SOURCE_BITS)
+        if source not in self._datasets or not 0 <= position < len(self._datasets[source]):
+            raise IndexError(f"{index} is no sample id of this mix; its indices are what `MixedSource.sampler` gives")
+        return {**self._datasets[source][position], "sample_id": index}
+
+    def name_of(self, sample_id: int) -> tuple[str, int]:
+        """The source that a sample is from, and its position there."""
+        source, position = divmod(int(sample_id), 1 << _SOURCE_BITS)
+        return self.mix.names[source], position
+
+    def sampler(
+        self,
+        rank: int | None = None,
+        world_size: int | None = None,
+        *,
+        steps: int | None = None,
+        rehearsed: bool = False,
+    ) -> MixSampler:
+        """The sampler of minibatches for a DataLoader's `batch_sampler`.
+
+        Args:
+            rank, world_size: of the default process group if None; 0 and 1 without one.
+            steps: how many an iteration has; None: until all sources have had their last visit, which may be never.
+            rehearsed: whether these minibatches are offered to a rehearsal, which needs samples that stay on a rank.
+        Raises:
+            ValueError: rehearsed, and the number of ranks does not divide 48.
+        """
+        return MixSampler(self, rank, world_size, steps, rehearsed)
+
+    # -- state
+
+    @property
+    def step(self) -> int:
+        """The step that the next iteration of a sampler begins with."""
+        return self._step
+
+    def state_dict(self, step: int) -> dict[str, Any]:
+        """All that is needed to go on, as JSON has it: a few hundred bytes, alike on all ranks.
+
+        step: how many steps have been trained since the beginning. (A DataLoader has asked for more already.)
+        """
+        return {**state_of(self.mix), "step": step}
+
+    def load_state_dict(self, state: Mapping[str, Any], *, changes: str = "refuse") -> None:
+        """Go on at a state's step, also on another number of ranks.
+
+        Args:
+            changes: what to do if sources, shares or batch size are not those of the state. "refuse", or "allow": the
+                new shares and batch size hold from this step on; sources that have grown serve their new samples from
+                their next epoch on; new sources join; sources that are not given any more are not served any more.
+        Raises:
+            ValueError: a state of something else, differences that are not allowed, or a source that has shrunk.
+        """
+        if changes not in ("refuse", "allow"):
+            raise ValueError(f"changes must be refuse or allow, got {changes!r}")
+        mix, step = mix_from(state), int(state["step"])
+        follow(mix, step, self._wanted(), self._batch_size, allow=changes == "allow")
+        self.mix, self._step = mix, step
+        self._use_datasets()
+
+    def _wanted(self) -> list[Wanted]:
+        return [Wanted(part.name, len(part.dataset), *part[2:]) for part in self._parts]
+
+    def _use_datasets(self) -> None:
+        """Find each source's dataset by its number in the mix."""
+        numbers = [self.mix.number_of(part.name) for part in self._parts]
+        self._datasets: dict[int, Any] = {
+            number: with_ids(part.dataset, number << _SOURCE_BITS)
+            for number, part in zip(numbers, self._parts, strict=True)
+        }
+
+
+class MixSampler(Sampler[list[int]]):
+    """The minibatches of one rank, one for each step, as lists of sample ids.
+
+    Ranks have G/W samples in a step on average, and in a single step up to as many more or fewer as there are sources,
+    so that each sample can stay on its rank. Divide the sum of a minibatch's losses by G/W, and DDP's average is right.
+    """
+
+    def __init__(
+        self, mixed: MixedSource, rank: int | None, world_size: int | None, steps: int | None, rehearsed: bool
+    ) -> None:
+        in_group = dist.is_available() and dist.is_initialized()
+        self.rank = (dist.get_rank() if in_group else 0) if rank is None else rank
+        self.world_size = (dist.get_world_size() if in_group else 1) if world_size is None else world_size
+        if not 0 <= self.rank < self.world_size:
+            raise ValueError(f"rank must be in [0, world_size), got rank={self.rank}, world_size={self.world_size}")
+        if rehearsed and not has_fixed_owners(self.world_size):
+            raise ValueError(
+                f"on {self.world_size} ranks samples of a mix change their rank, so that buffers would fill with the "
+                "same ones; use a number of ranks that divides 48, or do not offer these minibatches to a rehearsal"
+            )
+        self._mixed = mixed
+        self._steps = steps
+
+    def __len__(self) -> int:
+        """Minibatches of the next iteration.
+
+        Raises:
+            TypeError: it never ends.
+        """
+        last = self._last()
+        if last is None:
+            raise TypeError("this mix never ends, so its sampler has no length; give steps= or max_visits")
+        return max(last - self._mixed.step, 0)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        mix, last, step = self._mixed.mix, self._last(), self._mixed.step
+        block = 1
+        while last is None or step < last:
+            stop = step + block if last is None else min(step + block, last)
+            rows = mix.rows(step, stop, self.rank, self.world_size)
+            yield from self._minibatches(rows, step, stop)
+            block = min(2 * block, max(1, _BLOCK_ROWS * (stop - step) // max(len(rows), 1)))
+            step = stop
+
+    def _minibatches(self, rows: Rows, first: int, stop: int) -> Iterator[list[int]]:
+        ids = ((rows.sources << _SOURCE_BITS) + rows.samples).tolist()
+        bounds = np.searchsorted(rows.steps, np.arange(first, stop + 1)).tolist()
+        for step, (start, end) in enumerate(itertools.pairwise(bounds), first):
+            if start == end:
+                raise ValueError(
+                    f"rank {self.rank} of {self.world_size} has no sample in step {step}; use a larger batch_size, or "
+                    "fewer ranks"
+                )
+            yield ids[start:end]
+
+    def _last(self) -> int | None:
+        """The step before which an iteration ends."""
+        ends = [self._mixed.mix.num_steps, None if self._steps is None else self._mixed.step + self._steps]
+        return min((end for end in ends if end is not None), default=None)

@@ -1,0 +1,288 @@
+"""The order of a run over several sources: which samples each step has, and which rank trains them.
+
+The order is a function of (seed, step) and of what was asked (`drb.data.mix.timeline`), not of the number of ranks. It
+goes on anywhere from a few hundred bytes, and a change of shares or a source added or grown alters only what follows.
+
+Letters: t a step, g a position in the run, j a sample's number in its source, W ranks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from drb.data.mix.order import VIRTUAL_OWNERS, Size, SourceOrder
+from drb.data.mix.shares import integer_shares
+from drb.data.mix.timeline import Pace, Segment, Timeline
+from drb.types import Int64Array
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Samples in the order in which they are trained: int64 [m] each.
+
+    steps: the step of each; positions: its place in the run; sources: the number of its source; samples: its position
+    in that source; numbers: how many samples the source had served before it.
+    """
+
+    steps: Int64Array
+    positions: Int64Array
+    sources: Int64Array
+    samples: Int64Array
+    numbers: Int64Array
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+
+@dataclass
+class MixedPart:
+    """A source as the mix knows it.
+
+    max_visits: epochs after which it is not served any more; None: no bound.
+    fingerprints: of its data, one for each of its sizes; '' if unknown.
+    """
+
+    name: str
+    max_visits: int | None
+    order: SourceOrder
+    fingerprints: list[str]
+
+    @property
+    def count(self) -> int:
+        return self.order.sizes[-1].count
+
+    @property
+    def last(self) -> int | None:
+        """How many samples it serves in all; None: no bound."""
+        size = self.order.sizes[-1]
+        return None if self.max_visits is None else size.first + max(self.max_visits - size.epoch, 0) * size.count
+
+
+class Mix:
+    """Several sources in one order. Steps may be asked for in any order and as often as wanted.
+
+    parts: the sources, by number. timeline: what was asked from when on. asked: the shares of the last change, by name.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        """Begin a mix without sources: `add` them, then `change` the shares."""
+        self.seed = seed
+        self.parts: list[MixedPart] = []
+        self.timeline = Timeline()
+        self.asked: dict[str, int] = {}
+
+    # -- what is asked
+
+    def add(self, name: str, count: int, *, max_visits: int | None = None, fingerprint: str = "") -> None:
+        """Make a source of `count` samples known; it is served from the next `change` on that gives it a share.
+
+        Raises:
+            ValueError: the name is taken, or a number is below 1.
+        """
+        if name in self.names:
+            raise ValueError(f"two sources of a mix are called {name!r}; give each a name of its own")
+        if count < 1:
+            raise ValueError(f"source {name!r} needs at least one sample, got {count}")
+        if max_visits is not None and max_visits < 1:
+            raise ValueError(f"max_visits of source {name!r} must be at least 1, got {max_visits}")
+        order = SourceOrder(self.seed, len(self.parts), [Size(0, count)])
+        self.parts.append(MixedPart(name, max_visits, order, [fingerprint]))
+        self.timeline.segments = [
+            replace(each, shares=(*each.shares, 0), served=(*each.served, 0)) for each in self.timeline.segments
+        ]
+
+    def grow(self, name: str, count: int, step: int, fingerprint: str = "") -> None:
+        """From its first epoch that begins at or after a step, a source has `count` samples: the old ones and new ones.
+
+        Raises:
+            ValueError: the source is unknown, or would shrink.
+        """
+        part = self.parts[self.number_of(name)]
+        start = self.start_of(step)
+        number = self.served(start)[self.number_of(name)]
+        if part.order.sizes[-1].first > number:  # a growth that has not taken effect
+            part.order.sizes.pop()
+            part.fingerprints.pop()
+        if count < part.count:
+            raise ValueError(
+                f"source {name!r} has {count} samples and had {part.count}: samples that are gone leave holes in the "
+                "order; keep them, or add what is left as a source of another name"
+            )
+        first = part.order.epoch_end(number)
+        part.order = SourceOrder(
+            self.seed, self.number_of(name), [*part.order.sizes, Size(first, count, part.order.epoch_of(first))]
+        )
+        part.fingerprints.append(fingerprint)
+        self._plan_after(start)
+
+    def change(
+        self,
+        step: int,
+        shares: Mapping[str, int | float] | None = None,
+        *,
+        batch_size: int | None = None,
+        epoch: int = 0,
+        at_period_end: bool = False,
+    ) -> None:
+        """From a step on, serve sources by these shares, with so many samples in a step.
+
+        Args:
+            step: what comes before it stays as it is. The first change is at step 0.
+            shares: by name, see `integer_shares`; sources without one are not served. None: as before.
+            batch_size: of all ranks together; None: as before.
+            epoch: with batch_size, samples after which a step is short (see `Pace`).
+            at_period_end: wait for the end of the period that the step is in.
+        Raises:
+            ValueError: unknown sources, shares that make no mix, or a step before an earlier change.
+        """
+        if not self.timeline.paces:
+            assert shares is not None
+            assert batch_size is not None
+            assert step == 0
+            self.timeline.paces = [Pace(0, 0, _at_least_one(batch_size), epoch)]
+            self.timeline.segments = [Segment(0, self._shares(shares), (0,) * len(self.parts))]
+            self._plan_ends(None)
+            return
+        if shares is not None:
+            self._change_shares(step, self._shares(shares), at_period_end)
+        if batch_size is not None:
+            start = self.start_of(step)
+            if step < self.timeline.paces[-1].step:
+                raise ValueError(f"the batch size changed at step {self.timeline.paces[-1].step}, after step {step}")
+            earlier = [each for each in self.timeline.paces if each.step < step]
+            self.timeline.paces = [*earlier, Pace(step, start, _at_least_one(batch_size), epoch)]
+
+    def _change_shares(self, step: int, shares: tuple[int, ...], at_period_end: bool) -> None:
+        position = self.start_of(step)
+        asked = [each.start for each in self.timeline.segments if not each.ended]
+        if position < asked[-1]:
+            raise ValueError(f"the shares were changed after step {step} already; change them from a later step on")
+        segment = self.timeline.segment_at(position)
+        if at_period_end and segment.length:
+            position = segment.start - (segment.start - position) // segment.length * segment.length
+        served = tuple(self.served(position))
+        earlier = [each for each in self.timeline.segments if each.start < position]
+        self.timeline.segments = [*earlier, Segment(position, shares, served)]
+        self._plan_ends(None)
+
+    def _plan_after(self, position: int) -> None:
+        """Lay out again what comes after a position: the changes asked for, and the ends of sources between them."""
+        segments = self.timeline.segments
+        coming = [each for each in segments if each.start > position and not each.ended]
+        self.timeline.segments = [each for each in segments if each.start <= position]
+        for change in coming:
+            self._plan_ends(change.start)
+            self.timeline.segments.append(replace(change, served=tuple(self.served(change.start))))
+        self._plan_ends(None)
+
+    def _plan_ends(self, until: int | None) -> None:
+        """Begin a segment wherever sources have their last visit, before a position; None: however late."""
+        while (segment := self.timeline.segments[-1]).length:
+            ends = self._ends_in(segment)
+            position = min(ends.values(), default=None)
+            if position is None or (until is not None and position >= until):
+                return
+            going_on = [0 if ends.get(source) == position else share for source, share in enumerate(segment.shares)]
+            divisor = max(math.gcd(*going_on), 1)
+            served = tuple(segment.served_by(source, position) for source in range(len(self.parts)))
+            is_new = position > segment.start
+            if not is_new:
+                self.timeline.segments.pop()
+            ended = is_new or segment.ended
+            shares = tuple(share // divisor for share in going_on)
+            self.timeline.segments.append(Segment(position, shares, served, ended))
+
+    def _ends_in(self, segment: Segment) -> dict[int, int]:
+        """The position behind the last visit of each source that the segment serves."""
+        ends = {}
+        for source, part in enumerate(self.parts):
+            if segment.shares[source] and part.last is not None:
+                is_over = segment.served[source] >= part.last
+                last = np.array([part.last - 1])
+                ends[source] = segment.start if is_over else int(segment.position_of(source, last)[0]) + 1
+        return ends
+
+    def _shares(self, shares: Mapping[str, int | float]) -> tuple[int, ...]:
+        for name in shares:
+            self.number_of(name)
+        self.asked = integer_shares(shares)
+        return tuple(self.asked.get(name, 0) for name in self.names)
+
+    # -- what follows
+
+    @property
+    def names(self) -> list[str]:
+        return [part.name for part in self.parts]
+
+    def number_of(self, name: str) -> int:
+        """Raises ValueError if no source is called that."""
+        if name not in self.names:
+            raise ValueError(f"the mix has no source {name!r}; its sources: {', '.join(self.names) or 'none'}")
+        return self.names.index(name)
+
+    @property
+    def num_steps(self) -> int | None:
+        """Steps until all sources have had their last visit; None if some may be visited for ever."""
+        end = self.timeline.end
+        if end is None:
+            return None
+        return int(self.timeline.step_of(np.array([end - 1]))[0]) + 1 if end else 0
+
+    def start_of(self, step: int) -> int:
+        """The position at which a step begins; that of the end if there are fewer steps."""
+        start = int(self.timeline.starts(np.array([step]))[0])
+        return start if self.timeline.end is None else min(start, self.timeline.end)
+
+    def served(self, position: int) -> list[int]:
+        """How many samples each source has served before a position."""
+        segment = self.timeline.segment_at(position)
+        return [segment.served_by(source, position) for source in range(len(self.parts))]
+
+    def rows(self, first: int, last: int, rank: int = 0, world_size: int = 1) -> Rows:
+        """What a rank trains in the steps [first, last); all samples if there is one rank.
+
+        If `has_fixed_owners(world_size)`, a sample is of the same rank whenever it comes; otherwise positions are dealt
+        in turn.
+        """
+        found = [
+            self._rows_of(segment, source, start, stop, rank, world_size)
+            for segment, start, stop in self.timeline.parts(self.start_of(first), self.start_of(last))
+            for source in range(len(self.parts))
+            if segment.shares[source]
+        ]
+        columns = [np.concatenate([np.empty(0, np.int64), *column]) for column in zip(*found, strict=True)]
+        if not found:
+            columns = [np.empty(0, np.int64)] * 4
+        order = np.argsort(columns[0])
+        positions, sources, samples, numbers = (column[order] for column in columns)
+        return Rows(self.timeline.step_of(positions), positions, sources, samples, numbers)
+
+    def _rows_of(
+        self, segment: Segment, source: int, start: int, stop: int, rank: int, world_size: int
+    ) -> tuple[Int64Array, ...]:
+        """Positions, source, samples and numbers of one source in [start, stop) of a segment."""
+        order = self.parts[source].order
+        first, last = segment.served_by(source, start), segment.served_by(source, stop)
+        has_owners = has_fixed_owners(world_size)
+        numbers = order.owned(first, last, rank, world_size) if has_owners else np.arange(first, last)
+        positions = segment.position_of(source, numbers)
+        if not has_owners:
+            own = positions % world_size == rank
+            positions, numbers = positions[own], numbers[own]
+        whose = (rank, world_size) if has_owners else (0, 1)
+        return positions, np.full(len(numbers), source), order.samples(numbers, *whose), numbers
+
+
+def has_fixed_owners(world_size: int) -> bool:
+    """Whether every sample stays on one of so many ranks: they must divide the 48 virtual owners."""
+    return VIRTUAL_OWNERS % world_size == 0
+
+
+def _at_least_one(batch_size: int) -> int:
+    if batch_size < 1:
+        raise ValueError(f"the batch size of a mix must be at least 1, got {batch_size}")
+    return batch_size
