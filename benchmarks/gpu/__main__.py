@@ -4,8 +4,8 @@
     python -m benchmarks.gpu --cpu          # tiny, without a GPU: shows that the check itself runs
 
 Each piece runs in a process of its own and has a part of the minutes, which it fills with repeats. If it takes longer
-it is ended, and the other pieces go on. Writes <card>-<date>.json and .md;
-benchmarks/results/gpu/README.md says how to submit them.
+it is ended, what it has measured by then is kept, and the other pieces go on. Writes <card>-<date>.json and .md, or
+<card>-<date>-<part>.json and .md if a part was asked for; benchmarks/results/gpu/README.md says how to submit them.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu import limits, pause, ranks, report, soak, steps
+from benchmarks.gpu import limits, pause, program, ranks, report, soak, steps
 from benchmarks.gpu.jobs import JOBS, TINY
 
 ROOT = Path(__file__).parents[2]
-SECONDS = {"limits": 20, "tests": 75, "soak": 25, "steps": 155, "pause": 30, "ranks": 50}  # at most, of six minutes
+SECONDS = {"limits": 15, "tests": 75, "soak": 20, "steps": 140, "pause": 50, "ranks": 50}  # at most, of six minutes
+WHEN_ASKED = {"program": 300}
 NEED_A_CARD = ("limits", "tests")
 _START_S = 8  # until a piece's process has imported torch and opened the device
 
@@ -41,15 +42,18 @@ def run_piece(name: str, options: argparse.Namespace) -> Any:
         torch.cuda.set_device(device)
     jobs = TINY if options.cpu else {job: JOBS[job] for job in options.jobs}
     small = next(iter(TINY.values())) if options.cpu else replace(JOBS["cnn 56+7"], steps=50)
-    within_s = seconds_of(name, options) - _START_S
+    within_s, keep_figures = seconds_of(name, options) - _START_S, partial(keep, options)
     pieces: dict[str, Callable[[], Any]] = {
         "limits": lambda: limits.measure(device),
         "soak": lambda: soak.measure(device, 24 if options.cpu else 300, within_s),
-        "steps": lambda: steps.measure(jobs, device, within_s, partial(keep, options)),
+        "steps": lambda: steps.measure(jobs, device, within_s, keep_figures),
         "pause": lambda: pause.measure(
-            ["resnet18"] if options.cpu else ["resnet18", "resnet50"], device, tiny=options.cpu
+            ["resnet18"] if options.cpu else ["resnet50", "resnet18"], device, keep_figures, tiny=options.cpu
         ),
-        "ranks": lambda: ranks.measure(small, device, (2,) if options.cpu else (2, 4), 2 if options.cpu else 3),
+        "program": lambda: program.measure(within_s, keep_figures, tiny=options.cpu),
+        "ranks": lambda: ranks.measure(
+            small, device, (2,) if options.cpu else (2, 4), 2 if options.cpu else 3, keep_figures
+        ),
     }
     return pieces[name]()
 
@@ -62,14 +66,21 @@ def keep(options: argparse.Namespace, figures: Any) -> None:
 def run_tests() -> str:
     """Run the tests that need a GPU; their last line."""
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "--timeout=60"]
-    done = subprocess.run([*command, "tests/gpu", "tests/training"], cwd=ROOT, capture_output=True, text=True)
+    command += ["--durations=8", "tests/gpu", "tests/training/test_learner.py"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     print(done.stdout[-4000:] + done.stderr[-2000:], flush=True)
     return (done.stdout.strip().splitlines() or ["pytest said nothing"])[-1].strip("= ")
 
 
 def seconds_of(name: str, options: argparse.Namespace) -> float:
     """How long a piece may take. The tiny version has more: the machine may be busy with something else."""
-    return SECONDS[name] * (4 if options.cpu else options.minutes / 6)
+    return (SECONDS | WHEN_ASKED)[name] * (4 if options.cpu else options.minutes / 6)
+
+
+def part_of(options: argparse.Namespace) -> str:
+    """What was asked for, for the name of the files; nothing if it is everything."""
+    pieces = [] if options.only == list(SECONDS) else options.only
+    return "-".join([*pieces, *([] if options.jobs == list(JOBS) else ["some-jobs"])])
 
 
 def run_apart(name: str, arguments: list[str], seconds: float) -> tuple[str, Any]:
@@ -89,7 +100,7 @@ def run_apart(name: str, arguments: list[str], seconds: float) -> tuple[str, Any
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=list(SECONDS), default=list(SECONDS), metavar="PIECE")
+    parser.add_argument("--only", nargs="+", choices=[*SECONDS, *WHEN_ASKED], default=list(SECONDS), metavar="PIECE")
     parser.add_argument("--jobs", nargs="+", choices=list(JOBS), default=list(JOBS), metavar="JOB")
     parser.add_argument("--minutes", type=float, default=6.0, help="at most, for all pieces; 12: more repeats")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/gpu")
@@ -105,7 +116,7 @@ def main() -> None:
         return
     device = torch.device("cpu") if options.cpu else torch.device("cuda", 0)
     found = {"machine": report.machine(device), "pieces": {}}
-    path = report.save(found, options.out)
+    path = report.save(found, options.out, part_of(options))
     for name in options.only:
         print(f"-- {name}", flush=True)
         if options.cpu and name in NEED_A_CARD:
@@ -116,7 +127,7 @@ def main() -> None:
             found["pieces"]["tests"] += f": {figures}"
         elif figures is not None:
             found[name] = figures
-        path = report.save(found, options.out)  # after every piece, so that little is lost
+        path = report.save(found, options.out, part_of(options))  # after every piece, so that little is lost
     print(path.read_text())
     sys.exit(int(any("FAILED" in status or "STOPPED" in status for status in found["pieces"].values())))
 

@@ -21,7 +21,7 @@ from drb.training import Sgd
 from drb.training.learner import Learner
 from drb.training.models import build_model
 
-EVERY, SAVES = 50, 4
+EVERY, SAVES = 50, 3
 _CLASSES = 1000
 
 
@@ -73,14 +73,22 @@ class _Run:
         }
 
 
-def measure(models: list[str], device: torch.device, *, tiny: bool = False) -> dict[str, Any]:
+def measure(
+    models: list[str],
+    device: torch.device,
+    keep: Callable[[dict[str, Any]], object] = lambda found: None,
+    *,
+    tiny: bool = False,
+) -> dict[str, Any]:
+    """Figures by model. keep: is given all figures so far after each model."""
     torch.set_num_threads(1)
     found = {}
     for model in models:
         with tempfile.TemporaryDirectory() as folder:
             found[model] = _measure(model, folder, device, tiny)
-        shown = {name: value for name, value in found[model].items() if "share" in name or "step" in name}
+        shown = {name: value for name, value in found[model].items() if name not in ("state_ms", "parts_ms")}
         print(f"   {model}: {shown}", flush=True)
+        keep(found)
     return found
 
 
@@ -96,10 +104,9 @@ def _measure(model: str, folder: str, device: torch.device, tiny: bool) -> dict[
 
     run.steps(3)
     start_s = _seconds(partial(run.saver.visit, 0, run.state))  # memory is reserved, as after a run's first step
-    plain = [interval() for _ in range(2)]
-    pauses, during = [], []
+    plain, pauses, during = [interval()], [], []
     for number in range(1, SAVES + 1):
-        run.steps(every)  # the GPU's queue is as full as in a run
+        run.steps(2 if tiny else 8)
         synchronize(device)
         pauses.append(_seconds(partial(run.saver.visit, number, run.state)))
         during.append(interval())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,24 @@ from benchmarks.gpu.steps import compared, count_wrong, interleaved
 _TIMEOUT_S = 60.0
 
 
-def measure(job: Job, device: torch.device, world_sizes: tuple[int, ...], turns: int) -> dict[str, Any]:
-    """Ratios over all ranks together, and wrong rows of each way, by the number of ranks."""
+def measure(
+    job: Job,
+    device: torch.device,
+    world_sizes: tuple[int, ...],
+    turns: int,
+    keep: Callable[[dict[str, Any]], object] = lambda found: None,
+) -> dict[str, Any]:
+    """Ratios over all ranks together, and wrong rows of each way, by the number of ranks.
+
+    keep: is given all figures so far after each number of ranks.
+    """
     found = {}
     for world_size in world_sizes:
         with tempfile.TemporaryDirectory() as folder:
             mp.spawn(_run, (world_size, job, str(device), turns, folder), nprocs=world_size)
             found[str(world_size)] = json.loads(Path(folder, "found.json").read_text())
         print(f"   W={world_size}: {json.dumps(found[str(world_size)])}", flush=True)
+        keep(found)
     return found
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+import statistics
 import subprocess
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
@@ -38,11 +39,11 @@ def machine(device: torch.device) -> dict[str, Any]:
     }
 
 
-def save(found: Mapping[str, Any], folder: Path) -> Path:
-    """Write both files; returns the table's path."""
+def save(found: Mapping[str, Any], folder: Path, part: str = "") -> Path:
+    """Write both files; returns the table's path. part: of the check, so that it does not take the whole's place."""
     card = re.sub(r"[^a-z0-9]+", "-", found["machine"]["card"].lower()).strip("-")
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{card}-{found['machine']['date']}.md"
+    path = folder / ("-".join(filter(None, (card, found["machine"]["date"], part))) + ".md")
     path.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
     path.write_text("\n".join(table(found)) + "\n")
     return path
@@ -70,6 +71,11 @@ def table(found: Mapping[str, Any]) -> Iterator[str]:
         for model, pause in found["pause"].items():
             first, later = pause["first_share"], pause["later_share"]
             yield f"Checkpoint, {model}: stops training for {first:.1%} of 50 steps, later for {later:.1%} at most."
+        yield ""
+    if "program" in found:
+        for job, figures in found["program"].items():
+            shown = figures if isinstance(figures, str) else _program(figures)
+            yield f"Whole program, {job}: {shown}"
         yield ""
     if "limits" in found:
         yield "| operation | host µs | device µs |"
@@ -112,6 +118,15 @@ def _steps(steps: Mapping[str, Any]) -> Iterator[str]:
     rows = sum(way["rows"] for job in steps.values() for way in job["wrong"].values())
     yield f"{wrong} of {rows} rows that were looked at are wrong."
     yield ""
+
+
+def _program(figures: Mapping[str, Any]) -> str:
+    medians = {kind: statistics.median(runs) for kind, runs in figures["ms"].items() if runs}
+    ratios = figures.get("ratio", {})
+    shown = (
+        f"{kind} {ms:.2f} ms" + (f" (x{ratios[kind]:.3f})" if kind in ratios else "") for kind, ms in medians.items()
+    )
+    return f"{', '.join(shown)} a step; {len(figures['ms']['finetune'])} turns."
 
 
 def _cell(figures: Mapping[str, Any] | None) -> str:

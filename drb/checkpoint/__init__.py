@@ -3,6 +3,7 @@
 saver          what a trainer calls; checkpointer: what then happens
 votes          when all ranks save or stop; signals: what tells them to
 writing        the order of a save, on a thread of its own; coordinator: how ranks coordinate it
+memory         copies of what training will change; copier: what they ask of a GPU
 format         what is on the disk, with shards, files, tree and encryption; no file holds a pickle
 directory      the checkpoints of a run; lock keeps other processes out
 finding        the checkpoint that a run resumes from

@@ -150,7 +150,9 @@ class Checkpointer(Saver):
             CheckpointError: the one before could not be saved; at the same step on all ranks.
         """
         if self._writer.needs_memory:
-            self._writer.reserve_memory(state())
+            line = self._writer.reserve_memory(state())
+            if self._world.is_main:
+                self._say(f"checkpoint: {line}")
         is_due = step >= self._next_periodic
         if is_due:
             self._next_periodic += self._period

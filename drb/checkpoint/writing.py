@@ -75,7 +75,7 @@ class CheckpointWriter:
         self._background = Background("drb-checkpoint")
         self._memory = StateMemory()
         self._shards: dict[str, RowShards] = {}
-        self.needs_memory = self.world.device.type == "cuda"  # which takes long to lock
+        self.needs_memory = self.world.device.type == "cuda"  # which takes long to lock, and kernels long to load
 
     @property
     def has_failed(self) -> bool:
@@ -106,14 +106,19 @@ class CheckpointWriter:
         job = _Job(name, step, parts, published)
         self._background.start(lambda: self._write(job))
 
-    def reserve_memory(self, state: StateParts) -> None:
-        """Allocate memory for copies of such a state, so that its first checkpoint takes no longer than others."""
+    def reserve_memory(self, state: StateParts) -> str:
+        """Copy such a state once, so that its first checkpoint takes no longer than others.
+
+        Returns:
+            A line that says what memory the copies take.
+        """
         parts, named = self._taken_apart(state)
-        self._memory.reserve(named, state.get(CONSTANT, ()))
+        line = self._memory.reserve(named, state.get(CONSTANT, ()))
         self.needs_memory = False
         for part in parts.values():
             for rows in part.rows.values():
                 rows.close()
+        return line
 
     def erase_memory(self) -> None:
         """Zero the memory that contains copies of samples, after the write in flight."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import torch
 
-from benchmarks.gpu import report, soak
+from benchmarks.gpu import program, report, soak
 from benchmarks.gpu.jobs import Way
 from benchmarks.gpu.steps import compared, interleaved
+from drb.program.config.compose import compose_config
 
 CPU = torch.device("cpu")
 
@@ -51,6 +53,26 @@ def test_the_table_states_ratios_calls_and_wrong_rows(tmp_path):
     assert "| cnn 56+7 | device= | 9.0 | 70 | 90.0 | 200.0 |" in text
     assert "3 of 10 rows that were looked at are wrong." in text
     assert json.loads(path.with_suffix(".json").read_text())["machine"]["card"] == "cpu"
+
+
+def test_a_part_does_not_take_the_place_of_the_whole(tmp_path):
+    found = {"machine": report.machine(CPU), "pieces": {"program": "ran, 9 s"}}
+    whole = report.save(found, tmp_path)
+    found["program"] = {"resnet50 56+7": {"ms": {"finetune": [10.0, 12.0], "er": [11.55]}, "ratio": {"er": 1.05}}}
+    part = report.save(found, tmp_path, "program")
+    assert part.name == whole.name.replace(".md", "-program.md")
+    assert "program" not in json.loads(whole.with_suffix(".json").read_text())
+    line = "Whole program, resnet50 56+7: finetune 11.00 ms, er 11.55 ms (x1.050) a step; 2 turns."
+    assert line in part.read_text()
+
+
+def test_the_programs_settings_are_known_and_both_train_on_as_many_rows():
+    (job,) = program.TINY
+    for kind, rows in (("finetune", 16), ("er", 12)):
+        config, _ = compose_config([*program.settings(job, kind, rows, Path("cache"), tiny=True), "hydra.run.dir=run"])
+        assert (config.training.batch_size, config.training.epochs, config.strategy.name) == (rows, 1, kind)
+    assert config.rehearsal.exemplars == 4
+    assert program.ratios({"finetune": [10.0, 12.0], "er": [11.0], "other": []}) == {"er": 1.0}
 
 
 def test_turns_end_with_the_time_but_there_are_two():

@@ -23,12 +23,12 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 
-WORDS = 1 << 14  # copies that take a while
+WORDS = 1 << 12  # copies that take a while
 
 
 def keep_busy() -> None:
     """Some milliseconds of work on the current stream, which the host does not wait for."""
-    torch.cuda._sleep(20_000_000)
+    torch.cuda._sleep(10_000_000)
 
 
 def to_gpu(values):
@@ -38,7 +38,7 @@ def to_gpu(values):
 def test_copies_to_the_host_wait_for_the_work_before_them_and_for_no_other():
     device = CudaDevice(torch.device("cuda"))
     incoming, memory = Incoming(device, max_rows=16), to_gpu(records(range(16), WORDS))
-    for step in range(20):
+    for step in range(12):
         keep_busy()
         for name, value in to_gpu(records(range(step * 16, step * 16 + 16), WORDS)).items():
             memory[name].copy_(value)
@@ -119,7 +119,7 @@ def test_locked_memory_is_unlocked_with_its_last_view():
         del mapped
 
 
-def run_loop(on_gpu, *, use_step, steps=40, **settings):
+def run_loop(on_gpu, *, use_step, steps=30, **settings):
     """A hash of what a loop with late and bfloat16 fields saw, how many exemplars, and what is stored."""
     sample = records([0], WORDS)
     spec = {name: Field(value.dtype, tuple(value.shape[1:])) for name, value in sample.items() if name != "sample_id"}
