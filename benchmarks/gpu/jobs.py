@@ -147,6 +147,7 @@ def ways(device: torch.device) -> dict[str, Way]:
     there = {"device": "cuda"} if device.type == "cuda" else {}
     known = {
         "on the gpu": Way(False, {"storage": "host"}),
+        "on the gpu, inline": Way(False, {"storage": "host", "asynchronous": False}),
         "pinned": Way(True, {"storage": "host"}),
         "device=": Way(True, {"storage": "host", **there}),
         "stored on the gpu": Way(False, {"storage": "device", **there}),

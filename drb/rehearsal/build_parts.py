@@ -163,7 +163,8 @@ def build_parts(
     side = None
     if device is not None:
         places = (depth + 1) * interval
-        side = DeviceSide(device, spec, exchange, max_rows, places, has_peers=peers is not None)
+        has_peers, counted_by = peers is not None, settings.stratum
+        side = DeviceSide(device, spec, exchange, max_rows, places, has_peers=has_peers, counted_by=counted_by)
     delivery = factory.delivery(transport, side, exchange, peers, blocks)
     runner = RoundRunner(
         PositionTable(capacity, by_stratum=proportions.needs_strata),

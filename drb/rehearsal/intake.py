@@ -28,12 +28,14 @@ class Intake:
     """Checks what is offered, and counts it.
 
     num_distinct: distinct samples offered so far; 0 unless the proportions need it.
+    id_field, stratum: the fields of sample ids and of strata; None: there is none.
     """
 
     def __init__(self, settings: RehearsalSettings, rank: int, world_size: int) -> None:
         self.num_distinct = 0
         self._settings = settings
-        self._id_field, self._needs_strata = settings.id_field, settings.needs_strata
+        self.id_field, self.stratum = settings.id_field, settings.stratum
+        self._needs_strata = settings.needs_strata
         self._rank = rank
         self._world_size = world_size
         self._order = OrderCheck()
@@ -43,9 +45,9 @@ class Intake:
     def check_first(self, minibatch: Minibatch) -> None:
         """Raise ValueError if the settings name fields that the minibatch lacks."""
         settings = self._settings
-        if self._id_field is not None and self._id_field not in minibatch:
+        if self.id_field is not None and self.id_field not in minibatch:
             raise ValueError(
-                f"the minibatch has no field {self._id_field!r} (it has {_names(minibatch)}): wrap the dataset "
+                f"the minibatch has no field {self.id_field!r} (it has {_names(minibatch)}): wrap the dataset "
                 'in drb.with_ids, or say sample_id="arrival" if every offer is a new sample'
             )
         if self._needs_strata and settings.stratum not in minibatch:
@@ -61,13 +63,8 @@ class Intake:
 
     def shard_of(self, minibatch: Minibatch) -> Shard | None:
         """The shard of the sampler that gave a checked minibatch; None if that is not known."""
-        ids = None if self._id_field is None else minibatch[self._id_field]
+        ids = None if self.id_field is None else minibatch[self.id_field]
         return None if ids is None else shard_of(ids.detach().cpu().numpy().astype(np.int64))
-
-    def decides_on(self, minibatch: Minibatch) -> list[str]:
-        """Return the fields of a minibatch whose values `take` reads: sample ids and strata."""
-        names = (self._id_field, self._settings.stratum)
-        return [name for name in names if name in minibatch and _is_one_integer(minibatch[name])]
 
     def check(
         self, minibatch: Minibatch, spec: RecordSpec, max_rows: int
@@ -85,16 +82,16 @@ class Intake:
                 f"a minibatch of {num_rows} rows after one of {max_rows}: memory was allocated for the first; give the "
                 "largest minibatch's size as batch_size="
             )
-        ids, fields, stratum = None, minibatch, self._settings.stratum
-        if self._id_field is not None:
+        ids, fields, stratum = None, minibatch, self.stratum
+        if self.id_field is not None:
             fields = dict(minibatch)
-            ids = fields.pop(self._id_field, None)
+            ids = fields.pop(self.id_field, None)
             if ids is None:
-                raise ValueError(f"the minibatch has no field {self._id_field!r}; it has {_names(minibatch)}")
+                raise ValueError(f"the minibatch has no field {self.id_field!r}; it has {_names(minibatch)}")
             if ids.dtype not in _ID_DTYPES:
-                raise ValueError(f"the sample id field {self._id_field!r} must hold integers, got {ids.dtype}")
+                raise ValueError(f"the sample id field {self.id_field!r} must hold integers, got {ids.dtype}")
             if ids.shape != (num_rows,):
-                raise _no_integers(ids, "sample id", self._id_field, num_rows)
+                raise _no_integers(ids, "sample id", self.id_field, num_rows)
         spec.check(fields, num_rows)
         if stratum in spec.integers:
             return ids, fields[stratum], fields
@@ -109,7 +106,14 @@ class Intake:
             ValueError: as `check`; nothing was counted.
         """
         ids, strata, fields = self.check(minibatch, spec, max_rows)
-        num_rows = next(iter(minibatch.values())).shape[0]
+        return self.offer(ids, strata, next(iter(minibatch.values())).shape[0], round_), fields
+
+    def offer(self, ids: Tensor | None, strata: Tensor | None, num_rows: int, round_: int) -> Offer:
+        """Count a minibatch that was checked, and return its offer; ids and strata as `check` gave them, on the CPU.
+
+        Raises:
+            ValueError: the ids do not follow the order of their sampler; nothing was counted.
+        """
         if ids is not None:
             sample_id = np.ascontiguousarray(ids.numpy(), dtype=np.int64)
             self._order.check(sample_id)
@@ -125,7 +129,7 @@ class Intake:
         if self._distinct is not None:
             self._distinct.add(keys)
             self.num_distinct = self._distinct.count()
-        return Offer(sample_id, stratum, keys, round_), fields
+        return Offer(sample_id, stratum, keys, round_)
 
     def state_dict(self) -> dict[str, Any]:
         state: dict[str, Any] = {"arrivals": self._arrivals}
@@ -156,10 +160,6 @@ def reshard_intake(
         own = owner_of(sample_ids_of(merged["keys"], seed)) == rank
         resharded["distinct"] = {**merged, "keys": merged["keys"][own]}
     return resharded
-
-
-def _is_one_integer(values: Tensor) -> bool:
-    return values.dim() == 1 and not values.is_floating_point()
 
 
 def _no_integers(values: Tensor, what: str, field: str, num_rows: int) -> ValueError:

@@ -3,13 +3,15 @@
 A kernel moves single bytes slowly, and words of 8 bytes as fast as memory allows, so a field is seen as the widest
 words that fit: in a row, and in memory of its own, where it is contiguous.
 
+A field that is one number is one-dimensional throughout, [N] and [B]: then its values are its words, with no view made.
+
 Letters: B values of a field, N rows, K words of a row, n words of a field.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -31,16 +33,22 @@ class Lane:
     count: int
     value_dtype: torch.dtype
     shape: tuple[int, ...]
+    size: int = field(init=False)  # values of a sample
+    is_single: bool = field(init=False)  # one value of one word
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", math.prod(self.shape))
+        object.__setattr__(self, "is_single", not self.shape and self.count == 1)
 
     def of_rows(self, rows: Tensor) -> Tensor:
         """The field's words [N, n] in rows int64 [N, K], whose memory they share."""
         words = rows if self.dtype == torch.int64 else rows.view(self.dtype)
-        return words[:, self.first : self.first + self.count]
+        return words[:, self.first : self.first + self.count] if not self.is_single else words[:, self.first]
 
     def of_values(self, values: Tensor) -> Tensor:
         """The words [B, n] of contiguous values [B, *shape], whose memory they share."""
-        flat = values.view(values.shape[0], math.prod(values.shape[1:]))  # with no rows, -1 would be ambiguous
-        return flat if flat.dtype == self.dtype else flat.view(self.dtype)
+        flat = values if self.is_single else values.view(values.shape[0], self.size)  # no -1: there may be no rows
+        return flat if self.value_dtype == self.dtype else flat.view(self.dtype)
 
     def fits(self, values: Tensor) -> bool:
         """Whether `of_values` takes these, which are of this field."""
@@ -50,8 +58,8 @@ class Lane:
 def lanes_of(spec: RecordSpec) -> dict[str, Lane]:
     """The lane of every field that has any bytes, as it is stored: a field with a codec as the codec has it."""
     lanes = {}
-    for name, field in spec.fields.items():
-        (value_dtype, shape), size = field.slot, field.stored_bytes
+    for name, declared in spec.fields.items():
+        (value_dtype, shape), size = declared.slot, declared.stored_bytes
         dtype = torch.int64 if size % 8 == 0 else _BY_SIZE[value_dtype.itemsize]
         if size:
             first, count = spec.offsets[name] // dtype.itemsize, size // dtype.itemsize

@@ -21,6 +21,7 @@ from drb.rehearsal.cuda.intake import DeviceIntake
 from drb.rehearsal.cuda.lanes import ID, known_key
 from drb.rehearsal.cuda.ring import DeviceRing
 from drb.rehearsal.cuda.rows import RowLauncher
+from drb.rehearsal.cuda.snapshots import Copies
 from drb.rehearsal.exemplars import StepExemplars
 from drb.types import Exemplars, Minibatch
 
@@ -31,13 +32,14 @@ _SLOTS = 2  # what is returned is overwritten two calls later
 class _Views:
     """Where one shape of step reads and writes: made once, since slicing takes longer than queueing a copy.
 
-    own: the words of the output's first B rows, by field. exemplars: the words of its last R, and theirs, of each field
-    without a codec. encoded: a field with a codec, its exemplars as stored, the output's last R rows.
+    output: every field [B + R, …], and `rehearsed`. own: of each field, the output's first B rows and, unless it has a
+    codec, their words. exemplars: the words of its last R from theirs, of each field without a codec. encoded: a field
+    with a codec, its exemplars as stored, the output's last R rows.
     """
 
     output: Minibatch
-    own: dict[str, Tensor]
-    exemplars: list[tuple[Tensor, Tensor]]
+    own: list[tuple[str, Tensor, Tensor | None]]
+    exemplars: Copies
     encoded: list[tuple[Field, Tensor, Tensor]]
 
 
@@ -86,20 +88,18 @@ class DeviceExtension:
             block, first, count = exemplars.block, exemplars.first, len(exemplars)
             self._outlet.receive(block)
         views = self._views_of(block, first, num_rows, count)
-        copies = self._intake.copies
-        if num_rows:
-            words = self._intake.words
-            for name, output in views.output.items():
-                if name in words:
-                    copies.add(views.own[name], words[name])
-                else:  # sample ids, and fields with a codec
-                    self._device.copy(output[:num_rows], minibatch[name].detach())
-        for target, source in views.exemplars:
-            copies.add(target, source)
+        copies, words = self._intake.copies, self._intake.words
+        for name, output, target in views.own:
+            source = words.get(name)
+            if source is None or target is None:  # on the host, or stored with a codec
+                self._device.copy(output, minibatch[name].detach())
+            else:
+                copies.add(target, source)
+        copies.add_all(views.exemplars)
         for field, stored, rehearsed in views.encoded:
             self._device.decode(field, stored, rehearsed)
         self._intake.send()
-        return {**views.output, "rehearsed": self._mask(num_rows, count)}
+        return dict(views.output)
 
     def named(self, exemplars: StepExemplars) -> Exemplars:
         """The exemplars as `StepExemplars.named` returns them, on the device except for the handle."""
@@ -150,16 +150,21 @@ class DeviceExtension:
             outputs = {name: output[: num_rows + count] for name, output in self._outputs[self._turn].items()}
             words = {name: lane.of_values(outputs[name]) for name, lane in self._lanes.items()}
             stored = self._stored[block]
-            pairs, encoded = [], []
+            copies, encoded = Copies(), []
             for name in outputs if count else ():
                 if name in words:
                     source = stored[self._names[name]][first : first + count]
-                    pairs.append((words[name][num_rows:], self._lanes[name].of_values(source)))
+                    copies.add(words[name][num_rows:], self._lanes[name].of_values(source))
                 elif name in self._spec.encoded:
                     source = stored[name][first : first + count]
                     encoded.append((self._spec.fields[name], source, outputs[name][num_rows:]))
-            own = {name: word[:num_rows] for name, word in words.items()}
-            self._views[key] = _Views(outputs, own, pairs, encoded)
+            own: list[tuple[str, Tensor, Tensor | None]] = [
+                (name, output[:num_rows], words[name][:num_rows] if name in words else None)
+                for name, output in outputs.items()
+                if num_rows
+            ]
+            outputs["rehearsed"] = self._mask(num_rows, count)
+            self._views[key] = _Views(outputs, own, copies, encoded)
         return self._views[key]
 
     def _mask(self, num_rows: int, num_exemplars: int) -> Tensor:

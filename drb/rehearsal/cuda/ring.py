@@ -41,17 +41,20 @@ class DeviceRing(Delivery):
         device, (num_blocks, rows, words) = side.device, host_blocks.shape
         self._lanes = side.block_lanes
         self._pinned = torch.from_numpy(host_blocks)
-        # of each block, which rows are gathered, and their sample ids
-        self._pinned_index = device.empty_pinned((num_blocks, 2, rows), torch.int64)
+        # of each block: which rows are gathered, and what the host reads of those, as their sample ids
+        self._read_by_host = [ID] if side.counted_by is None else [ID, side.counted_by]
+        num_columns = 1 + len(self._read_by_host)
+        self._pinned_index = device.empty_pinned((num_blocks, num_columns, rows), torch.int64)
         self._index = self._pinned_index.numpy()
-        self._index_there = device.empty((num_blocks, 2, rows), torch.int64, [side.stream])
+        self._index_there = device.empty((num_blocks, num_columns, rows), torch.int64, [side.stream])
+        self._index_copies = list(zip(self._index_there, self._pinned_index, strict=True))
         self.fields: list[dict[str, Tensor]] = [
             {
                 name: device.empty((rows, *lane.shape), lane.value_dtype, [side.stream])
                 for name, lane in self._lanes.items()
-                if name != ID
+                if name not in self._read_by_host
             }
-            | {ID: self._index_there[block, 1]}
+            | {name: self._index_there[block, column] for column, name in enumerate(self._read_by_host, 1)}
             for block in range(num_blocks)
         ]
         self._targets = [{n: lane.of_values(block[n]) for n, lane in self._lanes.items()} for block in self.fields]
@@ -61,7 +64,7 @@ class DeviceRing(Delivery):
         self._sources = self._columns(self._passing if side.reachable is None else side.reachable)
         self._ready = [device.event() for _ in host_blocks]
         self._consumed = [device.event() for _ in host_blocks]
-        self._views: dict[tuple[int, int], tuple[Tensor, dict[str, Tensor]]] = {}
+        self._views: dict[tuple[int, int], tuple[Tensor, list[tuple[Tensor, Tensor]]]] = {}
         self._last = 0  # the block that was fetched into last
 
     @property
@@ -73,31 +76,34 @@ class DeviceRing(Delivery):
     # -- on the worker, or whoever fetches
 
     def prepare(self) -> None:
-        self.side.wait_until_read(self._ready[self._last])
+        if self._passing is None:
+            self.side.wait_until_read(self._ready[self._last])
         self.side.land()
 
     def fetch(self, owners: Int64Array, positions: Int64Array, block: int) -> None:
-        self._ready[block].synchronize()  # page-locked memory of this block is free
         count = len(owners)
         if self._passing is not None:
+            self._ready[block].synchronize()  # page-locked memory of this block is free
             super().fetch(owners, positions, block)
             self._send(block, count)
             return
-        direct = self._exchange.direct
+        direct = self._exchange.direct  # and `prepare` has waited for all that reads page-locked memory
         assert direct is not None, "rows that the device reaches and the host does not"
+        rows, columns, stream, device = direct.reachable, self._index[block], self.side.stream, self.device
         index = direct.locate(owners, positions)
-        headers = direct.reachable[index, :HEADER_WORDS]
-        self._index[block, 0, :count] = self.side.locate(owners, index)
-        self._index[block, 1, :count] = headers[:, SAMPLE_ID]
+        headers = rows[index, :HEADER_WORDS]
+        columns[0, :count], columns[1, :count] = self.side.locate(owners, index), headers[:, SAMPLE_ID]
+        if self.side.counted_by is not None:
+            columns[2, :count] = rows[index, self._lanes[self.side.counted_by].first]
         self.host_blocks[block, :count, :HEADER_WORDS] = headers
-        with self.device.on(self.side.stream):
-            self.side.stream.wait_event(self._consumed[block])
+        there, gathers = self._views_of(block, count)
+        with device.on(stream):
+            stream.wait_event(self._consumed[block])
             self.side.wait_for_peers()
-            self.device.copy(self._index_there[block], self._pinned_index[block])
-            there, targets = self._views_of(block, count)
-            for name, target in targets.items():
-                self.device.gather(self._sources[name], there, target)
-            self._ready[block].record(self.side.stream)
+            device.copy(*self._index_copies[block])
+            for source, target in gathers:
+                device.gather(source, there, target)
+            self._ready[block].record(stream)
         self._last = block
 
     # -- on the training thread
@@ -146,11 +152,13 @@ class DeviceRing(Delivery):
     def _columns(self, rows: Tensor | None) -> dict[str, Tensor]:
         return {} if rows is None else {name: lane.of_rows(rows) for name, lane in self._lanes.items()}
 
-    def _views_of(self, block: int, count: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The index of so many rows, and where they go: made once, since slicing takes as long as queueing a gather."""
+    def _views_of(self, block: int, count: int) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """The index of so many rows, and from where to where they go, field by field: made once, since slicing takes as
+        long as queueing a gather."""
         if (block, count) not in self._views:
-            targets = {name: target[:count] for name, target in self._targets[block].items() if name != ID}
-            self._views[block, count] = (self._index_there[block, 0, :count], targets)
+            targets = {n: target[:count] for n, target in self._targets[block].items() if n not in self._read_by_host}
+            gathers = [(self._sources[name], target) for name, target in targets.items()]
+            self._views[block, count] = (self._index_there[block, 0, :count], gathers)
         return self._views[block, count]
 
     def _send(self, block: int, count: int) -> None:

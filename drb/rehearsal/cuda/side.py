@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
+import torch
 from torch import Tensor
 
 from drb.buffer.record import RecordSpec
@@ -24,6 +25,8 @@ class DeviceSide:
     has_peers: other ranks read this rank's rows.
     lanes: of the fields that the device writes into rows; the host encodes the others, and counts their columns.
     block_lanes: of all that is fetched of a record.
+    counted_by: the field by which exemplars are counted, if the host, which knows its values, writes it into rows and
+    reads it there: one int64, in rows on the host.
     rows: the buffer's, if they lie on this device.
     shared: the exchange, if those of the other ranks lie on devices, too.
     reachable: all rows that the exchange reads from memory, int64 [*, K], as the device reads them; None if it may not,
@@ -31,7 +34,15 @@ class DeviceSide:
     """
 
     def __init__(
-        self, device: Device, spec: RecordSpec, exchange: Exchange, max_rows: int, places: int, *, has_peers: bool
+        self,
+        device: Device,
+        spec: RecordSpec,
+        exchange: Exchange,
+        max_rows: int,
+        places: int,
+        *,
+        has_peers: bool,
+        counted_by: str | None = None,
     ) -> None:
         self.device = device
         self.spec = spec
@@ -40,6 +51,9 @@ class DeviceSide:
         self._announced_landings = 0
         self.stream = device.side_stream() if self.rows is None else self.rows.stream
         by_host = {*spec.encoded, *spec.counted}
+        self.counted_by = None
+        if self.rows is None and counted_by in spec.integers and counted_by not in by_host:
+            self.counted_by = counted_by if spec.fields[counted_by].dtype == torch.int64 else None
         self.lanes = {name: lane for name, lane in lanes_of(spec).items() if name not in by_host}
         self.block_lanes = lanes_of_blocks(spec)
         self.places = places

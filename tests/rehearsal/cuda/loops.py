@@ -86,18 +86,29 @@ class Loop:
     def tell_the_judge(self) -> None:
         """From here on of what the host does to page-locked memory and to rows, too. After the first step."""
         gpu, parts = self.gpu, self.rehearsal._running.parts
-        fetch, take = parts.exchange.fetch, self.rehearsal._running._intake.take
+        buffer, fetch, offer = parts.buffer, parts.exchange.fetch, self.rehearsal._running._intake.offer
 
         def told_fetch(owners: Any, positions: Any, out: Any) -> None:
             gpu.host_writes(torch.from_numpy(out))
             fetch(owners, positions, out)
 
-        def told_take(values: dict[str, Tensor], *rest: Any) -> Any:
-            gpu.host_reads(*(value for value in values.values() if not gpu.owns(value)))
-            return take(values, *rest)
+        delivery = parts.runner.delivery
+        deliver = delivery.fetch
 
-        buffer = parts.buffer
-        write_headers = buffer._write_headers
+        def told_deliver(owners: Any, positions: Any, block: int) -> None:
+            if getattr(delivery, "_passing", 0) is None:  # which rows are gathered is written by numpy
+                gpu.host_writes(delivery._pinned_index[block])
+            deliver(owners, positions, block)
+
+        def told_offer(ids: Any, strata: Any, *rest: Any) -> Any:
+            gpu.host_reads(*(value for value in (ids, strata) if value is not None))
+            return offer(ids, strata, *rest)
+
+        stage, write_headers = buffer.stage, buffer._write_headers
+
+        def told_stage(values: dict[str, Tensor], *rest: Any) -> Any:
+            gpu.host_reads(*(value for value in values.values() if not gpu.owns(value)))
+            return stage(values, *rest)
 
         def told_write_headers(offer: Any, decision: Any, where: Any) -> None:
             gpu.host_writes(*(torch.from_numpy(buffer.rows[row : row + 1, :HEADER_WORDS]) for row in where))
@@ -111,9 +122,9 @@ class Loop:
                 gpu.host_writes(*(torch.from_numpy(buffer.rows[row : row + 1, words]) for row in where))
             pack(fields, selected, where)
 
-        buffer.pack = told_pack
-        parts.exchange.fetch, self.rehearsal._running._intake.take = told_fetch, told_take
-        buffer._write_headers = told_write_headers
+        buffer.pack, buffer.stage = told_pack, told_stage
+        parts.exchange.fetch, self.rehearsal._running._intake.offer = told_fetch, told_offer
+        buffer._write_headers, delivery.fetch = told_write_headers, told_deliver
 
     def _see_exemplars(self, exemplars: Any) -> None:
         if exemplars is None:

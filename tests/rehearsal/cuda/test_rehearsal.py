@@ -143,10 +143,10 @@ def test_no_wait_is_missing(is_early, on_gpu, synchronize, wait_event):
 
 
 @WAYS
-def test_rows_are_not_used_again_before_they_were_gathered(is_early, monkeypatch):
+def test_nothing_is_used_again_before_it_was_gathered(is_early, monkeypatch):
     """Each wait at the beginning of a round is implied by the next one's, so all of them are left out together."""
     monkeypatch.setattr(DeviceRing, "prepare", lambda ring: ring.side.landing.land(wait=False))
-    loop = Loop(SimulatedGpu(is_early=is_early), asynchronous=False, on_gpu=set(), steps=40, admission="fifo")
+    loop = Loop(SimulatedGpu(is_early=is_early), asynchronous=False, on_gpu=set(), steps=40)
     loop.run(0, 1)
     loop.tell_the_judge()
     with pytest.raises(RaceError):
