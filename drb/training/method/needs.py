@@ -148,7 +148,8 @@ def merged(named: Iterable[tuple[str, Needs]]) -> Needs:
     """What the parts need together.
 
     Raises:
-        ValueError: needs that contradict each other, naming both parts; a part that rewrites what no part stores.
+        ValueError: needs that contradict each other, naming both parts; a part that rewrites what no part stores, or
+            that stores what no part rehearses.
     """
     parts = list(named)
     needs = reduce(_merge, parts)[1]
@@ -159,6 +160,11 @@ def merged(named: Iterable[tuple[str, Needs]]) -> Needs:
                     f"{name} rewrites the stored field {field_name!r}, which no part of the method stores; use it with "
                     "a strategy that does, such as strategy=derpp"
                 )
+    if needs.admission is not None and needs.exemplars == "none":
+        raise ValueError(
+            f"{' + '.join(name for name, _ in parts)} stores exemplars, but no part of the method rehearses any; use a "
+            "strategy that does, such as strategy=er"
+        )
     if needs.references in ("past", "per_task"):
         return replace(needs, late={**needs.late, ORIGIN: LateField(columns=1)})
     return needs

@@ -33,7 +33,7 @@ class IncrementalClassifier(Strategy):
     """Exemplars chosen by herding, distillation, and prediction by the nearest mean of exemplars (iCaRL)."""
 
     name = "icarl"
-    claims: ClassVar[frozenset[str]] = Strategy.claims | {"adjust"}
+    claims: ClassVar[frozenset[str]] = Strategy.claims | {"adjust", "admission"}
 
     def needs(self) -> Needs:
         return Needs(exemplars="joined", admission="closed")

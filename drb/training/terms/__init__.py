@@ -13,6 +13,7 @@ from drb.training.terms.online_ewc import OnlineElasticWeightConsolidation
 from drb.training.terms.rwalk import RiemannianWalk
 from drb.training.terms.scp import SlicedCramerPreservation
 from drb.training.terms.si import SynapticIntelligence
+from drb.training.terms.task_end_storage import TaskEndStorage
 from drb.training.terms.term import Term
 
 TERMS: Registry[Term] = Registry("term", Term, "drb.training.terms", "drb.terms")
@@ -31,5 +32,6 @@ __all__ = [
     "RiemannianWalk",
     "SlicedCramerPreservation",
     "SynapticIntelligence",
+    "TaskEndStorage",
     "Term",
 ]

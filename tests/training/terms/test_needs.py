@@ -10,7 +10,8 @@ from drb.training import Cosine, Sgd
 from drb.training.method.method import Method
 from drb.training.objectives import OBJECTIVES
 from drb.training.strategies import ExperienceReplay, Finetune
-from drb.training.terms import BalancedSoftmax, LogitRefresh, Term
+from drb.training.strategies.icarl import IncrementalClassifier
+from drb.training.terms import BalancedSoftmax, LogitRefresh, TaskEndStorage, Term
 
 
 @pytest.mark.parametrize(
@@ -33,6 +34,15 @@ def test_a_prior_of_stored_classes_needs_classes_that_are_counted(objective, str
 def test_only_what_is_stored_can_be_refreshed():
     with pytest.raises(ValueError, match="logit_refresh rewrites the stored field 'logits', which no part"):
         Method(ExperienceReplay(), [LogitRefresh()])
+
+
+def test_who_stores_exemplars_himself_is_alone_and_has_somebody_to_rehearse_them():
+    with pytest.raises(
+        ValueError, match=r"finetune \+ task_end_storage stores exemplars, but no part .* rehearses any"
+    ):
+        Method(Finetune(), [TaskEndStorage()])
+    with pytest.raises(ValueError, match="icarl and task_end_storage cannot be combined: both determine the exemplars"):
+        Method(IncrementalClassifier(), [TaskEndStorage()])
 
 
 def test_a_cosine_falls_within_each_task():
