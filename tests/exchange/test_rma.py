@@ -21,19 +21,21 @@ from drb.exchange.window import Window
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "MPI is there")
 
 
-@pytest.mark.parametrize(("world_size", "cases"), [(2, CASES[2:3]), (4, CASES[:1])], ids=["2", "4"])
-def test_contract_and_equality_with_collective(world_size, cases, tmp_path):
+@pytest.mark.parametrize(
+    ("world_size", "cases"), [(2, CASES[2:3]), pytest.param(4, CASES[:1], marks=pytest.mark.full)], ids=["2", "4"]
+)
+def test_contract_equality_with_collective_and_forgetting(world_size, cases, tmp_path):
     calls = [(train, (asynchronous, "rma", *case, asynchronous)) for case in cases for asynchronous in (False, True)]
-    contract, *trained = run_mpi(world_size, (use, ("rma",)), *calls, tmp_path=tmp_path)
+    contract, *trained, held = run_mpi(
+        world_size,
+        *[(use, ("rma",)), *calls],
+        (forget_all, (tmp_path / "run", {"exchange": "rma", "asynchronous": True})),
+        tmp_path=tmp_path,
+    )
+    assert all({"blocks", "rows"} <= kinds for kinds in held)  # of a forgotten sample nothing is left in windows
     assert contract == [[]] * world_size
     for case, inline, asynchronous in zip(cases, trained[::2], trained[1::2], strict=True):
         assert inline == asynchronous == run_ranks(train, world_size, False, "collective", *case, False)
-
-
-def test_nothing_of_a_forgotten_sample_is_left_in_windows(tmp_path):
-    run_dir = tmp_path / "run"
-    (held,) = run_mpi(2, (forget_all, (run_dir, {"exchange": "rma", "asynchronous": True})), tmp_path=tmp_path)
-    assert all({"blocks", "rows"} <= kinds for kinds in held)
 
 
 def windows(rank, world_size):

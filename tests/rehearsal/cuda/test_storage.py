@@ -19,24 +19,31 @@ WAYS = pytest.mark.parametrize("is_early", [False, True], ids=["late", "early"])
 DEVICE = {"storage": "device"}
 
 
-@WAYS
+SETTINGS = [
+    {},
+    {"asynchronous": False, "use_step": True},
+    {"depth": 2, "interval": 3},
+    {"depth": 3, "use_step": True, "draws": 2},
+    {"admission": "class_balanced", "proportions": "balanced"},
+    {"admission": "random_replacement", "candidates": 3, "proportions": "stream"},
+    {"admission": "fifo", "on_gpu": set()},
+    {"admission": MeanMatching(field="image")},
+    {"admission": MeanMatching(field="logits")},
+    {"max_age": 6},
+    {"max_age": 4, "refill": "recent", "depth": 2},
+    {"min_fill": 20, "on_gpu": {"image"}},
+]
+
+
 @pytest.mark.parametrize(
-    "settings",
+    ("is_early", "settings"),
     [
-        {},
-        {"asynchronous": False, "use_step": True},
-        {"depth": 2, "interval": 3},
-        {"depth": 3, "use_step": True, "draws": 2},
-        {"admission": "class_balanced", "proportions": "balanced"},
-        {"admission": "random_replacement", "candidates": 3, "proportions": "stream"},
-        {"admission": "fifo", "on_gpu": set()},
-        {"admission": MeanMatching(field="image")},
-        {"admission": MeanMatching(field="logits")},
-        {"max_age": 6},
-        {"max_age": 4, "refill": "recent", "depth": 2},
-        {"min_fill": 20, "on_gpu": {"image"}},
+        pytest.param(
+            *(is_early, settings), marks=() if n % 2 == is_early else pytest.mark.full, id=f"{settings}-{is_early}"
+        )
+        for n, settings in enumerate(SETTINGS)
+        for is_early in (False, True)
     ],
-    ids=str,
 )
 def test_the_buffer_may_lie_in_gpu_memory(is_early, settings):
     expected = run_loop(None, **settings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from ranks import collect_ranks, run_ranks
+from ranks import collect_ranks, run_cases, run_ranks
 from rehearsal.ranks.streams import ids_of_rank, num_wrong, records
 
 from drb import Rehearsal
@@ -75,10 +75,8 @@ def test_forgotten_samples_are_gone_with_every_engine_and_exchange(world_size, a
     if admission == "random_replacement":
         common["candidates"] = 4
     variants = [(False, "auto"), (True, "auto"), (True, "collective")][: 2 if world_size == 1 else 3]
-    results = [
-        run_ranks(forget_some, world_size, common | {"asynchronous": asynchronous, "exchange": exchange}, timeout=90)
-        for asynchronous, exchange in variants
-    ]
+    cases = {str(v): (common | dict(zip(("asynchronous", "exchange"), v, strict=True)),) for v in variants}
+    results = list(run_cases(forget_some, world_size, cases, timeout=90).values())
     assert all(result == results[0] for result in results[1:])
     assert all(rounds == 2 * STEPS for *_, rounds in results[0])
 
@@ -231,5 +229,5 @@ def expire(rank, world_size, asynchronous):
 
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_exemplars_that_are_too_old_are_not_rehearsed(world_size):
-    inline, asynchronous = (run_ranks(expire, world_size, a, timeout=60) for a in (False, True))
+    inline, asynchronous = run_cases(expire, world_size, {"inline": (False,), "async": (True,)}, timeout=60).values()
     assert inline == asynchronous

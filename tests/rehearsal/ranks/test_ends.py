@@ -6,13 +6,14 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from ranks import collect_ranks, run_ranks
+from ranks import collect_ranks, run_cases, run_ranks
 from rehearsal.ranks.streams import ids_of_rank, records
 
 from drb import Rehearsal
@@ -46,9 +47,9 @@ def uneven(rank, world_size, mode, exchange, asynchronous):
         return str(error)
 
 
-@IN_PLACES
-def test_uneven_stop_ends_all_ranks_at_the_first_end(exchange, asynchronous):
-    assert run_ranks(uneven, 3, "stop", exchange, asynchronous) == [6, 6, 6]
+def test_uneven_stop_ends_all_ranks_at_the_first_end():
+    cases = {str(place): ("stop", *place) for place in PLACES}
+    assert run_cases(uneven, 3, cases) == {place: [6, 6, 6] for place in cases}
 
 
 @IN_PLACES
@@ -67,16 +68,21 @@ def uneven_between_rounds(rank, world_size, depth, interval, steps, asynchronous
         return str(error)
 
 
-@pytest.mark.parametrize(("depth", "interval"), [(3, 1), (1, 4), (2, 3)])
-@pytest.mark.parametrize("steps", [(5, 7), (9, 5), (6, 6)])
 @BOTH
-def test_ranks_that_end_between_rounds_are_told_too(depth, interval, steps, asynchronous):
-    for message in run_ranks(uneven_between_rounds, 2, depth, interval, steps, asynchronous):
-        if steps[0] == steps[1]:
-            assert message == steps[0]
-            continue
+def test_ranks_that_end_between_rounds_are_told_too(asynchronous):
+    cases = {
+        f"depth {depth}, interval {interval}, steps {steps}": (depth, interval, steps, asynchronous)
+        for depth, interval in [(3, 1), (1, 4), (2, 3)]
+        for steps in [(5, 7), (9, 5), (6, 6)]
+    }
+    for case, ends in run_cases(uneven_between_rounds, 2, cases).items():
+        steps = cases[case][2]
         first, last = np.argsort(steps).tolist()
-        assert f"ranks [{first}] stopped after 5 steps while ranks [{last}] go on" in message
+        for message in ends:
+            if steps[0] == steps[1]:
+                assert message == steps[0], case
+            else:
+                assert f"ranks [{first}] stopped after 5 steps while ranks [{last}] go on" in message, case
 
 
 def no_minibatch(rank, world_size):
@@ -134,15 +140,18 @@ def lose_a_peer(rank, world_size, exchange, asynchronous, how, timeout_s):
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
-@IN_PLACES
-def test_a_dead_or_stalled_peer_is_named_within_the_timeout(exchange, asynchronous, how):
-    results, _ = collect_ranks(lose_a_peer, 3, exchange, asynchronous, how, 3.0, patience=12, abandon=[1])
-    assert set(results) == {0, 2}
-    for rank, (message, seconds) in results.items():
-        assert f"rank {rank}, round " in message
-        assert "sizes" in message or "indices" in message or "rows" in message
-        assert "rank 1 did not arrive" in message
-        assert seconds < 3.0 + 5.0
+def test_a_dead_or_stalled_peer_is_named_within_the_timeout(how):
+    def lose(place):
+        return collect_ranks(lose_a_peer, 3, *place, how, 3.0, patience=12, abandon=[1])
+
+    with ThreadPoolExecutor() as pool:  # they wait, mostly: all at once
+        for place, (results, _) in zip(PLACES, pool.map(lose, PLACES), strict=True):
+            assert set(results) == {0, 2}, place
+            for rank, (message, seconds) in results.items():
+                assert f"rank {rank}, round " in message, place
+                assert "sizes" in message or "indices" in message or "rows" in message, place
+                assert "rank 1 did not arrive" in message, place
+                assert seconds < 3.0 + 5.0, place
 
 
 def lose_a_peer_in_training(rank, world_size, how):
@@ -241,7 +250,7 @@ def many_rounds(rank, world_size, exchange):
     """Private bytes that 400 more rounds took, and segments left in /dev/shm."""
     import psutil
 
-    options = {"exchange": exchange, "asynchronous": True, "verbose": False}
+    options, others = {"exchange": exchange, "asynchronous": True, "verbose": False}, segments()
     with Rehearsal(capacity=200, exemplars=8, seed=1, **options) as rehearsal:
         rng = np.random.default_rng(rank)
 
@@ -253,16 +262,20 @@ def many_rounds(rank, world_size, exchange):
         before = psutil.Process().memory_full_info().uss
         go(400)
         growth = psutil.Process().memory_full_info().uss - before
-        return growth, lasting_segments()
+        return growth, lasting_segments(others)
 
 
-def lasting_segments(seconds=5.0):
-    """drb's segments in /dev/shm; not those of tests beside this one, whose names are there for a moment only."""
-    lasting = {path.name for path in Path("/dev/shm").glob("drb-*")}
-    deadline = time.monotonic() + seconds
+def segments():
+    """The names of drb's segments in /dev/shm."""
+    return {path.name for path in Path("/dev/shm").glob("drb-*")}
+
+
+def lasting_segments(others, seconds=5.0):
+    """Those that are not `others`, nor of tests beside this one, whose names are there for a moment only."""
+    lasting, deadline = segments() - others, time.monotonic() + seconds
     while lasting and time.monotonic() < deadline:
         time.sleep(0.05)
-        lasting &= {path.name for path in Path("/dev/shm").glob("drb-*")}
+        lasting &= segments()
     return lasting
 
 
