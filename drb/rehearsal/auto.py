@@ -1,22 +1,26 @@
-"""What `auto` stands for: the exchange, alike on all ranks, and the engine, which each rank may choose by itself."""
+"""What `auto` stands for: exchange and storage, alike on all ranks, and the engine, which each may choose by itself."""
 
 from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
+from drb.buffer.record import RecordSpec
+from drb.distributed.failure import first_few
 from drb.exchange import Transport
 from drb.exchange.collective import Collective
 from drb.exchange.hierarchical import Hierarchical
 from drb.exchange.loopback import Loopback
 from drb.exchange.shared import Shared
+from drb.machine import format_bytes
 from drb.rehearsal.auto_exemplars import MeasuringEngine
 from drb.rehearsal.engine import AsyncEngine, Engine, InlineEngine
 from drb.rehearsal.exemplars import RoundResult
+from drb.rehearsal.handshake import Greeting
 from drb.rehearsal.settings import RehearsalSettings
 from drb.variant import name_of
 
@@ -49,6 +53,79 @@ def choose_transport(given: Transport | None, nodes: Sequence[object]) -> tuple[
     if num_ranks > num_nodes:
         return Hierarchical(), f"exchange hierarchical (auto: {num_ranks} ranks on {num_nodes} nodes)"
     return Collective(), f"exchange collective (auto: the ranks are on {num_nodes} nodes)"
+
+
+def choose_storage(
+    settings: RehearsalSettings,
+    spec: RecordSpec,
+    transport: Transport,
+    greetings: Sequence[Greeting],
+    rows: Sequence[int],
+) -> tuple[bool, str]:
+    """Whether the rows lie on the GPUs, and what `describe` says about the choice.
+
+    greetings, rows: of every rank, what it has told and how many rows it is to have.
+
+    Raises:
+        ValueError: storage=device, and that cannot be; alike on all ranks.
+    """
+    if settings.storage == "host":
+        return False, ""
+    what, advice = _obstacle(spec, transport, greetings)
+    if settings.storage == "device":
+        if what:
+            raise ValueError(f"storage=device {what}: {advice}")
+        _require_room(greetings, rows, spec.row_bytes)
+        return True, ""
+    if all(greeting["gpu"] is None for greeting in greetings):
+        return False, ""
+    if not what and len({greeting["gpu"][0] for greeting in greetings}) > 1:
+        what = "has not been tried between GPUs"
+    if what:
+        return False, f"; storage host (auto: device {what})"
+    for gpu, _, needed, free in _by_gpu(greetings, rows, spec.row_bytes):
+        if needed > settings.device_share * free:
+            would_take = f"device would take {format_bytes(needed)} of GPU {gpu}, {format_bytes(free)} are free"
+            return False, f"; storage host (auto: {would_take}, device_share={settings.device_share:g})"
+    return True, f"; storage device (auto: at most {settings.device_share:g} of what is free)"
+
+
+def _obstacle(spec: RecordSpec, transport: Transport, greetings: Sequence[Greeting]) -> tuple[str, str]:
+    """Why rows cannot lie on the GPUs, and what to do about it; "" if they can, as far as is known."""
+    without = [rank for rank, greeting in enumerate(greetings) if greeting["gpu"] is None]
+    if without:
+        who = "" if len(greetings) == 1 else f", and ranks [{first_few(without)}] have theirs on the host"
+        return f"needs exemplars on a GPU{who}", "give minibatches on a GPU or device="
+    num_nodes = len({greeting["node"] for greeting in greetings})
+    if num_nodes > 1:
+        advice = "set storage=host, whose rows travel between nodes"
+        return f"serves the ranks of one node, and they are on {num_nodes}", advice
+    if len(greetings) > 1 and not transport.in_shared_memory:
+        name = name_of(transport)
+        return f"has ranks read each other's rows in GPU memory, not by exchange={name}", "set exchange=auto"
+    by_host = [*spec.encoded, *spec.counted]
+    if by_host:
+        return f"stores plain fields, and {by_host[0]!r} has a codec, is optional or grows", "set storage=host"
+    return "", ""
+
+
+def _require_room(greetings: Sequence[Greeting], rows: Sequence[int], row_bytes: int) -> None:
+    """Raise ValueError if the ranks of a GPU need more of its memory than is free."""
+    for gpu, num_ranks, needed, free in _by_gpu(greetings, rows, row_bytes):
+        if needed > free:
+            who = "rehearsal buffer needs" if num_ranks == 1 else f"rehearsal buffers of {num_ranks} ranks need"
+            raise ValueError(
+                f"storage=device: the {who} {format_bytes(needed)} of GPU {gpu}, {format_bytes(free)} are free; lower "
+                "the rehearsal's capacity or set storage=host"
+            )
+
+
+def _by_gpu(greetings: Sequence[Greeting], rows: Sequence[int], row_bytes: int) -> Iterator[tuple[str, int, int, int]]:
+    """Every GPU, its number of ranks, the bytes that their rows take and those that are free."""
+    for gpu in dict.fromkeys(greeting["gpu"][0] for greeting in greetings):
+        ranks = [rank for rank, greeting in enumerate(greetings) if greeting["gpu"][0] == gpu]
+        free = min(int(greetings[rank]["gpu"][1]) for rank in ranks)
+        yield gpu, len(ranks), sum(rows[rank] for rank in ranks) * row_bytes, free
 
 
 def runs_inline(

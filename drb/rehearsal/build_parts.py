@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,16 +17,15 @@ from drb.buffer.positions import PositionTable
 from drb.buffer.record import RecordSpec
 from drb.buffer.storage.device import HEADER_BYTES, DeviceRows
 from drb.data.sampler_order import Shard
-from drb.distributed.failure import first_few
 from drb.exchange import Exchange, Peers, Sizes, Transport
 from drb.exchange.loopback import Loopback, LoopbackExchange
-from drb.machine import format_bytes, node_name
-from drb.rehearsal.auto import choose_engine, choose_transport, has_core
+from drb.machine import node_name
+from drb.rehearsal.auto import choose_engine, choose_storage, choose_transport, has_core
 from drb.rehearsal.auto_exemplars import AutoExemplars, MeasuringEngine
 from drb.rehearsal.cuda import Device, DeviceRing, DeviceSide, NcclExchange, RowLauncher
 from drb.rehearsal.delivery import Delivery, allocate_blocks, deliver_on_host
-from drb.rehearsal.handshake import Greeting, greet, most_exemplars_of_all, require_devices
-from drb.rehearsal.memory import free_memory, own_capacity, require_room_for_buffers
+from drb.rehearsal.handshake import greet, most_exemplars_of_all, require_devices
+from drb.rehearsal.memory import free_memory, own_capacity, require_room_for_buffers, rows_of_ranks
 from drb.rehearsal.parts import Parts
 from drb.rehearsal.round import RoundRunner
 from drb.rehearsal.settings import RehearsalSettings
@@ -33,7 +33,6 @@ from drb.rehearsal.state.origin import Origin
 from drb.sampling.proportions import Proportions
 from drb.sampling.sampler import Sampler
 from drb.types import Int64Array
-from drb.variant import name_of
 
 
 class PartsFactory:
@@ -121,7 +120,7 @@ def build_parts(
         max_rows=max_rows,
         node=factory.node(),
         free=factory.free_memory(),
-        has_device=device is not None,
+        gpu=None if device is None else (device.identity, device.free_bytes()),
         start=start,
         resumed=((saved or {}).get("run", ""), (saved or {}).get("round", -1)),
         shard=shard,
@@ -136,27 +135,30 @@ def build_parts(
         require_device_codecs(spec)
     per_draw, draws = most_exemplars_of_all(settings, greetings), settings.draws
     exemplars, depth, interval = draws * per_draw, settings.depth, settings.interval
-    stored_on = device_for_rows(settings, spec, device, transport, greetings)
-    rows = require_room_for_buffers(
-        greetings,
-        transport,
-        spec,
-        exemplars,
-        depth,
-        interval,
-        settings.policy,
-        None if stored_on is None else HEADER_BYTES,
-    )
+    rows = rows_of_ranks(greetings, depth, interval)
+    on_device, storage_why = choose_storage(settings, spec, transport, greetings, rows)
     if settings.min_fill > capacities.sum():
         raise ValueError(
             f"min_fill={settings.min_fill} is more than all buffers hold: {capacities.sum()} exemplars; nothing would "
             "ever be rehearsed"
         )
     sizes = Sizes(capacities, np.array(rows), spec.words, exemplars, interval * exemplars, depth + 1)
-    if stored_on is None:
+    exchange = None
+    require_room = functools.partial(
+        require_room_for_buffers, greetings, transport, spec, exemplars, depth, interval, settings.policy
+    )
+    if on_device:
+        assert device is not None
+        require_room(HEADER_BYTES)
+        try:
+            exchange = factory.exchange_on(device, peers, sizes)
+        except ValueError as error:  # alike on all ranks
+            if settings.storage == "device":
+                raise ValueError(f"storage=device: {error}; or set storage=host") from None
+            storage_why = f"; storage host (auto: {error})"
+    if exchange is None:
+        require_room(None)
         exchange = factory.exchange(transport, peers, nodes, sizes)
-    else:
-        exchange = factory.exchange_on(stored_on, peers, sizes)
     buffer = factory.buffer(settings, spec, capacity, exchange.rows, rank)
     proportions = settings.shares
     blocks = allocate_blocks(sizes.num_blocks, sizes.at_once, spec.words)
@@ -196,8 +198,7 @@ def build_parts(
         exemplars,
         depth,
         interval,
-        f"{why}; {engine_why}{_ahead(depth, interval)}{'' if side is None else f'; {side.describe()}'}"
-        + offer_of_device(settings, spec, device, world_size, rows[rank]),
+        f"{why}; {engine_why}{_ahead(depth, interval)}{'' if side is None else f'; {side.describe()}'}" + storage_why,
         proportions.needs_offered,
         delivery if isinstance(delivery, DeviceRing | RowLauncher) else None,
         auto,
@@ -209,53 +210,6 @@ def _ahead(depth: int, interval: int) -> str:
     """What describe() says of rounds that are not one per step, one at a time."""
     every = f", every {interval} steps" if interval > 1 else ""
     return every + (f", {depth} in flight" if depth > 1 else "")
-
-
-def device_for_rows(
-    settings: RehearsalSettings,
-    spec: RecordSpec,
-    device: Device | None,
-    transport: Transport,
-    greetings: Sequence[Greeting],
-) -> Device | None:
-    """The device in whose memory the buffer lies; None: on the host.
-
-    Raises:
-        ValueError: storage=device, and it cannot; alike on all ranks.
-    """
-    if settings.storage != "device":
-        return None
-    without = [rank for rank, greeting in enumerate(greetings) if not greeting["device"]]
-    if without:
-        who = "" if len(greetings) == 1 else f", and ranks [{first_few(without)}] have theirs on the host"
-        raise ValueError(f"storage=device needs exemplars on a GPU{who}: give minibatches on a GPU or device=")
-    num_nodes = len({greeting["node"] for greeting in greetings})
-    if num_nodes > 1:
-        raise ValueError(
-            f"storage=device serves the ranks of one node so far, they are on {num_nodes}: set storage=host, whose "
-            "rows travel between nodes"
-        )
-    if len(greetings) > 1 and not transport.in_shared_memory:
-        raise ValueError(
-            f"storage=device has ranks read one another's rows in GPU memory: set exchange=auto, got "
-            f"{name_of(transport)}, or storage=host"
-        )
-    by_host = [*spec.encoded, *spec.counted]
-    if by_host:
-        raise ValueError(
-            f"storage=device stores plain fields, and {by_host[0]!r} has a codec, is optional or grows: set "
-            "storage=host"
-        )
-    return device
-
-
-def offer_of_device(
-    settings: RehearsalSettings, spec: RecordSpec, device: Device | None, world_size: int, num_rows: int
-) -> str:
-    """What describe() says of `storage=auto`, which is the host, where it could be the device."""
-    if settings.storage != "auto" or device is None or world_size > 1 or spec.encoded or spec.counted:
-        return ""
-    return f"; storage host (auto: device would take {format_bytes(num_rows * spec.row_bytes)} of {device.device})"
 
 
 def require_device_codecs(spec: RecordSpec) -> None:

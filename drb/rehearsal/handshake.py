@@ -34,7 +34,7 @@ def greet(
     max_rows: int,
     node: str,
     free: dict[str, int],
-    has_device: bool,
+    gpu: tuple[str, int] | None,
     start: str = "",
     resumed: tuple[str, int] = ("", -1),
     shard: Shard | None = None,
@@ -44,7 +44,7 @@ def greet(
     Args:
         capacity: exemplars that this rank may hold. max_rows: of its minibatches, 0 if it does not know yet.
         free: bytes that it sees free, as `drb.rehearsal.memory.free_memory`.
-        has_device: whether its exemplars are wanted on a GPU.
+        gpu: on which its exemplars are wanted, by name, and bytes that are free there; None: on the host.
         start: what its run begins with. resumed: the run and step of the state that it goes on from; "" and -1: none.
         shard: of the sampler that gave its first minibatch.
     Raises:
@@ -59,7 +59,7 @@ def greet(
         "node": node,
         "capacity": capacity,
         "max_rows": max_rows,
-        "device": has_device,
+        "gpu": gpu,
         "free": free,
         "cores": format(sum(1 << core for core in usable_cores()), "x"),
         "threads": torch.get_num_threads(),
@@ -89,7 +89,7 @@ def greet_finished(peers: Peers) -> None:
 
 def require_devices(transport: Transport, greetings: Sequence[Greeting]) -> None:
     """Raise ValueError if the exchange takes rows from GPU to GPU and some rank's exemplars are on the host."""
-    without = [rank for rank, greeting in enumerate(greetings) if not greeting["device"]]
+    without = [rank for rank, greeting in enumerate(greetings) if greeting["gpu"] is None]
     if transport.from_gpu_to_gpu and without:
         raise ValueError(
             f"exchange={name_of(transport)} takes rows from GPU to GPU, but ranks [{first_few(without)}] have their "

@@ -89,6 +89,16 @@ def free_memory() -> dict[str, int]:
     return {"memory": available_memory_bytes(), SHARED: free_shared_memory_bytes()}
 
 
+def rows_of_ranks(greetings: Sequence[Mapping[str, Any]], depth: int, interval: int) -> list[int]:
+    """The number of rows that each rank is to have, spare ones included. greetings: see `drb.rehearsal.handshake`."""
+    largest = max(greeting["max_rows"] for greeting in greetings)
+    rows = []
+    for greeting in greetings:
+        spare = spare_rows(greeting["capacity"], greeting["max_rows"] or largest, depth, interval)
+        rows.append(greeting["capacity"] + spare)
+    return rows
+
+
 def require_room_for_buffers(
     greetings: Sequence[Mapping[str, Any]],
     transport: Transport,
@@ -98,8 +108,8 @@ def require_room_for_buffers(
     interval: int,
     admission: Admission,
     stored_bytes: int | None = None,
-) -> list[int]:
-    """The number of rows that each rank is to have, spare ones included.
+) -> None:
+    """Require that every node has the memory.
 
     Args:
         greetings: of all ranks (`drb.rehearsal.handshake`). exemplars: the most of a step.
@@ -109,10 +119,9 @@ def require_room_for_buffers(
     """
     largest = max(greeting["max_rows"] for greeting in greetings)
     row_bytes = spec.row_bytes if stored_bytes is None else stored_bytes
-    rows, needed = [], []
-    for greeting in greetings:
+    needed = []
+    for greeting, rows in zip(greetings, rows_of_ranks(greetings, depth, interval), strict=True):
         capacity, max_rows = greeting["capacity"], greeting["max_rows"] or largest
-        rows.append(capacity + spare_rows(capacity, max_rows, depth, interval))
         amounts = memory_bytes(
             spec.row_bytes,
             capacity,
@@ -126,11 +135,10 @@ def require_room_for_buffers(
             stored_bytes=stored_bytes,
         )
         # without what the exchange stages: its bound is for one rank that holds the whole union
-        in_shared_memory = rows[-1] * row_bytes + 16 * capacity if transport.in_shared_memory else 0
+        in_shared_memory = rows * row_bytes + 16 * capacity if transport.in_shared_memory else 0
         needed.append(amounts | {SHARED: in_shared_memory})
     free, nodes = ([greeting[name] for greeting in greetings] for name in ("free", "node"))
     require_room(needed, free, nodes, exchange=name_of(transport))
-    return rows
 
 
 def require_room(

@@ -60,19 +60,18 @@ class Rehearsal(Lifetime):
             draws stay unbiased; recent: whatever is offered next.
         proportions: uniform, stream or balanced; see `drb.sampling.proportions`.
         exchange: auto, loopback, collective, shared, hierarchical, rma (one-sided MPI) or nccl (GPU to GPU).
-        storage: host, or device: the buffer lies in the GPU's memory (one rank; docs/gpu.md). auto: host.
+        storage: where the buffer lies: host, device (the GPU's memory; docs/gpu.md) or auto.
+        device_share: storage=auto is device if the buffer takes no more than this share of what is free there.
         stratum: the integer field by which exemplars are counted, if there is one.
         sample_id: the int64 field that identifies samples in the whole stream; "arrival": every offer is new.
-        asynchronous: True: rounds on a worker thread, behind the step; False: inline, in extend or step. "auto": inline
-            for rounds of at most 1 MiB, without a GPU, of one rank or (with depth 1, and no strata counted) of a node
-            that has no core to spare for a thread. The result is the same, bit for bit.
+        asynchronous: True: rounds on a worker thread, behind the step; False: in extend or step. "auto": False for
+            rounds of at most 1 MiB, without a GPU, of one rank or of a node that has no core to spare for a thread.
         process_group: the ranks that share their buffers; by default all. drb opens a Gloo group of its own.
         min_fill: no exemplars before the union holds so many; then always r, for fixed batch shapes.
         uneven: what happens when ranks stop at different steps. `error`: all are told. `stop`: all stop at the
             first end, by `extend` returning None; every call then waits until all ranks have made it.
         timeout_s: how long a round waits for the slowest rank.
-        depth: rounds in flight. A round's exemplars are used `depth` rounds after it was handed in; more than 1 hides
-            rounds that now and then take longer than a step.
+        depth: rounds in flight; more than 1 hides rounds that now and then take longer than a step.
         interval: steps per round, which draws r exemplars for each of them: less work where steps take few
             milliseconds. The first depth · interval steps have no exemplars.
         draws: independent draws of r exemplars per step (D), one behind the other: for methods that rehearse two terms
@@ -101,6 +100,7 @@ class Rehearsal(Lifetime):
         proportions: str | type[Proportions] | Proportions = "uniform",
         exchange: str | type[Transport] | Transport = "auto",
         storage: str = "auto",
+        device_share: float = 0.25,
         stratum: str | None = "label",
         sample_id: str = "sample_id",
         asynchronous: bool | Literal["auto"] = "auto",

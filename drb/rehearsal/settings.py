@@ -42,6 +42,7 @@ class RehearsalSettings:
     proportions: str | type[Proportions] | Proportions = "uniform"
     exchange: str | type[Transport] | Transport = AUTO
     storage: str = setting("auto", one_of=("auto", "host", "device"))
+    device_share: float = setting(0.25, above=0, at_most=1)
     stratum: str | None = "label"
     sample_id: str = "sample_id"
     asynchronous: bool | Literal["auto"] = setting("auto", one_of=("auto", True, False))

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from drb.buffer.record import HEADER_WORDS
-from drb.machine import format_bytes
 from drb.types import Int64Array
 
 HEADER_BYTES = 8 * HEADER_WORDS  # of host memory for each row on a device
@@ -32,8 +31,6 @@ class RowDevice(Protocol):
     """What rows ask of a GPU: a part of `drb.rehearsal.cuda.Device`, which says what each operation does."""
 
     device: torch.device
-
-    def free_bytes(self) -> int: ...
 
     def side_stream(self) -> Any: ...
 
@@ -75,18 +72,8 @@ class DeviceRows:
         headers: Int64Array | None = None,
         stream: Any = None,
     ) -> None:
-        """Zeroed rows. there, headers: memory for them; None to allocate it. stream: None for a new one.
-
-        Raises:
-            ValueError: the device has not the memory.
-        """
-        size, free = num_rows * words * 8, device.free_bytes()
-        if there is None and size > free:
-            raise ValueError(
-                f"storage=device: the rehearsal buffer needs {format_bytes(size)} of {device.device}, "
-                f"{format_bytes(free)} are free; lower the rehearsal's capacity or set storage=host"
-            )
-        self.shape, self.nbytes = (num_rows, words), size
+        """Zeroed rows. there, headers: memory for them; None to allocate it. stream: None for a new one."""
+        self.shape, self.nbytes = (num_rows, words), num_rows * words * 8
         self.headers: Int64Array = np.zeros((num_rows, HEADER_WORDS), np.int64) if headers is None else headers
         self.stream = device.side_stream() if stream is None else stream
         self._device = device

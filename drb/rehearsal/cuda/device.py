@@ -49,6 +49,11 @@ class Device(Protocol):
 
     device: torch.device
 
+    @property
+    def identity(self) -> str:
+        """The name that this GPU has in all processes of its node."""
+        ...
+
     def owns(self, value: Tensor) -> bool:
         """Whether the tensor lies on this device."""
         ...
@@ -131,6 +136,11 @@ class CudaDevice:
         index = torch.cuda.current_device() if device.index is None else device.index
         self.device = torch.device("cuda", index)
         self._streams: dict[int, torch.cuda.Stream] = {}  # by number
+
+    @property
+    def identity(self) -> str:
+        """Its UUID: the index depends on CUDA_VISIBLE_DEVICES."""
+        return str(torch.cuda.get_device_properties(self.device).uuid)
 
     def owns(self, value: Tensor) -> bool:
         return value.device == self.device

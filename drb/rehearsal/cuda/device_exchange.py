@@ -31,12 +31,8 @@ class DeviceExchange(SharedExchange):
     def __init__(self, peers: Peers, sizes: Sizes, device: Device) -> None:
         super().__init__(peers, sizes.rows, sizes.capacities, HEADER_WORDS)
         stream = device.side_stream()
-        try:
-            self.peer_rows = PeerRows(
-                device, peers, sizes.rows, sizes.words, sizes.num_blocks + 1, stream, self._counts.require_life
-            )
-        except ValueError as error:
-            raise ValueError(f"storage=device: {error}; or set storage=host") from None
+        num_events, require_life = sizes.num_blocks + 1, self._counts.require_life
+        self.peer_rows = PeerRows(device, peers, sizes.rows, sizes.words, num_events, stream, require_life)
         self.rows = DeviceRows(
             device, int(sizes.rows[peers.rank]), sizes.words, there=self.peer_rows.own, headers=self.rows, stream=stream
         )

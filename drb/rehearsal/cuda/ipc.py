@@ -37,9 +37,7 @@ class SharedMemory(Protocol):
 
 
 class Ipc(Protocol):
-    """What ranks need of a device to read one another's rows. identity: names the GPU on its node."""
-
-    identity: str
+    """What ranks need of a device to read one another's rows."""
 
     def allocate(self, num_rows: int, words: int) -> SharedMemory:
         """Memory for rows int64 [num_rows, words]. Raises RuntimeError if it cannot be had or exported."""
@@ -77,7 +75,6 @@ class CudaIpc:
         if " MIG " in torch.cuda.get_device_name(device):
             raise ValueError(f"{device} is a MIG partition, whose memory other processes cannot read")
         self._device = device
-        self.identity = str(torch.cuda.get_device_properties(device).uuid)
 
     def allocate(self, num_rows: int, words: int) -> CudaSharedMemory:
         return CudaSharedMemory(self._device, num_rows, words)

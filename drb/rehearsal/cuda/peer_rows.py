@@ -27,7 +27,6 @@ import torch
 from torch import Tensor
 
 from drb.exchange import Peers
-from drb.machine import format_bytes
 from drb.rehearsal.cuda.device import Device, Event, Stream
 from drb.rehearsal.cuda.ipc import Ipc, SharedMemory
 from drb.types import Int64Array
@@ -69,7 +68,6 @@ class PeerRows:
         self._recorded = 0
         self._waited: Int64Array = np.zeros(peers.world_size, np.int64)
         self._ipc: Ipc = self._agree(device.ipc)
-        self._require_room()
         self._events = self._agree(self._allocate)
         told = peers.gather_json([self._memory.handle, [handle for _, handle in self._events]], "device memory")
         self._theirs = self._agree(lambda: self._open(told))
@@ -141,21 +139,6 @@ class PeerRows:
             self.close()
             raise ValueError(problems[0])
         return found  # type: ignore[return-value]  # it did not raise
-
-    def _require_room(self) -> None:
-        """Raise ValueError if the ranks of a GPU need more than it has free."""
-        own_bytes = int(self._rows_per_rank[self._peers.rank]) * self._words * 8
-        mine = [self._ipc.identity, self._device.free_bytes(), own_bytes]
-        told = self._peers.gather_json(mine, "device memory")
-        for identity in dict.fromkeys(gpu for gpu, _, _ in told):
-            of_gpu = [(free, needed) for gpu, free, needed in told if gpu == identity]
-            free, needed = min(free for free, _ in of_gpu), sum(needed for _, needed in of_gpu)
-            if needed > free:
-                who = "the rehearsal buffer needs" if len(of_gpu) == 1 else f"the buffers of {len(of_gpu)} ranks need"
-                raise ValueError(
-                    f"{who} {format_bytes(needed)} of GPU {identity}, {format_bytes(free)} are free; lower the "
-                    "rehearsal's capacity or set storage=host"
-                )
 
     def _allocate(self) -> list[tuple[Any, str]]:
         self._memory = self._ipc.allocate(max(1, int(self._rows_per_rank[self._peers.rank])), self._words)

@@ -57,6 +57,7 @@ class Loop:
         rows: int = ROWS,
         **settings: Any,
     ) -> None:
+        settings = {"storage": "host", **settings}
         self.gpu, self.use_step, self.on_gpu, self.steps = gpu, use_step, on_gpu, steps
         self.rows = rows
         self.ids = ids_of_rank(rank, world_size, 200)

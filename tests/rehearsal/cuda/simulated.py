@@ -46,7 +46,7 @@ class SimulatedGpu:
         maps: bool = True,
         judge: Judge | None = None,
     ) -> None:
-        self.device = torch.device("cpu")
+        self.device, self.identity = torch.device("cpu"), "simulated"
         self.maps = maps
         self._pinned: set[int] = set()  # addresses of page-locked memory
         self._indices: list[tuple[Tensor, Tensor]] = []  # small integers on the device, and what they will be

@@ -116,8 +116,6 @@ class TheirEvent:
 class SimulatedIpc:
     """opened: addresses that are open now."""
 
-    identity = "simulated"
-
     def __init__(self, gpu: SimulatedGpu) -> None:
         self.gpu = gpu
         self.opened: dict[int, np.ndarray] = {}

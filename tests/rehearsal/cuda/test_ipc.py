@@ -60,7 +60,6 @@ def driver(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100")
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: type("P", (), {"uuid": "GPU-1"}))
     monkeypatch.setattr(torch, "as_tensor", lambda memory, device: _View(memory))
     return driver
 

@@ -201,9 +201,9 @@ def test_what_cannot_be_shared_is_refused_on_all_ranks_and_leaves_nothing():
     for got, expected in zip(
         first,
         [
-            "storage=device has ranks read one another's rows in GPU memory: set exchange=auto, got collective, or",
+            "storage=device has ranks read each other's rows in GPU memory, not by exchange=collective: set exchange",
             "storage=device needs exemplars on a GPU, and ranks [1] have theirs on the host: give minibatches",
-            "storage=device: the buffers of 2 ranks need",
+            "storage=device: the rehearsal buffers of 2 ranks need",
             "storage=device: rank 1: the rows of rank 0 cannot be read: no access; or set storage=host",
             "storage=device: rank 0: rows of rank 1 that were written before its event were read wrong; or set",
             "storage=device: rank 0: a MIG partition; or set storage=host",
@@ -234,3 +234,44 @@ def test_memory_is_given_back_once_nobody_reads_it_and_not_before():
     _, failures = collect_ranks(ends, 2, "badly", patience=10)
     assert "MemoryError: on purpose" in failures[1]
     assert "rank 1 failed: its training loop, step 6: MemoryError: on purpose" in failures[0]
+
+
+def no_ipc():
+    raise RuntimeError("no IPC here")
+
+
+def auto(rank, world_size, identities, free, is_readable=True):
+    """What `auto` chooses, and the sample ids that come back."""
+    gpu = SimulatedGpu(is_early=True, judge=NoJudge())
+    gpu.identity, gpu.free = identities[rank], free[rank]
+    if not is_readable:
+        gpu.ipc = no_ipc
+    loop = Loop(gpu, rank=rank, world_size=world_size, storage="auto", steps=6)
+    loop.run()
+    with loop.rehearsal:
+        return loop.rehearsal.describe().split("; ")[-2], str(loop.result())
+
+
+def auto_ways(rank, world_size):
+    plenty, little = 1 << 30, 30_000  # two buffers take 9,000
+    return [
+        auto(rank, world_size, *way)
+        for way in (
+            ("aa", [plenty] * 2),
+            ("aa", [plenty, little]),
+            ("ab", [plenty] * 2),
+            ("aa", [plenty] * 2, rank == 1),
+        )
+    ]
+
+
+def test_auto_is_the_same_on_all_ranks_and_changes_no_draw():
+    ranks = run_ranks(auto_ways, 2)
+    said = [[why for why, _ in ways] for ways in ranks]
+    assert said[0] == said[1]
+    assert said[0][0] == "storage device (auto: at most 0.25 of what is free)"
+    assert said[0][1].startswith("storage host (auto: device would take 8.75 KiB of GPU a, 29.3 KiB are free")
+    assert said[0][2] == "storage host (auto: device has not been tried between GPUs)"
+    assert said[0][3].startswith("storage host (auto: rank 0: no IPC")
+    for ways in ranks:
+        assert len({result for _, result in ways}) == 1

@@ -177,12 +177,26 @@ def test_no_row_of_the_buffer_is_on_the_host_and_memory_is_told():
     told, host = loop.rehearsal.describe(), parts.memory_bytes()
     assert f"the buffer's rows lie on {gpu.device}" in told
     assert host["rows"] == CAPACITY * 32
-    other = Loop(SimulatedGpu(is_early=True))
-    other.run(0, 2)
-    assert f"storage host (auto: device would take 4.375 KiB of {gpu.device})" in other.rehearsal.describe()
-    other.rehearsal.close()
     assert parts.device_bytes() > len(parts.buffer.rows) * parts.spec.row_bytes
     loop.rehearsal.close()
+
+
+def test_auto_is_the_device_if_enough_of_it_is_left():
+    for free, share, expected in (
+        (1 << 20, 0.25, "the buffer's rows lie on cpu; storage device (auto: at most 0.25 of what is free)"),
+        (16000, 0.25, "storage host (auto: device would take 4.375 KiB of GPU simulated, 15.62 KiB are free, device_"),
+        (16000, 0.5, "storage device (auto: at most 0.5 of what is free)"),
+    ):
+        gpu = SimulatedGpu(is_early=True)
+        gpu.free = free
+        loop = Loop(gpu, storage="auto", device_share=share)
+        loop.run(0, 2)
+        assert expected in loop.rehearsal.describe()
+        loop.rehearsal.close()
+    coded = {"x": Field(torch.uint8, (8,), codec=Bits(bits=4))}
+    with Rehearsal(CAPACITY, 3, device=SimulatedGpu(), spec=coded, verbose=False) as rehearsal:
+        rehearsal.extend({"x": torch.zeros(4, 8, dtype=torch.uint8), "sample_id": torch.arange(4)})
+        assert "storage host (auto: device stores plain fields, and 'x' has a codec" in rehearsal.describe()
 
 
 def test_steps_move_no_rows_between_host_and_gpu():
@@ -203,7 +217,11 @@ def test_steps_move_no_rows_between_host_and_gpu():
     [
         (None, {}, "storage=device needs exemplars on a GPU: give minibatches on a GPU or device="),
         (SimulatedGpu(), {"spec": {"x": Field(torch.uint8, (8,), codec=Bits(bits=4))}}, "'x' has a codec"),
-        (SimulatedGpu(), {"free": 1000}, r"needs .* of cpu, 1000 B are free; lower the rehearsal's capacity or"),
+        (
+            SimulatedGpu(),
+            {"free": 1000},
+            r"needs .* of GPU simulated, 1000 B are free; lower the rehearsal's",
+        ),
     ],
 )
 def test_what_is_refused_before_anything_is_allocated(gpu, settings, message):
