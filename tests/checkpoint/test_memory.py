@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from rehearsal.cuda.simulated import SimulatedGpu, needed_waits
+from rehearsal.cuda.simulated import SimulatedGpu
+from rehearsal.cuda.waits import needed_waits
 
 from drb.checkpoint.memory import StateMemory
 
