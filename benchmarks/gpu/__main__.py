@@ -11,8 +11,10 @@ it is ended, what it has measured by then is kept, and the other pieces go on. W
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,6 +29,7 @@ import torch
 
 from benchmarks.gpu import limits, pause, program, ranks, report, soak, steps
 from benchmarks.gpu.jobs import JOBS, TINY
+from benchmarks.gpu.run_tests import run_tests
 
 ROOT = Path(__file__).parents[2]
 SECONDS = {"limits": 15, "tests": 75, "soak": 20, "steps": 140, "pause": 50, "ranks": 50}  # at most, of six minutes
@@ -63,15 +66,6 @@ def keep(options: argparse.Namespace, figures: Any) -> None:
     options.piece_out.write_text(json.dumps(figures))
 
 
-def run_tests() -> str:
-    """Run the tests that need a GPU; their last line."""
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "--timeout=60"]
-    command += ["--durations=8", "tests/gpu", "tests/training/test_learner.py"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    print(done.stdout[-4000:] + done.stderr[-2000:], flush=True)
-    return (done.stdout.strip().splitlines() or ["pytest said nothing"])[-1].strip("= ")
-
-
 def seconds_of(name: str, options: argparse.Namespace) -> float:
     """How long a piece may take. The tiny version has more: the machine may be busy with something else."""
     return (SECONDS | WHEN_ASKED)[name] * (4 if options.cpu else options.minutes / 6)
@@ -84,16 +78,21 @@ def part_of(options: argparse.Namespace) -> str:
 
 
 def run_apart(name: str, arguments: list[str], seconds: float) -> tuple[str, Any]:
-    """A piece in its own process: how it ended, and its figures, None if it did not end well."""
+    """A piece in its own process: how it ended, and its figures so far, None if there are none."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     with tempfile.TemporaryDirectory() as folder:
         out, start = Path(folder, "piece.json"), time.monotonic()
         command = [sys.executable, "-m", "benchmarks.gpu", *arguments, "--piece", name, "--piece-out", str(out)]
+        running = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
         try:
-            done = subprocess.run(command, cwd=ROOT, env=environment, timeout=seconds)
-            status = "ran" if done.returncode == 0 else f"FAILED ({done.returncode})"
+            code = running.wait(seconds)
+            status = "ran" if code == 0 else f"FAILED ({code})"
         except subprocess.TimeoutExpired:
             status = f"STOPPED after {seconds:.0f} s"
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(running.pid, signal.SIGKILL)  # and the processes that it has started
+            running.wait()
         found = json.loads(out.read_text()) if out.exists() else None
         return f"{status}, {time.monotonic() - start:.0f} s", found
 
@@ -110,9 +109,12 @@ def main() -> None:
     options = parser.parse_args()
     if not options.cpu and not torch.cuda.is_available():
         sys.exit("gpu-check needs a CUDA device, and torch sees none; --cpu shows that the check itself runs")
+    if options.piece == "tests":
+        line, has_passed = run_tests()
+        keep(options, line)
+        sys.exit(not has_passed)
     if options.piece:
-        found = run_tests() if options.piece == "tests" else run_piece(options.piece, options)
-        keep(options, found)
+        keep(options, run_piece(options.piece, options))
         return
     device = torch.device("cpu") if options.cpu else torch.device("cuda", 0)
     found = {"machine": report.machine(device), "pieces": {}}

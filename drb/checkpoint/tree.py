@@ -74,7 +74,7 @@ def _split(state: Any, path: str, tensors: dict[str, Tensor], rows: dict[str, La
         tensors[path] = torch.from_numpy(np.require(state, requirements=["C", "W"]).reshape(state.shape))
         return {_ARRAY: path}
     if isinstance(state, Tensor):
-        tensors[path] = state.detach()
+        tensors[path] = state.detach() if state.requires_grad else state
         return {_TENSOR: path}
     if isinstance(state, LazyRows):
         rows[path] = state

@@ -161,9 +161,13 @@ def test_constant_tensors_of_the_host_and_second_names_are_not_copied():
     assert memory.copy({"rank|starting.x": torch.zeros(0)})["rank|starting.x"].shape == (0,)
 
 
-def test_erasing_zeroes_the_copies():
-    gpu = SimulatedGpu()
+def test_erasing_zeroes_the_copies(monkeypatch):
+    gpu, blocks = SimulatedGpu(), []
+    there = gpu.empty
+    monkeypatch.setattr(gpu, "empty", lambda *args: blocks.append(there(*args)) or blocks[-1])
     memory = StateMemory(gpu)
     copies = memory.copy({"w": gpu.put({"w": torch.ones(4)})["w"], "rows": torch.ones(2)})
     memory.erase()
     assert not any(value.any() for value in copies.values())
+    assert len(blocks) == 2
+    assert not blocks[-1].any(), "the snapshot"
