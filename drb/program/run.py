@@ -38,7 +38,7 @@ from drb.program.config.variants import build_variant
 from drb.program.console import open_console, warn_of_threads
 from drb.program.profiling import Profiler
 from drb.program.summary import summarise, versions, write_atomically, write_summary
-from drb.program.tracker_run import open_tracker_of
+from drb.program.tracker_run import data_of, open_tracker_of, tags_of
 from drb.program.trained import save_trained_network
 from drb.runs.forget import CheckpointPurge
 from drb.tracking import Tracker
@@ -87,10 +87,13 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
             console.say(_headline(config, world, run_dir))
             warn_of_threads(world, console.say)
         tracker.log_params({**dataclasses.asdict(config), "world_size": world.world_size})
+        if world.is_main:
+            tracker.log_tags(tags_of(config, world, arguments))
         stage.where = lambda: "data"
         known = None if saved is None else saved_identity(saved)
         dataset = load_on_all_ranks(partial(dataset_of, config, console, known), world, config.timeout_s)
         stack.callback(close_decoders)
+        tracker.log_dataset(data_of(config, dataset))
         if checkpointer is not None:
             if saved is not None and known is not None:
                 saved = with_data_of_now(saved, known, dataset, config, checkpointer, console)
@@ -120,6 +123,8 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
             files = save_trained_network(run_dir, config, dataset, trainer.evaluated_network, console.say)
             write_summary(run_dir / "summary.json", summary)
             _publish(config, summary, run_dir, tracker)
+            if files:
+                tracker.log_model(f"{config.strategy.name}-{config.model.name}", files, trainer.steps)
             console.say(f"summary: {run_dir / 'summary.json'}" + "".join(f"; network: {file}" for file in files[:1]))
         if lock is not None:
             lock.release()

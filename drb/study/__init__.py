@@ -5,7 +5,8 @@ study's folder, so a study that was stopped goes on where it was: a run that has
 
     definition  what a study is: its points, their settings, and the runs that follow from them
     results     what a study's folder holds so far
-    launch      starts runs here, by torchrun or mpirun; slurm submits them as job arrays
+    launch      starts runs here, by torchrun or mpirun
+    tracked     the study's own run in MLflow, below which its runs are nested
     statistics  mean, standard deviation and n over the seeds of a point
     table, plots, page    what a study ends with
     command     `drb study`

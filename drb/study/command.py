@@ -14,8 +14,11 @@ from drb.checkpoint.lock import lock_run
 from drb.program.config.studies import question_of, study_files
 from drb.study.definition import Study, check_study, load_study
 from drb.study.launch import LAUNCHERS, LocalLaunch, run_study
-from drb.study.page import write_page
+from drb.study.page import TABLE, write_page
 from drb.study.results import Result, read_results
+from drb.study.statistics import by_point
+from drb.study.tracked import open_tracked_study, publish, variables
+from drb.tracking.study import StudyRun
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -46,26 +49,35 @@ def _carry_out(study: Study, folder: Path, options: argparse.Namespace) -> int:
         return 0
     if options.page:
         results = read_results(study, folder)
+        _require_some(study, results, folder)
+        tracked = open_tracked_study(study, folder)
     else:
         folder.mkdir(parents=True, exist_ok=True)
         lock = lock_run(folder, "drb study")
-        launch = LocalLaunch(options.launcher, {})
+        tracked = open_tracked_study(study, folder)
+        launch = LocalLaunch(options.launcher, variables(study, tracked))
         results = run_study(study, folder, launch, lambda line: print(line, flush=True))
         lock.release()
-    return _finish(study, results, folder)
+    return _finish(study, results, folder, tracked)
 
 
-def _finish(study: Study, results: Sequence[Result], folder: Path) -> int:
-    """Write the page, and say where it is and what is missing in it."""
-    done = sum(result.status == "done" for result in results)
-    if done == 0 and not any(result.status == "failed" for result in results):
+def _require_some(study: Study, results: Sequence[Result], folder: Path) -> None:
+    if all(result.status == "open" for result in results):
         raise ValueError(f"{folder} holds no run of the study {study.name}; start it without --page")
+
+
+def _finish(study: Study, results: Sequence[Result], folder: Path, tracked: StudyRun | None) -> int:
+    """Write the page, also to the tracker, and say where it is and what is missing in it."""
     files = write_page(study, results, folder)
-    print(f"\n{(folder / 'table.md').read_text()}\npage: {files[0]}")
+    table = (folder / TABLE).read_text(encoding="utf-8")
+    complete = all(result.status == "done" for result in results)
+    if tracked is not None:
+        publish(tracked, by_point(results), files, f"{study.question}\n\n{table}", complete)
+    print(f"\n{table}\npage: {files[0]}" + ("" if tracked is None else "; in MLflow: drb dashboard"), flush=True)
     failed = [result.run.name for result in results if result.status == "failed"]
     if failed:
         print(f"drb: error: {len(failed)} of {len(results)} runs failed: {', '.join(failed)}", file=sys.stderr)
-    return 0 if done == len(results) else 1
+    return 0 if complete else 1
 
 
 def _seeds(text: str) -> list[int]:

@@ -10,8 +10,19 @@ is opened, which takes seconds.
 from drb.registry import Registry
 from drb.tracking.builder import TrackerBuilder
 from drb.tracking.opening import UnknownRunError, open_tracker, sync
-from drb.tracking.tracker import NullTracker, Status, Tracker
+from drb.tracking.tracker import PARENT, Data, NullTracker, Status, Tracker
 
 TRACKERS: Registry[TrackerBuilder] = Registry("tracker", TrackerBuilder, __name__, "drb.trackers")
 
-__all__ = ["TRACKERS", "NullTracker", "Status", "Tracker", "TrackerBuilder", "UnknownRunError", "open_tracker", "sync"]
+__all__ = [
+    "PARENT",
+    "TRACKERS",
+    "Data",
+    "NullTracker",
+    "Status",
+    "Tracker",
+    "TrackerBuilder",
+    "UnknownRunError",
+    "open_tracker",
+    "sync",
+]

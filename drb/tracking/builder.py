@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 from pathlib import Path
 
+from drb.options import setting
 from drb.tracking.opening import open_tracker
 from drb.tracking.tracker import NullTracker, Tracker
 from drb.variant import Variant
@@ -29,14 +30,22 @@ class Mlflow(TrackerBuilder):
     """MLflow: a store on disk or a server.
 
     uri: a store or a server; None takes MLFLOW_TRACKING_URI, else mlflow.db in the working directory.
+    system_seconds: how often MLflow measures rank 0's node (its tab System metrics); None: never.
     """
 
     name = "mlflow"
     uri: str | None = None
+    system_seconds: float | None = setting(5.0, above=0)
 
     def open(self, experiment: str, run_name: str, run_dir: Path, run_id: str | None) -> Tracker:
         return open_tracker(
-            True, experiment=experiment, run_name=run_name, run_dir=run_dir, uri=self.uri, run_id=run_id
+            True,
+            experiment=experiment,
+            run_name=run_name,
+            run_dir=run_dir,
+            uri=self.uri,
+            run_id=run_id,
+            system_seconds=self.system_seconds,
         )
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
+from drb.tracking.buffered import BufferedTracker
 from drb.tracking.store import (
     DeletedRunError,
     LockedError,
@@ -23,7 +24,8 @@ from drb.tracking.store import (
     sqlite_uri,
     why_not_imported,
 )
-from drb.tracking.tracker import BATCH, BufferedTracker, NullTracker, Point, Tracker, one_line
+from drb.tracking.system import measure_system
+from drb.tracking.tracker import BATCH, PARENT, NullTracker, Point, Tracker, one_line
 
 _log = logging.getLogger(__name__)
 _OFFLINE_FILE = "mlflow_offline.db"
@@ -44,6 +46,7 @@ def open_tracker(
     uri: str | None = None,
     run_id: str | None = None,
     flush_seconds: float = 10.0,
+    system_seconds: float | None = None,
 ) -> Tracker:
     """Start a run in MLflow, or continue one.
 
@@ -54,6 +57,7 @@ def open_tracker(
         run_id: `Tracker.run_id` of the run to continue. Each metric continues after the last step that the store
             contains, so a run resumed from an older checkpoint logs no step twice.
         flush_seconds: metrics are written at least this often while more are logged.
+        system_seconds: how often MLflow measures this node's processors, memory, disk, network and GPUs; None: never.
     Raises:
         UnknownRunError: the store does not have run_id, or it was deleted there.
         ValueError: MLflow is not installed, or the store cannot be used. A server that does not answer and a database
@@ -80,7 +84,8 @@ def open_tracker(
                 "tracking=none"
             ) from error
         return BufferedTracker(go_offline(run_id, error), None, flush_seconds=flush_seconds)
-    return BufferedTracker(run, partial(go_offline, run.run_id), flush_seconds=flush_seconds)
+    stop = None if system_seconds is None else measure_system(uri, run.run_id, system_seconds)
+    return BufferedTracker(run, partial(go_offline, run.run_id), flush_seconds=flush_seconds, at_end=stop)
 
 
 def sync(run_dir: str | Path, uri: str | None = None) -> str:
@@ -105,6 +110,7 @@ def sync(run_dir: str | Path, uri: str | None = None) -> str:
     else:
         online = MlflowRun(connect(uri), uri, online_id)
     online.write_params(offline.params)
+    online.write_tags(_copied(offline.tags))
     points = (point for name in offline.last_steps() for point in _missing(name, offline, online))
     while batch := list(islice(points, BATCH)):
         online.write_points(batch)
@@ -112,6 +118,11 @@ def sync(run_dir: str | Path, uri: str | None = None) -> str:
     if online.status == "RUNNING" and offline.status != "RUNNING":
         online.end(offline.status)
     return online.run_id
+
+
+def _copied(tags: Mapping[str, str]) -> dict[str, str]:
+    """The tags that are the run's own, and not of the store that it was kept in."""
+    return {n: v for n, v in tags.items() if not n.startswith(("mlflow.", "drb.")) or n == PARENT}
 
 
 def _missing(name: str, offline: MlflowRun, online: MlflowRun) -> list[Point]:

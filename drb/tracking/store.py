@@ -17,13 +17,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from drb.tracking.tracker import Point
+from drb.tracking.inputs import dataset_input, log_model
+from drb.tracking.tracker import PARENT, Data, Point
 
 _log = logging.getLogger(__name__)
 _MAX_PARAMS = 100  # that MLflow takes at a time
 _LOCKED_S = 15.0  # how long to wait for a local store that another process has locked
 SETTING, VARIABLE = "tracking.uri", "MLFLOW_TRACKING_URI"
 _DEFAULT_URI = "sqlite:///mlflow.db"
+# or MLflow's page shows the runs as 'Evaluation runs' of a language model
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -107,6 +110,24 @@ class MlflowRun:
 
     def tag(self, name: str, value: str) -> None:
         self._client.set_tag(self.run_id, name, value)
+
+    def write_tags(self, tags: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        self._client.log_batch(self.run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+
+    def write_dataset(self, data: Data) -> None:
+        self._client.log_inputs(self.run_id, [dataset_input(data)])
+
+    def write_model(self, name: str, files: Sequence[Path], step: int) -> None:
+        log_model(self._client, self._run, name, files, step)
+
+    def delete_nested(self, tags: Mapping[str, str]) -> None:
+        """Delete the runs nested below this one that have these tags."""
+        wanted = {PARENT: self.run_id, **tags}
+        text = " and ".join(f"tags.`{name}` = '{value}'" for name, value in wanted.items())
+        for run in self._client.search_runs([self._run.info.experiment_id], text):
+            self._client.delete_run(run.info.run_id)
 
     def end(self, status: str) -> None:
         self._client.set_terminated(self.run_id, status)
@@ -218,7 +239,7 @@ def _experiment_id(client: Any, uri: str, name: str) -> str:
     artifacts = None if path is None else (path.parent / "mlruns" / name).as_uri()
     try:
         existing = client.get_experiment_by_name(name)
-        return str(existing.experiment_id if existing else client.create_experiment(name, artifacts))
+        return str(existing.experiment_id if existing else client.create_experiment(name, artifacts, _EXPERIMENT_TAGS))
     except MlflowException:  # another process may have made it in between
         existing = client.get_experiment_by_name(name)
         if existing is None:

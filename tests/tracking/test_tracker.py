@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from drb.tracking.tracker import BufferedTracker, NullTracker, Point, status_of, valid_name
+from drb.tracking.buffered import BufferedTracker
+from drb.tracking.tracker import NullTracker, Point, status_of, valid_name
 
 
 class FakeRun:
@@ -38,6 +39,10 @@ class FakeRun:
     def write_params(self, params):
         self._call()
         self.params |= params
+
+    def write_tags(self, tags):
+        self._call()
+        self.tags = {**getattr(self, "tags", {}), **tags}
 
     def write_artifact(self, path, folder):
         self._call()

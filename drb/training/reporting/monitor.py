@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from drb.data.scenarios.task import Task
 from drb.tracking import NullTracker, Tracker
 from drb.training.objectives.objective import Metric
+from drb.training.reporting.charts import constants, interval_charts, task_charts
 
 if TYPE_CHECKING:
     from drb.rehearsal.rehearsal import Rehearsal
@@ -40,6 +41,7 @@ class Monitor:
         self._completed = 0
         self._next_draw = 0.0
         self._note = ""
+        self._knows_constants = False
 
     def begin_task(self, task: Task, completed: int, total: int) -> None:
         """Training on a task begins or goes on: that many minibatches are done, of so many."""
@@ -63,15 +65,27 @@ class Monitor:
     def log_interval(self, metrics: dict[str, float], rehearsal: Rehearsal | None, step: int) -> None:
         """One point of training: `train/loss`, `train/samples_per_second` …, and how the rehearsal does."""
         self._note = f"loss {metrics['train/loss']:.3f}, {metrics['train/samples_per_second']:,.0f} samples/s"
-        if not isinstance(self._tracker, NullTracker):
-            self._tracker.log_metrics(metrics | rehearsal_metrics(rehearsal), step)
+        if isinstance(self._tracker, NullTracker):
+            return
+        if not self._knows_constants:
+            self._knows_constants = True
+            self._tracker.log_params(constants(rehearsal))
+        self._tracker.log_metrics(interval_charts(metrics, rehearsal), step)
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         self._tracker.log_metrics(metrics, step)
 
-    def end_task(self, task: Task, metrics: dict[str, float], step: int, metric: Metric) -> None:
-        """The evaluation after a task. metric: the one that counts."""
-        self._tracker.log_metrics(metrics, step)
+    def end_task(self, task: Task, metrics: dict[str, float], step: int, samples: int, metric: Metric) -> None:
+        """The evaluation after a task.
+
+        Args:
+            step: optimisation steps so far. samples: that were trained on so far, without exemplars.
+            metric: the one that counts.
+        """
+        self._tracker.log_metrics(task_charts(metrics, metric.name), step)
+        mean = metrics[f"{metric.name}/mean"]
+        self._tracker.log_metrics({f"{metric.name}/by_task": mean}, task.number)
+        self._tracker.log_metrics({f"{metric.name}/by_samples": mean}, samples)
         self._tracker.flush()
         if self._console is not None:
             self._console.end()
@@ -80,13 +94,3 @@ class Monitor:
                 f"tasks so far, {metric.show(metrics[f'{metric.name}/task_{task.number}'])} on this one, "
                 f"{metrics['time/train_seconds']:.1f} s of training"
             )
-
-
-def rehearsal_metrics(rehearsal: Rehearsal | None) -> dict[str, float]:
-    """This rank's timings and how full its buffer is, per stratum."""
-    if rehearsal is None:
-        return {}
-    stats = {
-        f"rehearsal/{key}": float(value) for key, value in rehearsal.stats().items() if isinstance(value, (int, float))
-    }
-    return stats | {f"buffer/stratum_{stratum}": float(count) for stratum, count in rehearsal.counts().items()}

@@ -48,7 +48,7 @@ class Reporter:
         cost = self._progress.end_task(self._components.method.num_bytes + self._late_bytes)
         metrics |= {f"cost/{name}": value for name, value in cost.items()}
         self._progress.history.append(self._entry(task))
-        self.monitor.end_task(task, metrics, self._progress.steps, self._components.scores.metric)
+        self.monitor.end_task(task, metrics, self._progress.steps, self._progress.rows, self._components.scores.metric)
 
     def during(self, task: Task, learner: Learner) -> None:
         """Evaluate in the midst of a task, off the clock."""

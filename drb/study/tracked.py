@@ -1,0 +1,75 @@
+"""A study in the tracker: its parent run, which its runs know by two variables in their environment."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from drb.program.config import compose_config
+from drb.program.summary import write_atomically
+from drb.study.definition import Study
+from drb.study.statistics import PointResults
+from drb.tracking import UnknownRunError
+from drb.tracking.study import StudyRun, open_study_run
+
+_log = logging.getLogger(__name__)
+_RECORD = "tracking.json"
+
+
+def open_tracked_study(study: Study, folder: Path) -> StudyRun | None:
+    """The study's run in MLflow, the same however often the study is started; None without MLflow.
+
+    Raises:
+        ValueError: the store cannot be used.
+    """
+    config, _ = compose_config(study.points[0].settings, study.name)
+    tracking = config.tracking
+    if not tracking.enabled or tracking.name != "mlflow":
+        return None
+    uri = getattr(tracking, "uri", None)
+    try:
+        run = open_study_run(uri, tracking.experiment, study.title, study.name, _recorded(folder))
+    except UnknownRunError as error:
+        _log.warning("tracking: %s; the study is tracked as a new run", error)
+        run = open_study_run(uri, tracking.experiment, study.title, study.name, None)
+    write_atomically(folder / _RECORD, {"run_id": run.run_id})
+    return run
+
+
+def variables(study: Study, run: StudyRun | None) -> dict[str, str]:
+    """What the environment of the study's runs tells them: see `drb.program.tracker_run.tags_of`."""
+    return {"DRB_STUDY": study.name, **({} if run is None else {"DRB_PARENT_RUN": run.run_id})}
+
+
+def publish(run: StudyRun, points: Sequence[PointResults], files: Sequence[Path], table: str, complete: bool) -> None:
+    """Copy page, plots and table into the study's run, and each scaling curve into a run below it."""
+    run.publish(files, table)
+    run.remove_curves()
+    for name, curve in _scaling_curves(points).items():
+        run.publish_curve(f"scaling: {name}", curve)
+    run.end(complete=complete)
+
+
+def _scaling_curves(points: Sequence[PointResults]) -> dict[str, dict[int, dict[str, float]]]:
+    """Throughput and efficiency by the number of ranks, for the points that differ in that alone."""
+    curves: dict[str, dict[int, dict[str, float]]] = {}
+    for point in sorted(points, key=lambda each: each.point.ranks):
+        name, is_scaled, _ = point.point.label.rpartition(" · W=")
+        speed = point.statistic("samples_per_second")
+        if is_scaled and speed is not None:
+            curve = curves.setdefault(name, {})
+            curve[point.point.ranks] = {"scaling/samples_per_second": speed.mean}
+            fewest = min(curve)
+            share = speed.mean / point.point.ranks / (curve[fewest]["scaling/samples_per_second"] / fewest)
+            curve[point.point.ranks]["scaling/efficiency"] = share
+    return curves
+
+
+def _recorded(folder: Path) -> str | None:
+    try:
+        run_id: str = json.loads((folder / _RECORD).read_text())["run_id"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return run_id
