@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -16,8 +17,9 @@ from pathlib import Path
 import pytest
 from programs import ROOT
 
-from drb.tracking import NullTracker, UnknownRunError, open_tracker, sync
+from drb.tracking import Data, NullTracker, UnknownRunError, open_tracker, sync
 from drb.tracking.store import connect, sqlite_uri
+from drb.tracking.study import open_study_run
 
 MAKE_RUN = """
 import sys
@@ -53,13 +55,55 @@ def test_a_run_is_stored_with_everything_and_its_status(store, tmp_path):
         for step in range(3):
             tracker.log_metrics({"loss": 1.0 - step / 10, "fill[3]": step}, step)
         tracker.log_artifact(tmp_path / "plot.png", "plots")
+        tracker.log_tags({"strategy": "er", "study": "sizes"})
+        tracker.log_tags({"study": "bounds"})
+        tracker.log_dataset(Data("digits", "0123", "{}", '{"train": 3}'))
+        for _ in range(2):  # the second time, as a run that goes on, changes nothing
+            tracker.log_model("er-mlp", [tmp_path / "plot.png"], 2)
     run = stored(store, tracker.run_id)
     assert tracker.url == store
     assert (run.info.run_name, run.info.status) == ("er", "FINISHED")
     assert (run.data.params["buffer.capacity"], len(run.data.params)) == ("10", 152)
     assert run.data.metrics == {"loss": 0.8, "fill_3_": 2.0}
     assert steps(store, tracker.run_id, "loss") == [0, 1, 2]
-    assert list((tmp_path / "mlruns").rglob("plot.png"))
+    assert list((tmp_path / "mlruns").rglob("plots/plot.png"))
+    assert {"strategy": "er", "study": "bounds"}.items() <= run.data.tags.items()
+    assert [(data.dataset.name, data.dataset.digest) for data in run.inputs.dataset_inputs] == [("digits", "0123")]
+    (model,) = run.outputs.model_outputs
+    assert connect(store).get_logged_model(model.model_id).name == "er-mlp"
+    assert len(list((tmp_path / "mlruns").rglob("plot.png"))) == 2
+    # or MLflow's pages show the runs as evaluations of a language model
+    experiment = connect(store).get_experiment(run.info.experiment_id)
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+
+
+def test_a_study_is_a_run_with_its_page_its_table_and_nested_curves(store, tmp_path):
+    (tmp_path / "page.html").write_text("<html>")
+    study = open_study_run(store, "digits", "Lower and upper bounds", "bounds", None)
+    for _ in range(2):  # a study that goes on replaces its curves
+        study = open_study_run(store, "digits", "Lower and upper bounds", "bounds", study.run_id)
+        study.publish([tmp_path / "page.html"], "| a table |")
+        study.remove_curves()
+        study.publish_curve("strong", {1: {"scaling/efficiency": 1.0}, 2: {"scaling/efficiency": 0.8}})
+        study.end(complete=True)
+    run = stored(store, study.run_id)
+    assert (run.info.run_name, run.info.status) == ("Lower and upper bounds", "FINISHED")
+    assert run.data.tags["mlflow.note.content"] == "| a table |"
+    assert [file.path for file in connect(store).list_artifacts(study.run_id)] == ["page.html"]
+    nested = f"tags.mlflow.parentRunId = '{study.run_id}'"
+    (curve,) = connect(store).search_runs([run.info.experiment_id], nested)
+    assert (curve.data.tags["study"], curve.info.run_name) == ("bounds", "strong")
+    assert steps(store, curve.info.run_id, "scaling/efficiency") == [1, 2]
+    with pytest.raises(UnknownRunError):
+        open_study_run(store, "digits", "Lower and upper bounds", "bounds", "0123456789abcdef0123456789abcdef")
+
+
+def test_the_node_is_measured_while_a_run_lasts(store, tmp_path):
+    with open_at(store, tmp_path, system_seconds=0.1) as tracker:
+        deadline = time.monotonic() + 30
+        while "system/cpu_utilization_percentage" not in stored(store, tracker.run_id).data.metrics:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
 
 
 def test_a_failed_run_is_failed_and_a_resumed_one_repeats_no_step(store, tmp_path, caplog):
