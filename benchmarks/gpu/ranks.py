@@ -17,6 +17,8 @@ from benchmarks.gpu.jobs import Data, Job, group, kinds_of, ways_of
 from benchmarks.gpu.steps import compared, count_wrong, interleaved
 
 _TIMEOUT_S = 60.0
+_STORED = "stored on the gpu"
+_HOST_WAITS = f"{_STORED}, hosts wait for writes"  # instead of streams for events of other processes
 
 
 def measure(
@@ -46,9 +48,13 @@ def _run(rank: int, world_size: int, job: Job, device_name: str, turns: int, fol
     if device.type == "cuda":
         torch.cuda.set_device(device)
     chosen = ways_of(job, device)
+    if _STORED in chosen:
+        chosen[_HOST_WAITS] = chosen[_STORED]
     with group(device, rank, world_size, f"{folder}/store"):
         data = Data(job, device, rank, world_size)
         with kinds_of(job, data, chosen, timeout_s=_TIMEOUT_S, seed=0) as kinds:
+            if _HOST_WAITS in kinds:
+                kinds[_HOST_WAITS].extender._running.parts.outlet.side.host_waits = True
             times = interleaved(kinds, job.steps, turns, device)
             wrong = {name: count_wrong(kinds[name], data)["wrong"] for name in chosen}
         everyone: list[Any] = [None] * world_size

@@ -28,6 +28,8 @@ _MAY_CHANGE = (
     "training.log_every",
     "training.on_nonfinite",  # so that a run that stopped can go on
     "rehearsal.exchange",
+    "rehearsal.storage",
+    "rehearsal.device_share",
     "rehearsal.asynchronous",
     "rehearsal.timeout_s",
     "rehearsal.depth",

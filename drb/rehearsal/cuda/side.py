@@ -29,6 +29,7 @@ class DeviceSide:
     reads it there: one int64, in rows on the host.
     rows: the buffer's, if they lie on this device.
     shared: the exchange, if those of the other ranks lie on devices, too.
+    host_waits: whether the host then waits until admitted rows are written before it announces them.
     reachable: all rows that the exchange reads from memory, int64 [*, K], as the device reads them; None if it may not,
     or the exchange reads them otherwise.
     """
@@ -48,6 +49,7 @@ class DeviceSide:
         self.spec = spec
         self.rows = exchange.rows if isinstance(exchange.rows, DeviceRows) else None
         self.shared = cast("DeviceExchange", exchange) if hasattr(exchange, "peer_rows") else None
+        self.host_waits = False
         self._announced_landings = 0
         self.stream = device.side_stream() if self.rows is None else self.rows.stream
         by_host = {*spec.encoded, *spec.counted}
@@ -74,8 +76,8 @@ class DeviceSide:
         self.landing = Landing(device, spec, self.lanes, exchange.rows, self._own_rows, max_rows, self.stream, places)
 
     def land(self) -> None:
-        """Write what was admitted, so that peers may be told of it: the host waits for it only if they may not."""
-        if self.shared is None:
+        """Write what was admitted, so that peers may be told of it: once that is done, or an event is queued."""
+        if self.shared is None or self.host_waits:
             self.landing.land(wait=self.has_peers)
             return
         self.landing.land(wait=False)
