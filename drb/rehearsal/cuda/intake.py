@@ -47,6 +47,7 @@ class DeviceIntake:
         self.words: dict[str, Tensor] = {}
         self._device, self._landing, self._lanes = side.device, side.landing, side.lanes
         self._intake, self._buffer = intake, buffer
+        self._id_field, self._stratum = intake.id_field, intake.stratum
         self._max_rows = max_rows
         self._stores_there = side.rows is not None
         device, late, stored = side.device, buffer.spec.late, {**side.lanes}
@@ -60,9 +61,9 @@ class DeviceIntake:
         self._keys_here = device.empty_pinned((2, max_rows), torch.int64)
         self._views_of_keys: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}  # by number of rows
         self._checked: tuple[Tensor | None, Tensor | None, Minibatch] = (None, None, {})
-        self._there: dict[str, Tensor] = {}  # the last minibatch's fields, on the device where they have any bytes
+        self._strata_there: Tensor | None = None  # the last minibatch's, where the device writes them into rows
         self._pending: Minibatch | None = None  # undecided
-        self._dtypes: list[torch.dtype | None] = []  # of the pending minibatch's ids and strata
+        self._dtypes: tuple[torch.dtype | None, torch.dtype | None] = (None, None)  # of its ids and strata
         self._pending_late: dict[str, Tensor] | None = None
         self._step = self._num_rows = 0
         self._is_sent = True
@@ -76,30 +77,31 @@ class DeviceIntake:
     def stage(self, minibatch: Minibatch, step: int) -> None:
         """Take over the checked minibatch of this step, and decide on it if the host knows its ids and strata."""
         (ids, strata, fields), self._checked = self._checked, (None, None, {})  # the caller's memory is not kept
-        owns = self._device.owns
-        self._num_rows, self._step, self._is_sent = next(iter(minibatch.values())).shape[0], step, False
+        owns, rows = self._device.owns, next(iter(minibatch.values())).shape[0]
+        self._num_rows, self._step, self._is_sent = rows, step, False
         self._prompt.next()
-        self.words.clear()
-        views = self._prompt.views(self._num_rows)
-        self._there = {name: self._snapshot(views, name, value) for name, value in fields.items()}
-        by_host = {name: fields[name] for name in self._by_host if name in fields}
-        keys = [value for value in (ids, strata) if value is not None]
-        if ids is not None and self._intake.id_field is not None and _serves(ids) and owns(ids):
-            self.words[self._intake.id_field] = ids
-        if not any(map(owns, (*keys, *by_host.values()))):
-            self._decide({**self._there, **by_host}, ids, strata)
+        self.words = {}
+        views, there = self._prompt.views(rows), {}
+        for name, value in fields.items():
+            there[name] = self._snapshot(views, name, value)
+        if self._stores_there and self._stratum is not None:
+            self._strata_there = there.get(self._stratum)
+        by_host = {name: fields[name] for name in self._by_host if name in fields} if self._by_host else {}
+        is_id_there, is_stratum_there = ids is not None and owns(ids), strata is not None and owns(strata)
+        if ids is not None and is_id_there and self._id_field is not None and _serves(ids):
+            self.words[self._id_field] = ids
+        if not (is_id_there or is_stratum_there or any(map(owns, by_host.values()))):
+            self._decide({**there, **by_host}, ids, strata)
             return
         if by_host:
             self._to_host.begin(by_host)
-        for target, value in zip(self._keys_of(self._num_rows), (ids, strata), strict=False):
-            if value is None:
-                continue
-            if _serves(value) and owns(value):
-                self.copies.add(target, value)
-            else:
-                self._device.copy(target, value)
-        self._dtypes = [None if value is None else value.dtype for value in (ids, strata)]
-        self._pending = self._there
+        ids_there, strata_there, _, _ = self._keys_of(rows)
+        if ids is not None:
+            self._send_key(ids_there, ids, is_id_there)
+        if strata is not None:
+            self._send_key(strata_there, strata, is_stratum_there)
+        self._dtypes = (None if ids is None else ids.dtype, None if strata is None else strata.dtype)
+        self._pending = there
 
     def send(self) -> None:
         """All that reads the minibatch has been queued or is in `copies`: queue those, and what the host is to know."""
@@ -144,7 +146,7 @@ class DeviceIntake:
             self._prompt.given[self._prompt.place].synchronize()
             values, self._pending = self._pending, None
             if self._to_host.is_pending:
-                values = {**values, **self._to_host.finish()}
+                values |= self._to_host.finish()
             _, _, ids, strata = self._keys_of(self._num_rows)
             of_ids, of_strata = self._dtypes
             if of_strata not in (None, torch.int64):
@@ -165,8 +167,8 @@ class DeviceIntake:
 
     def _decide(self, values: Minibatch, ids: Tensor | None, strata: Tensor | None) -> None:
         """ids, strata: integers [B] on the host. values: the record's fields, where they are to be written from."""
-        if strata is not None and self._intake.stratum is not None:
-            values = {**values, self._intake.stratum: strata}
+        if strata is not None and self._stratum is not None:
+            values[self._stratum] = strata
         offer = self._intake.offer(ids, strata, self._num_rows, self._step)
         self._buffer.stage(values, offer)
         self._hand_over()
@@ -177,9 +179,9 @@ class DeviceIntake:
 
     def _write(self, fields: Mapping[str, Tensor], selected: Int64Array, where: Int64Array) -> None:
         """The buffer's way of writing: from the host at once, from the device by the landing."""
-        stratum = self._intake.stratum
-        if self._stores_there and stratum is not None and stratum in fields:  # known on the host, too
-            fields = {**fields, stratum: self._there[stratum]}
+        stratum = self._stratum
+        if self._stores_there and stratum in fields and self._strata_there is not None:  # known on the host, too
+            fields = {**fields, stratum: self._strata_there}
         here = {name: values for name, values in fields.items() if not self._device.owns(values) and values.numel()}
         if here:
             self._buffer.pack(here, selected, where)
@@ -215,6 +217,13 @@ class DeviceIntake:
             self._device.copy(snapshot, value)
             self.words[name] = words
         return snapshot
+
+    def _send_key(self, target: Tensor, value: Tensor, is_there: bool) -> None:
+        """Ids or strata on their way to the host: int64 [B] on the device."""
+        if is_there and _serves(value):
+            self.copies.add(target, value)
+        else:
+            self._device.copy(target, value)
 
     def _keys_of(self, rows: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Ids and strata of so many rows, int64 [B] each: on the device, and where they come to on the host."""

@@ -16,6 +16,8 @@ Letters: N blocks, R rows of a block, K words of a row.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -25,6 +27,22 @@ from drb.rehearsal.cuda.lanes import ID
 from drb.rehearsal.cuda.side import DeviceSide
 from drb.rehearsal.delivery import Delivery
 from drb.types import Int64Array
+
+
+@dataclass(frozen=True)
+class _Views:
+    """Where so many rows of a block go: made once, since slicing takes as long as queueing a gather.
+
+    index, sample_id, stratum: int64 [R], page-locked; headers: int64 [R, HEADER_WORDS], of the host's block.
+    index_there: on the device. gathers: of each field, all rows' words and the block's.
+    """
+
+    index: Int64Array
+    sample_id: Int64Array
+    stratum: Int64Array
+    headers: Int64Array
+    index_there: Tensor
+    gathers: list[tuple[Tensor, Tensor]]
 
 
 class DeviceRing(Delivery):
@@ -43,6 +61,7 @@ class DeviceRing(Delivery):
         self._pinned = torch.from_numpy(host_blocks)
         # of each block: which rows are gathered, and what the host reads of those, as their sample ids
         self._read_by_host = [ID] if side.counted_by is None else [ID, side.counted_by]
+        self._stratum_word = None if side.counted_by is None else self._lanes[side.counted_by].first
         num_columns = 1 + len(self._read_by_host)
         self._pinned_index = device.empty_pinned((num_blocks, num_columns, rows), torch.int64)
         self._index = self._pinned_index.numpy()
@@ -64,7 +83,7 @@ class DeviceRing(Delivery):
         self._sources = self._columns(self._passing if side.reachable is None else side.reachable)
         self._ready = [device.event() for _ in host_blocks]
         self._consumed = [device.event() for _ in host_blocks]
-        self._views: dict[tuple[int, int], tuple[Tensor, list[tuple[Tensor, Tensor]]]] = {}
+        self._views: dict[tuple[int, int], _Views] = {}
         self._last = 0  # the block that was fetched into last
 
     @property
@@ -89,20 +108,20 @@ class DeviceRing(Delivery):
             return
         direct = self._exchange.direct  # and `prepare` has waited for all that reads page-locked memory
         assert direct is not None, "rows that the device reaches and the host does not"
-        rows, columns, stream, device = direct.reachable, self._index[block], self.side.stream, self.device
+        stream, device, views = self.side.stream, self.device, self._views_of(block, count)
         index = direct.locate(owners, positions)
+        rows = direct.reachable
         headers = rows[index, :HEADER_WORDS]
-        columns[0, :count], columns[1, :count] = self.side.locate(owners, index), headers[:, SAMPLE_ID]
-        if self.side.counted_by is not None:
-            columns[2, :count] = rows[index, self._lanes[self.side.counted_by].first]
-        self.host_blocks[block, :count, :HEADER_WORDS] = headers
-        there, gathers = self._views_of(block, count)
+        views.index[:], views.headers[:] = self.side.locate(owners, index), headers
+        views.sample_id[:] = headers[:, SAMPLE_ID]
+        if self._stratum_word is not None:
+            views.stratum[:] = rows[index, self._stratum_word]
         with device.on(stream):
             stream.wait_event(self._consumed[block])
             self.side.wait_for_peers()
             device.copy(*self._index_copies[block])
-            for source, target in gathers:
-                device.gather(source, there, target)
+            for source, target in views.gathers:
+                device.gather(source, views.index_there, target)
             self._ready[block].record(stream)
         self._last = block
 
@@ -152,13 +171,18 @@ class DeviceRing(Delivery):
     def _columns(self, rows: Tensor | None) -> dict[str, Tensor]:
         return {} if rows is None else {name: lane.of_rows(rows) for name, lane in self._lanes.items()}
 
-    def _views_of(self, block: int, count: int) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        """The index of so many rows, and from where to where they go, field by field: made once, since slicing takes as
-        long as queueing a gather."""
+    def _views_of(self, block: int, count: int) -> _Views:
         if (block, count) not in self._views:
             targets = {n: target[:count] for n, target in self._targets[block].items() if n not in self._read_by_host}
-            gathers = [(self._sources[name], target) for name, target in targets.items()]
-            self._views[block, count] = (self._index_there[block, 0, :count], gathers)
+            columns = self._index[block, :, :count]
+            self._views[block, count] = _Views(
+                columns[0],
+                columns[1],
+                columns[-1],
+                self.host_blocks[block, :count, :HEADER_WORDS],
+                self._index_there[block, 0, :count],
+                [(self._sources[name], target) for name, target in targets.items()],
+            )
         return self._views[block, count]
 
     def _send(self, block: int, count: int) -> None:
