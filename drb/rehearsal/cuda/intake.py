@@ -180,7 +180,7 @@ class DeviceIntake:
     def _write(self, fields: Mapping[str, Tensor], selected: Int64Array, where: Int64Array) -> None:
         """The buffer's way of writing: from the host at once, from the device by the landing."""
         stratum = self._stratum
-        if self._stores_there and stratum in fields and self._strata_there is not None:  # known on the host, too
+        if stratum is not None and stratum in fields and self._strata_there is not None:  # known on the host, too
             fields = {**fields, stratum: self._strata_there}
         here = {name: values for name, values in fields.items() if not self._device.owns(values) and values.numel()}
         if here:
