@@ -24,6 +24,7 @@ from drb.rehearsal.handshake import Greeting
 from drb.rehearsal.settings import RehearsalSettings
 from drb.variant import name_of
 
+BACKWARD = 0.4  # of a step's time lies before its backward pass, about
 INLINE_BYTES = 1 << 20  # gathering less, from memory of this node, takes less time than handing it to a thread
 
 
@@ -157,15 +158,20 @@ def choose_engine(
     """The engine and the reason; the same rounds give the same exemplars on either."""
     if settings.is_auto:
         return MeasuringEngine(), "rounds asynchronous"
-    if settings.asynchronous != "auto":
-        return (AsyncEngine(), "rounds asynchronous") if settings.asynchronous else (InlineEngine(), "rounds inline")
     has_gpu, depth = torch.cuda.is_available(), settings.depth
+    starts_at = (
+        BACKWARD if has_gpu and settings.uneven != "stop" else 0.0
+    )  # with "stop", steps wait for rounds to begin
+    if settings.asynchronous != "auto":
+        if settings.asynchronous:
+            return AsyncEngine(starts_at=starts_at), "rounds asynchronous"
+        return InlineEngine(), "rounds inline"
     if runs_inline(
         transport, round_bytes, has_core=has_core, has_gpu=has_gpu, counts_strata=counts_strata, depth=depth
     ):
         reason = "shorter than a hand-off to a thread" if transport.one_rank else "short, and no core is free"
         return InlineEngine(), f"rounds inline (auto: {reason})"
-    return AsyncEngine(), "rounds asynchronous (auto)"
+    return AsyncEngine(starts_at=starts_at), "rounds asynchronous (auto)"
 
 
 def has_core(greetings: Sequence[Mapping[str, Any]], rank: int) -> bool:
