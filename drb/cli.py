@@ -16,6 +16,7 @@ usage: drb COMMAND ...
     drb plan     is rehearsal overlapped with training, and what does it cost? (drb plan --help)
     drb study    many runs, compared on one page (drb study --help)
     drb report   several runs in a table and plots (drb report --help)
+    drb audit    what a run that mixed sources was trained on (drb audit --help)
     drb forget   remove samples from a run's checkpoints (drb forget --help)
     drb inspect  what a checkpoint contains (drb inspect --help)
     drb verify   whether a checkpoint is intact (drb verify --help)
@@ -50,6 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from drb.runs.report.command import main as report
 
         return report(rest)
+    if command == "audit":
+        from drb.runs.audit_command import main as audit
+
+        return audit(rest)
     if command in ("inspect", "verify"):
         from drb.runs.checkpoint_command import main as on_checkpoint
 
@@ -57,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command in ("-h", "--help"):
         sys.stdout.write(_HELP)
         return 0
-    known = ["train", "demo", "plan", "study", "report", "forget", "inspect", "verify"]
+    known = ["train", "demo", "plan", "study", "report", "audit", "forget", "inspect", "verify"]
     meant = difflib.get_close_matches(command, known, 1)
     hint = f"did you mean drb {meant[0]}? " if meant else ""
     sys.stderr.write(f"drb: error: unknown command {command!r}; {hint}choose {', '.join(known[:-1])} or {known[-1]}\n")

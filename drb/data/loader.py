@@ -10,7 +10,7 @@ Shapes: n samples in the task, W ranks, b rows asked for, B rows of a minibatch.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 import numpy as np
 
@@ -82,7 +82,8 @@ class TaskLoader:
         if not 0 <= start <= deal.num_batches:
             raise ValueError(f"start must be in [0, {deal.num_batches}], the minibatches of an epoch, got {start}")
         order, bounds = deal.order(self._rank), deal.bounds(self._rank)[start:]
-        return self._minibatches(self._without_erased(order), bounds.tolist())
+        order = self._without_erased(order)
+        return split_minibatches(self._shard, self._gather, order, bounds.tolist(), self._batch_size)
 
     def _without_erased(self, order: Int64Array) -> Int64Array:
         """Where the cache has lost a sample for good, the rank's next one in this order: all numbers stay."""
@@ -97,22 +98,33 @@ class TaskLoader:
             return others[np.arange(len(order)) % len(others)]
         return order[left[np.searchsorted(left, np.arange(len(order))) % len(left)]]
 
-    def _minibatches(self, order: Int64Array, bounds: Sequence[int]) -> Iterator[Minibatch]:
-        """order[bounds[i] : bounds[i + 1]] for each i, gathered in blocks of minibatches that are then split."""
-        shard, size, at_once = self._shard, 1, False
-        if isinstance(shard, TensorSource) or is_mapped(shard):
-            row_bytes = sum(column.nbytes for column in shard.gather(order[:1]).values())
-            size = max(1, _BLOCK_BYTES // max(1, row_bytes * self._batch_size))
-            # 3 µs per minibatch of small images in memory; handing it over by a thread would cost more than that
-            at_once = isinstance(shard, TensorSource) or row_bytes * self._batch_size < _BLOCK_BYTES
-        blocks = [bounds[first : first + size + 1] for first in range(0, len(bounds) - 1, size)]
-        parts = (order[block[0] : block[-1]] for block in blocks)
-        gathered = map(self._gather, parts) if at_once else gather_ahead(self._gather, parts)
-        try:
-            for minibatch, block in zip(gathered, blocks, strict=True):
-                sizes = np.diff(block).tolist()
-                for columns in zip(*(column.split_with_sizes(sizes) for column in minibatch.values()), strict=True):
-                    yield dict(zip(minibatch, columns, strict=True))
-        finally:
-            if isinstance(gathered, Generator):
-                gathered.close()
+
+def split_minibatches(
+    source: Source,
+    gather: Callable[[Int64Array], Minibatch],
+    order: Int64Array,
+    bounds: Sequence[int],
+    batch_size: int,
+) -> Iterator[Minibatch]:
+    """Yield order[bounds[i] : bounds[i + 1]] of a source for each i, gathered in blocks of minibatches that are split.
+
+    Args:
+        gather: as `source.gather`, into whatever memory.
+    """
+    size, at_once = 1, False
+    if len(order) and (isinstance(source, TensorSource) or is_mapped(source)):
+        row_bytes = sum(column.nbytes for column in source.gather(order[:1]).values())
+        size = max(1, _BLOCK_BYTES // max(1, row_bytes * batch_size))
+        # 3 µs per minibatch of small images in memory; handing it over by a thread would cost more than that
+        at_once = isinstance(source, TensorSource) or row_bytes * batch_size < _BLOCK_BYTES
+    blocks = [bounds[first : first + size + 1] for first in range(0, len(bounds) - 1, size)]
+    parts = (order[block[0] : block[-1]] for block in blocks)
+    gathered = map(gather, parts) if at_once else gather_ahead(gather, parts)
+    try:
+        for minibatch, block in zip(gathered, blocks, strict=True):
+            sizes = np.diff(block).tolist()
+            for columns in zip(*(column.split_with_sizes(sizes) for column in minibatch.values()), strict=True):
+                yield dict(zip(minibatch, columns, strict=True))
+    finally:
+        if isinstance(gathered, Generator):
+            gathered.close()

@@ -94,6 +94,15 @@ class TensorSource:
 
 
 @dataclass(frozen=True)
+class Arrival:
+    """A part of a data set that came by itself: so many training and test samples, behind those of the parts before."""
+
+    name: str
+    num_train: int
+    num_test: int
+
+
+@dataclass(frozen=True)
 class Dataset:
     """A training set, a test set and what a model must know about them.
 
@@ -102,6 +111,7 @@ class Dataset:
     mean, std: per channel (see `channel_axis`) of the training samples; of x / 255 if they are uint8.
     cache: the folder that the samples are mapped from; None if they are not.
     identity: what data it is. notes: lines that its user should read.
+    arrivals: where the samples came from, in their order, if they came in parts.
     """
 
     train: Source
@@ -114,6 +124,7 @@ class Dataset:
     cache: Path | None = None
     identity: Identity = field(default_factory=Identity)
     notes: tuple[str, ...] = ()
+    arrivals: tuple[Arrival, ...] = ()
 
     @property
     def sample_bytes(self) -> int:

@@ -36,6 +36,7 @@ from drb.program.config import TrainConfig, to_yaml
 from drb.program.config.resume import require_same_config
 from drb.program.config.variants import build_variant
 from drb.program.console import open_console, warn_of_threads
+from drb.program.ledger import write_ledger
 from drb.program.profiling import Profiler
 from drb.program.summary import summarise, versions, write_atomically, write_summary
 from drb.program.tracker_run import data_of, open_tracker_of, tags_of
@@ -110,6 +111,8 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
             if saved is not None:
                 _take_up(saved, trainer, console)
                 saved = None  # it may hold samples: what is forgotten must not stay in memory
+            if world.is_main:
+                write_ledger(run_dir, config, dataset, trainer)
             if rehearsal is not None and checkpointer is not None:
                 rehearsal.forget_observers.append(CheckpointPurge(checkpointer))
             stage.where = lambda: trainer.whereabouts

@@ -21,8 +21,6 @@ import torch.distributed as dist
 
 from drb.checkpoint import NoCheckpoints, Saver
 from drb.data.datasets import Concat, Source
-from drb.data.loader import TaskLoader
-from drb.data.pinned import memory_for
 from drb.data.scenarios.task import Scenario, Task
 from drb.distributed.waiting import PatientBarrier
 from drb.distributed.world import World
@@ -33,6 +31,7 @@ from drb.training.evaluation.evaluate import eval_mode
 from drb.training.evaluation.scores import Scores
 from drb.training.finite import FiniteCheck
 from drb.training.learner import Learner
+from drb.training.loaders import loader_of
 from drb.training.method.method import Method
 from drb.training.method.tasks import CurrentTask, FinishedTask
 from drb.training.models import Network
@@ -47,8 +46,8 @@ from drb.training.settings import TrainingSettings
 from drb.training.state.position import Position
 from drb.training.state.progress import Progress
 from drb.training.state.randomness import Randomness
-from drb.training.state.resume import loader_seed
 from drb.training.state.run_state import RunState
+from drb.training.stored_rows import Loader
 from drb.training.strategies import Strategy
 from drb.training.terms import Term
 
@@ -153,6 +152,12 @@ class Trainer:
         return self.progress.steps
 
     @property
+    def rows_per_step(self) -> int:
+        """Rows of the stream in a full step, on all ranks together."""
+        training, world_size = self._components.training, self._world.world_size
+        return training.rows_per_rank(world_size) * world_size * training.accumulate
+
+    @property
     def position(self) -> Position:
         """The next minibatch to train on."""
         return self.progress.position
@@ -236,7 +241,7 @@ class Trainer:
         """Its phases, of which there is one unless the method says otherwise."""
         source = Concat(self._past) if self._components.method.needs.cumulative else task.train
         self._phases.targets_are_known = source.in_memory
-        loader = self._loader(source, task)
+        loader = loader_of(source, task, self._components)
         self._saver.begin_task(self.steps)
         if self.position.is_fresh:
             self.progress.begin_interval(self._phases.updates)
@@ -254,7 +259,7 @@ class Trainer:
         learner.average_statistics()
         self._finish(task, learner, loader)
 
-    def _finish(self, task: Task, learner: Learner, loader: TaskLoader) -> None:
+    def _finish(self, task: Task, learner: Learner, loader: Loader) -> None:
         """What the method does at a task's end, with the task's data."""
         with eval_mode(learner.network):
             finished = FinishedTask(task, learner.network, self._components, partial(loader.epoch, 0))
@@ -275,16 +280,6 @@ class Trainer:
         if self._world.world_size > 1:
             dist.all_reduce(needed, op=dist.ReduceOp.MAX)
         return int(needed)
-
-    def _loader(self, source: Source, task: Task) -> TaskLoader:
-        return TaskLoader(
-            source,
-            self._components.training.rows_per_rank(self._world.world_size),
-            rank=self._world.rank,
-            world_size=self._world.world_size,
-            seed=loader_seed(self._components.seed, task.index),
-            memory=memory_for(self._world.device),
-        )
 
     def _learn(self, network: Network) -> Learner:
         return Learner(

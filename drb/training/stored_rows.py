@@ -16,8 +16,8 @@ from drb.types import Int64Array, Minibatch
 class Deal(Protocol):
     """An epoch, or what is left of it: minibatches per rank, their rows, and the share that is over."""
 
-    num_batches: int
-
+    @property
+    def num_batches(self) -> int: ...
     @property
     def share_seen(self) -> float: ...
     def rows(self) -> Int64Array: ...

@@ -248,9 +248,13 @@ class Mix:
         If `has_fixed_owners(world_size)`, a sample is of the same rank whenever it comes; otherwise positions are dealt
         in turn.
         """
+        return self.rows_between(self.start_of(first), self.start_of(last), rank, world_size)
+
+    def rows_between(self, first: int, last: int, rank: int = 0, world_size: int = 1) -> Rows:
+        """What a rank trains of the positions [first, last), see `rows`."""
         found = [
             self._rows_of(segment, source, start, stop, rank, world_size)
-            for segment, start, stop in self.timeline.parts(self.start_of(first), self.start_of(last))
+            for segment, start, stop in self.timeline.parts(first, last)
             for source in range(len(self.parts))
             if segment.shares[source]
         ]

@@ -15,11 +15,22 @@ from drb.variant import Variant
 
 
 @dataclass(frozen=True)
+class EpochShare:
+    """A source of a mixed task: how many samples it has, and how many of them each epoch has."""
+
+    name: str
+    count: int
+    per_epoch: int
+
+
+@dataclass(frozen=True)
 class Task:
     """One stretch of the stream.
 
     index counts from 0 and is for programs; people are shown `number`. train, test and validation (held out of train)
     are disjoint in samples, and train's sample ids occur in no other task. classes are the labels that occur in it.
+    mix: the sources that train consists of, one behind the other, if an epoch is not all of it but has so many samples
+    of each.
     """
 
     index: int
@@ -28,6 +39,7 @@ class Task:
     test: Source
     validation: Source | None
     classes: tuple[int, ...]
+    mix: tuple[EpochShare, ...] = ()
 
     @property
     def number(self) -> int:

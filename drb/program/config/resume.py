@@ -17,6 +17,7 @@ _MAY_CHANGE = (
     "threads",
     "timeout_s",
     "dataset.root",
+    "dataset.files",  # what is in them is compared
     "dataset.changed",
     "dataset.removed",
     "dataset.renamed",

@@ -182,7 +182,7 @@ def test_no_task_is_made_before_it_is_asked_for(dataset, name, options):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("online", {}, "unknown scenario 'online'; choose class_incremental"),
+        ("online", {}, "unknown scenario 'online'; choose arrivals, base_plus_new, class_incremental"),
         ("class_incremental", {}, "needs classes_per_task or num_tasks"),
         ("class_incremental", {"classes_per_task": 11}, r"in \[1, 10\], the classes there are, got 11"),
         ("class_incremental", {"num_tasks": 0}, "class_incremental.num_tasks must be at least 1, got 0"),

@@ -1,0 +1,98 @@
+"""What a run that mixed sources was trained on: `mix.json` of its directory, read."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from drb.data.mix import Mix, mix_from, mixture, samples_of_step, steps_of_sample
+
+LEDGER_FILE = "mix.json"
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """A run's mix, and how many of its steps were trained.
+
+    origins: by source, the files that its samples are from and how many each has; nothing if that is not known.
+    checkpoints: by the name of a checkpoint or an export of the run, the steps that it has seen.
+    """
+
+    mix: Mix
+    steps: int
+    origins: dict[str, Sequence[Any]]
+    checkpoints: dict[str, int]
+
+    def name(self, source: str, sample: int) -> str:
+        """How a sample is shown: its source and position, and the file if there are several."""
+        position = sample
+        for file, count in self.origins.get(source, ()):
+            if position < count:
+                return f"{source}:{sample} ({file}, training sample {position})"
+            position -= count
+        return f"{source}:{sample}"
+
+    def step(self, step: int) -> list[str]:
+        """The samples of a step, from 1 on as metrics count them.
+
+        Raises:
+            ValueError: the run has no such step.
+        """
+        if not 1 <= step <= self.steps:
+            raise ValueError(f"the run has trained the steps 1 to {self.steps}, got {step}")
+        return [self.name(*each) for each in samples_of_step(self.mix, step - 1)]
+
+    def sample(self, name: str) -> tuple[list[int], list[str]]:
+        """The steps that had a sample, and the checkpoints and exports that have seen it.
+
+        name: SOURCE:POSITION.
+        Raises:
+            ValueError: no such sample.
+        """
+        source, _, position = name.partition(":")
+        if not position.isdecimal():
+            raise ValueError(f"a sample is named SOURCE:POSITION, such as {self.mix.names[-1]}:17, got {name!r}")
+        steps = (steps_of_sample(self.mix, source, int(position), self.steps) + 1).tolist()
+        return steps, [each for each, seen in self.checkpoints.items() if steps and steps[0] <= seen]
+
+    def mixture(self) -> list[str]:
+        """A line for each source: what it got and what it was asked to get."""
+        return [
+            f"{each.name}: {each.served} samples, {each.asked:.2f} asked for; at most {each.worst:.3f} off at any step "
+            f"of a segment, {each.worst_in_run:.3f} over the run; at most {each.visits} visits of a sample"
+            for each in mixture(self.mix, self.steps)
+        ]
+
+
+def read_ledger(run_dir: Path) -> Ledger:
+    """The ledger of a run.
+
+    Raises:
+        ValueError: the directory holds no run that mixed sources, or the file is damaged.
+    """
+    path = run_dir / LEDGER_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        mix, origins = mix_from(content["mix"]), dict(content["origins"])
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be read ({error.strerror}): give the directory of a run that mixes sources, such as "
+            "experiment=base_plus_new"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    seen = {path.name: int(path.name.split("-")[1]) for path in _checkpoints(run_dir)}
+    steps = max(seen.values(), default=0)
+    summary = run_dir / "summary.json"
+    if summary.exists():
+        steps = int(json.loads(summary.read_text(encoding="utf-8"))["steps"])
+        seen |= {file: steps for file in ("model.safetensors",) if (run_dir / file).exists()}
+    return Ledger(mix, steps, origins, seen)
+
+
+def _checkpoints(run_dir: Path) -> list[Path]:
+    return sorted(path for path in (run_dir / "checkpoints").glob("step-*") if re.match(r"step-\d+", path.name))

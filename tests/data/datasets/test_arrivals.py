@@ -1,0 +1,75 @@
+"""Data that came in several files, and the streams of it."""
+
+import numpy as np
+import pytest
+
+from drb.data.datasets import load_dataset
+from drb.data.scenarios import build_scenario
+
+
+def save(path, count, first_label=0, tested=None, **arrays):
+    rng = np.random.default_rng(first_label)
+    content = {"image": rng.integers(0, 256, (count, 1, 4, 4), np.uint8), "label": np.arange(count) % 3 + first_label}
+    if tested:
+        content |= {"test_image": content["image"][:tested], "test_label": content["label"][:tested]}
+    np.savez(path, **{**content, **arrays})
+    return str(path)
+
+
+def test_files_come_one_behind_the_other_with_ids_and_statistics_that_stay(tmp_path):
+    files = [save(tmp_path / "base.npz", 50), save(tmp_path / "new.npz", 20, 2, tested=4)]
+    base, both = (load_dataset("arrivals", files=files[:count]) for count in (1, 2))
+    assert (both.num_classes, len(both.train), len(both.test)) == (5, 45 + 20, 5 + 4)
+    assert [(each.num_train, each.num_test) for each in both.arrivals] == [(45, 5), (20, 4)]
+    assert (both.mean, both.std) == (base.mean, base.std)
+    assert both.train.sample_ids[:45].tolist() == base.train.sample_ids.tolist()
+    assert len(np.unique(both.train.sample_ids)) == 65
+    assert both.test.labels[:5].tolist() == base.test.labels.tolist()
+    assert both.identity.changes_since(base.identity)
+    tasks = list(build_scenario("arrivals", both, seed=0))
+    assert [(len(task.train), len(task.test), task.classes) for task in tasks] == [
+        (45, 5, (0, 1, 2)),
+        (20, 4, (2, 3, 4)),
+    ]
+    (task,) = build_scenario("base_plus_new", both, seed=0, base_per_epoch=30)
+    assert [(each.name, each.count, each.per_epoch) for each in task.mix] == [("new", 20, 20), ("base", 45, 30)]
+    assert task.train.sample_ids.tolist() == np.roll(both.train.sample_ids, 20).tolist()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: [], "dataset.files is empty"),
+        (lambda folder: [str(folder / "no.npz")], "no.npz cannot be read: No such file"),
+        (lambda folder: [broken(folder)], "broken.npz cannot be read: it is no whole .npz file"),
+        (lambda folder: [save(folder / "a.npz", 9, other=np.arange(3), image=None)], "cannot be read: it is no whole"),
+        (lambda folder: [only_labels(folder)], "has no array 'image', it has label"),
+        (lambda folder: [save(folder / "a.npz", 9, label=np.arange(8))], "as many labels as images, got 8 and 9"),
+        (lambda folder: [save(folder / "a.npz", 1)], "one sample cannot be divided"),
+        (lambda folder: [save(folder / "a.npz", 9, test_image=np.zeros(3))], "has no array 'test_label'"),
+        (
+            lambda folder: [save(folder / "a.npz", 9), save(folder / "b.npz", 9, image=np.zeros((9, 5)))],
+            r"a.npz has uint8 \[1, 4, 4\], and .*b.npz has float32 \[5\]",
+        ),
+    ],
+)
+def test_files_that_cannot_be_used_are_refused_in_one_line(tmp_path, make, message):
+    with pytest.raises(ValueError, match=message) as refused:
+        load_dataset("arrivals", files=make(tmp_path))
+    assert "\n" not in str(refused.value)
+
+
+def broken(folder):
+    (folder / "broken.npz").write_bytes(b"PK\x03\x04 and then nothing")
+    return str(folder / "broken.npz")
+
+
+def only_labels(folder):
+    np.savez(folder / "labels.npz", label=np.arange(3))
+    return str(folder / "labels.npz")
+
+
+def test_streams_of_arrivals_need_arrivals():
+    digits = load_dataset("digits")
+    with pytest.raises(ValueError, match="choose dataset=arrivals"):
+        build_scenario("arrivals", digits, seed=0)
