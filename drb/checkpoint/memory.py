@@ -191,7 +191,7 @@ class _Block:
 
 
 def _vector(block: Tensor, start: int, tensor: Tensor) -> Tensor:
-    """As many bytes of a block as the tensor has, as a vector of its dtype."""
+    """The part of a block that a tensor takes, as a vector of its dtype."""
     return block[start : start + tensor.nbytes].view(tensor.dtype)
 
 

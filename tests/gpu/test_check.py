@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import torch
 
-from benchmarks.gpu import program, report, soak
+from benchmarks.gpu import docs, program, report, soak
 from benchmarks.gpu.jobs import Way
 from benchmarks.gpu.steps import compared, interleaved
 from drb.program.config.compose import compose_config
@@ -79,3 +79,26 @@ def test_turns_end_with_the_time_but_there_are_two():
     kinds = {"plain": SimpleNamespace(step=lambda: None), "device=": SimpleNamespace(step=lambda: None)}
     for end, turns in ((time.monotonic() - 1, 2), (time.monotonic() + 60, 5)):
         assert [len(blocks) for blocks in interleaved(kinds, 3, 5, CPU, end).values()] == [turns, turns]
+
+
+def test_the_tables_of_the_docs_put_results_together_by_job():
+    kinds = {"plain again": {"ratio": 1.0, "low": 0.99, "high": 1.01, "extra_ms": 0.0}}
+    first = {"machine": {"commit": "aaa"}, "steps": {"cnn 56+7": {"plain_ms": 3.0, "kinds": kinds}}}
+    later = {"machine": {"commit": "bbb"}, "steps": {"resnet50 256+32": {"plain_ms": 73.3, "kinds": kinds}}}
+    later["pause"] = {
+        "resnet50": {
+            "step_ms": 30.0,
+            "pause_ms": [12.0, 8.0, 9.0],
+            "first_share": 0.008,
+            "later_share": 0.006,
+            "share_while_writing": 0.01,
+        }
+    }
+    later["steps"]["resnet50 256+32"]["kinds"] = kinds | {"stored on the gpu": {"ratio": 1.0012, "extra_ms": 0.1}}
+    found, commits = docs.merged([first, later])
+    lines = list(docs.tables(found, json.loads(docs.BEFORE.read_text())))
+    again = "1.000 [0.990, 1.010] +0.00"
+    assert lines[2] == f"| ResNet-50, 256+32 | 73.3 | {again} | 1.016 |  | 1.001 +0.10 | 1.042 |  |  |"
+    assert lines[3] == f"| CNN 32², 56+7 | 3 | {again} | 1.440 |  |  | 1.330 |  |  |"
+    assert "| ResNet-50 | 30.0 | 230 ms, 19.2% | 38 ms, 3.1% | 12 ms, 0.8% | 9 ms, 0.6% | 1.010 |" in lines
+    assert commits == {"aaa": ["steps cnn 56+7"], "bbb": ["pause resnet50", "steps resnet50 256+32"]}
