@@ -101,7 +101,7 @@ class CudaIpc:
         return torch.cuda.Event.from_ipc_handle(self._device, bytes.fromhex(handle))  # type: ignore[no-untyped-call]
 
     def is_done_within(self, event: torch.cuda.Event, seconds: float) -> bool:
-        """By asking: a host that waits in CUDA can be woken by nobody."""
+        """It asks again and again: nobody can wake a host that waits in CUDA."""
         end, pause = time.monotonic() + seconds, _FIRST_PAUSE_S
         while not event.query():  # type: ignore[no-untyped-call]
             if time.monotonic() > end:
