@@ -11,17 +11,19 @@ settings.load_profile("drb")
 # `make test` gives each worker one file after the other: a long one that comes last would keep the others waiting
 LONGEST = (
     "slurm/test_jobs",
-    "reliability/test_faults",
     "launch/test_restarts",
-    "rehearsal/ranks/test_ends",
-    "checkpoint/test_program",
+    "reliability/test_faults",
     "end_to_end/test_demo",
-    "exchange/networks/test_two_nodes",
     "end_to_end/test_program",
-    "exchange/test_rma",
+    "rehearsal/ranks/test_ends",
     "tracking/test_mlflow",
-    "rehearsal/ranks/test_equality",
+    "checkpoint/test_program",
+    "rehearsal/ranks/test_failures",
+    "exchange/test_rma",
+    "program/test_methods",
     "test_lint",
+    "checkpoint/test_resume",
+    "exchange/networks/test_two_nodes",
 )
 
 

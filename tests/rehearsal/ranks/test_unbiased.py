@@ -13,7 +13,7 @@ from rehearsal.ranks.streams import NUM_CLASSES, nothing, num_wrong, records
 
 from drb import Rehearsal
 
-ROUNDS = 700
+ROUNDS = 450
 R = 7
 
 # ids held by each rank
