@@ -18,6 +18,7 @@ from drb.exchange.loopback import Loopback
 from drb.exchange.shared import Shared
 from drb.machine import format_bytes
 from drb.rehearsal.auto_exemplars import MeasuringEngine
+from drb.rehearsal.cuda.side import fields_of_host
 from drb.rehearsal.engine import AsyncEngine, Engine, InlineEngine
 from drb.rehearsal.exemplars import RoundResult
 from drb.rehearsal.handshake import Greeting
@@ -104,9 +105,10 @@ def _obstacle(spec: RecordSpec, transport: Transport, greetings: Sequence[Greeti
     if len(greetings) > 1 and not transport.in_shared_memory:
         name = name_of(transport)
         return f"has ranks read each other's rows in GPU memory, not by exchange={name}", "set exchange=auto"
-    by_host = [*spec.encoded, *spec.counted]
+    by_host = fields_of_host(spec)
     if by_host:
-        return f"stores plain fields, and {by_host[0]!r} has a codec, is optional or grows", "set storage=host"
+        why = "has a codec that encodes on the host" if by_host[0] in spec.encoded else "is optional or grows"
+        return f"has the GPU write all fields, and {by_host[0]!r} {why}", "set storage=host"
     return "", ""
 
 

@@ -15,6 +15,7 @@ import torch
 from rehearsal.ranks.streams import num_wrong, records
 
 from drb import Rehearsal
+from drb.buffer.codecs import Bits
 from drb.buffer.record import Field, RecordSpec
 from drb.rehearsal.cuda import CudaDevice, DeviceRing, DeviceSide, Incoming
 
@@ -236,3 +237,27 @@ def test_memory_does_not_grow(storage):
             torch.cuda.synchronize()
             sizes.append(torch.cuda.memory_allocated())
         assert sizes[-1] == sizes[10]
+
+
+def test_fields_of_few_bits_are_encoded_on_the_device():
+    spec = {
+        "image": Field(torch.uint8, (3, 40, 40), codec=Bits(bits=4)),
+        "tag": Field(torch.uint8, (5,), codec=Bits(bits=3)),
+    }
+
+    def rows(storage, on_gpu):
+        generator = torch.Generator().manual_seed(0)
+        with Rehearsal(40, 8, seed=1, spec=spec, stratum=None, storage=storage, verbose=False) as rehearsal:
+            for t in range(12):
+                given = {
+                    name: torch.randint(0, 256, (12, *field.shape), dtype=torch.uint8, generator=generator)
+                    for name, field in spec.items()
+                }
+                given["sample_id"] = torch.arange(12 * t, 12 * t + 12)
+                batch = rehearsal.extend(to_gpu(given) if on_gpu else given)
+            here = {name: value.cpu().tolist() for name, value in batch.items()}
+            return here, rehearsal.state_dict()["buffer"]["rows"].tolist()
+
+    expected = rows("host", False)
+    assert rows("host", True) == expected
+    assert rows("device", True) == expected

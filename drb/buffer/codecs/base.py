@@ -27,9 +27,12 @@ class Codec(Variant):
     """The base class of codecs. Two codecs are equal if they are of one class and have the same options.
 
     on_host: whether `decode` works on the CPU only, so that exemplars cannot be decoded on a GPU.
+    encodes_anywhere: whether `encode` works on whatever device the values lie, with the same bytes, without waiting
+        for it. What does not is encoded by the host, and cannot be stored in GPU memory.
     """
 
     on_host: ClassVar[bool] = False
+    encodes_anywhere: ClassVar[bool] = False
     _known: ClassVar[dict[str, type[Codec]]] = {}
 
     def __init_subclass__(cls, **arguments: Any) -> None:
@@ -46,7 +49,7 @@ class Codec(Variant):
 
     @abstractmethod
     def encode(self, values: Tensor) -> Tensor:
-        """Return the stored form [A, *slot shape] of `values` [A, *shape], both on the CPU."""
+        """Return the stored form [A, *slot shape] of `values` [A, *shape], both on the CPU: see `encodes_anywhere`."""
 
     @abstractmethod
     def decode(self, stored: Tensor, out: Tensor) -> None:

@@ -31,6 +31,7 @@ class Bits(Codec):
     """
 
     name = "bits"
+    encodes_anywhere = True
     bits: int = setting(4, at_least=1, at_most=7)
 
     def slot(self, dtype: torch.dtype, shape: tuple[int, ...]) -> Slot:
@@ -41,10 +42,10 @@ class Bits(Codec):
     def encode(self, values: Tensor) -> Tensor:
         num_rows, num_values = len(values), math.prod(values.shape[1:])
         run = self._run(num_values)
-        levels = torch.zeros((num_rows, self._planes * run), dtype=torch.uint8)
+        levels = values.new_zeros((num_rows, self._planes * run))
         scaled = values.reshape(num_rows, num_values).short().mul_(self._highest).add_(127)
         levels[:, :num_values] = (scaled >> 8).add_(scaled).add_(1) >> 8  # scaled // 255, which would take longer
-        stored = torch.zeros((num_rows, self._bytes_per_run * run), dtype=torch.uint8)
+        stored = values.new_zeros((num_rows, self._bytes_per_run * run))
         for plane, byte, shift in self._places():
             level = levels[:, plane * run : (plane + 1) * run]
             stored[:, byte * run : (byte + 1) * run] |= level << shift if shift >= 0 else level >> -shift

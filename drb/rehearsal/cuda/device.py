@@ -13,7 +13,6 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from drb.buffer.field import Field
@@ -22,6 +21,7 @@ from drb.types import Int64Array
 
 if TYPE_CHECKING:  # loaded once it is needed
     from drb.rehearsal.cuda.ipc import Ipc
+    from drb.rehearsal.cuda.nccl import RowBackend
 
 
 class Event(Protocol):
@@ -106,6 +106,10 @@ class Device(Protocol):
 
     def gather(self, source: Tensor, index: Tensor, out: Tensor) -> None:
         """Queue out[...] = source[index]; source [N, n], which may be mapped, index int64 [R], out [R, n]."""
+        ...
+
+    def encode(self, field: Field, values: Tensor, out: Tensor) -> None:
+        """Queue out[...] = the values of a field as its codec, which encodes anywhere, stores them."""
         ...
 
     def decode(self, field: Field, stored: Tensor, out: Tensor) -> None:
@@ -196,6 +200,9 @@ class CudaDevice:
     def gather(self, source: Tensor, index: Tensor, out: Tensor) -> None:
         torch.index_select(source, 0, index, out=out)
 
+    def encode(self, field: Field, values: Tensor, out: Tensor) -> None:
+        out.copy_(field.encode(values))
+
     def decode(self, field: Field, stored: Tensor, out: Tensor) -> None:
         field.decode(stored, out)
 
@@ -207,6 +214,8 @@ class CudaDevice:
 
     def open_rows(self, peers: Peers) -> RowBackend:
         """An NCCL group of its own, connected here and now: a rank that cannot is told at the start."""
+        from drb.rehearsal.cuda.nccl import NcclRows  # seldom needed
+
         return NcclRows(peers, self.device)
 
     def ipc(self) -> Ipc:
@@ -263,34 +272,3 @@ def _host_pointers_serve(device: torch.device) -> bool:
         return False
     failed = driver.cuDeviceGetAttribute(ctypes.byref(value), _CAN_USE_HOST_POINTER, device.index)
     return not failed and value.value == 1
-
-
-class RowBackend(Protocol):
-    """Every rank calls it equally often, in the same order."""
-
-    def all_to_all(self, received: Tensor, sent: Tensor, received_rows: list[int], sent_rows: list[int]) -> None:
-        """Queue on the current stream: sent [A, K], sent_rows[w] to each; received [R, K], received_rows[w] from each.
-
-        Letters: A rows sent, R received, K words of a row, w a rank.
-        """
-        ...
-
-    def close(self) -> None:
-        """Every rank is closing now."""
-        ...
-
-
-class NcclRows:
-    """Rows by torch.distributed, on a group of their own, connected at once: a rank that cannot fails here."""
-
-    def __init__(self, peers: Peers, device: torch.device) -> None:
-        self._group = peers.new_group("nccl")
-        self._device = device
-        dist.all_reduce(torch.zeros(1, device=device), group=self._group)
-
-    def all_to_all(self, received: Tensor, sent: Tensor, received_rows: list[int], sent_rows: list[int]) -> None:
-        dist.all_to_all_single(received, sent, received_rows, sent_rows, group=self._group)
-
-    def close(self) -> None:
-        torch.cuda.synchronize(self._device)  # rows that nobody will read may be on their way
-        dist.destroy_process_group(self._group)

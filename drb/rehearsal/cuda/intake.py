@@ -55,7 +55,7 @@ class DeviceIntake:
         self._prompt = Snapshots(side, {n: lane for n, lane in stored.items() if n not in late}, max_rows)
         self._late = Snapshots(side, {n: lane for n, lane in stored.items() if n in late}, max_rows)
         # fields that the host writes into rows; all of them, if the policy reads some, since it then decides on records
-        self._by_host = tuple(buffer.spec.fields) if buffer.reads else (*buffer.spec.encoded, *buffer.spec.counted)
+        self._by_host = tuple(buffer.spec.fields) if buffer.reads else side.by_host
         self._to_host, self._late_to_host = (Incoming(device, max_rows, side.stream) for _ in range(2))
         self._keys = device.empty((2, max_rows), torch.int64)  # ids and strata
         self._keys_here = device.empty_pinned((2, max_rows), torch.int64)

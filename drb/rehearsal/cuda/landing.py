@@ -23,7 +23,7 @@ from torch import Tensor
 
 from drb.buffer.record import RecordSpec
 from drb.rehearsal.cuda.device import Device, Event, Stream
-from drb.rehearsal.cuda.lanes import Lane
+from drb.rehearsal.cuda.lanes import Lane, lanes_of
 from drb.types import Int64Array
 
 
@@ -65,11 +65,18 @@ class Landing:
     ) -> None:
         self._device, self._spec, self._lanes = device, spec, lanes
         self._rows, self._stream = rows, stream
-        self._targets = None if mapped is None else {name: lane.of_rows(mapped) for name, lane in lanes.items()}
+        stored = {name: lane for name, lane in lanes_of(spec).items() if name in lanes}
+        self._targets = None if mapped is None else {name: lane.of_rows(mapped) for name, lane in stored.items()}
         self._through = {
             name: device.empty((max_rows, *lane.shape), lane.value_dtype, used_on=[stream])
             for name, lane in lanes.items()
         }
+        self._encoded = {  # of fields with a codec, on their way into rows
+            name: device.empty((max_rows, *lane.shape), lane.value_dtype, used_on=[stream])
+            for name, lane in (stored if mapped is not None else {}).items()
+            if spec.fields[name].codec is not None
+        }
+        self._encoded_words = {name: stored[name].of_values(value) for name, value in self._encoded.items()}
         self._staged = (
             {n: device.empty_pinned(tuple(v.shape), v.dtype) for n, v in self._through.items()}
             if mapped is None
@@ -107,7 +114,7 @@ class Landing:
         for value in self._staged.values():
             value.zero_()
         with self._device.on(self._stream):
-            for value in self._through.values():
+            for value in (*self._through.values(), *self._encoded.values()):
                 self._device.zero(value)
             self._landed.record(self._stream)
         self._landed.synchronize()
@@ -119,6 +126,19 @@ class Landing:
             through = {name: self._lanes[name].of_values(value[:count]) for name, value in self._through.items()}
             self._views[place, count] = (selected[:count], where[:count], through)
         return self._views[place, count]
+
+    @property
+    def encoded_bytes(self) -> int:
+        """Bytes of the device's memory for fields that are encoded there."""
+        return sum(value.nbytes for value in self._encoded.values())
+
+    def _as_stored(self, name: str, words: Tensor) -> Tensor:
+        """The words of values that are on their way, in the form in which they are stored."""
+        if name not in self._encoded:
+            return words
+        count = len(words)
+        self._device.encode(self._spec.fields[name], self._through[name][:count], self._encoded[name][:count])
+        return self._encoded_words[name][:count]
 
     def _land(self, admitted: Admitted) -> None:
         device, count = self._device, len(admitted.where)
@@ -132,7 +152,7 @@ class Landing:
         for name, words in admitted.words.items():
             device.gather(words, selected, through[name])
             if self._targets is not None:
-                device.scatter(self._targets[name], through[name], where)
+                device.scatter(self._targets[name], self._as_stored(name, through[name]), where)
             else:
                 device.copy(self._staged[name][:count], self._through[name][:count])
         admitted.read.record(self._stream)

@@ -57,14 +57,26 @@ class Lane:
 
 def lanes_of(spec: RecordSpec) -> dict[str, Lane]:
     """The lane of every field that has any bytes, as it is stored: a field with a codec as the codec has it."""
-    lanes = {}
-    for name, declared in spec.fields.items():
-        (value_dtype, shape), size = declared.slot, declared.stored_bytes
-        dtype = torch.int64 if size % 8 == 0 else _BY_SIZE[value_dtype.itemsize]
-        if size:
-            first, count = spec.offsets[name] // dtype.itemsize, size // dtype.itemsize
-            lanes[name] = Lane(dtype, first, count, value_dtype, shape)
-    return lanes
+    return {
+        name: _lane(*field.slot, field.stored_bytes, spec.offsets[name])
+        for name, field in spec.fields.items()
+        if field.stored_bytes
+    }
+
+
+def lanes_of_values(spec: RecordSpec) -> dict[str, Lane]:
+    """The lane of every field that has any bytes, as it is given; `first` has no meaning for one with a codec."""
+    return {
+        name: _lane(field.dtype, field.shape, field.size_bytes, spec.offsets[name])
+        for name, field in spec.fields.items()
+        if field.size_bytes
+    }
+
+
+def _lane(value_dtype: torch.dtype, shape: tuple[int, ...], size: int, offset: int) -> Lane:
+    """Values of so many bytes, which begin at a byte of a row."""
+    dtype = torch.int64 if size % 8 == 0 else _BY_SIZE[value_dtype.itemsize]
+    return Lane(dtype, offset // dtype.itemsize, size // dtype.itemsize, value_dtype, shape)
 
 
 def lanes_of_blocks(spec: RecordSpec) -> dict[str, Lane]:

@@ -1,4 +1,4 @@
-"""Rows between devices: what is launched, on which thread and in which order, apart from how (`device.RowBackend`).
+"""Rows between devices: what is launched, on which thread and in which order, apart from how (`nccl.RowBackend`).
 
     worker            ask over Gloo who wants which rows → gather mine into pinned memory → queue its copy to the device
     side stream       wait for `sent` → copy to the outgoing block → loaded
@@ -18,6 +18,7 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,11 +27,13 @@ from torch import Tensor
 from drb.buffer.record import HEADER_WORDS, SAMPLE_ID
 from drb.exchange import CollectiveExchange, Peers
 from drb.exchange.transport import Sizes, Transport
-from drb.rehearsal.cuda.device import RowBackend
 from drb.rehearsal.cuda.lanes import ID, known_key
 from drb.rehearsal.cuda.side import DeviceSide
 from drb.rehearsal.delivery import Delivery
 from drb.types import Int64Array
+
+if TYPE_CHECKING:  # loaded once it is needed
+    from drb.rehearsal.cuda.nccl import RowBackend
 
 
 class NcclExchange(CollectiveExchange):

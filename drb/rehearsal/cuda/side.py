@@ -12,7 +12,7 @@ from drb.buffer.storage.device import DeviceRows
 from drb.exchange import Exchange
 from drb.rehearsal.cuda.device import Device, Event
 from drb.rehearsal.cuda.landing import Landing
-from drb.rehearsal.cuda.lanes import lanes_of, lanes_of_blocks
+from drb.rehearsal.cuda.lanes import lanes_of_blocks, lanes_of_values
 from drb.types import Int64Array
 
 if TYPE_CHECKING:  # loaded once it is needed
@@ -23,7 +23,8 @@ class DeviceSide:
     """max_rows: of a minibatch. places: how many minibatches may be on their way from the device into rows.
 
     has_peers: other ranks read this rank's rows.
-    lanes: of the fields that the device writes into rows; the host encodes the others, and counts their columns.
+    by_host: the fields that the host writes into rows, because it encodes them or counts their columns.
+    lanes: of the others, as they are given.
     block_lanes: of all that is fetched of a record.
     counted_by: the field by which exemplars are counted, if the host, which knows its values, writes it into rows and
     reads it there: one int64, in rows on the host.
@@ -52,11 +53,11 @@ class DeviceSide:
         self.host_waits = False
         self._announced_landings = 0
         self.stream = device.side_stream() if self.rows is None else self.rows.stream
-        by_host = {*spec.encoded, *spec.counted}
+        self.by_host = fields_of_host(spec)
         self.counted_by = None
-        if self.rows is None and counted_by in spec.integers and counted_by not in by_host:
+        if self.rows is None and counted_by in spec.integers and counted_by not in spec.encoded:
             self.counted_by = counted_by if spec.fields[counted_by].dtype == torch.int64 else None
-        self.lanes = {name: lane for name, lane in lanes_of(spec).items() if name not in by_host}
+        self.lanes = {name: lane for name, lane in lanes_of_values(spec).items() if name not in self.by_host}
         self.block_lanes = lanes_of_blocks(spec)
         self.places = places
         self._max_rows = max_rows
@@ -115,8 +116,8 @@ class DeviceSide:
 
     @property
     def index_bytes(self) -> int:
-        """Bytes of the device's memory for which rows are admitted, and for ids and strata."""
-        return 16 * self._max_rows * (self.places + 1)
+        """Bytes of the device's memory for which rows are admitted, for ids and strata, and for what is encoded."""
+        return 16 * self._max_rows * (self.places + 1) + self.landing.encoded_bytes
 
     @property
     def stored_bytes(self) -> int:
@@ -132,3 +133,10 @@ class DeviceSide:
     def is_mapped(self) -> bool:
         """Whether the device writes admitted samples into the rows itself."""
         return self._own_rows is not None
+
+
+def fields_of_host(spec: RecordSpec) -> tuple[str, ...]:
+    """The fields that only a host writes into rows, because it encodes them or counts their columns."""
+    codecs = {name: spec.fields[name].codec for name in spec.encoded}
+    encoded = [name for name, codec in codecs.items() if codec is not None and not codec.encodes_anywhere]
+    return (*encoded, *spec.counted)

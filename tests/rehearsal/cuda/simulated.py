@@ -35,17 +35,10 @@ class SimulatedGpu:
     """A device on which memory is never what it was by chance.
 
     leave_out: ("synchronize" | "wait_event", n): the nth call of this kind does nothing, a bug put in on purpose.
-    maps: whether it reads and writes memory of the host's. judge: of accesses; None for one of its own.
+    maps: whether it reads and writes memory of the host's.
     """
 
-    def __init__(
-        self,
-        *,
-        is_early: bool = False,
-        leave_out: tuple[str, int] | None = None,
-        maps: bool = True,
-        judge: Judge | None = None,
-    ) -> None:
+    def __init__(self, *, is_early: bool = False, leave_out: tuple[str, int] | None = None, maps: bool = True) -> None:
         self.device, self.identity = torch.device("cpu"), "simulated"
         self.maps = maps
         self._pinned: set[int] = set()  # addresses of page-locked memory
@@ -61,7 +54,7 @@ class SimulatedGpu:
         self._leave_out = leave_out
         self._names = threading.local()
         self._clocks: dict[str, Counter[str]] = {}
-        self._judge = judge or Judge()
+        self._judge = Judge()
         self._here: set[int] = set()  # addresses of memory on the device
         self._kept: list[Tensor] = []  # so that no address is used twice
         self._streams = [SimulatedStream(self, "current")]
@@ -146,6 +139,11 @@ class SimulatedGpu:
         self.run(
             self.current(), "gather", [index, *chosen], [out], lambda: torch.index_select(source, 0, index, out=out)
         )
+
+    def encode(self, field: Field, values: Tensor, out: Tensor) -> None:
+        assert self.owns(values)
+        assert self.owns(out)
+        self.run(self.current(), "encode", [values], [out], lambda: out.copy_(field.encode(values)))
 
     def decode(self, field: Field, stored: Tensor, out: Tensor) -> None:
         assert self.owns(stored)

@@ -27,6 +27,14 @@ WAYS = (
 )
 
 
+class Quick(SimulatedGpu):
+    """Without a judge."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self._judge = NoJudge()
+
+
 def results(rank, world_size, gpu, **settings):
     storage = {"storage": "host"} if gpu is None else DEVICE
     loop = Loop(gpu, rank=rank, world_size=world_size, steps=12, **storage, **settings)
@@ -39,8 +47,8 @@ def on_host_and_devices(rank, world_size, ways):
     """What loops saw, on the host and on simulated GPUs: all late, and in the first ways some early."""
     found = []
     for number, settings in enumerate(ways):
-        gpus = [None, SimulatedGpu(judge=None if number == 0 else NoJudge())]
-        gpus += [SimulatedGpu(is_early=rank % 2 == number, judge=NoJudge())] * (number < 2)
+        gpus = [None, SimulatedGpu() if number == 0 else Quick()]
+        gpus += [Quick(is_early=rank % 2 == number)] * (number < 2)
         found.append([results(rank, world_size, gpu, **settings) for gpu in gpus])
     return found
 
@@ -99,7 +107,7 @@ def test_both_waits_are_needed():
 def what_goes_on_between_steps(rank, world_size):
     """States, forgetting and edits, on the host and on late GPUs."""
     found = []
-    for gpu in (None, SimulatedGpu(judge=NoJudge())):
+    for gpu in (None, Quick()):
         storage = {"storage": "host"} if gpu is None else DEVICE
         loop = Loop(gpu, rank=rank, world_size=world_size, depth=2, steps=20, **storage)
         loop.run(0, 8)
@@ -115,7 +123,7 @@ def what_goes_on_between_steps(rank, world_size):
             edit.rewrite("logits", first.fields["logits"] + 1, first.sample_id)
         loop.run(12, 16)
         state = loop.rehearsal.state_dict()
-        other = SimulatedGpu(judge=NoJudge()) if gpu is None else None
+        other = Quick() if gpu is None else None
         goes_on = Loop(
             other, rank=rank, world_size=world_size, depth=2, steps=20, storage="device" if other else "host"
         )
@@ -242,7 +250,7 @@ def no_ipc():
 
 def auto(rank, world_size, identities, free, is_readable=True):
     """What `auto` chooses, and the sample ids that come back."""
-    gpu = SimulatedGpu(is_early=True, judge=NoJudge())
+    gpu = Quick(is_early=True)
     gpu.identity, gpu.free = identities[rank], free[rank]
     if not is_readable:
         gpu.ipc = no_ipc

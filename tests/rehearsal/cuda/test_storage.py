@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,7 @@ from drb.buffer.storage.device import DeviceRows
 
 WAYS = pytest.mark.parametrize("is_early", [False, True], ids=["late", "early"])
 DEVICE = {"storage": "device"}
+X, COUNTED = Field(torch.uint8, (8,)), Field(torch.float32, (2,), late=True, optional=True)
 
 
 SETTINGS = [
@@ -193,10 +196,43 @@ def test_auto_is_the_device_if_enough_of_it_is_left():
         loop.run(0, 2)
         assert expected in loop.rehearsal.describe()
         loop.rehearsal.close()
-    coded = {"x": Field(torch.uint8, (8,), codec=Bits(bits=4))}
-    with Rehearsal(CAPACITY, 3, device=SimulatedGpu(), spec=coded, verbose=False) as rehearsal:
+    with Rehearsal(CAPACITY, 3, device=SimulatedGpu(), spec={"x": X, "y": COUNTED}, verbose=False) as rehearsal:
         rehearsal.extend({"x": torch.zeros(4, 8, dtype=torch.uint8), "sample_id": torch.arange(4)})
-        assert "storage host (auto: device stores plain fields, and 'x' has a codec" in rehearsal.describe()
+        assert "storage host (auto: device has the GPU write all fields, and 'y' is opt" in rehearsal.describe()
+
+
+@WAYS
+def test_codecs_of_fixed_bits_encode_there(is_early):
+    """Only what is admitted, on the side stream; in rows on the host, too."""
+    spec = {
+        "image": Field(torch.uint8, (2, 12), codec=Bits(bits=4)),
+        "tag": Field(torch.uint8, (3,), codec=Bits(bits=3)),
+        "map": Field(torch.uint8, (4, 4), late=True, codec=Bits(bits=2)),
+    }
+
+    def run(gpu, storage):
+        seen, put = [], dict if gpu is None else gpu.put
+        with Rehearsal(12, 4, spec=spec, seed=3, stratum=None, device=gpu, storage=storage, verbose=False) as rehearsal:
+            for t in range(12):
+                ids = torch.arange(6 * t, 6 * t + 6)
+                given = {name: values_of(ids, field.shape) for name, field in spec.items()}
+                late = {"map": given.pop("map")}
+                got = {} if t % 3 == 2 else rehearsal.extend(put({**given, "sample_id": ids}))
+                if t % 3 == 2:
+                    exemplars = rehearsal.step(put({**given, "sample_id": ids}))
+                    got = {} if exemplars is None else exemplars.fields
+                seen.append({n: (v if gpu is None else gpu.get(v)).tolist() for n, v in got.items()})
+                rehearsal.attach(**put(late))
+            return seen, rehearsal.state_dict()["buffer"]["rows"].tolist()
+
+    expected = run(None, "host")
+    assert run(SimulatedGpu(is_early=is_early), "device") == expected
+    assert run(SimulatedGpu(is_early=is_early), "host") == expected
+
+
+def values_of(ids, shape):
+    count = math.prod(shape)
+    return ((ids[:, None] * 37 + torch.arange(count) * 11) % 256).to(torch.uint8).view(len(ids), *shape)
 
 
 def test_steps_move_no_rows_between_host_and_gpu():
@@ -216,7 +252,11 @@ def test_steps_move_no_rows_between_host_and_gpu():
     ("gpu", "settings", "message"),
     [
         (None, {}, "storage=device needs exemplars on a GPU: give minibatches on a GPU or device="),
-        (SimulatedGpu(), {"spec": {"x": Field(torch.uint8, (8,), codec=Bits(bits=4))}}, "'x' has a codec"),
+        (
+            SimulatedGpu(),
+            {"spec": {"x": X, "y": COUNTED}},
+            "has the GPU write all fields, and 'y' is opt",
+        ),
         (
             SimulatedGpu(),
             {"free": 1000},
