@@ -15,7 +15,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parent.parent / "drb"
 
 LAYERS = [
-    {"types", "seeding", "options", "registry", "variant", "machine", "tracking"},
+    {"types", "warn", "seeding", "options", "registry", "variant", "machine", "tracking"},
     {"buffer", "sampling", "distributed"},  # must not know one another
     {"exchange", "checkpoint", "data"},  # must not know one another
     {"rehearsal"},

@@ -16,7 +16,6 @@ Letters: B rows of a minibatch, A rows that are selected from it, R rows of a bl
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +27,7 @@ from torch import Tensor
 from drb.buffer.field import Field as Field  # who declares a schema needs both
 from drb.buffer.field import declared_field
 from drb.types import ROW_ALIGNMENT_BYTES, Int64Array, Minibatch
+from drb.warn import warn_caller
 
 HEADER_WORDS = 4
 SAMPLE_ID, STRATUM, ROUND, SLOT = range(HEADER_WORDS)
@@ -254,11 +254,10 @@ def warn_about_float_images(minibatch: Minibatch) -> None:
     """Warn that floating-point images are usually already augmented: exemplars would repeat one augmentation."""
     for name, value in minibatch.items():
         if value.is_floating_point() and value.dim() == 4:
-            warnings.warn(
+            warn_caller(
                 f"field {name!r} holds {str(value.dtype).removeprefix('torch.')} images: a buffer of them takes "
                 f"{value.dtype.itemsize} times the memory of uint8 and replays one frozen augmentation. Give extend() "
-                "the raw uint8 images and augment and normalise what it returns.",
-                stacklevel=6,  # the line that called extend() or step()
+                "the raw uint8 images and augment and normalise what it returns."
             )
 
 

@@ -9,6 +9,7 @@ Shapes: n samples in the dataset, W ranks.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
@@ -20,6 +21,7 @@ from drb.data.sampler_order import Iteration, Shard
 from drb.data.with_ids import require_disjoint
 from drb.seeding import mix64, permutation
 from drb.types import BoolArray, Int64Array
+from drb.warn import warn_caller
 
 
 def owned_indices(num_samples: int, rank: int, world_size: int, seed: int) -> Int64Array:
@@ -75,6 +77,7 @@ class OwnerTable:
 
 
 _Earlier: TypeAlias = tuple[tuple[int, int], ...]  # (world size, indices taken by each rank)
+_Part: TypeAlias = tuple[int, _Earlier, int]  # an epoch, what ranks have taken of it before, and these ranks
 
 
 class OwnerSampler(Sampler[int]):
@@ -114,20 +117,23 @@ class OwnerSampler(Sampler[int]):
         self.check = check
         self._num_samples = len(dataset)
         owned_indices(self._num_samples, self.rank, self.world_size, seed)  # raises what there is to raise
-        self._epoch = 0
-        self._earlier: _Earlier = ()  # what ranks have taken of that epoch before
-        self._skip = 0  # and these ranks
+        self._next: _Part = (0, (), 0)
+        self._running: _Part = (0, (), 0)  # the last iteration's
+        self._is_unread = self._has_ended = False  # nothing, and everything, was asked of it
+        self._resumed: _Part | None = None  # what a loaded state had left of an epoch, until it was given
         self._iteration: Iteration | None = None
-        self._running: tuple[int, _Earlier, int] = (0, (), 0)
 
     def __len__(self) -> int:
         """Indices of the next iteration on each rank: of a whole epoch, or of what a loaded state has left of one."""
-        return self._left(self._earlier, self.world_size, self._epoch)[1] - self._skip
+        return self._length(self._next)
 
     def set_epoch(self, epoch: int) -> None:
-        """The next iteration is this epoch; those after it count on by themselves."""
-        if epoch != self._epoch:
-            self._epoch, self._earlier, self._skip = epoch, (), 0
+        """The next iteration is this epoch, or what a loaded state has left of it; later ones count on from there."""
+        self._is_unread = False
+        if self._resumed is not None and epoch == self._resumed[0]:
+            self._next = self._resumed
+        elif epoch != self._next[0]:
+            self._next = (epoch, (), 0)
 
     def owner_of(self, sample_ids: Int64Array) -> Int64Array:
         """The rank that each sample belongs to, int64 [n], for `Rehearsal.load_state_dict`.
@@ -138,12 +144,38 @@ class OwnerSampler(Sampler[int]):
         return ranks
 
     def __iter__(self) -> Iterator[int]:
-        epoch, earlier, skip = self._epoch, self._earlier, self._skip
-        self._epoch, self._earlier, self._skip = epoch + 1, (), 0
-        self._running = (epoch, earlier, skip)
+        if self._is_unread:
+            self._next = self._running
+        part = self._next
+        if part != self._resumed:
+            self._forget_resumed()
+        epoch, earlier, skip = self._running = part
+        self._next = (epoch + 1, (), 0)
+        self._is_unread, self._has_ended = True, False
         order = self._order(self.rank, self.world_size, epoch, earlier)[skip:]
         self._iteration = Iteration(order, self.check, Shard(self._num_samples, self.seed, self.rank, self.world_size))
-        return iter(order.tolist())
+        return itertools.chain(self._begin(), order.tolist(), self._end(part))
+
+    def _begin(self) -> Iterator[int]:
+        self._is_unread = False
+        yield from ()
+
+    def _end(self, part: _Part) -> Iterator[int]:
+        if part == self._running:
+            self._has_ended = True
+        if part == self._resumed:
+            self._resumed = None
+        yield from ()
+
+    def _forget_resumed(self) -> None:
+        """Another iteration begins: what a loaded state had left of an epoch will not be given any more."""
+        if self._resumed is not None and self._resumed == self._running:
+            warn_caller(
+                f"OwnerSampler: what a loaded state had left of epoch {self._resumed[0]} was begun and left, and the "
+                f"next iteration is epoch {self._next[0]}; to go on inside the epoch after a look at the loader, call "
+                f"set_epoch({self._resumed[0]})"
+            )
+        self._resumed = None
 
     # -- state
 
@@ -152,21 +184,57 @@ class OwnerSampler(Sampler[int]):
 
         taken: how many of its indices each rank has trained on, such as minibatches times the batch size. (A
         DataLoader has asked for more already.)
+
+        Raises:
+            ValueError: taken is no whole number, or not in [0, indices of that iteration]; once they have all been
+                given it may be more, for a last minibatch that is short.
         """
+        length = self._length(self._running)
+        if not isinstance(taken, int) or taken < 0 or (taken > length and not self._has_ended):
+            raise ValueError(
+                f"taken must be how many of the {length} indices of this iteration were trained on, got {taken!r}"
+            )
         epoch, earlier, skip = self._running
-        return {"epoch": epoch, "earlier": [*map(list, earlier), [self.world_size, skip + taken]]}
+        earlier = (*earlier, (self.world_size, skip + min(taken, length)))
+        return {"epoch": epoch, "earlier": [list(ranks) for ranks in earlier], "of": self._of()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The next iteration is what that epoch has left, also on another number of ranks.
+        """The next iteration is what that epoch has left, also on another number of ranks; if nothing, the next epoch.
 
         What any rank has trained on is not given again (but to fill up a rank that would have fewer than the others,
         unless drop_last), and nothing is left out. On as many ranks the order goes on as it was.
+
+        Raises:
+            ValueError: it is no state of an OwnerSampler, or of one with another seed, other settings or other data.
         """
+        if not {"epoch", "earlier", "of"} <= set(state):
+            raise ValueError(f"not a state of an OwnerSampler: it has {', '.join(map(str, state)) or 'nothing'}")
+        for name, value in self._of().items():
+            if (saved := state["of"].get(name)) != value:
+                raise ValueError(
+                    f"the OwnerSampler's state was saved with {name} {saved}, this one has {value}: samples would come "
+                    "twice and others never; make it as it was, or begin an epoch without the state"
+                )
         *earlier, (world_size, taken) = (tuple(part) for part in state["earlier"])
         is_same = world_size == self.world_size
-        self._epoch = int(state["epoch"])
-        self._earlier = tuple(earlier) if is_same else (*earlier, (world_size, taken))
-        self._skip = taken if is_same else 0
+        part = int(state["epoch"]), tuple(earlier) if is_same else (*earlier, (world_size, taken)), taken * is_same
+        self._is_unread = False
+        self._resumed = part
+        self._next = part if self._length(part) else (part[0] + 1, (), 0)
+
+    def _of(self) -> dict[str, Any]:
+        """What must not differ between a state and the sampler that goes on from it."""
+        return {
+            "samples": self._num_samples,
+            "seed": self.seed,
+            "shuffle": self.shuffle,
+            "drop_last": self.drop_last,
+        }
+
+    def _length(self, part: _Part) -> int:
+        """Indices that each rank is given of this part of an epoch."""
+        epoch, earlier, skip = part
+        return self._left(earlier, self.world_size, epoch)[1] - skip
 
     def _order(self, rank: int, world_size: int, epoch: int, earlier: _Earlier) -> Int64Array:
         """A rank's indices in what `earlier` ranks have left of an epoch."""

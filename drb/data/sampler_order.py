@@ -11,7 +11,6 @@ Letters: B rows of a minibatch, n samples in the dataset.
 from __future__ import annotations
 
 import itertools
-import warnings
 import weakref
 from collections import deque
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from drb.types import Int64Array
+from drb.warn import warn_caller
 
 _MUST_FOLLOW = 3  # minibatches
 _SEARCHES = 3  # for minibatches of no known place, until a sampler is iterated again
@@ -43,12 +43,14 @@ class Shard:
 class Iteration:
     """An iteration of a sampler, which keeps its last one.
 
-    order: the indices that it gives, int64 [n]. checked: whether minibatches must follow it.
+    order: the indices that it gives, int64 [n]. checked: whether minibatches must follow it. claimed: whether some
+    rehearsal's minibatches did.
     """
 
     order: Int64Array
     checked: bool
     shard: Shard
+    claimed: bool = False
 
     def __post_init__(self) -> None:
         _recent.append(weakref.ref(self))
@@ -143,6 +145,7 @@ class OrderCheck:
         self._must_follow = _MUST_FOLLOW
         self._searches = _SEARCHES
         self._places: list[_Place] = []
+        self._own: weakref.WeakSet[Iteration] = weakref.WeakSet()
         self._current: _Place | None = None
         self._has_warned = False
 
@@ -163,6 +166,7 @@ class OrderCheck:
         self._update_places()
         for place in self._places:
             if place.follows(sample_ids):
+                self._claim(place)
                 return place
         if not self._searches:
             return None
@@ -171,16 +175,26 @@ class OrderCheck:
         for place in self._places:
             iteration = place.iteration()
             first_id = None if iteration is None else _first_id(iteration, sample_ids)
-            if first_id is None:
+            if iteration is None or first_id is None:
                 continue
             if place.next is None and place.begins_inside(sample_ids, first_id):
+                self._claim(place)
                 return place
             if not place.checked:
                 return None
+            if iteration.claimed and iteration not in self._own:
+                continue  # another rehearsal's loader, which this one's minibatches need not come from
             broken = broken or (place, first_id)
         if broken is not None:
             self._complain(*broken, sample_ids)
         return None
+
+    def _claim(self, place: _Place) -> None:
+        """This rehearsal's minibatches are of that iteration."""
+        iteration = place.iteration()
+        if iteration is not None:
+            iteration.claimed = True
+            self._own.add(iteration)
 
     def _update_places(self) -> None:
         """Forget iterations that are over, and add the ones that have begun."""
@@ -195,10 +209,16 @@ class OrderCheck:
     def _complain(self, place: _Place, first_id: int, sample_ids: Int64Array) -> None:
         """These ids do not come next: an error in the first minibatches, and a warning later."""
         if self._must_follow:
+            if len(np.unique(sample_ids)) < len(sample_ids):
+                raise ValueError(
+                    f"the sample ids of the minibatch are not distinct, {sample_ids[:4].tolist()} …, and its sampler "
+                    "gives every sample once: give every sample an id of its own, as with_ids does"
+                )
             raise ValueError(
                 "the minibatch does not follow the order of its OwnerSampler: something has sharded the sampler again "
                 "(accelerate's prepare, Lightning's use_distributed_sampler), so that samples would never be seen; "
-                "leave the loader as it is, or say OwnerSampler(check=False) if minibatches are reordered on purpose"
+                "leave the loader as it is, or say OwnerSampler(check=False) if minibatches are reordered on purpose, "
+                "or come from another loader of the data"
             )
         start = int(np.flatnonzero(place.order == sample_ids[0] - first_id)[0])
         expected = place.next or 0
@@ -206,10 +226,9 @@ class OrderCheck:
         if not self._has_warned:
             self._has_warned = True
             what = f"{start - expected} samples were left out" if start > expected else "samples come a second time"
-            warnings.warn(
+            warn_caller(
                 f"the minibatches no longer follow the order of their OwnerSampler: {what}; "
-                "say OwnerSampler(check=False) if that is on purpose",
-                stacklevel=8,
+                "say OwnerSampler(check=False) if that is on purpose"
             )
 
 

@@ -1,5 +1,6 @@
 """Every sample has one owner for good; the sampler is a drop-in for DistributedSampler."""
 
+import itertools
 import json
 
 import numpy as np
@@ -199,6 +200,72 @@ def test_on_as_many_ranks_the_order_goes_on_as_it_was():
     resumed.load_state_dict(resumed.state_dict(1))
     sampler.set_epoch(1)
     assert [first, *resumed] == list(sampler)[4:]
+
+
+def half_an_epoch(**options):
+    """A sampler that has given an epoch and half of the next, of which it is the state; what that gave and has left."""
+    sampler = OwnerSampler(range(40), **{"seed": 1, "rank": 0, "world_size": 2, **options})
+    list(sampler)
+    order = list(sampler)
+    return sampler.state_dict(10), order[:10], order[10:]
+
+
+@pytest.mark.parametrize("read", [0, 3])
+def test_a_look_at_a_resumed_sampler_eats_nothing_in_silence(read):
+    state, _, left = half_an_epoch()
+    resumed, expected = (OwnerSampler(range(40), 1, 0, 2) for _ in range(2))
+    resumed.load_state_dict(state)
+    list(itertools.islice(iter(resumed), read))
+    expected.set_epoch(2)
+    if not read:
+        assert list(resumed) == left
+    else:
+        with pytest.warns(UserWarning, match=r"begun and left, and the next iteration is epoch 2; .* set_epoch\(1\)"):
+            assert list(resumed) == list(expected)
+    resumed.load_state_dict(state)
+    list(itertools.islice(iter(resumed), read))
+    resumed.set_epoch(1)
+    assert list(resumed) == left
+    expected.set_epoch(2)
+    assert list(resumed) == list(expected)
+
+
+@pytest.mark.parametrize("batches", [None, 3])
+def test_a_state_of_an_epochs_end_goes_on_with_the_next(batches):
+    """Minibatches times their size are more than the samples if the last minibatch is short."""
+    sampler, resumed = (OwnerSampler(range(40), 1, 0, 2) for _ in range(2))
+    count = len(list(sampler))
+    resumed.load_state_dict(sampler.state_dict(8 * batches if batches else count))
+    assert len(resumed) == count
+    assert list(resumed) == list(sampler)
+    resumed.load_state_dict(json.loads(json.dumps(resumed.state_dict(count))))
+    resumed.set_epoch(1)  # a loop that counts by itself and goes on in the epoch that it saved
+    assert list(resumed) == []
+    assert list(resumed) == list(sampler)
+
+
+def test_a_state_of_another_sampler_is_refused():
+    state, *_ = half_an_epoch()
+    for options, line in (
+        ({"seed": 2}, "saved with seed 1, this one has 2"),
+        ({"dataset": range(41)}, "saved with samples 40, this one has 41"),
+        ({"shuffle": False}, "saved with shuffle True, this one has False"),
+        ({"drop_last": True}, "saved with drop_last False, this one has True"),
+    ):
+        other = OwnerSampler(**{"dataset": range(40), "seed": 1, "rank": 0, "world_size": 2, **options})
+        with pytest.raises(ValueError, match=line):
+            other.load_state_dict(state)
+    for wrong in ({}, {"epoch": 1}):
+        with pytest.raises(ValueError, match="not a state of an OwnerSampler"):
+            other.load_state_dict(wrong)
+
+
+@pytest.mark.parametrize("taken", [-1, 21, 2.5, None])
+def test_a_count_that_cannot_be_is_refused(taken):
+    sampler = OwnerSampler(range(40), 1, 0, 2)
+    next(iter(sampler))
+    with pytest.raises(ValueError, match=rf"how many of the 20 indices of this iteration .* got {taken}"):
+        sampler.state_dict(taken)
 
 
 def test_concatenated_data_sets_of_the_same_ids_are_refused():

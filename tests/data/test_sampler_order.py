@@ -88,6 +88,27 @@ def test_what_is_resumed_skipped_or_read_beside_other_loaders_goes_on():
     assert steps(batch for pair in both for batch in pair) is None
 
 
+def test_a_loader_of_an_earlier_rehearsal_accuses_no_later_one():
+    data = dataset()
+    kept = sampler(data, 0)
+    assert steps(DataLoader(with_ids(data), ROWS, sampler=kept)) is None
+    owned = list(sampler(data, 0))
+    assert steps(DataLoader(with_ids(data), ROWS, sampler=owned[::-1])) is None
+    assert steps(DataLoader(with_ids(data), ROWS, shuffle=True)) is None
+
+
+def test_ids_that_are_not_distinct_are_named():
+    data = dataset()
+    kept = OwnerSampler(data, seed=9, rank=0, world_size=2)  # an error that is caught may keep it for a while
+    first = next(iter(kept))
+    batch = {"x": torch.zeros(ROWS, 2), "label": torch.zeros(ROWS), "sample_id": torch.full((ROWS,), first)}
+    with (
+        Rehearsal(20, 4, batch_size=ROWS, verbose=False) as rehearsal,
+        pytest.raises(ValueError, match="sample ids of the minibatch are not distinct"),
+    ):
+        rehearsal.extend(batch)
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [

@@ -1,0 +1,14 @@
+"""Warnings that name the user's line."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+
+def warn_caller(message: str) -> None:
+    """Warn at the innermost line outside drb, however deep inside it this is called."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "drb":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)
