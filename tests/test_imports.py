@@ -23,6 +23,7 @@ LAYERS = [
     {"program", "demo"},
     {"plan", "train", "study"},
     {"cli"},
+    {"__main__"},
 ]
 LAYER = {unit: level for level, units in enumerate(LAYERS) for unit in units}
 STRANGERS = [LAYERS[1], LAYERS[2], LAYERS[4]]

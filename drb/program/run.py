@@ -21,6 +21,7 @@ import torch
 
 from drb.checkpoint import Checkpointer, Saved, StopSignals
 from drb.data.cache import RUN_FILE
+from drb.data.check import check_dataset, notes_on
 from drb.data.datasets import Dataset, DatasetBuilder
 from drb.data.decoding.pool import close_decoders
 from drb.data.identity import Identity
@@ -192,10 +193,14 @@ def dataset_of(config: TrainConfig, console: Console | None, known: Identity | N
     builder: DatasetBuilder = build_variant("dataset", section)
     say = (lambda line: None) if console is None else console.say
     try:
-        return builder.load(say, known.classes if known else ())
+        dataset = builder.load(say, known.classes if known else ())
     except OSError as error:
         where = f" from dataset.root={section.root}" if hasattr(section, "root") else ""
         raise ValueError(f"dataset={section.name} cannot be loaded{where}: {error}") from error
+    check_dataset(dataset)
+    for note in notes_on(dataset):
+        say(note)
+    return dataset
 
 
 def _publish(config: TrainConfig, summary: dict[str, Any], run_dir: Path, tracker: Tracker) -> None:

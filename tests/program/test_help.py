@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 
 import pytest
 
@@ -62,3 +63,11 @@ def test_a_wrong_setting_of_the_demo_is_said_once_before_anything_starts(tmp_pat
 def test_a_misspelt_command_is_recognised(typed, meant, capsys):
     assert main([typed]) == 1
     assert f"did you mean drb {meant}?" in capsys.readouterr().err
+
+
+def test_python_m_drb_is_the_command(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["drb", "forgot"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("drb", run_name="__main__")
+    assert ended.value.code == 1
+    assert "did you mean drb forget?" in capsys.readouterr().err

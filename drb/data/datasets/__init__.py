@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from drb.data.arrays import tensor_dataset
 from drb.data.cache import CacheSettings
 from drb.data.datasets.builder import CachedDataset, DatasetBuilder
 from drb.data.datasets.image_folder import FolderSource
 from drb.data.mapped import MappedSource
-from drb.data.source import Dataset, Source, TensorSource, tensor_dataset
+from drb.data.source import Dataset, Source, TensorSource
 from drb.data.view import Concat, View, erased_rows, is_mapped
 from drb.registry import Registry
 

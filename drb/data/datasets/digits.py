@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from drb.data.arrays import tensor_dataset
 from drb.data.datasets.builder import DatasetBuilder
-from drb.data.source import Dataset, tensor_dataset
+from drb.data.source import Dataset
 from drb.options import setting
 from drb.seeding import derive_seed
 from drb.types import BoolArray

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from drb.data.arrays import tensor_dataset
 from drb.data.cache import fingerprint
 from drb.data.datasets.builder import CachedDataset
-from drb.data.source import Dataset, tensor_dataset
+from drb.data.source import Dataset
 
 
 class DownloadedDataset(CachedDataset):

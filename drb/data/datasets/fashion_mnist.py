@@ -11,8 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from drb.data.arrays import tensor_dataset
 from drb.data.datasets.downloaded import DownloadedDataset, from_torchvision
-from drb.data.source import Dataset, tensor_dataset
+from drb.data.source import Dataset
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # Debian's package dataset-fashion-mnist
 

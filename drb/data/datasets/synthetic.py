@@ -10,8 +10,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from drb.data.arrays import tensor_dataset
 from drb.data.datasets.builder import CachedDataset
-from drb.data.source import Dataset, tensor_dataset
+from drb.data.source import Dataset
 from drb.options import setting
 from drb.seeding import derive_seed
 

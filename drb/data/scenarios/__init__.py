@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from drb.data.check import check_dataset
 from drb.data.datasets import Dataset
 from drb.data.scenarios.task import Scenario, Task, hold_out
 from drb.registry import Registry
@@ -22,8 +23,10 @@ def build_scenario(given: str | type[Scenario] | Scenario, dataset: Dataset, *, 
         given: the scenario's name, its class, or an object of it, which is left as it is.
         options: options of the scenario, unless it is an object.
     Raises:
-        ValueError: an unknown name or option, or values that make no stream of this dataset.
+        ValueError: an unknown name or option, or values that make no stream of this dataset; or a dataset whose
+            labels or shape cannot be right: see `drb.data.check.check_dataset`.
     """
+    check_dataset(dataset)
     scenario = fresh(SCENARIOS.build(given, options))
     scenario.begin(dataset, seed)
     return scenario
