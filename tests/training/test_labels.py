@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from training.parts import small_dataset, small_trainer
 
 from drb.data.datasets import TensorSource
+from drb.data.scenarios.instance_incremental import InstanceIncremental
 from drb.training.objectives.classification import check_labels
 from drb.training.strategies import STRATEGIES
 
@@ -21,21 +24,21 @@ def test_the_first_label_out_of_range_is_named_with_its_sample(label, num_classe
         check_labels(labels, ids, num_classes, "task 0")
 
 
-def relabelled(label):
-    """A dataset whose sample 6 has another label."""
-    dataset = small_dataset(40)
-    columns = {name: column.clone() for name, column in dataset.train.columns.items()}
-    columns["label"][6] = label
-    object.__setattr__(dataset, "train", TensorSource(columns))
-    return dataset
-
-
 @pytest.mark.parametrize("label", [9, -1])
-def test_a_dataset_with_a_wrong_label_ends_before_the_first_step(label):
+def test_a_stream_with_a_wrong_label_ends_before_the_first_step(label):
+    class Relabelled(InstanceIncremental):
+        """Its sample 6 has another label than in the data set."""
+
+        def __iter__(self):
+            for task in super().__iter__():
+                columns = task.train.gather(np.arange(len(task.train)))
+                columns["label"][columns["sample_id"] == 6] = label
+                yield replace(task, train=TensorSource(columns))
+
     trainer = small_trainer(
-        relabelled(label),
+        small_dataset(40),
         STRATEGIES.build("finetune"),
-        scenario="instance_incremental",
+        scenario=Relabelled,
         scenario_options={"num_tasks": 1},
         num_outputs=4,
     )
