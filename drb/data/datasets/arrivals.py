@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from drb.data.arrays import tensor_dataset
 from drb.data.datasets.builder import DatasetBuilder
 from drb.data.identity import Identity
-from drb.data.source import Arrival, Dataset, TensorSource, tensor_dataset
+from drb.data.source import Arrival, Dataset, TensorSource
 from drb.options import setting
 from drb.seeding import derive_seed
 
@@ -68,6 +69,11 @@ class Arrivals(DatasetBuilder):
 
     def _load_file(self, file: Path) -> Dataset:
         arrays = read_arrays(file)
+        for name in arrays.keys() & {"label", "test_label"}:
+            if arrays[name].dtype.kind not in "iu":
+                raise ValueError(
+                    f"{name} of {file} must be integers, got {arrays[name].dtype}; number the classes from 0"
+                )
         images, labels = torch.from_numpy(arrays["image"]), torch.from_numpy(arrays["label"])
         if len(images) != len(labels) or not len(images):
             raise ValueError(f"{file} must have as many labels as images, got {len(labels)} and {len(images)}")
