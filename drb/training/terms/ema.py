@@ -1,6 +1,9 @@
 """The exponential moving average of the weights over optimiser steps (Polyak & Juditsky 1992; as a network to evaluate
 in continual learning: Carta et al. 2023, arXiv 2306.16817): evaluated in place of the last weights.
 
+After t steps of a task the momentum is at most t / (t + 4), so that the average reaches back over a fifth of the task
+at most: without that the newest task of a stream of short ones would be evaluated as if it had hardly been learnt.
+
 Running statistics are not averaged over steps: they are the trained network's, averaged over the ranks.
 """
 
@@ -17,12 +20,13 @@ from drb.training.method.parameters import ParameterVector
 from drb.training.method.tasks import CurrentTask
 from drb.training.terms.term import Term
 
+_WARM_UP = 4  # steps
+
 
 class ExponentialMovingAverage(Term):
     """Evaluate the average of the weights that there were after each step, older ones counting less.
 
-    momentum: what is left of the average at each step; 1 / (1 - momentum) steps should be few beside a task's, or the
-              newest task is evaluated as if it had hardly been learnt
+    momentum: what is left of the average at each step, once a task has had enough of them
     """
 
     name = "ema"
@@ -31,9 +35,11 @@ class ExponentialMovingAverage(Term):
     def begin_task(self, task: CurrentTask) -> None:
         if task.is_first:
             self.average = task.weights()
+        self.steps = 0  # of the task
 
     def updated(self, step: Step) -> None:
-        self.average.lerp_(step.weights, 1 - self.momentum)
+        self.steps += 1
+        self.average.lerp_(step.weights, 1 - min(self.momentum, self.steps / (self.steps + _WARM_UP)))
 
     def evaluated_network(self, network: nn.Module) -> nn.Module:
         averaged = copy.deepcopy(network)

@@ -20,6 +20,7 @@ class PathPenalty(QuadraticPenalty):
         self._before: ParameterVector | None = None
 
     def observe(self, step: Step, gradient: Gradient) -> None:
+        super().observe(step, gradient)
         self._gradient = gradient.copied_to(self._gradient)
         self._before = step.weights.copied_to(self._before)
 

@@ -160,9 +160,10 @@ def test_ewc_holds_weights_by_the_squares_of_per_sample_gradients_and_ema_evalua
     replay = replay_of("er + ewc + ema")
     importance: list[Tensor] = []
     anchor: list[Tensor] = []
-    average = [p.detach().clone() for p in replay.parameters]
+    average, steps = [p.detach().clone() for p in replay.parameters], list[int]()
 
     def end_task() -> None:
+        steps.clear()
         found = fisher(replay.network, replay.task)
         importance[:] = [a + b for a, b in zip(padded(importance, found), found, strict=True)] if importance else found
         anchor[:] = [p.detach().clone() for p in replay.parameters]
@@ -178,8 +179,10 @@ def test_ewc_holds_weights_by_the_squares_of_per_sample_gradients_and_ema_evalua
             for place, new in enumerate(before):
                 old, average[place] = average[place], new.clone()
                 average[place][: len(old)] = old
+        steps.append(len(steps) + 1)  # of the task
+        kept = min(MOMENTUM, steps[-1] / (steps[-1] + 4))
         for mean, p, g in zip(average, before, gradient, strict=True):
-            mean.mul_(MOMENTUM).add_((p - RATE * g) * (1 - MOMENTUM))
+            mean.mul_(kept).add_((p - RATE * g) * (1 - kept))
         return gradient
 
     replay.check(replay.run(step, end_task))

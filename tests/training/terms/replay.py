@@ -27,6 +27,7 @@ class Reference:
     """A quadratic penalty 'factor · strength · importance · (θ − anchor)²' of one process; none by itself."""
 
     factor = 1.0
+    was_limited = False  # whether some weight would have been taken past its anchor
 
     def __init__(self, strength: float = 0.0) -> None:
         self.strength = strength
@@ -37,6 +38,11 @@ class Reference:
         for importance, anchor in self.penalties:
             for place, (i, a) in enumerate(zip(padded(importance, weights), padded(anchor, weights), strict=True)):
                 total[place] += 2 * self.factor * self.strength * i * (weights[place] - a)
+        if self.penalties:  # at most all of the way to the anchor
+            for pull, importance in zip(total, self.importance_of(weights), strict=True):
+                share = 2 * self.factor * self.strength * importance * RATE  # of the way that a step would take
+                self.was_limited |= bool((share > 1).any())
+                pull /= share.clamp(min=1)
         return total
 
     def importance_of(self, weights: Vector) -> Vector:

@@ -220,6 +220,7 @@ class Average(Reference):
     def __init__(self) -> None:
         super().__init__()
         self.average: Vector = [w.double() for w in values(make_network(2, 0))]
+        self.steps = 0  # of the task
 
     def grow(self, weights: Vector) -> Vector:
         grown = [w.clone() for w in weights]
@@ -229,7 +230,12 @@ class Average(Reference):
         return grown
 
     def stepped(self, gradient: Vector, before: Vector, after: Vector) -> None:
-        self.average = [MOMENTUM * m + (1 - MOMENTUM) * a for m, a in zip(self.grow(before), after, strict=True)]
+        self.steps += 1
+        kept = min(MOMENTUM, self.steps / (self.steps + 4))
+        self.average = [kept * m + (1 - kept) * a for m, a in zip(self.grow(before), after, strict=True)]
+
+    def end_task(self, network: nn.Module, task: Any) -> None:
+        self.steps = 0
 
 
 def test_the_mean_teacher_holds_the_outputs_for_exemplars():

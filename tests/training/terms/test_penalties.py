@@ -23,7 +23,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "si": {"strength": 2.0, "damping": 0.05},
     "mas": {"strength": 0.5, "gamma": 0.6},
     "rwalk": {"strength": 0.5, "alpha": 0.8, "interval": 3, "damping": 1e-6},
-    "scp": {"strength": 1.0, "directions": 5, "seed": 3},
+    "scp": {"strength": 100.0, "directions": 5, "seed": 3},  # some weights go all the way back in each step
 }
 STREAMS = {"growing head": ("class_incremental", 2), "three guises": ("domain_incremental", 3)}
 
@@ -71,6 +71,7 @@ def test_a_penalty_on_two_ranks_is_that_of_one_process_by_hand(name, stream):
     ranks = [result[f"{name}, {stream}"] for result in results()]
     reference = reference_of(name, 2 if scenario == "class_incremental" else 4)
     network = replay([rank["batches"] for rank in ranks], scenario, num_tasks, reference)
+    assert reference.was_limited or name != "scp"
     for rank in ranks:
         for (parameter, _), value in zip(network.named_parameters(), values(network), strict=True):
             np.testing.assert_allclose(rank["weights"][parameter], value.numpy(), rtol=0, atol=1e-5)
