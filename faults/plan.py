@@ -26,7 +26,7 @@ TARGETS: dict[str, dict[str, str]] = {
     "shard_write": {"any": "drb.checkpoint.writing:write_part"},
     "rename": {"any": "drb.checkpoint.directory:CheckpointDirectory.publish"},
     "decode": {"any": "drb.data.decoding.pool:DecoderPool.decode"},
-    "tracking": {"any": "drb.tracking.tracker:BufferedTracker.log_metrics"},
+    "tracking": {"any": "drb.tracking.buffered:BufferedTracker.log_metrics"},
     "import": {"any": "drb.rehearsal.running:Running.load_state_dict"},
     "set_up": {"any": "drb.exchange.shared:SharedExchange.__init__"},
 }

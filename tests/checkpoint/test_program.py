@@ -17,8 +17,8 @@ import drb.program.run
 from drb.checkpoint import Checkpointer, CheckpointError
 from drb.distributed.world import World
 from drb.program.config import TrainConfig, compose_config
+from drb.tracking.buffered import BufferedTracker
 from drb.tracking.store import connect
-from drb.tracking.tracker import BufferedTracker
 from drb.training import Monitor
 
 SETTINGS = [
