@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 
 import numpy as np
@@ -93,14 +94,18 @@ def without_each_wait(rank, world_size):
         most.append(max(unread))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(DeviceSide, "wait_for_peers", lambda side: None)
+        if rank:  # what runs this rank's stream comes later than what rank 0 reads
+            see = Loop._see
+            patch.setattr(Loop, "_see", lambda loop, values: (time.sleep(0.03), see(loop, values)))
         found.append(loop_of(SimulatedGpu()) == expected)
     return found, most
 
 
 def test_both_waits_are_needed():
-    for (right, without_event), (unread, without_wait) in run_ranks(without_each_wait, 2):
-        assert right
-        assert not without_event
+    first, second = run_ranks(without_each_wait, 2)
+    assert first[0] == [True, False]
+    assert second[0][0]
+    for _, (unread, without_wait) in (first, second):
         assert unread <= 0 < without_wait
 
 
@@ -231,14 +236,21 @@ def ends(rank, world_size, how):
             assert ipc.opened
             loop.rehearsal.close()
             return bool(ipc.opened), ipc.memory.freed
+        if rank == 1 and how == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
         if rank == 1:
             raise MemoryError("on purpose")
+        if how == "killed":  # as if gathers waited for what that rank was to write
+            gpu.shared[-1].is_done_within = lambda event, seconds: time.sleep(0.1)
         loop.run(6)
     return None
 
 
 def test_memory_is_given_back_once_nobody_reads_it_and_not_before():
     assert run_ranks(ends, 2, "well") == [(False, True)] * 2
+    _, failures = collect_ranks(ends, 2, "killed", patience=10)
+    assert "of the rehearsal, rows: failed" in failures[0]
+    assert "rank 1 did not arrive and sends no heartbeat" in failures[0]
     _, failures = collect_ranks(ends, 2, "badly", patience=10)
     assert "MemoryError: on purpose" in failures[1]
     assert "rank 1 failed: its training loop, step 6: MemoryError: on purpose" in failures[0]
