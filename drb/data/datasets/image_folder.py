@@ -20,6 +20,7 @@ import torch
 from drb.data.cache import fingerprint
 from drb.data.datasets.builder import CachedDataset
 from drb.data.datasets.listing import Listing, PassedOver, class_folders, list_images
+from drb.data.decoding.greys import note_on_greys
 from drb.data.decoding.pool import DecoderPool
 from drb.data.identity import Identity
 from drb.data.source import Dataset
@@ -189,12 +190,8 @@ class ImageFolder(CachedDataset):
                 {**listings[0].parts, **listings[1].parts},
                 {**decoding, "version": DECODING_VERSION},
             ),
-            notes=tuple(_notes(root, train, test, passed_over)),
+            notes=tuple(_notes(root, train, test, passed_over, note_on_greys(train, listings[0].names))),
         )
-
-
-def _names_of(listed: Dataset) -> Iterator[str]:
-    return (name for source in (listed.train, listed.test) if isinstance(source, FolderSource) for name in source.names)
 
 
 def _original_names(names: Sequence[str], renamed: Mapping[str, str], root: Path) -> dict[str, str]:
@@ -230,9 +227,11 @@ def _in_label_order(
     return [*known, *new]
 
 
-def _notes(root: Path, train: Path, test: Path, passed_over: PassedOver) -> Iterator[str]:
+def _notes(root: Path, train: Path, test: Path, passed_over: PassedOver, on_greys: str | None) -> Iterator[str]:
     if str(passed_over):
         yield f"passed over in {root}: {passed_over}"
+    if on_greys is not None:
+        yield on_greys
     if train.samefile(test):
         yield f"{test} is the same folder as {train}: the run will be tested on what it was trained on"
 

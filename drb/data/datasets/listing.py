@@ -6,6 +6,7 @@ What is odd is either passed over and counted, or refused here, before the first
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -19,22 +20,37 @@ from drb.data.decoding.pool import shown
 from drb.data.ids import first_repeated, ids_of_paths
 from drb.types import Int64Array
 
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+SUFFIXES = (".bmp", ".jfif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+_CLASSES_AT_MOST, _SUFFIXES_AT_MOST = 3, 4  # that a line names
 
 
 @dataclass
 class PassedOver:
-    """How many entries were not taken: hidden ones, and files that are no image files or in no class's folder."""
+    """Entries that were not taken: hidden ones, files in no class's folder, and files of a class that are no images.
+
+    suffixes: "train/cat" -> how many files of each suffix were passed over; taken: how many files were not.
+    """
 
     hidden: int = 0
-    other: int = 0
+    outside: int = 0
+    suffixes: dict[str, Counter[str]] = field(default_factory=dict)
+    taken: dict[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         parts = [
             *([f"{self.hidden} hidden files or folders"] if self.hidden else []),
-            *([f"{self.other} files that are no images of a class"] if self.other else []),
+            *([f"{self.outside} files in no class's folder"] if self.outside else []),
         ]
-        return " and ".join(parts)
+        worst = sorted(self.suffixes, key=lambda name: -self.suffixes[name].total())
+        for name in worst[:_CLASSES_AT_MOST]:
+            count, kinds = self.suffixes[name].total(), sorted(self.suffixes[name])[:_SUFFIXES_AT_MOST]
+            parts.append(f"{count} of {count + self.taken[name]} files of {name} ({', '.join(kinds)})")
+        if rest := worst[_CLASSES_AT_MOST:]:
+            count = sum(self.suffixes[name].total() for name in rest)
+            parts.append(f"{count} files of {len(rest)} more classes")
+        taken = f"; image files end in {', '.join(SUFFIXES)}" if worst else ""
+        return ", ".join(parts) + taken
 
 
 @dataclass(frozen=True)
@@ -72,7 +88,7 @@ def class_folders(folder: Path, passed_over: PassedOver) -> list[str]:
         elif entry.is_symlink() and not _is(entry, "file"):
             raise ValueError(f"the class folder {shown(entry.path)} is a link that leads nowhere; mend or remove it")
         else:
-            passed_over.other += 1
+            passed_over.outside += 1
     if not names:
         raise ValueError(f"{folder} has no class folders; put the images of each class into a folder of its own")
     return sorted(names)
@@ -91,7 +107,13 @@ def list_images(
         ValueError: naming a class without images, a file or a folder that cannot be used, or two files of one id.
     """
     seen: dict[tuple[int, int], str] = {}
-    files = {name: sorted(_image_files(folder, below, seen, passed)) for name, below in folders.items()}
+    files: dict[str, list[_File]] = {}
+    for name, below in folders.items():
+        suffixes: Counter[str] = Counter()
+        files[name] = sorted(_image_files(folder, below, seen, passed, suffixes))
+        if suffixes:
+            shown_name = shown(f"{folder.name}/{below}")
+            passed.suffixes[shown_name], passed.taken[shown_name] = suffixes, len(files[name])
     for name, found in files.items():
         if not found:
             raise ValueError(
@@ -116,11 +138,16 @@ def list_images(
 
 
 def _image_files(
-    folder: Path, class_folder: str, seen: dict[tuple[int, int], str], passed_over: PassedOver
+    folder: Path,
+    class_folder: str,
+    seen: dict[tuple[int, int], str],
+    passed_over: PassedOver,
+    suffixes: Counter[str],
 ) -> Iterator[_File]:
     """A class's image files at any depth; links are followed.
 
     seen: real folders (device, inode) -> how they were reached; one that is reached again is refused.
+    suffixes: of files that are no images, counted here.
     """
     waiting = [class_folder]
     while waiting:
@@ -138,7 +165,8 @@ def _image_files(
             if _is(entry, "dir"):
                 waiting.append(name)
             elif not entry.name.lower().endswith(SUFFIXES):
-                passed_over.other += 1
+                suffix = os.path.splitext(entry.name)[1].lower()
+                suffixes[shown(suffix) or "no suffix"] += 1
             else:
                 yield _file(os.fsencode(name), entry)
 

@@ -35,11 +35,45 @@ def test_what_is_hidden_is_no_class_and_no_sample(root):
     (root / "train" / "readme.txt").touch()
     said = []
     found = load(root, said)
-    assert said == [f"passed over in {root}: 5 hidden files or folders and 2 files that are no images of a class"]
+    [line] = said
+    assert line.startswith(
+        f"passed over in {root}: 5 hidden files or folders, 1 files in no class's folder, 1 of 4 files of train/class1 "
+        "(.db); image files end in .bmp, .jfif, .jpeg, "
+    )
     assert found.num_classes == 2
     assert found.train.sample_ids.tolist() == plain.train.sample_ids.tolist()
     assert found.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
     found.train.gather(np.arange(6))
+
+
+def test_a_class_that_loses_files_is_named_with_their_suffixes_and_jfif_is_jpeg(root):
+    from PIL import Image
+
+    shutil.copy(root / "train" / "class0" / "0.png", root / "train" / "class0" / "old.gif")
+    for index in range(5):
+        Image.new("RGB", (9, 9), (index, 0, 0)).save(root / "train" / "class1" / f"{index}.jfif", "JPEG")
+        (root / "train" / "class1" / f"{index}.HEIC").touch()
+    (root / "train" / "class1" / "notes").touch()
+    said = []
+    found = load(root, said)
+    assert f"passed over in {root}: 6 of 14 files of train/class1 (.heic, no suffix), 1 of 4 files" in said[0]
+    assert np.bincount(found.train.labels).tolist() == [3, 8]
+    found.train.gather(np.arange(11))
+
+
+@pytest.mark.parametrize(("largest", "scaled"), [(255, 1), (4095, 16), (65535, None)])
+def test_greys_of_16_bits_with_a_smaller_range_are_told(root, largest, scaled):
+    from PIL import Image
+
+    pixels = np.linspace(0, largest, 144).astype(np.uint16).reshape(12, 12)
+    for name in ("0.png", "1.png"):
+        Image.fromarray(pixels).save(root / "train" / "class0" / name)
+    said = []
+    load(root, said)
+    expected = (
+        f"the 2 greys of 16 bits looked at in {root}/train have values up to {largest} of 65535, and only {scaled} of"
+    )
+    assert [line.startswith(expected) for line in said] == ([] if scaled is None else [True])
 
 
 def test_nothing_is_said_of_a_plain_folder(root):
