@@ -19,6 +19,7 @@ from drb.program.config import TrainConfig
 from drb.program.config.checks import check_fields
 from drb.program.config.rehearsal import exemplars_per_rank, image_codec, rehearsal_settings
 from drb.program.config.variants import build_method, build_variant
+from drb.program.outputs import outputs_of
 from drb.rehearsal.rehearsal import Rehearsal
 from drb.seeding import derive_seed
 from drb.training import Monitor, Trainer
@@ -87,7 +88,9 @@ def _one_of(source: Source) -> Minibatch:
 def build_network(config: TrainConfig, dataset: Dataset, num_classes: int, task_index: int) -> Network:
     seed = derive_seed(config.seed, "weights", task_index)
     model = build_variant("model", config.model)
-    return build_model(model, dataset.image_shape, num_classes, seed=seed, init=config.model.init)
+    init = config.model.init
+    outputs = None if init in ("random", "torchvision") else outputs_of(config, dataset)
+    return build_model(model, dataset.image_shape, num_classes, seed=seed, init=init, outputs=outputs)
 
 
 def build_preprocess(config: TrainConfig, dataset: Dataset) -> Preprocess:

@@ -51,12 +51,13 @@ def is_finished(config: TrainConfig, run_dir: Path, world: World) -> bool:
     summary, outcome = run_dir / "summary.json", "no"
     if world.is_main and config.checkpoint.resume != "never" and summary.exists():
         try:
-            before = json.loads(summary.read_text())["config"]
-            require_same_config(before, dataclasses.asdict(config), str(summary))
+            content = json.loads(summary.read_text())
+            before, done = content["config"], len(content.get("task_names", ()))
+            require_same_config(before, dataclasses.asdict(config), str(summary), done)
             same_start = (
                 before["checkpoint"]["resume"] == config.checkpoint.resume or config.checkpoint.resume == "auto"
             )
-            goes_on = has_more_tasks(before, dataclasses.asdict(config))
+            goes_on = has_more_tasks(before, dataclasses.asdict(config), done)
             outcome = "yes" if config.checkpoint.enabled and same_start and not goes_on else "no"
         except ValueError as error:
             outcome = str(error)

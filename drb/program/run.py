@@ -38,6 +38,7 @@ from drb.program.config.resume import require_same_config
 from drb.program.config.variants import build_variant
 from drb.program.console import open_console, warn_of_threads
 from drb.program.ledger import write_ledger
+from drb.program.outputs import outputs_of
 from drb.program.profiling import Profiler
 from drb.program.summary import summarise, versions, write_atomically, write_summary
 from drb.program.tracker_run import data_of, open_tracker_of, tags_of
@@ -45,6 +46,7 @@ from drb.program.trained import save_trained_network
 from drb.runs.forget import CheckpointPurge
 from drb.tracking import Tracker
 from drb.training import Monitor, Trainer
+from drb.training.models.outputs import OUTPUTS
 from drb.training.reporting.monitor import Console
 
 _FACTS = {"config": dict, "tracking_run_id": (str, type(None))}  # what a checkpoint must know of its run
@@ -100,7 +102,12 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
             if saved is not None and known is not None:
                 saved = with_data_of_now(saved, known, dataset, config, checkpointer, console)
             facts = {"config": dataclasses.asdict(config), "tracking_run_id": tracker.run_id, "versions": versions()}
-            data = {"data": dataset.identity.to_json(), TASKS: tasks_of(config, dataset)}
+            outputs = outputs_of(config, dataset)
+            data = {
+                "data": dataset.identity.to_json(),
+                TASKS: tasks_of(config, dataset),
+                OUTPUTS: None if outputs is None else dataclasses.asdict(outputs),
+            }
             checkpointer.begin_run({**facts, **data}, tracker.start_flush)
         if world.is_main and dataset.cache is not None:
             write_atomically(run_dir / RUN_FILE, {"cache": str(dataset.cache), "run_dir": str(run_dir.resolve())})
@@ -168,7 +175,9 @@ def _open_profiler(
 def _find_checkpoint(config: TrainConfig, checkpointer: Checkpointer | None) -> Saved | None:
     saved = None if checkpointer is None else checkpointer.find(_FACTS)
     if saved is not None:
-        require_same_config(saved.facts["config"], dataclasses.asdict(config), str(saved.path))
+        position = saved.state["trainer"]["position"]
+        begun = int(position["task"]) + bool(position["begun"])
+        require_same_config(saved.facts["config"], dataclasses.asdict(config), str(saved.path), begun)
     return saved
 
 

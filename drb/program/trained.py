@@ -12,6 +12,7 @@ from drb.data.datasets import Dataset
 from drb.program.build import normalisation
 from drb.program.config import TrainConfig
 from drb.program.config.variants import build_variant
+from drb.program.outputs import outputs_of
 from drb.training.models.saved import save_network
 from drb.variant import options_of
 
@@ -30,16 +31,21 @@ def save_trained_network(
 def describe_network(config: TrainConfig, dataset: Dataset, network: nn.Module) -> dict[str, Any]:
     """What `load_network` needs, and what users must know: how images are normalised, and what outputs mean.
 
-    classes: the names of the classes by output; None where outputs are numbered by their first appearance.
+    classes: the names of the classes by output; None where an output is the class of its number, or no class at all
+    (`has_classes` is false then).
     """
     model = build_variant("model", config.model)
     mean, std = normalisation(config, dataset)
-    is_natural = getattr(config.scenario, "class_order", "natural") == "natural"
+    outputs = outputs_of(config, dataset)
+    num_outputs: Any = network.num_classes
+    names = [] if outputs is None else list(outputs.names[:num_outputs])
+    is_numbered = not dataset.identity.classes and names == [str(output) for output in range(len(names))]
     return {
         "model": {"name": config.model.name, **{name: getattr(model, name) for name in options_of(type(model))}},
         "image_shape": list(dataset.image_shape),
-        "num_outputs": network.num_classes,
-        "classes": list(dataset.identity.classes) or None if is_natural else None,
+        "num_outputs": num_outputs,
+        "has_classes": outputs is not None,
+        "classes": None if is_numbered else names or None,
         "mean": list(mean),
         "std": list(std),
         "dataset": config.dataset.name,

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from drb.data.datasets import load_dataset
 from drb.train import main
-from drb.training.models import build_model
+from drb.training.models import Outputs, build_model
 from drb.training.models.saved import load_network
 
 JOB = ["experiment=digits", "tracking=none", "training.epochs=1", "scenario.classes_per_task=2", "terms=[ema]"]
@@ -74,6 +74,109 @@ def test_the_program_takes_a_run_as_init_and_says_what_is_no_weights(finished, t
     assert train(tmp_path / "next", "scenario.num_tasks=1", f"model.init={finished}") == 0
     assert train(tmp_path / "other", f"model.init={tmp_path}") == 1
     assert f"{tmp_path} holds no weights: it is neither a checkpoint nor a run" in capsys.readouterr().err
+
+
+OWN = """
+import numpy as np
+from drb.data.datasets import DatasetBuilder, tensor_dataset
+from drb.data.identity import Identity
+from drb.options import setting
+from dataclasses import replace
+
+class Animals(DatasetBuilder):
+    classes: list[str] = setting(["cat", "dog", "elk", "fox"])
+
+    def load(self, say, known_classes=()):
+        places = ["cat", "dog", "elk", "fox", "zebu"]
+        labels = np.arange(200) % len(self.classes)
+        rows = np.random.default_rng(0).normal(size=(200, 5)).astype(np.float32) * 0.1
+        rows[np.arange(200), [places.index(self.classes[label]) for label in labels]] += 2
+        data = tensor_dataset((rows, labels), (rows, labels), name="animals")
+        return replace(data, identity=Identity("animals", tuple(self.classes), data.identity.parts))
+"""
+
+
+@pytest.fixture(scope="module")
+def animals(tmp_path_factory) -> Path:
+    """A run that can tell four named classes apart, in a folder that can be imported from."""
+    folder = tmp_path_factory.mktemp("animals")
+    (folder / "animals.py").write_text(OWN)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        assert train_animals(folder / "run", "cat,dog,elk,fox", "training.epochs=10") == 0
+    return folder
+
+
+def train_animals(run_dir: Path, classes: str, *arguments: str) -> int:
+    chosen = ["experiment=none", "model=mlp", "dataset=animals.Animals", f"dataset.classes=[{classes}]"]
+    few = [
+        "scenario.classes_per_task=4",
+        "tracking=none",
+        "strategy=finetune",
+        "model.hidden=[16]",
+        f"hydra.run.dir={run_dir}",
+    ]
+    return main([*chosen, *few, *arguments])
+
+
+@pytest.mark.parametrize(
+    ("classes", "order", "accuracy", "note"),
+    [
+        ("cat,dog,elk,fox", "natural", 1.0, None),
+        ("cat,dog,elk,fox", "shuffled", 1.0, "rows of the head were taken by the names of classes"),
+        ("dog,elk,fox,cat", "natural", 1.0, "rows of the head were taken by the names of classes"),
+        ("dog,elk,fox,zebu", "natural", 0.75, "by the names of classes, and left as initialised for zebu"),
+    ],
+)
+def test_a_head_is_put_on_the_classes_that_it_was_learnt_on(
+    animals, tmp_path, monkeypatch, caplog, classes, order, accuracy, note
+):
+    monkeypatch.syspath_prepend(animals)
+    for path in (animals / "run", next((animals / "run" / "checkpoints").iterdir())):
+        caplog.clear()
+        job = ["training.epochs=1", "optimizer.lr=1e-9"]
+        new = tmp_path / path.name
+        assert train_animals(new, classes, *job, f"scenario.class_order={order}", f"model.init={path}") == 0
+        assert summary_of(new)["accuracy_matrix"][0][0] >= accuracy
+        warned = [record.message for record in caplog.records if record.levelname == "WARNING"]
+        assert [message for message in warned if note is None or note not in message] == []
+        assert len(warned) == (note is not None)
+    described = json.loads((new / "model.json").read_text())
+    network, told = load_network(new), described["classes"]
+    assert sorted(told) == sorted(classes.split(","))
+    places = ["cat", "dog", "elk", "fox", "zebu"]
+    known = [name for name in told if name != "zebu"]
+    rows = torch.zeros(len(known), 5)
+    rows[range(len(known)), [places.index(name) for name in known]] = 2.0
+    with torch.inference_mode():
+        logits = network((rows - torch.tensor(described["mean"])) / torch.tensor(described["std"]))
+    assert [told[output] for output in logits.argmax(1).tolist()] == known
+
+
+def test_a_head_of_other_classes_is_not_taken_and_numbered_classes_are_told(finished):
+    outputs = [Outputs(("bee", "ant"), "a"), Outputs(("cat", "dog"), "b")]
+    rows, note = outputs[0].taken_from(outputs[1])
+    assert rows == [-1, -1]
+    assert note == "its head is of other classes (cat, dog), and this one is left as initialised"
+    network = build_model("mlp", (1, 8, 8), 4, init=str(finished), outputs=Outputs(tuple("0123"), "fashion_mnist"))
+    assert str(network.load_report).endswith("; its head was learnt on the numbered classes of dataset=digits")
+    assert build_model(
+        "mlp", (1, 8, 8), 4, init=str(finished), outputs=Outputs(tuple("0123"), "digits")
+    ).load_report.complete
+
+
+def test_a_run_of_all_tasks_there_were_goes_on_with_so_many_or_more_tasks(tmp_path, capsys):
+    job = ["experiment=none", "dataset=synthetic", "dataset.image_shape=[1,4,4]", "dataset.num_train=80", "model=mlp"]
+    job += ["dataset.num_test=40", "training.epochs=1", "scenario.classes_per_task=2", "strategy=finetune"]
+    job += ["dataset.num_classes=4", "tracking=none"]
+    assert main([*job, f"hydra.run.dir={tmp_path / 'all'}"]) == 0
+    again = [*job, f"hydra.run.dir={tmp_path / 'two'}", f"checkpoint.resume={tmp_path / 'all'}"]
+    assert main([*again, "scenario.num_tasks=1"]) == 1
+    assert "was made with scenario.num_tasks=null, this run has 1; go on" in capsys.readouterr().err
+    assert main([*again, "scenario.num_tasks=2"]) == 0
+    assert len(summary_of(tmp_path / "two")["accuracy_matrix"]) == 2
+    assert main([*job, f"hydra.run.dir={tmp_path / 'all'}", "scenario.num_tasks=2"]) == 0
+    assert "this run is finished" in capsys.readouterr().out
 
 
 def same(one: Path, other: Path) -> bool:

@@ -38,6 +38,6 @@ def _largest_of_16_bits(path: Path) -> int | None:
 
     try:
         with Image.open(path) as image:
-            return int(image.convert("I").getextrema()[1]) if image.mode.startswith("I") else None
+            return max(map(int, image.convert("I").getextrema())) if image.mode.startswith("I") else None  # type: ignore[arg-type]
     except Exception:  # decoders raise what they like; whoever decodes the file for training names it
         return None

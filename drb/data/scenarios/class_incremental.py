@@ -21,7 +21,7 @@ class ClassIncremental(Scenario):
     num_tasks: stop after so many; None goes on to the last class.
 
     With class_order=shuffled, labels are renumbered in order of appearance, so that a head grows by exactly
-    the new classes; task names keep the dataset's class numbers.
+    the new classes; task names keep the dataset's class numbers, and model.json names the class of each output.
     """
 
     name = "class_incremental"
@@ -32,6 +32,10 @@ class ClassIncremental(Scenario):
     @property
     def keeps_earlier_tasks(self) -> bool:
         return self.classes_per_task is not None  # else the classes are spread anew
+
+    @property
+    def class_order_of_outputs(self) -> Int64Array | None:
+        return None if self._label_map is None else self._order
 
     def begin(self, dataset: Dataset, seed: int) -> None:
         super().begin(dataset, seed)

@@ -71,6 +71,11 @@ class Scenario(Variant):
         """Whether the tasks stay what they are if `num_tasks` grows, so that a run can go on with more of them."""
         return False
 
+    @property
+    def class_order_of_outputs(self) -> Int64Array | None:
+        """int64 [classes], the dataset's label of what tasks call class 0, 1, …; None if labels stay as they are."""
+        return None
+
     def begin(self, dataset: Dataset, seed: int) -> None:
         """Called once, before the first task; the same on all ranks.
 

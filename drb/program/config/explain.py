@@ -86,7 +86,10 @@ def unknown_key(argument: str, known: Collection[str], wrong: str | None = None)
         return f"{argument}: only {one_of_phrase(every_setting()[key].choices)} has the setting {key}; {listing}"
     if section and (close := difflib.get_close_matches(key.rpartition(".")[2], known, 1)):
         return f"{argument}: there is no setting {key}; did you mean {section}.{close[0]}? {listing}"
-    if similar := similar_setting(key):
+    similar = similar_setting(key)
+    if similar and section in GROUPS and similar.startswith(f"{section}."):
+        similar = None  # another choice of the group has it, and this one has what is listed
+    if similar:
         return f"{argument}: there is no setting {key}; did you mean {similar}? {listing if section else _HOW_TO_LIST}"
     return f"{argument}: there is no setting {key}; {listing}"
 

@@ -44,9 +44,11 @@ _MAY_CHANGE = (
 )
 
 
-def require_same_config(saved: Mapping[str, Any], now: Mapping[str, Any], where: str) -> None:
+def require_same_config(saved: Mapping[str, Any], now: Mapping[str, Any], where: str, begun: int | None = None) -> None:
     """Compare the configuration with that of the run that is resumed.
 
+    Args:
+        begun: how many tasks the run has begun: one that took all there were may go on with so many, or more.
     Raises:
         ValueError: naming the first setting that differs, with both values, unless it may.
     """
@@ -54,7 +56,7 @@ def require_same_config(saved: Mapping[str, Any], now: Mapping[str, Any], where:
     for key in [*after, *(before.keys() - after.keys())]:
         may_change = any(key == free or key.startswith(f"{free}.") for free in _MAY_CHANGE)
         if not may_change and before.get(key) != after.get(key):
-            if key == NUM_TASKS and has_more_tasks(saved, now):
+            if key == NUM_TASKS and has_more_tasks(saved, now, None if begun is None else begun - 1):
                 continue
             if is_name_outside(key, before.get(key)):
                 raise ValueError(_name_it(where, key.removesuffix(".name"), str(before[key])))
@@ -64,11 +66,18 @@ def require_same_config(saved: Mapping[str, Any], now: Mapping[str, Any], where:
             )
 
 
-def has_more_tasks(saved: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether a run has the tasks of a saved one and more behind them, so that it can go on where that one ended."""
+def has_more_tasks(saved: Mapping[str, Any], now: Mapping[str, Any], done: int | None = None) -> bool:
+    """Whether a run has the tasks of a saved one and more behind them, so that it can go on where that one ended.
+
+    Args:
+        done: the tasks that a saved one without a number of tasks had.
+    """
     section = dict(now["scenario"])
     earlier, later = saved["scenario"].get("num_tasks"), section.get("num_tasks")
-    is_longer = earlier is not None and (later is None or later > earlier)
+    if earlier is None:
+        is_longer = done is not None and later is not None and later > done
+    else:
+        is_longer = later is None or later > earlier
     if not is_longer or section != {**saved["scenario"], "num_tasks": later}:
         return False
     name = section.pop("name")

@@ -15,9 +15,8 @@ from torch import nn
 
 from drb.training.models import MODELS, build_model
 from drb.training.models.network import Network
+from drb.training.models.outputs import DESCRIPTION_FILE
 from drb.training.models.weights import WEIGHTS_FILE, read_weights
-
-DESCRIPTION_FILE = "model.json"
 
 
 def save_network(folder: Path, network: nn.Module, description: Mapping[str, Any]) -> list[Path]:

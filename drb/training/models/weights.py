@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from drb.checkpoint.directory import CheckpointDirectory
 from drb.checkpoint.format import MANIFEST, read_manifest, read_part
+from drb.training.models.outputs import Outputs, rows_taken
 
 WEIGHTS_FILE = "model.safetensors"  # of a run that has finished, in its directory
 _TRAINED = "network."  # in drb's checkpoints
+_HEAD = ("head.weight", "head.bias")  # of a head that has a row for each class
 _WRAPPERS = ("state_dict", "model", "network")  # keys under which checkpoints commonly nest their weights
 
 
@@ -26,7 +28,7 @@ class LoadReport:
     """Names of a network's tensors, and of those offered to it.
 
     loaded and missing are the network's; unexpected were offered in vain; mismatched are those of layers
-    that have another shape, which were left as they were initialised.
+    that have another shape, which were left as they were initialised. note says what is odd about the rows of the head.
     """
 
     origin: str
@@ -34,10 +36,11 @@ class LoadReport:
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     mismatched: tuple[str, ...]
+    note: str = ""
 
     @property
     def complete(self) -> bool:
-        return not (self.missing or self.unexpected or self.mismatched)
+        return not (self.missing or self.unexpected or self.mismatched or self.note)
 
     def __str__(self) -> str:
         left_out = [
@@ -49,14 +52,24 @@ class LoadReport:
             )
             if names
         ]
-        return "; ".join([f"took {len(self.loaded)} tensors from {self.origin}", *left_out])
+        note = [self.note] if self.note else []
+        return "; ".join([f"took {len(self.loaded)} tensors from {self.origin}", *left_out, *note])
 
 
-def load_weights(network: nn.Module, weights: Mapping[str, Tensor], origin: str) -> LoadReport:
+def load_weights(
+    network: nn.Module,
+    weights: Mapping[str, Tensor],
+    origin: str,
+    outputs: Outputs | None = None,
+    offered_outputs: Outputs | None = None,
+) -> LoadReport:
     """Copy what fits by name and shape into `network`.
 
     Names may be a Network's own, with or without DDP's `module.`, or those of the plain torchvision model.
 
+    Args:
+        outputs, offered_outputs: what the outputs of the network and of the weights mean. If both are known, a head of
+            the same shape is taken row by row, each class's row by its name.
     Raises:
         ValueError: nothing fits.
     """
@@ -66,7 +79,14 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], origin: str)
     # a bias without its weight is worth nothing: a layer is taken whole or not at all
     misfits = {_layer(name) for name in common if own[name].shape != offered[name].shape}
     fitting = {name: offered[name] for name in own if name in common and _layer(name) not in misfits}
+    note = ""
+    if outputs is not None and offered_outputs is not None and fitting.keys() >= set(_HEAD):
+        count = len(own[_HEAD[0]])
+        if count == len(offered_outputs.names) <= len(outputs.names):
+            rows, note = replace(outputs, names=outputs.names[:count]).taken_from(offered_outputs)
+            fitting.update(rows_taken({name: own[name] for name in _HEAD}, fitting, rows))
     report = LoadReport(
+        note=note,
         origin=origin,
         loaded=tuple(fitting),
         missing=tuple(name for name in own if name not in common),

@@ -17,6 +17,7 @@ BAD = [
         ["dataset.num_train=3"],
         "dataset=mixtures or dataset=synthetic has the setting dataset.num_train; dataset has changed, name, removed",
     ),
+    (["dataset.bogus=1"], "dataset.bogus=1: there is no setting dataset.bogus; dataset has changed, name, removed"),
     (["+training.foo=1"], "+training.foo=1: settings cannot be added or deleted; write key=value"),
     (["++training.foo=1"], "training.foo=1: there is no setting training.foo; "),
     (["~seed"], "~seed: settings cannot be added or deleted"),
