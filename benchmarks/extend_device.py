@@ -31,10 +31,10 @@ from torch import Tensor
 B, R, CAPACITY, SAMPLES = 56, 7, 1000, 8192
 STEPS = 100  # of a block
 WAYS: dict[str, tuple[bool, dict[str, Any]]] = {  # whether minibatches lie on the device, settings
-    "on the gpu, inline": (True, {"asynchronous": False}),
-    "on the gpu, worker": (True, {"asynchronous": True}),
-    "device=, inline": (False, {"asynchronous": False}),
-    "device=, worker": (False, {"asynchronous": True}),
+    "on the gpu, inline": (True, {"asynchronous": False, "storage": "host"}),
+    "on the gpu, worker": (True, {"asynchronous": True, "storage": "host"}),
+    "device=, inline": (False, {"asynchronous": False, "storage": "host"}),
+    "device=, worker": (False, {"asynchronous": True, "storage": "host"}),
     "stored on the gpu, inline": (True, {"asynchronous": False, "storage": "device"}),
     "stored on the gpu, worker": (True, {"asynchronous": True, "storage": "device"}),
 }
@@ -62,7 +62,7 @@ class Event:
 class InstantGpu:
     """A `Device` on the CPU that does at once what is queued. calls: of each kind, so far."""
 
-    device = torch.device("cpu")
+    device, identity = torch.device("cpu"), "instant"
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()

@@ -148,8 +148,8 @@ def ways(device: torch.device) -> dict[str, Way]:
     there = {"device": "cuda"} if device.type == "cuda" else {}
     known = {
         "on the gpu": Way(False, {"storage": "host"}),
-        "on the gpu, at once": Way(False, {"storage": "host"}, 0.0),
-        "on the gpu, inline": Way(False, {"storage": "host", "asynchronous": False}),
+        "on the gpu, worker": Way(False, {"storage": "host", "asynchronous": True}),
+        "on the gpu, worker at once": Way(False, {"storage": "host", "asynchronous": True}, 0.0),
         "pinned": Way(True, {"storage": "host"}),
         "device=": Way(True, {"storage": "host", **there}),
         "stored on the gpu": Way(False, {"storage": "device", **there}),

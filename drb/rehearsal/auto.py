@@ -137,17 +137,22 @@ def runs_inline(
     *,
     has_core: bool,
     has_gpu: bool,
+    only_queues: bool = False,
     counts_strata: bool = False,
     depth: int = 1,
 ) -> bool:
     """Whether asynchronous="auto" runs rounds on the training thread.
 
-    Short ones, of one rank by itself. And those with the ranks of a node, if a worker would have no core of its own: it
-    takes more from training than the round, which meets in memory (but for counts by stratum, which go by socket).
+    Short ones, of one rank by itself: those that move few bytes, or let a GPU move them. And those with the ranks of a
+    node, if a worker would have no core of its own: it takes more from training than the round, which meets in memory
+    (but for counts by stratum, which go by socket).
 
-    has_core: this rank's node has a core for a worker of each of its ranks. Never with a GPU: there the training thread
-    queues work ahead, and in a round it would wait for what reads the rows of the one before.
+    has_core: this rank's node has a core for a worker of each of its ranks. only_queues: rounds queue work on a GPU and
+    move no rows on the host. Other rounds are never inline with a GPU: there the training thread queues work ahead, and
+    in a round it would wait for what reads the rows of the one before.
     """
+    if only_queues:
+        return transport.one_rank
     if round_bytes > INLINE_BYTES or has_gpu:
         return False
     is_short = transport.meets_in_memory and not counts_strata and depth == 1
@@ -155,25 +160,41 @@ def runs_inline(
 
 
 def choose_engine(
-    settings: RehearsalSettings, transport: Transport, round_bytes: int, counts_strata: bool, has_core: bool
+    settings: RehearsalSettings,
+    transport: Transport,
+    round_bytes: int,
+    counts_strata: bool,
+    has_core: bool,
+    only_queues: bool,
 ) -> tuple[Engine[RoundResult], str]:
     """The engine and the reason; the same rounds give the same exemplars on either."""
     if settings.is_auto:
         return MeasuringEngine(), "rounds asynchronous"
-    has_gpu, depth = torch.cuda.is_available(), settings.depth
-    starts_at = (
-        BACKWARD if has_gpu and settings.uneven != "stop" else 0.0
-    )  # with "stop", steps wait for rounds to begin
-    if settings.asynchronous != "auto":
-        if settings.asynchronous:
-            return AsyncEngine(starts_at=starts_at), "rounds asynchronous"
-        return InlineEngine(), "rounds inline"
-    if runs_inline(
-        transport, round_bytes, has_core=has_core, has_gpu=has_gpu, counts_strata=counts_strata, depth=depth
-    ):
-        reason = "shorter than a hand-off to a thread" if transport.one_rank else "short, and no core is free"
-        return InlineEngine(), f"rounds inline (auto: {reason})"
-    return AsyncEngine(starts_at=starts_at), "rounds asynchronous (auto)"
+    has_gpu = torch.cuda.is_available()
+    holds_back = has_gpu and settings.uneven != "stop"  # with "stop", steps wait until rounds have begun
+    is_inline, why = not settings.asynchronous, ""
+    if settings.asynchronous == "auto":
+        is_inline = runs_inline(
+            transport,
+            round_bytes,
+            has_core=has_core,
+            has_gpu=has_gpu,
+            only_queues=only_queues,
+            counts_strata=counts_strata,
+            depth=settings.depth,
+        )
+        why = " (auto)"
+        if is_inline:
+            why = f" (auto: {_why_inline(transport, only_queues)})"
+    if is_inline:
+        return InlineEngine(), f"rounds inline{why}"
+    return AsyncEngine(starts_at=BACKWARD if holds_back else 0.0), f"rounds asynchronous{why}"
+
+
+def _why_inline(transport: Transport, only_queues: bool) -> str:
+    if only_queues:
+        return "they only queue work of the GPU"
+    return "shorter than a hand-off to a thread" if transport.one_rank else "short, and no core is free"
 
 
 def has_core(greetings: Sequence[Mapping[str, Any]], rank: int) -> bool:

@@ -181,7 +181,12 @@ def build_parts(
         peers=peers,
     )
     engine, engine_why = choose_engine(
-        settings, transport, sizes.at_once * spec.row_bytes, proportions.needs_strata, has_core(greetings, rank)
+        settings,
+        transport,
+        sizes.at_once * spec.row_bytes,
+        proportions.needs_strata,
+        has_core(greetings, rank),
+        only_queues=side is not None and side.is_direct,
     )
     auto = None
     if isinstance(engine, MeasuringEngine):

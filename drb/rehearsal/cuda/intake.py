@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from drb.buffer.buffer import Buffer
+from drb.rehearsal.cuda.device import Event
 from drb.rehearsal.cuda.incoming import Incoming
 from drb.rehearsal.cuda.landing import Admitted
 from drb.rehearsal.cuda.side import DeviceSide
@@ -103,18 +104,23 @@ class DeviceIntake:
         self._dtypes = (None if ids is None else ids.dtype, None if strata is None else strata.dtype)
         self._pending = there
 
-    def send(self) -> None:
-        """All that reads the minibatch has been queued or is in `copies`: queue those, and what the host is to know."""
+    def send(self) -> Event:
+        """All that reads the minibatch has been queued or is in `copies`: queue those, and what the host is to know.
+
+        Returns the event that all this is done, in the order of the current stream.
+        """
+        given = self._prompt.given[self._prompt.place]
         self.copies.run(self._device)
         if self._is_sent:
-            return
+            return given
         self._is_sent = True
         if self._pending is not None:
             self._device.copy(self._keys_here, self._keys)
-        self._prompt.given[self._prompt.place].record(self._device.current())
+        given.record(self._device.current())
         for admitted in self._collected:
             self._landing.give(admitted)
         self._collected.clear()
+        return given
 
     def attach(self, late_fields: Mapping[str, Tensor]) -> None:
         """Take over late fields of the last minibatch, wherever they lie.

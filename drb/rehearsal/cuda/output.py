@@ -98,13 +98,14 @@ class DeviceExtension:
         copies.add_all(views.exemplars)
         for field, stored, rehearsed in views.encoded:
             self._device.decode(field, stored, rehearsed)
-        self._intake.send()
+        self._outlet.read_until(self._intake.send())
         return dict(views.output)
 
     def named(self, exemplars: StepExemplars) -> Exemplars:
         """The exemplars as `StepExemplars.named` returns them, on the device except for the handle."""
         first, last, block = exemplars.first, exemplars.first + len(exemplars), exemplars.block
         self._outlet.receive(block)
+        self._outlet.read_until(None)  # by whom they are given to
         self._outlet.fill_headers(block, last)
         stored, on_host = self._stored[block], exemplars.named({}, {})
         columns = self._device.empty_pinned((3, len(exemplars)), torch.int64)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from drb.buffer.record import HEADER_WORDS, SAMPLE_ID
 from drb.exchange import Exchange
+from drb.rehearsal.cuda.device import Event
 from drb.rehearsal.cuda.lanes import ID
 from drb.rehearsal.cuda.side import DeviceSide
 from drb.rehearsal.delivery import Delivery
@@ -82,7 +83,9 @@ class DeviceRing(Delivery):
             self._passing = device.empty((rows, words), torch.int64, [side.stream])
         self._sources = self._columns(self._passing if side.reachable is None else side.reachable)
         self._ready = [device.event() for _ in host_blocks]
-        self._consumed = [device.event() for _ in host_blocks]
+        self._own_consumed = [device.event() for _ in host_blocks]
+        self._consumed = list(self._own_consumed)
+        self._read: Event | None = None
         self._views: dict[tuple[int, int], _Views] = {}
         self._last = 0  # the block that was fetched into last
 
@@ -136,7 +139,15 @@ class DeviceRing(Delivery):
         self.device.current().wait_event(self._ready[block])
 
     def mark(self, block: int) -> None:
-        self._consumed[block].record(self.device.current())
+        read, self._read = self._read, None
+        if read is None:
+            read = self._own_consumed[block]
+            read.record(self.device.current())
+        self._consumed[block] = read
+
+    def read_until(self, event: Event | None) -> None:
+        """Nothing reads a block after this event, until the next `receive`; None: somebody may."""
+        self._read = event
 
     def fill_headers(self, block: int, num_rows: int) -> None:
         """Nothing: the host's block has the headers."""
@@ -203,5 +214,6 @@ class DeviceRing(Delivery):
         """Return once no copy is under way and nothing that was queued reads a block."""
         for block in range(len(self.host_blocks)):
             self.receive(block)
+            self.read_until(None)
             self.mark(block)
             self._consumed[block].synchronize()

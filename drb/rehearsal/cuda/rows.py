@@ -33,6 +33,7 @@ from drb.rehearsal.delivery import Delivery
 from drb.types import Int64Array
 
 if TYPE_CHECKING:  # loaded once it is needed
+    from drb.rehearsal.cuda.device import Event
     from drb.rehearsal.cuda.nccl import RowBackend
 
 
@@ -188,6 +189,9 @@ class RowLauncher(Delivery):
 
     def receive(self, block: int) -> None:
         """Nothing: the block's rows arrive on the stream that reads them."""
+
+    def read_until(self, event: Event | None) -> None:
+        """Nothing: launching is in the order of the stream that reads."""
 
     def mark(self, block: int) -> None:
         """Everything that reads the device block has been queued on the current stream by now."""
