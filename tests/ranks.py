@@ -24,6 +24,7 @@ import torch
 import torch.distributed as dist
 
 FORKS = mp.get_context("forkserver")
+SPAWNS = mp.get_context("spawn")  # for CUDA, which does not serve a process forked from one that has asked for devices
 FORKS.set_forkserver_preload(["preload"])
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch reads it when the server imports it
 # the server is a fresh interpreter that finds what it preloads by PYTHONPATH alone
@@ -34,13 +35,20 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 
 
 def run_ranks(
-    fn: Callable[..., Any], world_size: int, *args: Any, timeout: float = 30.0, gloo_timeout: float | None = None
+    fn: Callable[..., Any],
+    world_size: int,
+    *args: Any,
+    timeout: float = 30.0,
+    gloo_timeout: float | None = None,
+    context: Any = FORKS,
 ) -> list[Any]:
     """fn(rank, world_size, *args) on every rank, inside a gloo group; the results by rank.
 
     gloo_timeout: of the default group; by default longer than `timeout`, so that the hang report comes first.
     """
-    results, failures = collect_ranks(fn, world_size, *args, timeout=timeout, gloo_timeout=gloo_timeout)
+    results, failures = collect_ranks(
+        fn, world_size, *args, timeout=timeout, gloo_timeout=gloo_timeout, context=context
+    )
     if failures:
         raise AssertionError("\n".join(f"--- rank {r}\n{text}" for r, text in sorted(failures.items())))
     return [results[rank] for rank in range(world_size)]
@@ -82,6 +90,7 @@ def collect_ranks(
     gloo_timeout: float | None = None,
     patience: float = 1.0,
     abandon: Collection[int] = (),
+    context: Any = FORKS,
 ) -> tuple[dict[int, Any], dict[int, str]]:
     """As `run_ranks`, for tests in which ranks fail: results and tracebacks by rank.
 
@@ -91,8 +100,8 @@ def collect_ranks(
     with tempfile.TemporaryDirectory() as scratch:
         pipes, ranks = [], []
         for rank in range(world_size):
-            receiver, sender = FORKS.Pipe(duplex=False)
-            process = FORKS.Process(
+            receiver, sender = context.Pipe(duplex=False)
+            process = context.Process(
                 target=_rank_main,
                 args=(fn, rank, world_size, args, scratch, sender, gloo_timeout or 2 * timeout),
                 daemon=True,

@@ -24,6 +24,7 @@ def run_tests() -> tuple[str, bool]:
 
 def _pytest(arguments: tuple[str, ...]) -> tuple[str, bool]:
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "--timeout=60"]
+    command += ["-p", "no:benchmark"]  # pytest-benchmark warns beside pytest-xdist, and warnings are errors
     running = subprocess.Popen(
         [*command, "--durations=8", *arguments], cwd=_ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

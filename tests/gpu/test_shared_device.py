@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from ranks import collect_ranks, run_ranks
+from ranks import SPAWNS, collect_ranks, run_ranks
 from rehearsal.ranks.streams import ids_of_rank, num_wrong, records
 
 from drb import Rehearsal
@@ -70,7 +70,7 @@ def on_host_and_device(rank, world_size):
 
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_rows_in_gpu_memory_equal_rows_in_host_memory(world_size):
-    for settings in run_ranks(on_host_and_device, world_size, timeout=50):
+    for settings in run_ranks(on_host_and_device, world_size, timeout=50, context=SPAWNS):
         for host, device in settings:
             assert device[1] == 0
             assert device == host
@@ -100,7 +100,7 @@ def free_bytes_after_each(rank, world_size):
 
 
 def test_memory_is_given_back():
-    for during, after, *later in run_ranks(free_bytes_after_each, 2, timeout=50):
+    for during, after, *later in run_ranks(free_bytes_after_each, 2, timeout=50, context=SPAWNS):
         assert after - during >= 2 * (64 << 20)
         assert later[-1] >= after - (8 << 20)  # no rehearsal leaves anything
 
@@ -130,7 +130,9 @@ def kill_one(rank, world_size, with_work, host_waits):
 
 @pytest.mark.parametrize(("with_work", "host_waits"), [(False, False), (True, False), (True, True)])
 def test_a_killed_rank_is_named_by_the_others(with_work, host_waits):
-    _, failures = collect_ranks(kill_one, 3, with_work, host_waits, timeout=40, patience=12, gloo_timeout=15)
+    _, failures = collect_ranks(
+        kill_one, 3, with_work, host_waits, timeout=50, patience=12, gloo_timeout=15, context=SPAWNS
+    )
     assert set(failures) == {0, 1, 2}
     assert "exit code -9" in failures[1]
     for rank in (0, 2):
