@@ -11,15 +11,16 @@ from drb.machine import print_whatever_comes
 _HELP = """\
 usage: drb COMMAND ...
 
-    drb train    one continual-learning run (drb train --help)
-    drb demo     three runs on digits side by side (drb demo --help)
-    drb plan     is rehearsal overlapped with training, and what does it cost? (drb plan --help)
-    drb study    many runs, compared on one page (drb study --help)
-    drb report   several runs in a table and plots (drb report --help)
-    drb audit    what a run that mixed sources was trained on (drb audit --help)
-    drb forget   remove samples from a run's checkpoints (drb forget --help)
-    drb inspect  what a checkpoint contains (drb inspect --help)
-    drb verify   whether a checkpoint is intact (drb verify --help)
+    drb train      one continual-learning run (drb train --help)
+    drb demo       three runs on digits side by side (drb demo --help)
+    drb plan       is rehearsal overlapped with training, and what does it cost? (drb plan --help)
+    drb study      many runs, compared on one page (drb study --help)
+    drb dashboard  browse runs and studies in MLflow (drb dashboard --help)
+    drb report     several runs in a table and plots (drb report --help)
+    drb audit      what a run that mixed sources was trained on (drb audit --help)
+    drb forget     remove samples from a run's checkpoints (drb forget --help)
+    drb inspect    what a checkpoint contains (drb inspect --help)
+    drb verify     whether a checkpoint is intact (drb verify --help)
 """
 
 
@@ -47,6 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from drb.study.command import main as study
 
         return study(rest)
+    if command == "dashboard":
+        from drb.tracking.dashboard import main as dashboard
+
+        return dashboard(rest)
     if command == "report":
         from drb.runs.report.command import main as report
 
@@ -62,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command in ("-h", "--help"):
         sys.stdout.write(_HELP)
         return 0
-    known = ["train", "demo", "plan", "study", "report", "audit", "forget", "inspect", "verify"]
+    known = ["train", "demo", "plan", "study", "dashboard", "report", "audit", "forget", "inspect", "verify"]
     meant = difflib.get_close_matches(command, known, 1)
     hint = f"did you mean drb {meant[0]}? " if meant else ""
     sys.stderr.write(f"drb: error: unknown command {command!r}; {hint}choose {', '.join(known[:-1])} or {known[-1]}\n")

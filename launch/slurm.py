@@ -1,6 +1,6 @@
 """Fills slurm/train.sbatch from the command line, and prints the command that submits it, or submits.
 
-    python -m launch.slurm --nodes=4 --partition=gpu --time=12:00:00 experiment=imagenet seed=1
+    python -m launch.slurm --nodes=4 --partition=gpu --time=12:00:00 experiment=paper_imagenet_resnet50 seed=1
     python -m launch.slurm --submit --array=0-4 ...          five seeds
     python -m launch.slurm --test ...                        ask Slurm when it would start, and submit nothing
 

@@ -2,7 +2,7 @@
 
     python -m launch.sweep seed=0,1,2 strategy=er,finetune experiment=digits             6 runs, by torchrun
     python -m launch.sweep ranks=1,2,4 seed=0,1 experiment=digits                        several world sizes
-    python -m launch.sweep --slurm --time=02:00:00 nodes=1,2 seed=0,1,2 experiment=imagenet
+    python -m launch.sweep --slurm --time=02:00:00 nodes=1,2 seed=0,1,2 experiment=paper_imagenet_resnet50
 
 A comma outside brackets separates values: model.hidden=[100,100] is one. `ranks` is the number of ranks on this
 machine, `nodes` the nodes of a Slurm job; all else goes to drb train. With --slurm, seeds become a job array and

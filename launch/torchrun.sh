@@ -2,8 +2,8 @@
 # drb train by torchrun: on this machine with one rank per GPU, or on several machines. Arguments go to drb train.
 #
 #     launch/torchrun.sh experiment=fashion_mnist_online seed=1
-#     NNODES=2 NODE_RANK=0 RDZV_ENDPOINT=node1:29400 RDZV_ID=july launch/torchrun.sh experiment=imagenet    # on node1
-#     NNODES=2 NODE_RANK=1 RDZV_ENDPOINT=node1:29400 RDZV_ID=july launch/torchrun.sh experiment=imagenet    # on node2
+#     NNODES=2 NODE_RANK=0 RDZV_ENDPOINT=node1:29400 RDZV_ID=july launch/torchrun.sh experiment=paper_imagenet_resnet50    # on node1
+#     NNODES=2 NODE_RANK=1 RDZV_ENDPOINT=node1:29400 RDZV_ID=july launch/torchrun.sh experiment=paper_imagenet_resnet50    # on node2
 #
 # Settings by environment:
 #   NPROC_PER_NODE  ranks on this machine; default: its GPUs, or 2 without any

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # A scaling study: the same run on 1, 2, 4, ... and MOST nodes, one job after the other, and a job that reports on them.
 #
-#     slurm/scaling.sh 8 experiment=imagenet                                    1, 2, 4 and 8 nodes
-#     slurm/scaling.sh 6 experiment=imagenet                                    1, 2, 4 and 6 nodes
-#     SBATCH_OPTIONS="--partition=gpu --time=02:00:00" slurm/scaling.sh 8 experiment=imagenet
+#     slurm/scaling.sh 8 experiment=paper_imagenet_resnet50                                    1, 2, 4 and 8 nodes
+#     slurm/scaling.sh 6 experiment=paper_imagenet_resnet50                                    1, 2, 4 and 6 nodes
+#     SBATCH_OPTIONS="--partition=gpu --time=02:00:00" slurm/scaling.sh 8 experiment=paper_imagenet_resnet50
 #
 # One job at a time, so that the runs do not disturb one another. If one fails the others run, and are reported on.
 # SBATCH_OPTIONS are given to all jobs, FILE is what they run (slurm/train.sbatch). The table and the plots are in

@@ -26,7 +26,7 @@ _LOCKED_S = 15.0  # how long to wait for a local store that another process has 
 SETTING, VARIABLE = "tracking.uri", "MLFLOW_TRACKING_URI"
 _DEFAULT_URI = "sqlite:///mlflow.db"
 # or MLflow's page shows the runs as 'Evaluation runs' of a language model
-_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -239,7 +239,7 @@ def _experiment_id(client: Any, uri: str, name: str) -> str:
     artifacts = None if path is None else (path.parent / "mlruns" / name).as_uri()
     try:
         existing = client.get_experiment_by_name(name)
-        return str(existing.experiment_id if existing else client.create_experiment(name, artifacts, _EXPERIMENT_TAGS))
+        return str(existing.experiment_id if existing else client.create_experiment(name, artifacts, EXPERIMENT_TAGS))
     except MlflowException:  # another process may have made it in between
         existing = client.get_experiment_by_name(name)
         if existing is None:

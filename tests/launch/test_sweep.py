@@ -40,7 +40,7 @@ def test_odd_values_make_plain_folder_names():
 
 
 def test_with_slurm_seeds_are_an_array_and_all_else_a_job():
-    options = ["--slurm", "--time=02:00:00", "nodes=1,2", "seed=0,1,2", "experiment=imagenet"]
+    options = ["--slurm", "--time=02:00:00", "nodes=1,2", "seed=0,1,2", "experiment=paper_imagenet_resnet50"]
     commands = sweep.slurm_commands(options, FOLDER)
     assert [[*command[:-2], Path(command[-2]).name, command[-1]] for command in commands] == [
         [
@@ -50,7 +50,7 @@ def test_with_slurm_seeds_are_an_array_and_all_else_a_job():
             f"--nodes={nodes}",
             f"--export=ALL,DRB_RUNS={FOLDER}/nodes_{nodes}",
             "train.sbatch",
-            "experiment=imagenet",
+            "experiment=paper_imagenet_resnet50",
         ]
         for nodes in (1, 2)
     ]

@@ -85,5 +85,5 @@ def test_one_line_says_what_is_wrong(arguments, line, capsys):
 
 
 def test_noise_in_place_of_an_experiments_data_needs_a_shape(capsys):
-    assert main(["experiment=imagenet", "dataset=synthetic"]) == 1
+    assert main(["experiment=paper_imagenet_resnet50", "dataset=synthetic"]) == 1
     assert "say its shape, for example 'dataset.image_shape=[3,224,224]'" in capsys.readouterr().err

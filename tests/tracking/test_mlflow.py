@@ -18,6 +18,7 @@ import pytest
 from programs import ROOT
 
 from drb.tracking import Data, NullTracker, UnknownRunError, open_tracker, sync
+from drb.tracking.dashboard import main as dashboard
 from drb.tracking.store import connect, sqlite_uri
 from drb.tracking.study import open_study_run
 
@@ -96,6 +97,25 @@ def test_a_study_is_a_run_with_its_page_its_table_and_nested_curves(store, tmp_p
     assert steps(store, curve.info.run_id, "scaling/efficiency") == [1, 2]
     with pytest.raises(UnknownRunError):
         open_study_run(store, "digits", "Lower and upper bounds", "bounds", "0123456789abcdef0123456789abcdef")
+
+
+def test_the_dashboard_links_to_experiments_studies_and_comparisons(store, tmp_path, capsys):
+    assert dashboard(["--links"]) == 1
+    assert "has no runs yet; drb train" in capsys.readouterr().err
+    study = open_study_run(store, "digits", "Bounds", "bounds", None)
+    with open_at(store, tmp_path) as tracker:
+        tracker.log_tags({"mlflow.parentRunId": study.run_id})
+    study.publish_curve("strong", {1: {"efficiency": 1.0}})
+    assert dashboard(["--links", "--port=5001"]) == 0
+    place = "http://127.0.0.1:5001/#/experiments/1"
+    assert capsys.readouterr().out.splitlines() == [
+        "experiment digits: 3 runs",
+        f"    {place}/runs?workflowType=machine_learning",
+        "  study Bounds: its page",
+        f"    {place}/runs/{study.run_id}/artifacts/page.html",
+        "    its 1 first runs side by side",
+        f"    http://127.0.0.1:5001/#/compare-runs?runs=%5B%22{tracker.run_id}%22%5D&experiments=%5B%221%22%5D",
+    ]
 
 
 def test_the_node_is_measured_while_a_run_lasts(store, tmp_path):

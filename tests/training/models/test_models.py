@@ -2,6 +2,7 @@
 
 import logging
 import math
+import sys
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ from drb.training.models import GrowingHead, build_model
         ("mlp", (1, 28, 28), 100), ("mlp", (3, 8, 8), 100), ("cnn", (1, 8, 8), 128), ("cnn", (3, 30, 33), 128),
         ("resnet18", (1, 28, 28), 512), ("resnet18", (3, 32, 32), 512), ("resnet18", (1, 72, 72), 512),
         ("resnet50", (3, 32, 32), 2048),
+        ("mobilenet_v3", (3, 64, 64), 1280), ("efficientnet_v2_s", (3, 64, 64), 1280),
+        ("convnext_tiny", (3, 64, 64), 768), ("vit_s", (3, 64, 64), 384),
     ],
 )  # fmt: skip
 def test_shapes(name, shape, num_features):
@@ -24,6 +27,24 @@ def test_shapes(name, shape, num_features):
     assert network.features(images).shape == (2, num_features)
     assert network(images).shape == (2, 7)
     assert network.num_classes == 7
+
+
+def test_networks_for_pictures_say_what_they_need(monkeypatch):
+    for name, shape, message in (
+        ("mobilenet_v3", (1, 64, 64), "3 channels"),
+        ("vit_s", (3, 60, 60), "multiple of 16"),
+        ("convnext_tiny", (8,), "takes images"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build_model(name, shape, 2)
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ValueError, match="pip install timm"):
+        build_model("ghostnet", (3, 64, 64), 2)
+
+
+def test_ghostnet_comes_from_timm():
+    pytest.importorskip("timm", reason="timm is optional")
+    assert build_model("ghostnet", (3, 64, 64), 7)(torch.rand(2, 3, 64, 64)).shape == (2, 7)
 
 
 def test_small_images_keep_their_resolution_in_the_resnet_stem():
@@ -196,7 +217,7 @@ def test_torchvision_weights_fit_and_a_failing_download_is_clear(monkeypatch):
         (
             "resnet",
             {},
-            "unknown model 'resnet'; did you mean resnet50. choose cnn, encoder_decoder, mlp, resnet18 or resnet50",
+            "unknown model 'resnet'; did you mean resnet50. choose cnn, convnext_tiny, ",
         ),
         ("mlp", {"width": 3}, "the model mlp has no option width; it has hidden"),
         ("mlp", {"hidden": (10, 0)}, r"mlp.hidden must be at least 1, got \(10, 0\)"),
