@@ -17,8 +17,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from drb.tracking.store import EXPERIMENT_TAGS, PARENT, connect, import_quietly, is_server, resolve_uri
-from drb.tracking.tracker import one_line
+from drb.tracking.store import EXPERIMENT_TAGS, connect, import_quietly, is_server, resolve_uri
+from drb.tracking.tracker import PARENT, one_line
 
 _MOST_COMPARED = 20  # runs in a link
 _START_S = 60.0  # how long the server may take to answer
