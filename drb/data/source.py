@@ -107,6 +107,7 @@ class Dataset:
     """A training set, a test set and what a model must know about them.
 
     image_shape: of one sample: [C, H, W] of an image, else any shape of at least one axis.
+    num_classes: labels are 0 … num_classes - 1.
     dtype: of the samples.
     mean, std: per channel (see `channel_axis`) of the training samples; of x / 255 if they are uint8.
     cache: the folder that the samples are mapped from; None if they are not.

@@ -123,6 +123,9 @@ def _build_or_load(
     failure.unlink(missing_ok=True)
     try:
         dataset = load()
+        if others := sorted(getattr(dataset.train, "columns", {}).keys() - {"image", "label", "sample_id"}):
+            say(f"not cached: a cache keeps images and labels, and these samples have {', '.join(others)}, too")
+            return dataset
         size = sum(len(source) for source in (dataset.train, dataset.test)) * dataset.sample_bytes
         objection = settings.objection(size, folder.parent)
         if objection is not None:

@@ -109,12 +109,17 @@ def read_arrays(file: Path) -> Mapping[str, Any]:
 
 
 def _split(images: Tensor, labels: Tensor, fraction: float) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Training and test samples, the same in every run."""
+    """Training and test samples, the same in every run; each class that is tested is trained, if that leaves a test."""
     if len(labels) < 2:
         raise ValueError("a file of one sample cannot be divided into training and test samples; give it test samples")
     order = np.random.Generator(np.random.Philox(key=derive_seed(0, "test split"))).permutation(len(labels))
     count = min(max(1, round(fraction * len(labels))), len(labels) - 1)
-    test, train = (torch.from_numpy(np.sort(part)) for part in (order[:count], order[count:]))
+    is_test = np.arange(len(order)) < count
+    _, last = np.unique(labels.numpy()[order][::-1], return_index=True)
+    rest = is_test.copy()
+    rest[len(order) - 1 - last] = False  # the last of each class, which is in the training part of all but rare ones
+    is_test = rest if rest.any() else is_test
+    test, train = (torch.from_numpy(np.sort(order[part])) for part in (is_test, ~is_test))
     return (images[train], labels[train]), (images[test], labels[test])
 
 

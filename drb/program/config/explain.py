@@ -88,7 +88,10 @@ def unknown_key(argument: str, known: Collection[str], wrong: str | None = None)
         return f"{argument}: there is no setting {key}; did you mean {section}.{close[0]}? {listing}"
     similar = similar_setting(key)
     if similar and section in GROUPS and similar.startswith(f"{section}."):
-        similar = None  # another choice of the group has it, and this one has what is listed
+        choices = one_of_phrase(every_setting()[similar].choices)
+        is_close = difflib.get_close_matches(key.rpartition(".")[2], [similar.rpartition(".")[2]], 1, 0.8)
+        meant = f"; did you mean {similar}, which only {choices} has?" if is_close else ";"
+        return f"{argument}: there is no setting {key}{meant} {listing}"
     if similar:
         return f"{argument}: there is no setting {key}; did you mean {similar}? {listing if section else _HOW_TO_LIST}"
     return f"{argument}: there is no setting {key}; {listing}"

@@ -70,7 +70,7 @@ def _outputs_of_run(file: Path) -> Outputs | None:
     try:
         described = json.loads(file.read_text(encoding="utf-8"))
         numbers = [str(output) for output in range(described["num_outputs"])]
-        names = described["classes"] or numbers if described["has_classes"] else None
+        names = described["classes"] or numbers if described.get("has_classes", described["classes"]) else None
         return None if names is None else _outputs({"names": names[: len(numbers)], "dataset": described["dataset"]})
     except (OSError, KeyError, TypeError, json.JSONDecodeError):
         return None

@@ -36,6 +36,14 @@ def test_files_come_one_behind_the_other_with_ids_and_statistics_that_stay(tmp_p
     assert task.train.sample_ids.tolist() == np.roll(both.train.sample_ids, 20).tolist()
 
 
+def test_a_rare_class_is_trained_before_it_is_tested(tmp_path):
+    file = save(tmp_path / "rare.npz", 40, label=np.minimum(np.arange(40), 21))  # 21 classes of one sample
+    data = load_dataset("arrivals", files=[file], test_fraction=0.5)
+    assert len(data.test) > 0
+    assert np.unique(data.train.labels).tolist() == list(range(22))
+    build_scenario("arrivals", data, seed=0)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -45,6 +53,7 @@ def test_files_come_one_behind_the_other_with_ids_and_statistics_that_stay(tmp_p
         (lambda folder: [save(folder / "a.npz", 9, other=np.arange(3), image=None)], "cannot be read: it is no whole"),
         (lambda folder: [only_labels(folder)], "has no array 'image', it has label"),
         (lambda folder: [save(folder / "a.npz", 9, label=np.arange(8))], "as many labels as images, got 8 and 9"),
+        (lambda folder: [save(folder / "a.npz", 3, label=np.array(list("abc")))], "must be integers, got <U1; number"),
         (lambda folder: [save(folder / "a.npz", 1)], "one sample cannot be divided"),
         (lambda folder: [save(folder / "a.npz", 9, test_image=np.zeros(3))], "has no array 'test_label'"),
         (

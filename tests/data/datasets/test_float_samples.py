@@ -69,6 +69,18 @@ def test_a_cache_of_floats_gives_the_same_samples(tmp_path):
         assert torch.equal(everything(again.train)[name], column), name
 
 
+def test_samples_with_more_fields_are_not_cached_without_them(tmp_path):
+    class Targets(CachedDataset):
+        def load(self, say, known_classes=()):
+            samples = samples_of((6, 3))
+            return self.cached(lambda: tensor_dataset(samples, samples, targets=(samples[1], samples[1])), {}, say)
+
+    lines = []
+    data = Targets(root=str(tmp_path), cache="always").load(lines.append)
+    assert lines == ["not cached: a cache keeps images and labels, and these samples have target, too"]
+    assert everything(data.train)["target"].tolist() == [float(label) for label in data.train.labels]
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_values_of_a_domain_are_permuted(shape):
     samples, labels = samples_of(shape)

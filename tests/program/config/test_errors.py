@@ -18,6 +18,10 @@ BAD = [
         "dataset=mixtures or dataset=synthetic has the setting dataset.num_train; dataset has changed, name, removed",
     ),
     (["dataset.bogus=1"], "dataset.bogus=1: there is no setting dataset.bogus; dataset has changed, name, removed"),
+    (
+        ["optimizer=adam", "optimizer.momentun=0.9"],
+        "there is no setting optimizer.momentun; did you mean optimizer.momentum, which only optimizer=sgd has?",
+    ),
     (["+training.foo=1"], "+training.foo=1: settings cannot be added or deleted; write key=value"),
     (["++training.foo=1"], "training.foo=1: there is no setting training.foo; "),
     (["~seed"], "~seed: settings cannot be added or deleted"),
