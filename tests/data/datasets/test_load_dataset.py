@@ -119,7 +119,7 @@ def test_failing_download_names_dataset_and_root(failure, tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("cifar11", {}, "unknown dataset 'cifar11'; did you mean cifar10. choose cifar10, cifar100, diffraction"),
+        ("cifar11", {}, "unknown dataset 'cifar11'; did you mean cifar10. choose arrivals, cifar10, cifar100"),
         ("digits", {"sed": 1}, "digits has no option sed; did you mean seed. it has root, seed, test_fraction"),
         ("cifar10", {"seed": 1}, "cifar10 has no option seed; it has root, cache, cache_dir, cache_limit"),
         ("digits", {"test_fraction": 1.5}, "digits.test_fraction must be above 0 and below 1, got 1.5"),
