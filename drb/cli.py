@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 from collections.abc import Sequence
 
@@ -17,6 +18,9 @@ usage: drb COMMAND ...
     drb study      many runs, compared on one page (drb study --help)
     drb dashboard  browse runs and studies in MLflow (drb dashboard --help)
     drb report     several runs in a table and plots (drb report --help)
+    drb update     new data arrived: train on it, judge it, promote it (drb update --help)
+    drb lineage    the versions that updates made (drb lineage --help)
+    drb rollback   make an earlier version current (drb rollback --help)
     drb audit      what a run that mixed sources was trained on (drb audit --help)
     drb forget     remove samples from a run's checkpoints (drb forget --help)
     drb inspect    what a checkpoint contains (drb inspect --help)
@@ -56,6 +60,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from drb.runs.report.command import main as report
 
         return report(rest)
+    if command == "update":
+        from drb.update import main as update
+
+        return update(rest)
+    if command in ("lineage", "rollback"):
+        from drb.runs.lineage.command import main as on_lineage
+
+        return on_lineage(command, rest)
     if command == "audit":
         from drb.runs.audit_command import main as audit
 
@@ -67,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command in ("-h", "--help"):
         sys.stdout.write(_HELP)
         return 0
-    known = ["train", "demo", "plan", "study", "dashboard", "report", "audit", "forget", "inspect", "verify"]
+    known = re.findall(r"^    drb (\w+)", _HELP, re.MULTILINE)
     meant = difflib.get_close_matches(command, known, 1)
     hint = f"did you mean drb {meant[0]}? " if meant else ""
     sys.stderr.write(f"drb: error: unknown command {command!r}; {hint}choose {', '.join(known[:-1])} or {known[-1]}\n")

@@ -16,10 +16,10 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, TypeAlias
 
 import torch.distributed as dist
 
@@ -37,8 +37,13 @@ from drb.program.run import run
 _GRACE_S = 5.0  # what rank 0 has to say an error that all ranks have, before its exit makes the launcher end the others
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run, and return the process's exit code."""
+Prepare: TypeAlias = Callable[[bool], tuple[list[str], Callable[[TrainConfig, Path], None]]]
+"""Whether this is rank 0 -> the command line, and what rank 0 does with the configuration and the run's directory after
+the run has ended well. Both may raise ValueError."""
+
+
+def main(arguments: Sequence[str] | None = None, prepare: Prepare | None = None) -> int:
+    """Run, and return the process's exit code. prepare: makes the command line instead."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     print_whatever_comes()
     if {"-h", "--help"} & set(arguments):
@@ -47,7 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rank = 0
     try:
         place = detect_world("cpu")
-        rank = place.rank
+        rank, then = place.rank, None
+        if prepare is not None:
+            arguments, then = prepare(place.is_main)
         config, run_dir = compose_config([a for a in arguments if a != "--cfg"], place.run_id or None)
         check_config(config, detect_world("cpu").world_size)
     except ValueError as error:
@@ -60,16 +67,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write(to_yaml(config) if world.is_main else "")
         return 0
     with ending_on_interrupt(world.rank):
-        code = _run_to_exit_code(config, run_dir, world, arguments)
+        code = _run_to_exit_code(config, run_dir, world, arguments, then)
     if world.world_size > 1:
         _exit_at_once(code)
     return code
 
 
-def _run_to_exit_code(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[str]) -> int:
+def _run_to_exit_code(
+    config: TrainConfig,
+    run_dir: Path,
+    world: World,
+    arguments: Sequence[str],
+    then: Callable[[TrainConfig, Path], None] | None,
+) -> int:
     with _sigterm_as_exit(world):
         try:
             run(config, run_dir, world, arguments)
+            if then is not None and world.is_main:
+                then(config, run_dir)
         except ValueError as error:
             return _say(str(error), world.rank)
         except (PeerError, OwnError) as error:

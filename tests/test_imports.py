@@ -22,6 +22,7 @@ LAYERS = [
     {"training", "runs"},  # must not know one another
     {"program", "demo"},
     {"plan", "train", "study"},
+    {"update"},
     {"cli"},
     {"__main__"},
 ]
