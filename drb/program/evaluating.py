@@ -11,7 +11,8 @@ import torch
 
 from drb.data.datasets import Source
 from drb.data.source import channel_axis
-from drb.training.models.saved import DESCRIPTION_FILE, load_network
+from drb.training.models.outputs import DESCRIPTION_FILE
+from drb.training.models.saved import load_network
 
 _ROWS = 512
 
