@@ -51,6 +51,10 @@ def test_rows_over_nccl_equal_those_over_shared_memory():
     assert train("nccl") == train("shared")
 
 
+def test_rows_in_the_memory_of_the_gpus_equal_those_in_shared_memory():
+    assert train("device") == train("shared")
+
+
 def test_rows_over_nccl_with_one_hardware_queue():
     """As Megatron sets it: work of all streams is then executed in the order in which it was launched."""
     assert train("nccl", CUDA_DEVICE_MAX_CONNECTIONS="1") == train("collective")

@@ -20,6 +20,7 @@ from drb.distributed.world import detect_world, open_world
 
 
 def train(exchange: str, steps: int) -> dict[str, object]:
+    """exchange: or "device", for rows in the memory of the GPUs."""
     world = detect_world("cuda")
     with open_world(world, timeout_s=120):
         torch.manual_seed(0)
@@ -27,7 +28,9 @@ def train(exchange: str, steps: int) -> dict[str, object]:
         model = DistributedDataParallel(network.to(world.device), device_ids=[world.device], bucket_cap_mb=1)
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
         seen, wrong, exemplars, ids = hashlib.sha256(), 0, 0, ids_of_rank(world.rank, 2, 4000)
-        options = {"exchange": exchange, "asynchronous": True, "verbose": False}
+        options = {"exchange": exchange, "storage": "host", "asynchronous": True, "verbose": False}
+        if exchange == "device":
+            options |= {"exchange": "auto", "storage": "device"}
         with Rehearsal(64, 8, seed=1, depth=2, **options) as rehearsal:
             for t in range(steps):
                 minibatch = records(torch.from_numpy(ids[t * 12 : t * 12 + 12]))
