@@ -18,6 +18,7 @@ from benchmarks.gpu.steps import compared, count_wrong, interleaved
 
 _TIMEOUT_S = 60.0
 _STORED = "stored on the gpu"
+_WAYS = ("on the gpu", "device=", _STORED)
 _HOST_WAITS = f"{_STORED}, hosts wait for writes"  # instead of streams for events of other processes
 
 
@@ -47,7 +48,7 @@ def _run(rank: int, world_size: int, job: Job, device_name: str, turns: int, fol
     device = torch.device(device_name)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    chosen = ways_of(job, device)
+    chosen = {name: way for name, way in ways_of(job, device).items() if name in _WAYS}
     if _STORED in chosen:
         chosen[_HOST_WAITS] = chosen[_STORED]
     with group(device, rank, world_size, f"{folder}/store"):

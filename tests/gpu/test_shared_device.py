@@ -101,7 +101,7 @@ def free_bytes_after_each(rank, world_size):
 
 def test_memory_is_given_back():
     for during, after, *later in run_ranks(free_bytes_after_each, 2, timeout=50, context=SPAWNS):
-        assert after - during >= 2 * (64 << 20)
+        assert after - during >= 2 * (56 << 20)  # the host's columns count as well
         assert later[-1] >= after - (8 << 20)  # no rehearsal leaves anything
 
 
