@@ -10,7 +10,7 @@ from pathlib import Path
 _ROOT = Path(__file__).parents[2]
 _PLACES = ("tests/gpu", "tests/training/test_learner.py")
 _ALONE = ("tests/gpu/test_shared_device.py::test_memory_is_given_back",)  # they look at what the whole GPU has free
-_PROCESSES = 4
+_PROCESSES = 3
 
 
 def run_tests() -> tuple[str, bool]:

@@ -41,7 +41,7 @@ def test_a_checkpoint_has_what_was_there_when_it_was_begun(gpu):
     memory.reserve(there)
     allocated = torch.cuda.memory_allocated()
     for _ in range(3):
-        torch.cuda._sleep(20_000_000)
+        torch.cuda._sleep(100_000_000)
         copies = memory.copy(there)
         assert not torch.cuda.current_stream().query(), "the host waited for the GPU"
         for value in there.values():
