@@ -30,6 +30,7 @@ class Job:
 
     capacity: exemplars of a rank's buffer. turns: how often every kind of step runs a block, if there is time.
     from_host: also with minibatches that lie on the host; not where the GPU's time hides all that the host does.
+    on_worker: also with rounds on the worker, which one rank chooses only if it is told to.
     """
 
     model: str
@@ -41,6 +42,7 @@ class Job:
     turns: int
     capacity: int = 2000
     from_host: bool = True
+    on_worker: bool = False
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -49,7 +51,7 @@ class Job:
 
 _LARGE, _SMALL = (3, 224, 224), (3, 32, 32)
 JOBS = {  # the first are measured even if time is short
-    "cnn 56+7": Job("cnn", _SMALL, 56, 7, 100, 64, 14),
+    "cnn 56+7": Job("cnn", _SMALL, 56, 7, 100, 64, 14, on_worker=True),
     "resnet18 256+32": Job("resnet18", _LARGE, 256, 32, 50, 8, 4, from_host=False),
     "resnet50 256+32": Job("resnet50", _LARGE, 256, 32, 50, 8, 3, from_host=False),
     "cnn 256+32": Job("cnn", _SMALL, 256, 32, 100, 32, 10),
@@ -140,7 +142,11 @@ class Way:
 
 def ways_of(job: Job, device: torch.device) -> dict[str, Way]:
     """The ways in which a job's steps are run."""
-    return {name: way for name, way in ways(device).items() if job.from_host or not way.from_host}
+    return {
+        name: way
+        for name, way in ways(device).items()
+        if (job.from_host or not way.from_host) and (job.on_worker or "asynchronous" not in way.settings)
+    }
 
 
 def ways(device: torch.device) -> dict[str, Way]:
