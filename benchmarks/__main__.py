@@ -24,6 +24,7 @@ NAMES = (
     "exchange_fetch",
     "scaling",
     "extend_cpu",
+    "extend_device",
     "overlap",
     "rounds_ahead",
     "hidden_delay",
