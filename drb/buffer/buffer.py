@@ -33,9 +33,9 @@ from drb.buffer.spares import SpareRows
 from drb.buffer.staged import Staged, Undecided, offered_again
 from drb.types import Int64Array, Minibatch
 
-# At most, whatever is configured: key, id, stratum, round, time and row of a slot; its row, stratum and order in the
-# table of rounds; two tables for peers; its entry in the set of ids, a third full once grown, and the integer.
-COLUMN_BYTES = 8 * (6 + 3 + 2) + 107 + 32
+# At most, whatever is configured: key, id, stratum, round, time and row of a slot, and where keys find it; its row,
+# stratum and order in the table of rounds; two tables for peers; its entry in the set of ids, once grown, and its id.
+COLUMN_BYTES = 8 * (6 + 2 + 3 + 2) + 107 + 32
 INDEX_BYTES = 144 + 32  # of a slot in the dictionary of ids, once grown, which buffers with refreshed fields have
 
 Write: TypeAlias = Callable[[Mapping[str, Tensor], Int64Array, Int64Array], None]

@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from drb.buffer.admission.base import Admission, Columns, Decision, Offer
+from drb.buffer.admission.base import Admission
+from drb.buffer.admission.columns import Columns
+from drb.buffer.admission.decision import Decision, Offer
 from drb.variant import name_of
 
 

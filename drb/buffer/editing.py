@@ -51,6 +51,10 @@ class EditableBuffer(Buffer):
         """Return how many columns of each optional or growing field these exemplars have: int64 [n], copies."""
         return self.spec.known(torch.from_numpy(self.rows[self._slot_row[slots]])) if self.spec.counted else {}
 
+    def stratum_of(self, sample_id: int, key: int) -> int | None:
+        """Return the stratum of a stored sample; None if it is not stored or not found, as one in ten is."""
+        return self._columns.stratum_of(sample_id, key)
+
     def column(self, name: str, slots: Int64Array) -> npt.NDArray[Any]:
         """Return what is known about these slots: key uint64 [n]; sample_id, stratum or admitted_round int64 [n]."""
         column: npt.NDArray[Any] = getattr(self._columns, name)[slots]

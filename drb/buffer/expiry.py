@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from drb.buffer.admission.base import NOTHING, Columns, Removal
+from drb.buffer.admission.columns import Columns
+from drb.buffer.admission.decision import NOTHING, Removal
 from drb.types import Int64Array
 
 _SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 604800}

@@ -5,7 +5,7 @@ Letters: B rows of a minibatch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,10 @@ from torch import Tensor
 from drb.buffer.admission import Offer
 from drb.buffer.record import RecordSpec
 from drb.data.sampler_order import OrderCheck, Shard, shard_of
-from drb.rehearsal.settings import RehearsalSettings
+from drb.rehearsal.settings import LABEL, RehearsalSettings
 from drb.sampling.distinct import DistinctCounter
 from drb.seeding import sample_ids_of, sample_keys
-from drb.types import Minibatch, OwnerOf
+from drb.types import Int64Array, Minibatch, OwnerOf, UInt64Array
 
 REHEARSED = "rehearsed"  # the field that `extend` adds
 _ID_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -29,10 +29,12 @@ class Intake:
 
     num_distinct: distinct samples offered so far; 0 unless the proportions need it.
     id_field, stratum: the fields of sample ids and of strata; None: there is none.
+    stored_label: the label of a stored sample, (id, key) -> integer or None; None: labels may change.
     """
 
     def __init__(self, settings: RehearsalSettings, rank: int, world_size: int) -> None:
         self.num_distinct = 0
+        self.stored_label: Callable[[int, int], int | None] | None = None
         self._settings = settings
         self.id_field, self.stratum = settings.id_field, settings.stratum
         self._needs_strata = settings.needs_strata
@@ -55,7 +57,7 @@ class Intake:
                 f"{settings.choices} counts exemplars by the field "
                 f"{settings.stratum!r}, which the minibatch lacks (it has {_names(minibatch)}); set stratum="
             )
-        if settings.stratum not in (None, "label", *minibatch):  # "label" is the default, which a stream may lack
+        if settings.stratum not in (None, LABEL, *minibatch):  # it is the default, which a stream may lack
             raise ValueError(
                 f"stratum={settings.stratum!r} names no field of the minibatch (it has {_names(minibatch)}); set "
                 "stratum= to one of them, or to None"
@@ -112,11 +114,11 @@ class Intake:
         """Count a minibatch that was checked, and return its offer; ids and strata as `check` gave them, on the CPU.
 
         Raises:
-            ValueError: the ids do not follow the order of their sampler; nothing was counted.
+            ValueError: the ids do not follow the order of their sampler, or a sample is stored with another label;
+                nothing was counted.
         """
         if ids is not None:
             sample_id = np.ascontiguousarray(ids.numpy(), dtype=np.int64)
-            self._order.check(sample_id)
         else:
             arrival = self._arrivals + np.arange(num_rows, dtype=np.int64)
             sample_id = arrival * self._world_size + self._rank
@@ -124,12 +126,31 @@ class Intake:
             stratum = np.ascontiguousarray(strata.numpy(), dtype=np.int64)
         else:
             stratum = np.full(num_rows, -1, np.int64)
-        self._arrivals += num_rows
         keys = sample_keys(sample_id, self._settings.seed)
+        if ids is not None:
+            if strata is not None and self.stored_label is not None and num_rows:
+                self._require_same_label(sample_id, stratum, keys)
+            self._order.check(sample_id)
+        self._arrivals += num_rows
         if self._distinct is not None:
             self._distinct.add(keys)
             self.num_distinct = self._distinct.count()
         return Offer(sample_id, stratum, keys, round_)
+
+    def _require_same_label(self, sample_id: Int64Array, label: Int64Array, keys: UInt64Array) -> None:
+        """Raise ValueError if a sample is stored with another label than it is offered with.
+
+        Of the minibatch it looks at the sample with the smallest key, the one that is most likely to be stored.
+        """
+        row = int(keys.argmin())
+        sample, offered = int(sample_id[row]), int(label[row])
+        stored = self.stored_label(sample, int(keys[row])) if self.stored_label is not None else None
+        if stored is not None and stored != offered:
+            raise ValueError(
+                f"sample {sample} is stored with the {self.stratum} {stored} and is now offered with {offered}: two "
+                "data sets share ids (give each a range of its own, with_ids(…, first_id=…)), or the data is not that "
+                "of the saved state; if labels may change, give stratum=None"
+            )
 
     def state_dict(self) -> dict[str, Any]:
         state: dict[str, Any] = {"arrivals": self._arrivals}

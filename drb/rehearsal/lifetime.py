@@ -16,6 +16,7 @@ from typing_extensions import Self
 
 from drb.distributed.failure import OwnError, PeerError, is_of_a_collective
 from drb.exchange import Peers
+from drb.rehearsal.inference_mode import outside_inference_mode
 from drb.rehearsal.running import Running
 from drb.rehearsal.settings import RehearsalSettings
 from drb.rehearsal.unstarted import Unstarted
@@ -51,6 +52,7 @@ class Lifetime:
             raise ValueError("this rehearsal has ended; make a new one")
         return running or self._start(minibatch)
 
+    @outside_inference_mode
     def _start(self, minibatch: Minibatch | None) -> Running | None:
         """Build everything, and say on rank 0 what was chosen: see `Unstarted.start`. Without a minibatch it is built
         from the state that was loaded, if any: see `Unstarted.resume`. Collective.

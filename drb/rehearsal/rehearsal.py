@@ -78,7 +78,7 @@ class Rehearsal(Lifetime):
             on different exemplars. Every one is distinct inside; the same sample may come in several.
         batch_size: the largest minibatch's rows, if the first is not the largest.
         num_samples: of the whole stream; for a capacity given as a share.
-        data: a fingerprint of the data, alike on all ranks; a state of other data is refused. None: not compared.
+        data: a fingerprint of the data, alike on all ranks; a state of other data is refused. None: only labels are.
         device: where extend and step return, as "cuda" (docs/gpu.md); None: where the first minibatch lies.
         verbose: print what was chosen and what memory it takes, on rank 0.
     """

@@ -17,8 +17,10 @@ from drb.options import check_settings, setting
 from drb.rehearsal.exchange_registry import AUTO, TRANSPORTS
 from drb.sampling.proportions import PROPORTIONS, Proportions
 from drb.variant import identity, name_of
+from drb.warn import warn_caller
 
 ARRIVAL = "arrival"  # as sample_id: every offer is a new sample
+LABEL = "label"  # as stratum: a sample's class, which does not change, as other groups may
 _TEN_YEARS_S = 3.2e8
 _MOST_AHEAD = 1024  # rounds in flight; steps of a round
 
@@ -43,7 +45,7 @@ class RehearsalSettings:
     exchange: str | type[Transport] | Transport = AUTO
     storage: str = setting("auto", one_of=("auto", "host", "device"))
     device_share: float = setting(0.25, above=0, at_most=1)
-    stratum: str | None = "label"
+    stratum: str | None = LABEL
     sample_id: str = "sample_id"
     asynchronous: bool | Literal["auto"] = setting("auto", one_of=("auto", True, False))
     min_fill: int = setting(1, at_least=0)
@@ -146,8 +148,15 @@ class RehearsalSettings:
         """Raise ValueError naming what differs from what a state was saved with."""
         own = self.fixed_by_state()
         for name in [*own, *(saved.keys() - own.keys())]:
-            is_unknown = name == "data" and None in (saved.get(name), own[name])
-            if saved.get(name) != own.get(name) and not is_unknown:
+            if saved.get(name) == own.get(name):
+                continue
+            if name == "data" and None in (saved.get(name), own[name]):
+                with_data, without = ("this rehearsal", "state") if own[name] else ("the state", "rehearsal")
+                warn_caller(
+                    f"{with_data} has data={own[name] or saved[name]!r} and the {without} has none, so it was not "
+                    "compared whether the data has changed: give data= always"
+                )
+            else:
                 raise ValueError(
                     f"the state was saved with {name}={saved.get(name)!r}, this rehearsal has {own.get(name)!r}; "
                     "resume with the same"

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from drb.rehearsal.cuda import DeferredLate, DeviceExtension, DeviceIntake, find_device
 from drb.rehearsal.exemplars import StepExemplars
+from drb.rehearsal.inference_mode import outside_inference_mode
 from drb.rehearsal.intake import Intake, on_cpu, require_fields
 from drb.rehearsal.output import Extension
 from drb.rehearsal.parts import Parts
@@ -64,6 +65,7 @@ class Steps:
         self._is_async = parts.is_async
         self._waits_for_all = settings.uneven == "stop"  # in every step
 
+    @outside_inference_mode
     def extend(self, minibatch: Minibatch) -> Minibatch | None:
         """Take a step; return the minibatch with the exemplars behind it. See `Rehearsal.extend`."""
         start = time.perf_counter()
@@ -74,6 +76,7 @@ class Steps:
         self.extend_seconds += time.perf_counter() - start
         return extended
 
+    @outside_inference_mode
     def step(self, minibatch: Minibatch) -> Exemplars | None:
         """Take a step; return the exemplars by themselves. See `Rehearsal.step`."""
         start = time.perf_counter()
@@ -131,6 +134,7 @@ class Steps:
             self.wait_seconds += end - before
         return None if rounds.stopped else result
 
+    @outside_inference_mode
     def attach(self, late_fields: dict[str, Tensor]) -> None:
         """Give the last minibatch its late fields, [b, …] each. See `Rehearsal.attach`."""
         start = time.perf_counter()

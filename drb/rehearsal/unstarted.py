@@ -21,7 +21,7 @@ from drb.rehearsal.parts import Parts
 from drb.rehearsal.pipeline import Pipeline
 from drb.rehearsal.running import Running
 from drb.rehearsal.selection import SampleIds, Where
-from drb.rehearsal.settings import RehearsalSettings
+from drb.rehearsal.settings import LABEL, RehearsalSettings
 from drb.rehearsal.state.check import naming_damage, spec_in
 from drb.rehearsal.state.fetched import is_for, uncounted
 from drb.rehearsal.state.forget import forget_in_state
@@ -180,6 +180,8 @@ class Unstarted:
             output = DeviceExtension(parts.outlet, there, parts.spec, parts.max_rows, parts.exemplars, id_field)
         else:
             output = Extension(parts.spec, parts.max_rows, parts.exemplars, parts.runner.blocks, id_field)
+        if settings.stratum == LABEL:
+            self._intake.stored_label = parts.buffer.stratum_of
         rounds = Pipeline(parts, self._peers, settings)
         steps = Steps(
             parts,

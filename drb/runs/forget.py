@@ -36,13 +36,16 @@ class Purged:
     Attributes:
         sample_ids: all ids that were named or matched, ascending.
         checkpoints: the checkpoints that were rewritten.
-        removed: the number of stored exemplars, of all ranks and checkpoints together.
+        removed: the number of stored exemplars, of all ranks and checkpoints together: a sample that is stored in two
+            checkpoints counts twice.
+        num_named: the number of distinct ids that were named; the others were matched.
         erased: the number of samples erased from the cache of the data set, if the run read one.
     """
 
     sample_ids: Int64Array
     checkpoints: Sequence[Path]
     removed: int
+    num_named: int = 0
     erased: int = 0
 
 
@@ -113,6 +116,7 @@ def forget_in_checkpoints(
     paths: Sequence[Path], sample_ids: Int64Array, where: Where | None, key: Key | None, *, dry_run: bool = False
 ) -> Purged:
     """Do what `forget_in_run` does to these checkpoints, which no other process may be using."""
+    num_named = len(np.unique(sample_ids))
     if where is not None:
         states = [state for path in paths for state in _rehearsals(path, key)]
         found = [ids_in_state(state, where) for state in states]
@@ -130,7 +134,7 @@ def forget_in_checkpoints(
             rewrite_checkpoint(path, lambda rank, own: _changed(own, change, sample_ids), key=key)  # noqa: B023
         rewritten.append(path)
         removed += sum(map(int, stored))
-    return Purged(sample_ids, rewritten, removed)
+    return Purged(sample_ids, rewritten, removed, num_named)
 
 
 class CheckpointPurge:

@@ -67,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
         hint = f"; add --admission {error.name}" if isinstance(error, UnnamedVariantError) else ""
         print(f"drb: error: {error}{hint}", file=sys.stderr)
         return 1
-    _report(purged, dry_run=options.dry_run)
+    _report(purged, options.where or (), dry_run=options.dry_run)
     return 0
 
 
@@ -94,21 +94,35 @@ def _confirm(run_dir: Path) -> None:
         raise ValueError(f"nothing was changed: {ways}")
 
 
-def _report(purged: Purged, *, dry_run: bool) -> None:
+def _report(purged: Purged, conditions: Sequence[str], *, dry_run: bool) -> None:
     """Print what was removed, or would be."""
-    num_ids, would = len(purged.sample_ids), "would be " if dry_run else ""
     if purged.checkpoints:
         for path in purged.checkpoints:
-            print(f"{would}rewritten: {path}")
-        denied = "would be denied" if dry_run else "are denied from now on"
-        ids = f"{num_ids} sample id{'s' if num_ids != 1 else ''}"
-        print(f"{ids} {denied}; {purged.removed} stored exemplars {would or 'were '}removed")
+            print(f"{'would be ' if dry_run else ''}rewritten: {path}")
+        denied = f"{_was_or_would(purged.sample_ids.size, 'sample id', dry_run, 'are')} denied"
+        removed = f"{_was_or_would(purged.removed, 'stored exemplar', dry_run)} removed"
+        where = f" from {_counted(len(purged.checkpoints), 'checkpoint')}"
+        print(f"{denied}{'' if dry_run else ' from now on'}; {removed}{where if purged.removed else ''}")
+    elif not purged.erased and conditions and not purged.num_named:
+        print(f"nothing to do: no stored exemplar has {' and '.join(conditions)}")
     elif not purged.erased:
-        print(f"nothing to do: the checkpoints deny these {num_ids} sample ids already")
+        ids = "this sample id" if purged.num_named == 1 else f"these {purged.num_named} sample ids"
+        nothing = f", and no stored exemplar has {' and '.join(conditions)}" if conditions else ""
+        print(f"nothing to do: the checkpoints deny {ids} already{nothing}")
     if purged.erased:
-        print(f"{purged.erased} samples {would or 'were '}erased from the cache of the data set")
+        print(f"{_was_or_would(purged.erased, 'sample', dry_run)} erased from the cache of the data set")
     if dry_run:
         print("nothing was changed (--dry-run)")
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" + "s" * (count != 1)
+
+
+def _was_or_would(count: int, what: str, dry_run: bool, plural: str = "were") -> str:
+    """Return for example '1 sample was', '2 samples were' or '2 samples would be'."""
+    singular = {"were": "was", "are": "is"}[plural]
+    return f"{_counted(count, what)} {'would be' if dry_run else singular if count == 1 else plural}"
 
 
 def _ids(text: str, where: str) -> list[int]:

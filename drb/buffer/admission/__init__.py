@@ -9,19 +9,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from drb.buffer.admission.base import (
-    NOTHING,
-    REFILLS,
-    Admission,
-    Columns,
-    Decision,
-    Gathered,
-    Offer,
-    Removal,
-    State,
-    fill_holes,
-    slots_for,
-)
+from drb.buffer.admission.base import REFILLS, Admission, Gathered, State, fill_holes, slots_for
+from drb.buffer.admission.columns import Columns
+from drb.buffer.admission.decision import NOTHING, Decision, Offer, Removal
 from drb.registry import Registry
 from drb.variant import fresh, name_of, options_of
 

@@ -14,20 +14,17 @@ from typing import Any
 import numpy as np
 
 from drb.buffer.admission.base import (
-    NOTHING,
     REFILLS,
     Admission,
-    Columns,
-    Decision,
     Gathered,
-    Offer,
-    Removal,
     State,
     fill_holes,
     is_ascending,
     require_state,
     slots_for,
 )
+from drb.buffer.admission.columns import Columns
+from drb.buffer.admission.decision import NOTHING, Decision, Offer, Removal
 from drb.options import setting
 from drb.types import BoolArray, Int64Array, UInt64Array
 

@@ -11,18 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from drb.buffer.admission.base import (
-    NOTHING,
-    Admission,
-    Columns,
-    Decision,
-    Gathered,
-    Offer,
-    Removal,
-    State,
-    fill_holes,
-)
+from drb.buffer.admission.base import Admission, Gathered, State, fill_holes
 from drb.buffer.admission.class_balanced import level
+from drb.buffer.admission.columns import Columns
+from drb.buffer.admission.decision import NOTHING, Decision, Offer, Removal
 from drb.types import Int64Array
 
 

@@ -7,18 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from drb.buffer.admission.base import (
-    NOTHING,
-    Admission,
-    Columns,
-    Decision,
-    Gathered,
-    Offer,
-    Removal,
-    State,
-    require_state,
-    take_free_slots,
-)
+from drb.buffer.admission.base import Admission, Gathered, State, require_state, take_free_slots
+from drb.buffer.admission.columns import Columns
+from drb.buffer.admission.decision import NOTHING, Decision, Offer, Removal
 from drb.types import Int64Array
 
 _MOST_SLOTS = 1 << 40

@@ -24,21 +24,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from drb.buffer.admission.base import (
-    NOTHING,
-    Admission,
-    Columns,
-    Decision,
-    Gathered,
-    Offer,
-    Removal,
-    State,
-    fill_holes,
-    is_ascending,
-    require_state,
-    slots_for,
-)
+from drb.buffer.admission.base import Admission, Gathered, State, fill_holes, is_ascending, require_state, slots_for
 from drb.buffer.admission.class_balanced import surplus_of_strata
+from drb.buffer.admission.columns import Columns
+from drb.buffer.admission.decision import NOTHING, Decision, Offer, Removal
 from drb.options import setting
 from drb.seeding import RoundGenerator
 from drb.types import BoolArray, Int64Array

@@ -12,21 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from drb.buffer.admission.base import (
-    NOTHING,
-    Admission,
-    Columns,
-    Decision,
-    Gathered,
-    Offer,
-    Removal,
-    State,
-    fill_holes,
-    is_ascending,
-    require_state,
-    slots_for,
-)
+from drb.buffer.admission.base import Admission, Gathered, State, fill_holes, is_ascending, require_state, slots_for
 from drb.buffer.admission.class_balanced import level
+from drb.buffer.admission.columns import Columns
+from drb.buffer.admission.decision import NOTHING, Decision, Offer, Removal
 from drb.options import required
 from drb.seeding import RoundGenerator
 from drb.types import Int64Array

@@ -16,20 +16,17 @@ from typing import Any
 import numpy as np
 
 from drb.buffer.admission.base import (
-    NOTHING,
     REFILLS,
     Admission,
-    Columns,
-    Decision,
     Gathered,
-    Offer,
-    Removal,
     State,
     fill_holes,
     require_state,
     slots_for,
     take_free_slots,
 )
+from drb.buffer.admission.columns import Columns
+from drb.buffer.admission.decision import NOTHING, Decision, Offer, Removal
 from drb.options import setting
 from drb.types import Int64Array, UInt64Array
 

@@ -7,6 +7,7 @@ too, so leaving out the zeroing of any one of them fails the test.
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -218,7 +219,14 @@ def test_a_command_forgets_what_a_condition_matches(stopped, capsys):
             assert own["rehearsal"]["denied"].tolist() == matched
             assert not np.isin(ids_in_state(own["rehearsal"]), matched).any()
     assert traces_in_files(stopped, matched) == {}
-    assert "stored exemplars were removed" in capsys.readouterr().out
+    assert re.search(r"\d+ stored exemplars were removed from 3 checkpoints\n", capsys.readouterr().out)
+    assert main(["forget", str(stopped), "--where", "label=99"]) == 0
+    assert capsys.readouterr().out == "nothing to do: no stored exemplar has label=99\n"
+    assert main(["forget", str(stopped), "--where", "label=99", "--ids", str(matched[0])]) == 0
+    expected = "nothing to do: the checkpoints deny this sample id already, and no stored exemplar has label=99\n"
+    assert capsys.readouterr().out == expected
+    assert main(["forget", str(stopped), "--ids", "9999", "--dry-run"]) == 0
+    assert "1 sample id would be denied; 0 stored exemplars would be removed\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
