@@ -1,6 +1,6 @@
 """A base and what is new, mixed three to one, in a loop of one's own; then stopped, and gone on with a third source.
 
-python examples/mixed_sources.py
+    python examples/mixed_sources.py
 """
 
 from __future__ import annotations
