@@ -1,5 +1,7 @@
 """A base and what is new, mixed three to one, in a loop of one's own; then stopped, and gone on with a third source.
 
+At the end it prints how many samples each source gave, and how far that was from what was asked for.
+
     python examples/mixed_sources.py
 """
 
