@@ -69,7 +69,8 @@ def tags_of(config: TrainConfig, world: World, arguments: Sequence[str]) -> dict
         "git_commit": commit,
         "slurm_job": job,
         **{f"version_{name}": version for name, version in versions().items()},
-        "mlflow.source.name": " ".join(["drb.train", *arguments]),
+        "command": " ".join(["drb.train", *arguments]),
+        "mlflow.source.name": "drb.train",  # MLflow shows what follows the last slash
         "mlflow.source.type": "JOB" if job else "LOCAL",
         "mlflow.source.git.commit": commit,
     }

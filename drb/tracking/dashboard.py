@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -82,14 +83,15 @@ def _studies(place: str, experiment_id: str, runs: Sequence[Any], address: str) 
             continue
         nested = [run for run in runs if run.data.tags.get(PARENT) == study.info.run_id]
         leaves = [run.info.run_id for run in reversed(nested) if "drb.kind" not in run.data.tags][:_MOST_COMPARED]
-        yield f"  study {study.info.run_name}: its page\n    {place}/runs/{study.info.run_id}/artifacts/page.html"
+        page = f"{place}/runs/{study.info.run_id}/artifacts/page.html{_VIEW}"
+        yield f"  study {study.info.run_name}: its page\n    {page}"
         if leaves:
             yield f"    its {len(leaves)} first runs side by side\n    {_comparison(address, experiment_id, leaves)}"
 
 
 def _comparison(address: str, experiment_id: str, run_ids: Sequence[str]) -> str:
     runs, experiments = (quote(json.dumps(each, separators=(",", ":"))) for each in (run_ids, [experiment_id]))
-    return f"{address}/#/compare-runs?runs={runs}&experiments={experiments}"
+    return f"{address}/#/compare-runs{_VIEW}&runs={runs}&experiments={experiments}"
 
 
 def _serve(uri: str, address: str, port: int, lines: Sequence[str]) -> int:
@@ -103,6 +105,8 @@ def _serve(uri: str, address: str, port: int, lines: Sequence[str]) -> int:
         stderr=subprocess.PIPE,
         text=True,
     )
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs ignore the first
+        signal.signal(number, signal.default_int_handler)
     try:
         _wait_until_it_answers(server, address, port)
         print("\n".join(lines) + "\nCtrl-C ends it", flush=True)

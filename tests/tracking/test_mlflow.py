@@ -112,9 +112,10 @@ def test_the_dashboard_links_to_experiments_studies_and_comparisons(store, tmp_p
         "experiment digits: 3 runs",
         f"    {place}/runs?workflowType=machine_learning",
         "  study Bounds: its page",
-        f"    {place}/runs/{study.run_id}/artifacts/page.html",
+        f"    {place}/runs/{study.run_id}/artifacts/page.html?workflowType=machine_learning",
         "    its 1 first runs side by side",
-        f"    http://127.0.0.1:5001/#/compare-runs?runs=%5B%22{tracker.run_id}%22%5D&experiments=%5B%221%22%5D",
+        "    http://127.0.0.1:5001/#/compare-runs?workflowType=machine_learning&"
+        f"runs=%5B%22{tracker.run_id}%22%5D&experiments=%5B%221%22%5D",
     ]
 
 
