@@ -1,4 +1,4 @@
-"""Memory and events that simulated GPUs of several processes share, by files in /dev/shm.
+"""Memory and events that simulated GPUs of several processes share, by memory files.
 
 A stream that waits for another process's event makes that process run its stream up to there, and no further: the work
 of a "late" GPU runs as late as the others' waits allow. Where a wait is missing, what is read is garbage or old.
@@ -6,11 +6,8 @@ of a "late" GPU runs as late as the others' waits allow. Where a wait is missing
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import mmap
 import os
-import secrets
 import threading
 import time
 from collections.abc import Sequence
@@ -36,16 +33,14 @@ def _map(path: str, num_bytes: int) -> np.ndarray:
 
 
 def _create(num_bytes: int) -> str:
-    path = f"/dev/shm/drb-simulated-{secrets.token_hex(8)}"
-    with open(path, "wb") as file:
-        file.truncate(num_bytes)
-    atexit.register(_remove, path)
-    return path
+    """Memory without a name, which goes with the processes that have it, however they end; where others find it."""
+    fd = os.memfd_create("drb-simulated")
+    os.ftruncate(fd, num_bytes)
+    return f"/proc/{os.getpid()}/fd/{fd}"
 
 
 def _remove(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
+    os.close(int(path.rpartition("/")[2]))
 
 
 class Memory:
