@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from drb.buffer.admission import Decision, Offer
+from drb.buffer.admission import Columns, Decision, Offer
 from drb.buffer.buffer import Buffer
 from drb.buffer.record import SLOT
 from drb.buffer.snapshot import RowWatch
@@ -51,9 +51,10 @@ class EditableBuffer(Buffer):
         """Return how many columns of each optional or growing field these exemplars have: int64 [n], copies."""
         return self.spec.known(torch.from_numpy(self.rows[self._slot_row[slots]])) if self.spec.counted else {}
 
-    def stratum_of(self, sample_id: int, key: int) -> int | None:
-        """Return the stratum of a stored sample; None if it is not stored or not found, as one in ten is."""
-        return self._columns.stratum_of(sample_id, key)
+    @property
+    def columns(self) -> Columns:
+        """What is known about each slot, to be read only."""
+        return self._columns
 
     def column(self, name: str, slots: Int64Array) -> npt.NDArray[Any]:
         """Return what is known about these slots: key uint64 [n]; sample_id, stratum or admitted_round int64 [n]."""

@@ -5,14 +5,14 @@ Letters: B rows of a minibatch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from drb.buffer.admission import Offer
+from drb.buffer.admission import Columns, Offer
 from drb.buffer.record import RecordSpec
 from drb.data.sampler_order import OrderCheck, Shard, shard_of
 from drb.rehearsal.settings import LABEL, RehearsalSettings
@@ -29,12 +29,12 @@ class Intake:
 
     num_distinct: distinct samples offered so far; 0 unless the proportions need it.
     id_field, stratum: the fields of sample ids and of strata; None: there is none.
-    stored_label: the label of a stored sample, (id, key) -> integer or None; None: labels may change.
+    labelled: what is stored, with labels as strata; None: there are no labels, or they may change.
     """
 
     def __init__(self, settings: RehearsalSettings, rank: int, world_size: int) -> None:
         self.num_distinct = 0
-        self.stored_label: Callable[[int, int], int | None] | None = None
+        self.labelled: Columns | None = None
         self._settings = settings
         self.id_field, self.stratum = settings.id_field, settings.stratum
         self._needs_strata = settings.needs_strata
@@ -128,8 +128,8 @@ class Intake:
             stratum = np.full(num_rows, -1, np.int64)
         keys = sample_keys(sample_id, self._settings.seed)
         if ids is not None:
-            if strata is not None and self.stored_label is not None and num_rows:
-                self._require_same_label(sample_id, stratum, keys)
+            if strata is not None and self.labelled is not None and num_rows:
+                self._require_same_label(self.labelled, sample_id, stratum, keys)
             self._order.check(sample_id)
         self._arrivals += num_rows
         if self._distinct is not None:
@@ -137,19 +137,20 @@ class Intake:
             self.num_distinct = self._distinct.count()
         return Offer(sample_id, stratum, keys, round_)
 
-    def _require_same_label(self, sample_id: Int64Array, label: Int64Array, keys: UInt64Array) -> None:
+    def _require_same_label(self, stored: Columns, sample_id: Int64Array, label: Int64Array, keys: UInt64Array) -> None:
         """Raise ValueError if a sample is stored with another label than it is offered with.
 
-        Of the minibatch it looks at the sample with the smallest key, the one that is most likely to be stored.
+        Of the minibatch it looks at the sample with the smallest key, the one that is most likely to be stored, and
+        finds nine in ten of those that are.
         """
-        row = int(keys.argmin())
-        sample, offered = int(sample_id[row]), int(label[row])
-        stored = self.stored_label(sample, int(keys[row])) if self.stored_label is not None else None
-        if stored is not None and stored != offered:
+        row = keys.argmin()
+        slot = stored.slot_by_key[int(keys[row]) & (len(stored.slot_by_key) - 1)]
+        is_stored = slot < stored.size and stored.sample_id[slot] == sample_id[row]
+        if is_stored and stored.stratum[slot] != label[row]:
             raise ValueError(
-                f"sample {sample} is stored with the {self.stratum} {stored} and is now offered with {offered}: two "
-                "data sets share ids (give each a range of its own, with_ids(…, first_id=…)), or the data is not that "
-                "of the saved state; if labels may change, give stratum=None"
+                f"sample {sample_id[row]} is stored with the {self.stratum} {stored.stratum[slot]} and is now offered "
+                f"with {label[row]}: two data sets share ids (give each a range of its own, with_ids(…, first_id=…)), "
+                "or the data is not that of the saved state; if labels may change, give stratum=None"
             )
 
     def state_dict(self) -> dict[str, Any]:

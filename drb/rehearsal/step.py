@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TypeAlias, TypeVar
+from functools import wraps
+from typing import ParamSpec, TypeAlias, TypeVar
 
+import torch
 from torch import Tensor
 
 from drb.rehearsal.cuda import DeferredLate, DeviceExtension, DeviceIntake, find_device
 from drb.rehearsal.exemplars import StepExemplars
-from drb.rehearsal.inference_mode import outside_inference_mode
 from drb.rehearsal.intake import Intake, on_cpu, require_fields
 from drb.rehearsal.output import Extension
 from drb.rehearsal.parts import Parts
@@ -27,7 +28,24 @@ from drb.rehearsal.settings import RehearsalSettings
 from drb.types import Exemplars, Minibatch
 
 Output: TypeAlias = Extension | DeviceExtension
+P = ParamSpec("P")
 T = TypeVar("T")
+
+
+def outside_inference_mode(call: Callable[P, T]) -> Callable[P, T]:
+    """Return the function so that it leaves `torch.inference_mode` while it runs, if its caller is in it.
+
+    Memory that outlives a call must not be made in inference mode, outside which it could not be written.
+    """
+
+    @wraps(call)
+    def outside(*args: P.args, **kwargs: P.kwargs) -> T:
+        if not torch.is_inference_mode_enabled():
+            return call(*args, **kwargs)
+        with torch.inference_mode(False), torch.no_grad():
+            return call(*args, **kwargs)
+
+    return outside
 
 
 class Steps:

@@ -181,7 +181,7 @@ class Unstarted:
         else:
             output = Extension(parts.spec, parts.max_rows, parts.exemplars, parts.runner.blocks, id_field)
         if settings.stratum == LABEL:
-            self._intake.stored_label = parts.buffer.stratum_of
+            self._intake.labelled = parts.buffer.columns
         rounds = Pipeline(parts, self._peers, settings)
         steps = Steps(
             parts,
