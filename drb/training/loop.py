@@ -241,7 +241,7 @@ class Trainer:
         """Its phases, of which there is one unless the method says otherwise."""
         source = Concat(self._past) if self._components.method.needs.cumulative else task.train
         self._phases.targets_are_known = source.in_memory
-        loader = loader_of(source, task, self._components)
+        loader = self._loader(source, task)
         self._saver.begin_task(self.steps)
         if self.position.is_fresh:
             self.progress.begin_interval(self._phases.updates)
@@ -264,6 +264,9 @@ class Trainer:
         with eval_mode(learner.network):
             finished = FinishedTask(task, learner.network, self._components, partial(loader.epoch, 0))
             self._components.method.end_task(finished)
+
+    def _loader(self, source: Source, task: Task) -> Loader:
+        return loader_of(source, task, self._components)
 
     def _end_task(self, task: Task, learner: Learner) -> None:
         self._activity = "evaluation after the task"
