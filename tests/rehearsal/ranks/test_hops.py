@@ -6,7 +6,10 @@ from ranks import run_cases
 
 from benchmarks.hops import TRAINING, WORKER, medians, steady_extends
 
-MOST_CHANGES_OF_FILE = {"inline": {TRAINING: 44}, "on a worker": {TRAINING: 30, WORKER: 14}}
+MOST_CHANGES_OF_FILE = {
+    "inline": {TRAINING: 44},
+    "on a worker": {TRAINING: 33, WORKER: 11},
+}  # half of 89 in all, the count before
 
 
 def changes_of_file(rank, world_size, asynchronous):
