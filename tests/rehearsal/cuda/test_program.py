@@ -19,7 +19,7 @@ def train(gpu, strategy, monkeypatch):
     """The weights that were learnt. With a GPU, minibatches lie in page-locked memory, as they do on CUDA."""
     with monkeypatch.context() as patch:
         if gpu is not None:
-            patch.setattr("drb.training.loop.memory_for", lambda device: gpu.empty_pinned)
+            patch.setattr("drb.training.loaders.memory_for", lambda device: gpu.empty_pinned)
         dataset, method = small_dataset(64), Method(strategy)
         spec = None
         if method.needs.late:
