@@ -97,9 +97,10 @@ class Trainer:
             allow_duplicates: go on if more than 1 % of all exemplars are stored more than once.
             timeout_s: how long a rank may go without a heartbeat while the others wait for rank 0 between tasks.
         Raises:
-            ValueError: a strategy and terms that cannot be combined.
+            ValueError: a strategy, terms and an objective that cannot be combined.
         """
         method, objective = Method(strategy, terms), objective or OBJECTIVES.build("classification")
+        method.check_objective(objective)
         rehearsal = rehearsal if method.draws.total else None
         self.progress = Progress(world, rehearsal)
         self.finite = FiniteCheck(training.on_nonfinite, world, loss_scaling=training.precision == "fp16")

@@ -153,8 +153,9 @@ def build_method(
     """
     base = build_variant("strategy", strategy)
     parts = [_build(TERMS, section, f"{TERMS_GROUP}.{key}") for key, section in terms.items()]
-    Method(base, parts)
-    return base, parts, build_variant("objective", objective)
+    meaning: Objective = build_variant("objective", objective)
+    Method(base, parts).check_objective(meaning)
+    return base, parts, meaning
 
 
 def _build(variants: Registry[Any], section: VariantConfig, where: str) -> Any:

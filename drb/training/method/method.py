@@ -20,6 +20,7 @@ from drb.training.method.needs import Draws, Needs, Phase, draws_of, merged
 from drb.training.method.optimizer_step import Step
 from drb.training.method.parameters import Gradient, ParameterVector, Weights
 from drb.training.method.tasks import CurrentTask, FinishedTask
+from drb.training.objectives.objective import Objective
 from drb.training.strategies.strategy import Strategy
 from drb.training.terms.term import Term
 from drb.variant import name_of
@@ -57,6 +58,15 @@ class Method:
             raise ValueError(f"{' + '.join(self.parts)} asks for candidates, but no part chooses among them (select)")
         self.changes_gradient = any(self._having[hook] for hook in ("observe", "penalise", "project"))
         self.penalties: dict[str, Tensor] = {}
+
+    def check_objective(self, objective: Objective) -> None:
+        """Check that this objective has what the parts ask for.
+
+        Raises:
+            ValueError: rows need classes, of which the objective knows none.
+        """
+        if self.needs.classes:
+            objective.require_classes()
 
     # -- a task
 

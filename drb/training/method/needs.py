@@ -57,6 +57,7 @@ class Needs:
     candidates: how many exemplars are drawn, of which `select` chooses `rehearsal.exemplars`; None: nothing is chosen
     late:       fields that are stored after the forward pass, by name
     rewrites:   late fields of other parts that this part rewrites at a task's end
+    classes:    whether each row must have a class, as with objective=classification
     counts:     whether the part calls `Batch.stored_counts`, the number of exemplars of each class on all ranks
     references: gradients of the loss on the exemplars apart: "one" on all of them, one on those of earlier tasks
         ("past"), or one for each earlier task ("per_task"); they are `step.references`, none before there are any
@@ -71,6 +72,7 @@ class Needs:
     candidates: int | None = None
     late: Mapping[str, LateField] = field(default_factory=dict)
     rewrites: tuple[str, ...] = ()
+    classes: bool = False
     counts: bool = False
     references: str = "none"
     admission: str | None = None
@@ -187,6 +189,7 @@ def _merge(left: tuple[str, Needs], right: tuple[str, Needs]) -> tuple[str, Need
         candidates=a.candidates or b.candidates,
         late={**a.late, **b.late},
         rewrites=(*a.rewrites, *b.rewrites),
+        classes=a.classes or b.classes,
         counts=a.counts or b.counts,
         references=max(a.references, b.references, key=REFERENCES.index),
         admission=a.admission or b.admission,

@@ -25,7 +25,7 @@ class AsymmetricCrossEntropy(Strategy):
     claims: ClassVar[frozenset[str]] = Strategy.claims | {"adjust"}
 
     def needs(self) -> Needs:
-        return Needs(exemplars="joined")
+        return Needs(exemplars="joined", classes=True)
 
     def loss(self, batch: Batch) -> Tensor:
         outputs = batch.outputs()

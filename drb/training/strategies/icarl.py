@@ -36,7 +36,7 @@ class IncrementalClassifier(Strategy):
     claims: ClassVar[frozenset[str]] = Strategy.claims | {"adjust", "admission"}
 
     def needs(self) -> Needs:
-        return Needs(exemplars="joined", admission="closed")
+        return Needs(exemplars="joined", admission="closed", classes=True)
 
     def begin_task(self, task: CurrentTask) -> None:
         if task.is_first:

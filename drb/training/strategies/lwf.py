@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from drb.options import setting
 from drb.training.method.batch import Batch
 from drb.training.method.frozen import FrozenNetwork
+from drb.training.method.needs import Needs
 from drb.training.method.tasks import CurrentTask, FinishedTask
 from drb.training.strategies.strategy import Strategy
 
@@ -29,6 +30,9 @@ class LearningWithoutForgetting(Strategy):
     name = "lwf"
     strength: float = setting(1.0, at_least=0)
     temperature: float = setting(2.0, above=0)
+
+    def needs(self) -> Needs:
+        return Needs(classes=True)
 
     def begin_task(self, task: CurrentTask) -> None:
         if task.is_first:

@@ -45,7 +45,7 @@ class BalancedSoftmax(Term):
     count_every: int = setting(10, at_least=1)
 
     def needs(self) -> Needs:
-        return Needs(counts=self.prior == "tasks")
+        return Needs(classes=True, counts=self.prior == "tasks")
 
     def begin_task(self, task: CurrentTask) -> None:
         num_classes = task.num_outputs

@@ -25,7 +25,7 @@ class NearestMean(Term):
     name = "nearest_mean"
 
     def needs(self) -> Needs:
-        return Needs(exemplars="joined")
+        return Needs(exemplars="joined", classes=True)
 
     def end_task(self, task: FinishedTask) -> None:
         self.means = class_means(task)

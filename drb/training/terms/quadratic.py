@@ -5,8 +5,8 @@ terms differ in how they find the importance. Its gradient has a closed form and
 so a penalty costs no forward pass. New outputs of a head that grows have the importance 0 until their first task ends.
 
 A step of plain SGD takes a weight 2 · learning rate · factor · strength · importance of the way back to its anchor.
-From 2 on it would move further away in each step. So at most the whole way is taken: a weight that is more important
-is held as firmly as one can be.
+From 2 on it would move further away in each step. So each penalty takes it at most the whole way: a weight that is more
+important is held as firmly as one can be.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ class TaskEndStorage(Term):
     claims: ClassVar[frozenset[str]] = frozenset({"admission"})
 
     def needs(self) -> Needs:
-        return Needs(admission="closed")
+        return Needs(admission="closed", classes=True)
 
     def end_task(self, task: FinishedTask) -> None:
         of_class, capacity = task.objective.require_classes(), task.capacity

@@ -14,9 +14,10 @@ from drb.training.method.method import Method
 from drb.training.method.parameters import ParameterVector
 from drb.training.models import Network
 from drb.training.models.network import GrowingHead
-from drb.training.strategies import ExperienceReplay, Finetune, FromScratch
+from drb.training.objectives import OBJECTIVES
+from drb.training.strategies import STRATEGIES, ExperienceReplay, Finetune, FromScratch
 from drb.training.strategies.derpp import DarkExperienceReplayPlusPlus
-from drb.training.terms import ElasticWeightConsolidation, ExponentialMovingAverage, Term
+from drb.training.terms import TERMS, ElasticWeightConsolidation, ExponentialMovingAverage, Term
 
 
 class OtherAverage(ExponentialMovingAverage):
@@ -35,6 +36,18 @@ class OtherAverage(ExponentialMovingAverage):
 def test_what_cannot_be_combined_is_refused(strategy, terms, message):
     with pytest.raises(ValueError, match=message):
         Method(strategy, terms)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "terms"),
+    [(name, []) for name in ("er_ace", "icarl", "lwf")]
+    + [("er", [name]) for name in ("balanced_softmax", "nearest_mean", "task_end_storage")],
+)
+def test_what_compares_classes_is_refused_before_training_where_there_are_none(strategy, terms):
+    """Not in the second task, as with `lwf`, and not at a task's end."""
+    parts, regression = [TERMS.build(name) for name in terms], OBJECTIVES.build("regression", {"target": "shade"})
+    with pytest.raises(ValueError, match="regression has no classes, which this method needs"):
+        small_trainer(small_dataset(8), STRATEGIES.build(strategy), terms=parts, objective=regression)
 
 
 def test_draws_are_shared_where_exemplars_are_joined_and_added_where_they_are_apart():
