@@ -30,7 +30,7 @@ class Job:
 
     capacity: exemplars of a rank's buffer. turns: how often every kind of step runs a block, if there is time.
     from_host: also with minibatches that lie on the host; not where the GPU's time hides all that the host does.
-    on_worker: also with rounds on the worker, which one rank chooses only if it is told to.
+    inline: also with rounds on the training thread, as one rank has them only if its rows lie on the GPU.
     """
 
     model: str
@@ -42,7 +42,7 @@ class Job:
     turns: int
     capacity: int = 2000
     from_host: bool = True
-    on_worker: bool = False
+    inline: bool = False
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -51,7 +51,7 @@ class Job:
 
 _LARGE, _SMALL = (3, 224, 224), (3, 32, 32)
 JOBS = {  # the first are measured even if time is short
-    "cnn 56+7": Job("cnn", _SMALL, 56, 7, 100, 64, 14, on_worker=True),
+    "cnn 56+7": Job("cnn", _SMALL, 56, 7, 100, 64, 14, inline=True),
     "resnet18 256+32": Job("resnet18", _LARGE, 256, 32, 50, 8, 4, from_host=False),
     "resnet50 256+32": Job("resnet50", _LARGE, 256, 32, 50, 8, 3, from_host=False),
     "cnn 256+32": Job("cnn", _SMALL, 256, 32, 100, 32, 10),
@@ -133,11 +133,10 @@ class Kind:
 
 @dataclass(frozen=True)
 class Way:
-    """How a loop gives minibatches and gets them back. settings: of the `Rehearsal`. starts_at: of its engine."""
+    """How a loop gives minibatches and gets them back. settings: of the `Rehearsal`."""
 
     from_host: bool
     settings: Mapping[str, Any]
-    starts_at: float | None = None
 
 
 def ways_of(job: Job, device: torch.device) -> dict[str, Way]:
@@ -145,7 +144,7 @@ def ways_of(job: Job, device: torch.device) -> dict[str, Way]:
     return {
         name: way
         for name, way in ways(device).items()
-        if (job.from_host or not way.from_host) and (job.on_worker or "asynchronous" not in way.settings)
+        if (job.from_host or not way.from_host) and (job.inline or "asynchronous" not in way.settings)
     }
 
 
@@ -154,8 +153,7 @@ def ways(device: torch.device) -> dict[str, Way]:
     there = {"device": "cuda"} if device.type == "cuda" else {}
     known = {
         "on the gpu": Way(False, {"storage": "host"}),
-        "on the gpu, worker": Way(False, {"storage": "host", "asynchronous": True}),
-        "on the gpu, worker at once": Way(False, {"storage": "host", "asynchronous": True}, 0.0),
+        "on the gpu, inline": Way(False, {"storage": "host", "asynchronous": False}),
         "pinned": Way(True, {"storage": "host"}),
         "device=": Way(True, {"storage": "host", **there}),
         "stored on the gpu": Way(False, {"storage": "device", **there}),
@@ -187,8 +185,6 @@ def kinds_of(job: Job, data: Data, chosen: Mapping[str, Way], **settings: Any) -
             kinds[name] = Kind(job, data, job.b, from_host=way.from_host, extender=rehearsal)
             for _ in range(job.capacity // job.b + 12):
                 kinds[name].batch()
-            if way.starts_at is not None:  # no setting, so that the way of `auto` can be compared with others
-                rehearsal._running.parts.engine.starts_at = way.starts_at
         yield kinds
 
 

@@ -17,9 +17,7 @@ from benchmarks.gpu.jobs import Data, Job, group, kinds_of, ways_of
 from benchmarks.gpu.steps import compared, count_wrong, interleaved
 
 _TIMEOUT_S = 60.0
-_STORED = "stored on the gpu"
-_WAYS = ("on the gpu", "device=", _STORED)
-_HOST_WAITS = f"{_STORED}, hosts wait for writes"  # instead of streams for events of other processes
+_WAYS = ("on the gpu", "device=", "stored on the gpu")
 
 
 def measure(
@@ -49,13 +47,9 @@ def _run(rank: int, world_size: int, job: Job, device_name: str, turns: int, fol
     if device.type == "cuda":
         torch.cuda.set_device(device)
     chosen = {name: way for name, way in ways_of(job, device).items() if name in _WAYS}
-    if _STORED in chosen:
-        chosen[_HOST_WAITS] = chosen[_STORED]
     with group(device, rank, world_size, f"{folder}/store"):
         data = Data(job, device, rank, world_size)
         with kinds_of(job, data, chosen, timeout_s=_TIMEOUT_S, seed=0) as kinds:
-            if _HOST_WAITS in kinds:
-                kinds[_HOST_WAITS].extender._running.parts.outlet.side.host_waits = True
             times = interleaved(kinds, job.steps, turns, device)
             wrong = {name: count_wrong(kinds[name], data)["wrong"] for name in chosen}
         everyone: list[Any] = [None] * world_size

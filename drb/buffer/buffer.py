@@ -40,7 +40,6 @@ INDEX_BYTES = 144 + 32  # of a slot in the dictionary of ids, once grown, which 
 
 Write: TypeAlias = Callable[[Mapping[str, Tensor], Int64Array, Int64Array], None]
 _NOWHERE: Int64Array = np.empty(0, np.int64)
-_NO_ONE = _NOWHERE, _NOWHERE
 
 
 class Buffer:
@@ -94,12 +93,13 @@ class Buffer:
         decision = self._admit_offer(self._columns, offer) if self.capacity else NOTHING
         if len(decision.rows) or self.spec.refreshed:
             self._admit(decision, offer, self.spec.required_late)
-            self._stage_again(offer)
+            if self.spec.refreshed:
+                self._stage_again(offer)
         else:
             self._staged = Staged(NOTHING, _NOWHERE, len(offer.sample_id), set(self.spec.required_late))
         if len(self._staged.where):
             self._write(minibatch, *self._staged.all)
-        return len(decision)
+        return len(decision.rows)
 
     def attach(self, late_fields: Mapping[str, Tensor]) -> None:
         """Give the staged minibatch its late fields, [B, …] each, checked, on the CPU."""
@@ -233,8 +233,7 @@ class Buffer:
         self._before_writing(where)
         self.rows[where] = undecided.rows[decision.rows]
         self.rows[where, SLOT] = decision.slots
-        again = self._stage_again(offer)
-        if len(again):
+        if self.spec.refreshed and len(again := self._stage_again(offer)):
             rows = self.rows[again]
             self.spec.refresh(rows, undecided.rows[self._staged.decision.rows[self._staged.again]])
             self.rows[again] = rows
@@ -262,8 +261,8 @@ class Buffer:
         return where
 
     def _stage_again(self, offer: Offer) -> Int64Array:
-        """Copy the records of stored samples that are offered again, if fields are refreshed; the copies, int64 [n]."""
-        rows, slots = offered_again(self._columns, offer, self._staged.decision) if self.spec.refreshed else _NO_ONE
+        """Copy the records of stored samples that are offered again, to be refreshed; the copies, int64 [n]."""
+        rows, slots = offered_again(self._columns, offer, self._staged.decision)
         where = self._spares.take(len(rows))
         if len(rows):
             self._before_writing(where)

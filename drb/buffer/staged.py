@@ -19,6 +19,8 @@ from drb.buffer.admission import Columns, Decision, Offer
 from drb.buffer.record import ROUND, SAMPLE_ID, STRATUM, RecordSpec
 from drb.types import Int64Array, Minibatch
 
+_NO_ROWS: Int64Array = np.empty(0, np.int64)
+
 
 @dataclass
 class Staged:
@@ -34,7 +36,7 @@ class Staged:
     where: Int64Array
     offered: int
     lacking: set[str]
-    again: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
+    again: Int64Array = field(default_factory=_NO_ROWS.copy)
 
     def with_again(self, rows: Int64Array, slots: Int64Array, where: Int64Array) -> Staged:
         """Return this with such samples: their rows of the minibatch, their slots and their new rows, int64 [n]."""

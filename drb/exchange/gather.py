@@ -60,11 +60,6 @@ class CountsGather:
         messages[self._rails] = of_rails.reshape(*self._rails.shape, len(message))
         return messages
 
-    def require_life(self) -> None:
-        """Raise RuntimeError if a rank of this node that shares memory with this one has failed or ended."""
-        if self._in_memory is not None:
-            self._in_memory.require_life()
-
     def close(self) -> None:
         """Only where every operation has ended well."""
         for group in (self.node_peers, self.rail_peers):

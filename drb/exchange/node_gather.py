@@ -81,13 +81,13 @@ class NodeGather:
         start = time.monotonic() - _LOOK_S
         try:
             while not semaphore.wait(_LOOK_S):
-                self.require_life()
+                self._require_life()
                 if time.monotonic() - start > self._peers.timeout_s + _LOOK_S:
                     raise RuntimeError("timed out waiting for the ranks of this node")
         except RuntimeError as error:
             raise self._peers.failure("sizes", error, time.monotonic() - start) from error
 
-    def require_life(self) -> None:
+    def _require_life(self) -> None:
         """Raise RuntimeError if a peer has ended, or announced that it fails: no socket closes here when one ends."""
         beat = running_heartbeat()
         if (beat is not None and beat.news) or not all(map(_is_running, self._pids)):

@@ -25,7 +25,6 @@ from drb.rehearsal.handshake import Greeting
 from drb.rehearsal.settings import RehearsalSettings
 from drb.variant import name_of
 
-BACKWARD = 0.4  # of a step's time lies before its backward pass, about
 INLINE_BYTES = 1 << 20  # gathering less, from memory of this node, takes less time than handing it to a thread
 
 
@@ -137,21 +136,21 @@ def runs_inline(
     *,
     has_core: bool,
     has_gpu: bool,
-    only_queues: bool = False,
+    rows_on_gpu: bool = False,
     counts_strata: bool = False,
     depth: int = 1,
 ) -> bool:
     """Whether asynchronous="auto" runs rounds on the training thread.
 
-    Short ones, of one rank by itself: those that move few bytes, or let a GPU move them. And those with the ranks of a
-    node, if a worker would have no core of its own: it takes more from training than the round, which meets in memory
-    (but for counts by stratum, which go by socket).
+    Short ones, of one rank by itself: those that move few bytes, or gather from rows in the GPU's memory. And those
+    with the ranks of a node, if a worker would have no core of its own: it takes more from training than the round,
+    which meets in memory (but for counts by stratum, which go by socket).
 
-    has_core: this rank's node has a core for a worker of each of its ranks. only_queues: rounds queue work on a GPU and
-    move no rows on the host. Other rounds are never inline with a GPU: there the training thread queues work ahead, and
-    in a round it would wait for what reads the rows of the one before.
+    round_bytes: that a round gathers. has_core: this rank's node has a core for a worker of each of its ranks.
+    rows_on_gpu: the buffer lies there. With rows on the host and a GPU rounds are never inline: a round waits until the
+    GPU has gathered what the one before asked for, over the bus, while the training thread should queue work ahead.
     """
-    if only_queues:
+    if rows_on_gpu:
         return transport.one_rank
     if round_bytes > INLINE_BYTES or has_gpu:
         return False
@@ -165,13 +164,12 @@ def choose_engine(
     round_bytes: int,
     counts_strata: bool,
     has_core: bool,
-    only_queues: bool,
+    rows_on_gpu: bool,
 ) -> tuple[Engine[RoundResult], str]:
     """The engine and the reason; the same rounds give the same exemplars on either."""
     if settings.is_auto:
         return MeasuringEngine(), "rounds asynchronous"
     has_gpu = torch.cuda.is_available()
-    holds_back = has_gpu and settings.uneven != "stop"  # with "stop", steps wait until rounds have begun
     is_inline, why = not settings.asynchronous, ""
     if settings.asynchronous == "auto":
         is_inline = runs_inline(
@@ -179,20 +177,20 @@ def choose_engine(
             round_bytes,
             has_core=has_core,
             has_gpu=has_gpu,
-            only_queues=only_queues,
+            rows_on_gpu=rows_on_gpu,
             counts_strata=counts_strata,
             depth=settings.depth,
         )
         why = " (auto)"
         if is_inline:
-            why = f" (auto: {_why_inline(transport, only_queues)})"
+            why = f" (auto: {_why_inline(transport, rows_on_gpu)})"
     if is_inline:
         return InlineEngine(), f"rounds inline{why}"
-    return AsyncEngine(starts_at=BACKWARD if holds_back else 0.0), f"rounds asynchronous{why}"
+    return AsyncEngine(), f"rounds asynchronous{why}"
 
 
-def _why_inline(transport: Transport, only_queues: bool) -> str:
-    if only_queues:
+def _why_inline(transport: Transport, rows_on_gpu: bool) -> str:
+    if rows_on_gpu:
         return "they only queue work of the GPU"
     return "shorter than a hand-off to a thread" if transport.one_rank else "short, and no core is free"
 

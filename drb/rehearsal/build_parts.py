@@ -186,7 +186,7 @@ def build_parts(
         sizes.at_once * spec.row_bytes,
         proportions.needs_strata,
         has_core(greetings, rank),
-        only_queues=side is not None and side.is_direct,
+        rows_on_gpu=side is not None and side.rows is not None,
     )
     auto = None
     if isinstance(engine, MeasuringEngine):

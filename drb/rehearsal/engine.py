@@ -1,14 +1,13 @@
 """Engines: where rounds run. Results are asked for at the same steps, so training sees the same exemplars.
 
 `InlineEngine` runs a round when it is handed in, on the caller's thread: the reference, and the cheaper one for
-rounds shorter than a hand-off between threads (`choices.runs_inline`). `AsyncEngine` runs it on one worker thread,
-which spends its time blocked in vectorised calls and collectives; a worker that polled in Python would slow training 5
-to 70 times.
+rounds shorter than a hand-off between threads (`drb.rehearsal.auto.runs_inline`). `AsyncEngine` runs it on one worker
+thread, which spends its time blocked in vectorised calls and collectives; a worker that polled in Python would slow
+training 5 to 70 times.
 """
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections import deque
@@ -19,9 +18,6 @@ from typing import Any, Generic, Protocol, TypeVar
 from drb.distributed.failure import GRACE_S
 
 T = TypeVar("T")
-_GROWTH = 1.1  # of steps from one to the next, if they become longer; of rounds, if they become shorter
-_IN_TIME = 3.0  # so many of the longest rounds lately must fit in between a round's begin and its result
-_LEAST_PAUSE_S = 1e-4
 
 
 class Engine(Protocol[T]):
@@ -81,19 +77,12 @@ class AsyncEngine(Generic[T]):
 
     It is a daemon, so that a round stuck on a dead peer cannot keep a failing process alive. But a process that ends
     well must wait for it: a thread that is cut off inside torch at exit takes the process down with SIGABRT.
-
-    starts_at: a round waits for this share of the time that passed lately between handing one in and asking for its
-    result, if it ends in time all the same, by far. Where steps are short, it thus takes the interpreter not from the
-    forward pass, in which training needs it, but from the backward pass, which runs without.
     """
 
     is_async = True
 
-    def __init__(self, *, starts_at: float = 0.0) -> None:
+    def __init__(self) -> None:
         self.cpu_seconds = 0.0
-        self.starts_at = starts_at
-        self._submitted = self._gap_s = self._round_s = 0.0
-        self._wanted: SimpleQueue[None] = SimpleQueue()  # a result is asked for that is not there
         self._calls: SimpleQueue[Callable[[], T] | None] = SimpleQueue()
         self._outcomes: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
         self._worker = threading.Thread(target=self._work, name="drb-rehearsal", daemon=True)
@@ -104,14 +93,9 @@ class AsyncEngine(Generic[T]):
         return self._worker.is_alive()
 
     def submit(self, call: Callable[[], T]) -> None:
-        self._submitted = time.perf_counter()
         self._calls.put(call)
 
     def result(self, timeout_s: float | None = None) -> T:
-        gap_s = time.perf_counter() - self._submitted
-        self._gap_s = min(gap_s, _GROWTH * self._gap_s) if self._gap_s else gap_s
-        if self.starts_at and self._outcomes.empty():
-            self._wanted.put(None)
         try:
             outcome = self._outcomes.get(timeout=timeout_s)
         except Empty:
@@ -123,24 +107,12 @@ class AsyncEngine(Generic[T]):
 
     def close(self, wait: bool = True) -> None:
         self._calls.put(None)
-        self._wanted.put(None)
         self._worker.join(None if wait else GRACE_S)
 
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
-            if self.starts_at:
-                self._hold_back()
-            start = time.perf_counter()
             self._outcomes.put(_outcome(call))
-            self._round_s = max(time.perf_counter() - start, self._round_s / _GROWTH)
             self.cpu_seconds = time.thread_time()
-
-    def _hold_back(self) -> None:
-        """Wait until a round may begin."""
-        pause_s = min(self.starts_at * self._gap_s, self._gap_s - _IN_TIME * self._round_s)
-        if pause_s > _LEAST_PAUSE_S:
-            with contextlib.suppress(Empty):
-                self._wanted.get(timeout=pause_s)
 
 
 class EarlyNews(Generic[T]):

@@ -106,21 +106,3 @@ def test_a_round_that_fails_before_its_news_does_not_leave_the_reader_waiting():
     assert news.get() == "again"
     engine.result(10)
     engine.close()
-
-
-def test_a_round_that_is_held_back_begins_when_its_result_is_asked_for():
-    engine, began = AsyncEngine(starts_at=0.99), []
-    engine._gap_s = 1000.0  # as if steps took so long
-    engine.submit(lambda: began.append(1) or 5)
-    assert not began
-    assert engine.result(timeout_s=60) == 5
-    engine.submit(lambda: 6)
-    engine.close()
-
-
-def test_rounds_that_fill_their_step_are_not_held_back():
-    engine, began = AsyncEngine(starts_at=0.5), threading.Event()
-    engine._gap_s, engine._round_s = 1000.0, 400.0
-    engine.submit(began.set)
-    assert began.wait(60)
-    engine.close()

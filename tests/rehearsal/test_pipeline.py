@@ -248,8 +248,8 @@ SHORT = {"transport": Shared(), "round_bytes": 10_000, "has_core": False, "has_g
         ({}, True),
         ({"transport": Loopback(), "has_core": True, "depth": 2, "counts_strata": True}, True),  # waits for nobody
         ({"transport": Loopback(), "has_gpu": True}, False),
-        ({"transport": Loopback(), "has_gpu": True, "only_queues": True, "round_bytes": 2 << 20}, True),
-        ({"has_gpu": True, "only_queues": True}, False),
+        ({"transport": Loopback(), "has_gpu": True, "rows_on_gpu": True, "round_bytes": 2 << 20}, True),
+        ({"has_gpu": True, "rows_on_gpu": True}, False),
         ({"transport": Collective()}, False),  # waits for sockets
         ({"counts_strata": True}, False),
         ({"has_core": True}, False),

@@ -129,7 +129,7 @@ class Device(Protocol):
         ...
 
     def ipc(self) -> Ipc:
-        """Memory and events that other processes may use. Raises ValueError if this device has none."""
+        """Memory that other processes may read. Raises ValueError if this device has none."""
         ...
 
 

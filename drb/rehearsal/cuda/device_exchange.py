@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from drb.buffer.record import HEADER_WORDS
 from drb.buffer.storage.device import DeviceRows
 from drb.exchange import Peers, Sizes
@@ -31,20 +29,10 @@ class DeviceExchange(SharedExchange):
     def __init__(self, peers: Peers, sizes: Sizes, device: Device) -> None:
         super().__init__(peers, sizes.rows, sizes.capacities, HEADER_WORDS)
         stream = device.side_stream()
-        num_events, require_life = sizes.num_blocks + 1, self._counts.require_life
-        self.peer_rows = PeerRows(device, peers, sizes.rows, sizes.words, num_events, stream, require_life)
+        self.peer_rows = PeerRows(device, peers, sizes.rows, sizes.words, stream)
         self.rows = DeviceRows(
             device, int(sizes.rows[peers.rank]), sizes.words, there=self.peer_rows.own, headers=self.rows, stream=stream
         )
-        self._with_recorded: Int64Array = np.empty(0, np.int64)
-
-    def gather_counts(self, message: Int64Array) -> Int64Array:
-        if len(self._with_recorded) != len(message) + 1:
-            self._with_recorded = np.empty(len(message) + 1, np.int64)
-        self._with_recorded[:-1], self._with_recorded[-1] = message, self.peer_rows.recorded
-        messages = super().gather_counts(self._with_recorded)
-        self.announced: Int64Array = messages[:, -1]
-        return messages[:, :-1]
 
     def fetch(self, owners: Int64Array, positions: Int64Array, out: Int64Array) -> None:
         raise AssertionError("rows that lie on devices are gathered there")

@@ -1,4 +1,4 @@
-"""Memory and events of one GPU that several processes use, by CUDA's inter-process communication (IPC).
+"""Memory of one GPU that several processes use, by CUDA's inter-process communication (IPC).
 
 The memory is allocated by the driver and not by torch: a handle names a whole allocation, and torch's allocator hands
 out parts of larger ones, or memory that cannot be exported (pytorch#165685, #130890).
@@ -7,7 +7,6 @@ out parts of larger ones, or memory that cannot be exported (pytorch#165685, #13
 from __future__ import annotations
 
 import ctypes
-import time
 import weakref
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -17,7 +16,6 @@ from torch import Tensor
 
 _CHUNK_BYTES = 2 << 20  # smaller allocations may share a chunk, which is exported as a whole
 _HANDLE_BYTES = 64
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.00005, 0.001
 _LAZY_PEER_ACCESS = 1  # CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS
 
 
@@ -55,18 +53,6 @@ class Ipc(Protocol):
         """Memory at an address as an int64 tensor of this device; what lies between its elements is not touched."""
         ...
 
-    def event(self) -> tuple[Any, str]:
-        """An event that other processes may wait for, and its handle."""
-        ...
-
-    def open_event(self, handle: str) -> Any:
-        """Another process's event, for streams of this device to wait for."""
-        ...
-
-    def is_done_within(self, event: Any, seconds: float) -> bool:
-        """Whether an event of this process comes in time. The host waits."""
-        ...
-
 
 class CudaIpc:
     """IPC of the CUDA driver. Raises ValueError for a device that has none."""
@@ -91,24 +77,6 @@ class CudaIpc:
 
     def tensor(self, address: int, shape: Sequence[int], strides: Sequence[int]) -> Tensor:
         return tensor_at(address, shape, strides, self._device)
-
-    def event(self) -> tuple[torch.cuda.Event, str]:
-        with torch.cuda.device(self._device):
-            event = torch.cuda.Event(interprocess=True)  # type: ignore[no-untyped-call]
-            return event, event.ipc_handle().hex()  # type: ignore[no-untyped-call]
-
-    def open_event(self, handle: str) -> Any:
-        return torch.cuda.Event.from_ipc_handle(self._device, bytes.fromhex(handle))  # type: ignore[no-untyped-call]
-
-    def is_done_within(self, event: torch.cuda.Event, seconds: float) -> bool:
-        """It asks again and again: nobody can wake a host that waits in CUDA."""
-        end, pause = time.monotonic() + seconds, _FIRST_PAUSE_S
-        while not event.query():  # type: ignore[no-untyped-call]
-            if time.monotonic() > end:
-                return False
-            time.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE_S)
-        return True
 
 
 class CudaSharedMemory:

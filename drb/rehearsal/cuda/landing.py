@@ -48,8 +48,6 @@ class Landing:
     """Writes admitted samples into `rows`, int64 [num_rows, K] in host memory; mapped: the same rows on the device.
 
     `give` on the training thread, `land` on any. places: how many minibatches are on their way at most, as a rule.
-
-    num_landings: how often something was queued to be written.
     """
 
     def __init__(
@@ -90,7 +88,6 @@ class Landing:
         self._views: dict[tuple[int, int], tuple[Tensor, Tensor, dict[str, Tensor]]] = {}
         self._queue: deque[Admitted] = deque()
         self._is_landing = threading.Lock()
-        self.num_landings = 0
         self._landed = device.event()
 
     def give(self, admitted: Admitted) -> None:
@@ -104,7 +101,6 @@ class Landing:
                 while self._queue:
                     self._land(self._queue.popleft())
                 self._landed.record(self._stream)
-                self.num_landings += 1
         if wait:
             self._landed.synchronize()
 

@@ -99,7 +99,7 @@ class DeviceRing(Delivery):
 
     def prepare(self) -> None:
         if self._passing is None:
-            self.side.wait_until_read(self._ready[self._last])
+            self._ready[self._last].synchronize()
         self.side.land()
 
     def fetch(self, owners: Int64Array, positions: Int64Array, block: int) -> None:
@@ -121,7 +121,6 @@ class DeviceRing(Delivery):
             views.stratum[:] = rows[index, self._stratum_word]
         with device.on(stream):
             stream.wait_event(self._consumed[block])
-            self.side.wait_for_peers()
             device.copy(*self._index_copies[block])
             for source, target in views.gathers:
                 device.gather(source, views.index_there, target)
@@ -176,7 +175,7 @@ class DeviceRing(Delivery):
         self.side.landing.erase()
 
     def close(self, together: bool) -> None:
-        if together or self.side.shared is None:  # else gathers may wait for a rank that has ended
+        if together or self.side.shared is None:  # else gathers may fail on rows of a rank that has ended
             self._settle()
 
     def _columns(self, rows: Tensor | None) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from drb.buffer.record import RecordSpec
 from drb.buffer.storage.device import DeviceRows
 from drb.exchange import Exchange
-from drb.rehearsal.cuda.device import Device, Event
+from drb.rehearsal.cuda.device import Device
 from drb.rehearsal.cuda.landing import Landing
 from drb.rehearsal.cuda.lanes import lanes_of_blocks, lanes_of_values
 from drb.types import Int64Array
@@ -30,7 +30,6 @@ class DeviceSide:
     reads it there: one int64, in rows on the host.
     rows: the buffer's, if they lie on this device.
     shared: the exchange, if those of the other ranks lie on devices, too.
-    host_waits: whether the host then waits until admitted rows are written before it announces them.
     reachable: all rows that the exchange reads from memory, int64 [*, K], as the device reads them; None if it may not,
     or the exchange reads them otherwise.
     """
@@ -50,8 +49,6 @@ class DeviceSide:
         self.spec = spec
         self.rows = exchange.rows if isinstance(exchange.rows, DeviceRows) else None
         self.shared = cast("DeviceExchange", exchange) if hasattr(exchange, "peer_rows") else None
-        self.host_waits = False
-        self._announced_landings = 0
         self.stream = device.side_stream() if self.rows is None else self.rows.stream
         self.by_host = fields_of_host(spec)
         self.counted_by = None
@@ -77,30 +74,12 @@ class DeviceSide:
         self.landing = Landing(device, spec, self.lanes, exchange.rows, self._own_rows, max_rows, self.stream, places)
 
     def land(self) -> None:
-        """Write what was admitted, so that peers may be told of it: once that is done, or an event is queued."""
-        if self.shared is None or self.host_waits:
-            self.landing.land(wait=self.has_peers)
-            return
-        self.landing.land(wait=False)
-        if self._announced_landings != self.landing.num_landings:
-            self._announced_landings = self.landing.num_landings
-            self.shared.peer_rows.record()
-
-    def wait_until_read(self, gathered: Event) -> None:
-        """Return once gathers are complete. Raises PeerError if they wait for a rank that has ended."""
-        if self.shared is None:
-            gathered.synchronize()
-        else:
-            self.shared.peer_rows.wait_until_read(gathered)
+        """Write what was admitted, and return once that is done if peers are to be told of it."""
+        self.landing.land(wait=self.has_peers)
 
     def locate(self, owners: Int64Array, rows: Int64Array) -> Int64Array:
         """Where `reachable` has rows of `owners`, which the exchange has located: int64 [r] each."""
         return rows if self.shared is None else self.shared.peer_rows.index(owners, rows)
-
-    def wait_for_peers(self) -> None:
-        """What is queued on `stream` from now on reads what peers have announced. The host does not wait."""
-        if self.shared is not None:
-            self.shared.peer_rows.wait_for(self.shared.announced)
 
     def describe(self) -> str:
         """How rows come to the device."""

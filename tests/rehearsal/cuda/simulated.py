@@ -45,7 +45,6 @@ class SimulatedGpu:
         self._indices: list[tuple[Tensor, Tensor]] = []  # small integers on the device, and what they will be
         self.is_early = is_early
         self.lock = threading.RLock()
-        self.changed = threading.Condition(self.lock)
         self.calls: Counter[str] = Counter()
         self.free = 1 << 40
         self.shared: list[SimulatedIpc] = []

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rehearsal.cuda.simulated import SimulatedGpu
@@ -33,13 +32,6 @@ class SimulatedEvent:
                 self.stream.run_to(self.position)
                 self.gpu.host_learns(self.clock)
 
-    def wait_on(self, waiting: SimulatedStream) -> None:
-        """What is queued on a stream from now on comes after this event."""
-        stream, position = self.stream, self.position
-        if stream is not None:
-            waiting.clock = self.gpu.later(waiting.clock, self.clock)
-            waiting.queue(lambda: stream.run_to(position))
-
 
 class SimulatedStream:
     def __init__(self, gpu: SimulatedGpu, name: str) -> None:
@@ -47,13 +39,15 @@ class SimulatedStream:
         self.work: list[Callable[[], None]] = []
         self.done = 0
         self.clock: Counter[str] = Counter()
-        self._runs_on: int | None = None  # the thread on which work is under way
 
-    def wait_event(self, event: Any) -> None:
+    def wait_event(self, event: SimulatedEvent) -> None:
         if self.gpu.is_left_out("wait_event"):
             return
         with self.gpu.lock:
-            event.wait_on(self)
+            stream, position = event.stream, event.position
+            if stream is not None:
+                self.clock = self.gpu.later(self.clock, event.clock)
+                self.queue(lambda: stream.run_to(position))
 
     def clock_now(self) -> Counter[str]:
         """What comes before the next thing that is queued."""
@@ -65,16 +59,7 @@ class SimulatedStream:
             self.run_to(len(self.work))
 
     def run_to(self, position: int) -> None:
-        """Run what is queued up to there; work that waits for another process lets other threads go on."""
-        thread = threading.get_ident()
-        with self.gpu.lock:
-            while self.done < position:
-                if self._runs_on not in (None, thread):
-                    self.gpu.changed.wait(0.001)
-                    continue
-                before, self._runs_on = self._runs_on, thread
-                try:
-                    self.work[self.done]()
-                finally:
-                    self.done += 1
-                    self._runs_on = before
+        while self.done < position:
+            call = self.work[self.done]
+            self.done += 1
+            call()

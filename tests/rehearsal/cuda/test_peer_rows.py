@@ -13,7 +13,7 @@ from ranks import collect_ranks, run_ranks
 from rehearsal.cuda.loops import CAPACITY, Loop, minibatch
 from rehearsal.cuda.races import NoJudge
 from rehearsal.cuda.simulated import SimulatedGpu
-from rehearsal.cuda.simulated_ipc import SimulatedIpc, TheirEvent
+from rehearsal.cuda.simulated_ipc import Memory, SimulatedIpc
 
 from drb import Rehearsal
 from drb.rehearsal.cuda import DeviceRing, DeviceSide
@@ -66,8 +66,9 @@ def without_each_wait(rank, world_size):
     """Whether loops are right, and how much of the gathers is to be done when a round is announced."""
     unread, expected = [], results(rank, world_size, None, admission="fifo")
 
-    def loop_of(gpu):
-        loop = Loop(gpu, rank=rank, world_size=world_size, steps=12, admission="fifo", asynchronous=False, **DEVICE)
+    def loop_of(gpu, **settings):
+        settings = {"admission": "fifo", "steps": 12, "asynchronous": False, **DEVICE, **settings}
+        loop = Loop(gpu, rank=rank, world_size=world_size, **settings)
         loop.step(0)
         parts, queued = loop.rehearsal._running.parts, [0]
         stream, fetch, gather = parts.outlet.side.stream, parts.outlet.fetch, parts.exchange.gather_counts
@@ -90,10 +91,10 @@ def without_each_wait(rank, world_size):
     with pytest.MonkeyPatch.context() as patch:
         unread.clear()
         patch.setattr(DeviceRing, "prepare", lambda ring: ring.side.land())
-        loop_of(SimulatedGpu())
+        loop_of(SimulatedGpu(), admission="reservoir", steps=30)  # some rounds wait for no write behind the gathers
         most.append(max(unread))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DeviceSide, "wait_for_peers", lambda side: None)
+        patch.setattr(DeviceSide, "land", lambda side: side.landing.land(wait=False))
         if rank:  # what runs this rank's stream comes later than what rank 0 reads
             see = Loop._see
             patch.setattr(Loop, "_see", lambda loop, values: (time.sleep(0.03), see(loop, values)))
@@ -179,10 +180,6 @@ def refusals(rank, world_size):
 
         return call
 
-    def later(ipc, event, seconds, wait=SimulatedIpc.is_done_within):
-        time.sleep(0.3)
-        return wait(ipc, event, seconds)
-
     try_out(exchange="collective")
     try_out(device=None if rank else SimulatedGpu())
     full = SimulatedGpu()
@@ -194,9 +191,8 @@ def refusals(rank, world_size):
         try_out()
     with pytest.MonkeyPatch.context() as patch:
         if rank == 0:
-            patch.setattr(TheirEvent, "wait_on", lambda event, waiting: None)
-        else:  # its own gather, on the same stream, makes its pattern written
-            patch.setattr(SimulatedIpc, "is_done_within", later)
+            other = Memory(SimulatedGpu(), CAPACITY, 64)
+            patch.setattr(SimulatedIpc, "open", lambda ipc, _, open_=SimulatedIpc.open: open_(ipc, other.handle))
         try_out()
     with pytest.MonkeyPatch.context() as patch:
         if rank == 0:
@@ -218,7 +214,7 @@ def test_what_cannot_be_shared_is_refused_on_all_ranks_and_leaves_nothing():
             "storage=device needs exemplars on a GPU, and ranks [1] have theirs on the host: give minibatches",
             "storage=device: the rehearsal buffers of 2 ranks need",
             "storage=device: rank 1: the rows of rank 0 cannot be read: no access; or set storage=host",
-            "storage=device: rank 0: rows of rank 1 that were written before its event were read wrong; or set",
+            "storage=device: rank 0: what rank 1 wrote into its rows was read wrong; or set",
             "storage=device: rank 0: a MIG partition; or set storage=host",
         ],
         strict=True,
@@ -240,8 +236,6 @@ def ends(rank, world_size, how):
             os.kill(os.getpid(), signal.SIGKILL)
         if rank == 1:
             raise MemoryError("on purpose")
-        if how == "killed":  # as if gathers waited for what that rank was to write
-            gpu.shared[-1].is_done_within = lambda event, seconds: time.sleep(0.1)
         loop.run(6)
     return None
 
@@ -249,7 +243,7 @@ def ends(rank, world_size, how):
 def test_memory_is_given_back_once_nobody_reads_it_and_not_before():
     assert run_ranks(ends, 2, "well") == [(False, True)] * 2
     _, failures = collect_ranks(ends, 2, "killed", patience=10)
-    assert "rank 1 did not arrive and sends no heartbeat" in failures[0]  # at the barrier, or when it waits for rows
+    assert "rank 1 did not arrive and sends no heartbeat" in failures[0]
     _, failures = collect_ranks(ends, 2, "badly", patience=10)
     assert "MemoryError: on purpose" in failures[1]
     assert "rank 1 failed: its training loop, step 6: MemoryError: on purpose" in failures[0]

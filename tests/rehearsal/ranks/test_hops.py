@@ -8,8 +8,8 @@ from benchmarks.hops import TRAINING, WORKER, medians, steady_extends
 
 MOST_CHANGES_OF_FILE = {
     "inline": {TRAINING: 44},
-    "on a worker": {TRAINING: 33, WORKER: 11},
-}  # half of 89 in all, the count before
+    "on a worker": {TRAINING: 30, WORKER: 11},
+}  # at most half of the 89 in all that there were before
 
 
 def changes_of_file(rank, world_size, asynchronous):
