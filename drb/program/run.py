@@ -129,7 +129,7 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
             stats = None if rehearsal is None else rehearsal.stats()
         if world.is_main:
             costs = None if checkpointer is None else dataclasses.asdict(checkpointer.tally)
-            summary = summarise(config, trainer, stats, costs, world, arguments)
+            summary = summarise(config, trainer, stats, costs, dataset.identity.fingerprint, world, arguments)
             assert console is not None
             files = save_trained_network(run_dir, config, dataset, trainer.evaluated_network, console.say)
             write_summary(run_dir / "summary.json", summary)

@@ -43,12 +43,14 @@ def summarise(
     trainer: Trainer,
     rehearsal_stats: Mapping[str, Any] | None,
     checkpoints: Mapping[str, Any] | None,
+    data: str,
     world: World,
     arguments: Sequence[str],
 ) -> dict[str, Any]:
     """Everything in summary.json.
 
     breakdown: rank 0's seconds by part of a step, see docs/breakdown.md.
+    data: where the samples are from, and a hash of what tells them from others.
     train_seconds and train_cpu_seconds (of this process) are those of the training loop: no loading, no evaluation.
     cost: rows that went forward and backward, and forward only, per rank (the mean over the ranks); method_bytes are
     those of what the method keeps beside the network and the exemplars' data: importances, averages, stored outputs.
@@ -79,6 +81,7 @@ def summarise(
         "seed": config.seed,
         "rehearsal": rehearsal,
         "checkpoints": checkpoints,
+        "data": data,
         "config": dataclasses.asdict(config),
         "command": ["drb.train", *arguments],
         "versions": versions(),

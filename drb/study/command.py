@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import signal
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from drb.program.config.studies import question_of, study_files
 from drb.study.definition import Study, check_study, load_study
 from drb.study.launch import LAUNCHERS, LocalLaunch, run_study
 from drb.study.page import TABLE, write_page
-from drb.study.results import Result, read_results
+from drb.study.results import Result, mixture, read_results, require_same_configs
 from drb.study.statistics import by_point
 from drb.study.tracked import open_tracked_study, publish, variables
 from drb.tracking.study import StudyRun
@@ -39,25 +40,34 @@ def main(arguments: Sequence[str]) -> int:
     except (ValueError, CheckpointError) as error:
         print(f"drb: error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("drb: stopped; the same command goes on", file=sys.stderr)
+        return 128 + signal.SIGINT
 
 
 def _carry_out(study: Study, folder: Path, options: argparse.Namespace) -> int:
-    check_study(study)
+    configs = check_study(study)
     if options.dry_run:
         for run in study.runs:
             print(run.command)
         return 0
+    results = read_results(study, folder)
+    require_same_configs(results, configs, folder)
     if options.page:
-        results = read_results(study, folder)
         _require_some(study, results, folder)
-        tracked = open_tracked_study(study, folder)
-    else:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = lock_run(folder, "drb study")
-        tracked = open_tracked_study(study, folder)
-        launch = LocalLaunch(options.launcher, variables(study, tracked))
+        return _finish(study, results, folder, open_tracked_study(study, folder))
+    launch = LocalLaunch(options.launcher)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = lock_run(folder, "drb study")
+    tracked = open_tracked_study(study, folder)
+    launch.environment |= variables(study, tracked)
+    try:
         results = run_study(study, folder, launch, lambda line: print(line, flush=True))
-        lock.release()
+    except BaseException:
+        if tracked is not None:
+            tracked.end(complete=False)
+        raise
+    lock.release()
     return _finish(study, results, folder, tracked)
 
 
@@ -74,6 +84,8 @@ def _finish(study: Study, results: Sequence[Result], folder: Path, tracked: Stud
     if tracked is not None:
         publish(tracked, by_point(results), files, f"{study.question}\n\n{table}", complete)
     print(f"\n{table}\npage: {files[0]}" + ("" if tracked is None else "; in MLflow: drb dashboard"), flush=True)
+    if mixed := mixture(results):
+        print(f"drb: {mixed}", file=sys.stderr)
     failed = [result.run.name for result in results if result.status == "failed"]
     if failed:
         print(f"drb: error: {len(failed)} of {len(results)} runs failed: {', '.join(failed)}", file=sys.stderr)

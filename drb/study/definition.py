@@ -17,16 +17,22 @@ from __future__ import annotations
 
 import itertools
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from drb.options import one_of_phrase
-from drb.program.config import check_config, compose_config
+from drb.program.config import TrainConfig, check_config, compose_config
 from drb.program.config.studies import question_of, read_study, study_files
 
 _KEYS = ("title", "settings", "points", "vary", "ranks", "seeds")
+_SET_BY_DRB = {
+    "seed": "the key seeds of the study, or --seeds, says which seeds there are",
+    "name": "each run is named after its point and seed",
+    "hydra.run.dir": "each run has a directory below --out",
+}
 
 
 @dataclass(frozen=True)
@@ -75,8 +81,7 @@ class StudyRun:
     @property
     def command(self) -> str:
         """A command line that repeats the run outside the study."""
-        settings = " ".join(f"'{each}'" if re.search(r"[^\w./=+:-]", each) else each for each in self.settings)
-        return f"torchrun --nproc-per-node={self.point.ranks} -m drb.train {settings}"
+        return f"torchrun --nproc-per-node={self.point.ranks} -m drb.train {shlex.join(self.settings)}"
 
 
 @dataclass(frozen=True)
@@ -107,9 +112,9 @@ def load_study(name: str, extra: Sequence[str] = ()) -> Study:
     """A study by its name, or by the path of its YAML file.
 
     Args:
-        extra: settings of all runs that come after those of the study.
+        extra: settings of all runs that come after those of the study. They may not be what the study compares.
     Raises:
-        ValueError: there is no such study, or its file is not as the module describes.
+        ValueError: there is no such study, its file is not as the module describes, or extra changes what is compared.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else study_files().get(name)
     if path is None:
@@ -126,24 +131,30 @@ def load_study(name: str, extra: Sequence[str] = ()) -> Study:
     named = _mapping(path, "points", content.get("points") or {path.stem: []})
     points = {str(point): _settings(path, f"points.{point}", each) for point, each in named.items()}
     vary = {str(key): _values(path, key, each) for key, each in _mapping(path, "vary", content.get("vary", {})).items()}
+    own = [setting for each in points.values() for setting in each]
+    _require_free(str(path), [*common, *own], _SET_BY_DRB)
+    _require_free(str(path), own, dict.fromkeys(vary, "vary sets it for every point"))
+    compared = dict.fromkeys([*map(_key, own), *vary], f"the study {path.stem} compares runs by it")
+    _require_free("the command line", extra, {**_SET_BY_DRB, **compared})
     found = tuple(_points(common, points, vary, world_sizes, extra))
+    _require_different(path, found)
     return Study(path.stem, str(content.get("title", path.stem)), question_of(path), found, tuple(seeds))
 
 
-def check_study(study: Study) -> None:
-    """Compose the configuration of every point.
+def check_study(study: Study) -> dict[str, TrainConfig]:
+    """The configuration of every point, with the study's first seed, by the point's label.
 
     Raises:
         ValueError: naming the point whose settings cannot be meant.
     """
-    for point in study.points:
-        _check_point(study, point)
+    return {point.label: _checked_config(study, point) for point in study.points}
 
 
-def _check_point(study: Study, point: Point) -> None:
+def _checked_config(study: Study, point: Point) -> TrainConfig:
     try:
         config, _ = compose_config([*point.settings, f"seed={study.seeds[0]}"], study.name)
         check_config(config, point.ranks)
+        return config
     except ValueError as error:
         raise ValueError(f"study {study.name}, point {point.label!r}: {error}") from error
 
@@ -163,6 +174,28 @@ def _points(
                 phrases = [f"{key.rpartition('.')[2]}={value}" for key, value in values.items()]
                 label = " · ".join([name, *phrases, *([f"W={ranks}"] if len(world_sizes) > 1 else [])])
                 yield Point(name, (*common, *settings, *varied, *extra), ranks, values, label)
+
+
+def _key(setting: str) -> str:
+    return setting.partition("=")[0].lstrip("+")
+
+
+def _require_free(where: str, settings: Sequence[str], taken: Mapping[str, str]) -> None:
+    """Refuse settings that another one would replace, or that would replace it. taken: the keys, and why."""
+    for setting in settings:
+        if _key(setting) in taken:
+            raise ValueError(f"{where}: {setting} cannot be set here: {taken[_key(setting)]}")
+
+
+def _require_different(path: Path, points: Sequence[Point]) -> None:
+    seen: dict[str, str] = {}
+    for point in points:
+        if point.folder in seen:
+            raise ValueError(
+                f"{path}: the points {seen[point.folder]!r} and {point.label!r} would share the folder {point.folder}; "
+                "give each a name or value of its own"
+            )
+        seen[point.folder] = point.label
 
 
 def _text(value: Any) -> str:

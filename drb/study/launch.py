@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from drb.program.config.explain import as_text
 from drb.runs.report.metric import shown
 from drb.study.definition import Study, StudyRun
-from drb.study.results import Result, read_result, read_results, write_record
+from drb.study.results import Result, read_result, read_results, write_owner, write_record
 
 OUTPUT = "output.txt"  # what a run has printed, in its directory
 LAUNCHERS = ("torchrun", "mpirun")
@@ -31,9 +33,10 @@ def run_study(study: Study, folder: Path, launch: Launch, say: Callable[[str], N
     """Start every run that is not done, once; returns the result of each run of the study.
 
     Raises:
-        ValueError: a directory in the folder holds a run with other settings.
+        ValueError: what is in the folder is not this study's, or has other settings.
     """
     results = read_results(study, folder)
+    write_owner(study, folder)
     left = [result.run for result in results if result.status != "done"]
     say(f"{study.title}: {len(results)} runs, {len(results) - len(left)} of them done, in {folder}")
     started = time.monotonic()
@@ -77,23 +80,25 @@ def _last_line(path: Path) -> str:
 class LocalLaunch:
     """Starts a run by torchrun or mpirun on this machine, and ends it if the study's process ends.
 
+    Attributes:
+        environment: of the runs; at first that of this process.
+
     Args:
         launcher: one of LAUNCHERS.
-        environment: variables of the run besides those of this process.
-        settings: of every run besides its own, such as where it is tracked.
+    Raises:
+        ValueError: mpirun is wanted, and is neither beside this Python nor in PATH.
     """
 
-    def __init__(self, launcher: str, environment: Mapping[str, str], settings: Sequence[str] = ()) -> None:
-        self._launcher = launcher
+    def __init__(self, launcher: str) -> None:
+        self._mpirun = _find_mpirun() if launcher == "mpirun" else None
         # torchrun prints a notice where the number of threads is unset
-        self._environment = {"OMP_NUM_THREADS": "1", **os.environ, **environment}
-        self._settings = settings
+        self.environment: dict[str, str] = {"OMP_NUM_THREADS": "1", **os.environ}
 
     def __call__(self, run: StudyRun, run_dir: Path) -> int:
-        command = [*self._ranks(run.point.ranks), "-m", "drb.train", *run_settings(run, run_dir), *self._settings]
+        command = [*self._ranks(run.point.ranks), "-m", "drb.train", *run_settings(run, run_dir)]
         with open(run_dir / OUTPUT, "w", encoding="utf-8") as output:
             process = subprocess.Popen(
-                command, env=self._environment, stdout=output, stderr=subprocess.STDOUT, preexec_fn=_end_with_parent
+                command, env=self.environment, stdout=output, stderr=subprocess.STDOUT, preexec_fn=_end_with_parent
             )
         try:
             return process.wait()
@@ -103,14 +108,23 @@ class LocalLaunch:
             raise
 
     def _ranks(self, ranks: int) -> list[str]:
-        if self._launcher == "mpirun":
-            return ["mpirun", "-n", str(ranks), sys.executable]
+        if self._mpirun is not None:
+            return [self._mpirun, "-n", str(ranks), sys.executable]
         return [sys.executable, "-m", "drb.distributed.torchrun", "--standalone", f"--nproc-per-node={ranks}"]
 
 
 def run_settings(run: StudyRun, run_dir: Path) -> list[str]:
     """A run's settings with its name and its directory."""
-    return [*run.settings, f"name='{run.name}'", f"hydra.run.dir='{run_dir}'", "tracking.plots=false"]
+    named = [as_text(f"name={run.name}"), as_text(f"hydra.run.dir={run_dir}")]
+    return [*run.settings, *named, "tracking.plots=false"]
+
+
+def _find_mpirun() -> str:
+    """The one that came with mpi4py into this Python's environment, or else the site's."""
+    for path in (str(Path(sys.executable).parent), None):
+        if found := shutil.which("mpirun", path=path):
+            return found
+    raise ValueError("--launcher=mpirun: there is no mpirun beside this Python or in PATH; load the site's MPI")
 
 
 def _end_with_parent() -> None:

@@ -6,15 +6,14 @@ It has no time of its making in it: the same results give the same page, byte fo
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from drb.program.summary import write_atomically
 from drb.study.definition import Study
 from drb.study.plots import save_study_plots
-from drb.study.results import Result
+from drb.study.results import Result, mixture, origins
 from drb.study.statistics import PointResults, by_point
 from drb.study.table import as_csv, markdown, rows
 
@@ -48,7 +47,7 @@ def _html(study: Study, points: Sequence[PointResults], results: Sequence[Result
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>',
         f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head><body>',
         f'<h1>{title}</h1>\n<p class="question">{escape(study.question)}</p>',
-        *_missing(results),
+        *_warnings(results),
         "<h2>Results</h2>",
         _table(rows(points)),
         f'<p class="note">Mean ± standard deviation over {_seeds(study)}; accuracy is the mean over all tasks at the '
@@ -58,18 +57,20 @@ def _html(study: Study, points: Sequence[PointResults], results: Sequence[Result
         '<p class="note">Each number above is the mean of the runs of its point; a line below repeats one.</p>',
         f"<pre>{escape(chr(10).join(result.run.command for result in results))}</pre>",
         "<h2>Made with</h2>",
-        _table([["", ""], *([name, text] for name, text in _origins(results).items())]),
+        _table([["", ""], *([name, ", ".join(values)] for name, values in origins(results).items())]),
         "</body></html>\n",
     ]
     return "\n".join(parts)
 
 
-def _missing(results: Sequence[Result]) -> Iterator[str]:
-    """What to know about runs without a result."""
+def _warnings(results: Sequence[Result]) -> Iterator[str]:
+    """What to know before the numbers are read: runs without a result, and runs that were made otherwise."""
     failed = [result for result in results if result.status == "failed"]
     left = sum(result.status == "open" for result in results)
     if left:
         yield f'<p class="failed">{left} of {len(results)} runs have not ended yet; the same command goes on.</p>'
+    if mixed := mixture(results):
+        yield f'<p class="failed">{escape(mixed)} See the end of this page.</p>'
     if failed:
         yield '<p class="failed">Failed, and not in any number below:</p><ul class="failed">'
         yield from (f"<li>{escape(result.run.name)}: {escape(result.error)}</li>" for result in failed)
@@ -92,16 +93,3 @@ def _table(cells: Sequence[Sequence[str]]) -> str:
 def _figure(plot: Path) -> str:
     data = base64.b64encode(plot.read_bytes()).decode()
     return f'<figure><img alt="{plot.stem.replace("_", " ")}" src="data:image/png;base64,{data}"></figure>'
-
-
-def _origins(results: Iterable[Result]) -> dict[str, str]:
-    """Versions, hosts, devices and git commits of all runs; of several different ones all are named."""
-    found: dict[str, dict[str, None]] = {}
-    for result in results:
-        summary: Mapping[str, Any] = result.summary or {}
-        machine: Mapping[str, Any] = summary.get("machine") or {}
-        facts = {**(summary.get("versions") or {}), "device": summary.get("device"), **machine}
-        for name, value in facts.items():
-            if value is not None:
-                found.setdefault(name.replace("_", " "), {})[str(value)] = None
-    return {name: ", ".join(values) for name, values in found.items()}

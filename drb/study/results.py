@@ -1,23 +1,27 @@
 """What a study's folder holds: for each run a directory with `study_run.json`, the record of its last start.
 
 A run is done if its `summary.json` is there and its record has the settings that the study asks for. Records and
-summaries are written atomically, so a study that is killed at any moment can be started again.
+summaries are written atomically, so a study that is killed at any moment can be started again. `study.json` says whose
+the folder is. What another study, another command or other settings have left there is refused.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from drb.program.config import TrainConfig
+from drb.program.config.resume import require_same_config
 from drb.program.summary import write_atomically
 from drb.runs.report import Summary
 from drb.study.definition import Study, StudyRun
 
 Status = Literal["done", "failed", "open"]
-RECORD = "study_run.json"
+RECORD, OWNER = "study_run.json", "study.json"
+_REMEDY = "give another folder with --out, or delete that one"
 
 
 @dataclass(frozen=True)
@@ -39,26 +43,71 @@ def read_results(study: Study, folder: Path) -> list[Result]:
     """One result for each run of the study, in its order.
 
     Raises:
-        ValueError: a directory holds a run with other settings.
+        ValueError: the folder is another study's, or a directory in it holds a run with other settings.
     """
+    owner = (_read(folder / OWNER) or {"study": study.name}).get("study")
+    if owner != study.name:
+        raise ValueError(f"{folder} holds the study {owner}, not {study.name}; {_REMEDY}")
     return [read_result(run, folder) for run in study.runs]
 
 
 def read_result(run: StudyRun, folder: Path) -> Result:
     run_dir = folder / run.folder
     record = _read(run_dir / RECORD)
+    summary = _read(run_dir / "summary.json")
     if record is None:
+        if summary is not None:
+            raise ValueError(f"{run_dir} holds a run that no study has started; {_REMEDY}")
         return Result(run, "open")
     wanted = {"settings": run.settings, "ranks": run.point.ranks}
     if found := [key for key, value in wanted.items() if record.get(key) != value]:
         raise ValueError(
-            f"{run_dir} was run with {found[0]} {record.get(found[0])}, the study asks for {wanted[found[0]]}; give "
-            "another folder with --out, or delete that one"
+            f"{run_dir} was run with {found[0]} {record.get(found[0])}, the study asks for {wanted[found[0]]}; "
+            f"{_REMEDY}"
         )
-    summary = _read(run_dir / "summary.json")
     if summary is not None:
         return Result(run, "done", summary)
     return Result(run, "failed", error=str(record["error"])) if record.get("error") else Result(run, "open")
+
+
+def require_same_configs(results: Iterable[Result], configs: Mapping[str, TrainConfig], folder: Path) -> None:
+    """Refuse what was done while the same settings had another meaning, such as before an experiment's file changed.
+
+    Args:
+        configs: those of the points today, by label: see `drb.study.definition.check_study`.
+    Raises:
+        ValueError: naming the run, the setting and both values.
+    """
+    for result in results:
+        if result.summary is not None:
+            now = {**asdict(configs[result.run.point.label]), "seed": result.run.seed}
+            where = str(folder / result.run.folder)
+            require_same_config(result.summary["config"], now, where, remedy=_REMEDY)
+
+
+def origins(results: Iterable[Result]) -> dict[str, list[str]]:
+    """Versions, device, data, hosts and git commits of all done runs: every value that there is, by its name."""
+    found: dict[str, dict[str, None]] = {}
+    for result in results:
+        summary: Mapping[str, Any] = result.summary or {}
+        own = {"device": summary.get("device"), "data": summary.get("data")}
+        facts = {**(summary.get("versions") or {}), **own, **(summary.get("machine") or {})}
+        for name, value in facts.items():
+            if value is not None:
+                found.setdefault(name.replace("_", " "), {})[str(value)] = None
+    return {name: list(values) for name, values in found.items()}
+
+
+def mixture(results: Iterable[Result]) -> str:
+    """What tells done runs apart besides their settings, in a sentence; empty if nothing does. Hosts may differ."""
+    mixed = [name for name, values in origins(results).items() if len(values) > 1 and name not in ("host", "nodes")]
+    return f"The runs differ in {', '.join(mixed)}, so compare them with care." if mixed else ""
+
+
+def write_owner(study: Study, folder: Path) -> None:
+    """Note whose folder it is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / OWNER, {"study": study.name})
 
 
 def write_record(run: StudyRun, folder: Path, **facts: Any) -> None:

@@ -16,7 +16,8 @@ from study.made import STUDY, carry_out, launch, main
 from drb.program.config.studies import study_files
 from drb.study.definition import check_study, load_study
 from drb.study.launch import run_study
-from drb.study.results import read_results
+from drb.study.page import write_page
+from drb.study.results import Result, mixture, read_results, require_same_configs
 
 
 @pytest.fixture
@@ -151,3 +152,69 @@ def test_wrong_command_lines_are_refused(tmp_path: Path, monkeypatch, capsys):
     helped = capsys.readouterr().out
     assert all(name in helped for name in study_files())
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "extra", "refused"),
+    [
+        (
+            "lower_upper",
+            "strategy=er_ace",
+            "the command line: strategy=er_ace .* the study lower_upper compares runs by it",
+        ),
+        ("buffer_size", "rehearsal.capacity=50", "rehearsal.capacity=50 cannot be set here"),
+        ("buffer_size", "seed=3", "seed=3 cannot be set here: .* --seeds"),
+        ("buffer_size", "name=mine", "name=mine cannot be set here: each run is named"),
+        ("points: {a b: [strategy=er], a-b: [strategy=finetune]}", "", "'a b' and 'a-b' would share the folder a-b"),
+        ("vary: {rehearsal.capacity: [5, 5]}", "", "would share the folder made-capacity=5"),
+        (
+            "points: {a: [optimizer.lr=1]}\nvary: {optimizer.lr: [2]}",
+            "",
+            "optimizer.lr=1 cannot be set here: vary sets it",
+        ),
+        ("settings: [seed=2]", "", "seed=2 cannot be set here"),
+    ],
+)
+def test_runs_that_would_not_be_what_their_points_say_are_refused(name, extra, refused, file: Path):
+    if ":" in name:
+        file.write_text(name)
+        name = str(file)
+    with pytest.raises(ValueError, match=refused):
+        load_study(name, [extra] if extra else [])
+
+
+def test_what_is_not_this_studys_is_refused_rather_than_mixed(file: Path, tmp_path: Path):
+    study = load_study(str(file)).with_seeds([0])
+    run_study(study, tmp_path / "out", launch, lambda line: None)
+    with pytest.raises(ValueError, match="holds the study made, not other; give another folder"):
+        read_results(dataclasses.replace(study, name="other"), tmp_path / "out")
+    (tmp_path / "out" / study.runs[0].folder / "study_run.json").unlink()
+    with pytest.raises(ValueError, match="holds a run that no study has started"):
+        read_results(study, tmp_path / "out")
+
+
+def test_settings_that_mean_something_else_today_are_refused(file: Path, tmp_path: Path):
+    study = load_study(str(file))
+    run = dataclasses.replace(study, points=study.points[:1]).runs[1]  # seed 1; the configurations have seed 0
+    configs = check_study(dataclasses.replace(study, points=(run.point,)))
+    config = dataclasses.asdict(configs[run.point.label])
+    results = [Result(run, "done", {"config": {**config, "seed": 1}})]
+    require_same_configs(results, configs, tmp_path)
+    config["training"]["epochs"] += 1
+    with pytest.raises(ValueError, match=r"seed-1 was made with training.epochs=\d+, this run has .*--out, or delete"):
+        require_same_configs(results, configs, tmp_path)
+
+
+def test_runs_of_other_versions_or_data_are_told_on_the_page(file: Path, tmp_path: Path):
+    study = load_study(str(file))
+    study = dataclasses.replace(study, points=study.points[:1], seeds=(0, 1))
+    results = [
+        dataclasses.replace(each, summary={**each.summary, "data": "abc" if each.run.seed else "def", "device": "cpu"})
+        for each in run_study(study, tmp_path, launch, lambda line: None)
+        if each.summary
+    ]
+    assert mixture(results) == "The runs differ in data, so compare them with care."
+    write_page(study, results, tmp_path)
+    page = (tmp_path / "page.html").read_text()
+    assert "The runs differ in data" in page
+    assert "<td>def, abc</td>" in page

@@ -43,12 +43,17 @@ _MAY_CHANGE = (
     "profiling",
 )
 
+_REMEDY = "go on with the same, choose another run directory (hydra.run.dir) or start anew with checkpoint.resume=never"
 
-def require_same_config(saved: Mapping[str, Any], now: Mapping[str, Any], where: str, begun: int | None = None) -> None:
+
+def require_same_config(
+    saved: Mapping[str, Any], now: Mapping[str, Any], where: str, begun: int | None = None, remedy: str = _REMEDY
+) -> None:
     """Compare the configuration with that of the run that is resumed.
 
     Args:
         begun: how many tasks the run has begun: one that took all there were may go on with so many, or more.
+        remedy: what the message advises.
     Raises:
         ValueError: naming the first setting that differs, with both values, unless it may.
     """
@@ -60,10 +65,8 @@ def require_same_config(saved: Mapping[str, Any], now: Mapping[str, Any], where:
                 continue
             if is_name_outside(key, before.get(key)):
                 raise ValueError(_name_it(where, key.removesuffix(".name"), str(before[key])))
-            raise ValueError(
-                f"{where} was made with {key}={_shown(before.get(key))}, this run has {_shown(after.get(key))}; go on "
-                "with the same, choose another run directory (hydra.run.dir) or start anew with checkpoint.resume=never"
-            )
+            then, today = _shown(before.get(key)), _shown(after.get(key))
+            raise ValueError(f"{where} was made with {key}={then}, this run has {today}; {remedy}")
 
 
 def has_more_tasks(saved: Mapping[str, Any], now: Mapping[str, Any], done: int | None = None) -> bool:
