@@ -14,10 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -28,6 +25,7 @@ import record
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from checkout import parse_in_checkout
 from torch import Tensor, nn
 
 B, R, CAPACITY, SAMPLES = 56, 7, 1000, 8192
@@ -121,12 +119,7 @@ def measure(blocks: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--drb", type=Path, default=Path(__file__).parents[1], help="measure another checkout")
-    arguments = parser.parse_args()
-    if "EXTEND_CPU_IN" not in os.environ:  # in a process that finds this drb and no other
-        environment = {**os.environ, "EXTEND_CPU_IN": "here", "PYTHONPATH": str(arguments.drb)}
-        sys.exit(subprocess.run([sys.executable, __file__, *sys.argv[1:]], env=environment).returncode)
-    record.save("extend_cpu", measure(10 if arguments.quick else 40))
+    record.save("extend_cpu", measure(10 if parse_in_checkout(parser).quick else 40))
 
 
 if __name__ == "__main__":

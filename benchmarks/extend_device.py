@@ -13,18 +13,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import statistics
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import record
 import torch
+from checkout import parse_in_checkout
 from extend_cpu import Training
 from torch import Tensor
 
@@ -189,12 +186,7 @@ def measure(blocks: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--drb", type=Path, default=Path(__file__).parents[1], help="measure another checkout")
-    arguments = parser.parse_args()
-    if "EXTEND_DEVICE_IN" not in os.environ:  # in a process that finds this drb and no other
-        environment = {**os.environ, "EXTEND_DEVICE_IN": "here", "PYTHONPATH": str(arguments.drb)}
-        sys.exit(subprocess.run([sys.executable, __file__, *sys.argv[1:]], env=environment).returncode)
-    record.save("extend_device", measure(10 if arguments.quick else 40))
+    record.save("extend_device", measure(10 if parse_in_checkout(parser).quick else 40))
 
 
 if __name__ == "__main__":

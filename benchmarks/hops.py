@@ -16,7 +16,6 @@ import itertools
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
@@ -128,13 +127,11 @@ def count(asynchronous: bool, show: bool) -> list[dict[str, dict[str, float]]]:
 
 
 def main() -> None:
+    from checkout import parse_in_checkout  # beside this file, which tests import from elsewhere
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--show", action="store_true")
-    parser.add_argument("--drb", type=Path, default=Path(__file__).parents[1])
-    arguments = parser.parse_args()
-    if "HOPS_IN" not in os.environ:  # in a process that finds this drb and no other
-        environment = {**os.environ, "HOPS_IN": "here", "PYTHONPATH": str(arguments.drb)}
-        sys.exit(subprocess.run([sys.executable, __file__, *sys.argv[1:]], env=environment).returncode)
+    arguments = parse_in_checkout(parser)
     for asynchronous in (False, True):
         for rank, threads in enumerate(count(asynchronous, arguments.show)):
             for thread, figures in threads.items():

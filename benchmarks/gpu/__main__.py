@@ -1,11 +1,12 @@
 """Check a GPU: is rehearsal right there, and what does it cost? `make gpu-check`: at most six minutes, no network.
 
-    python -m benchmarks.gpu [--only PIECE …] [--jobs JOB …] [--minutes 6] [--out FOLDER]
+    python -m benchmarks.gpu [--only PIECE …] [--jobs JOB …] [--minutes 6] [--out FOLDER] [--commit NAME]
     python -m benchmarks.gpu --cpu          # tiny, without a GPU: shows that the check itself runs
 
 Each piece runs in a process of its own and has a part of the minutes, which it fills with repeats. If it takes longer
 it is ended, what it has measured by then is kept, and the other pieces go on. Writes <card>-<date>.json and .md, or
-<card>-<date>-<part>.json and .md if a part was asked for; benchmarks/results/gpu/README.md says how to submit them.
+<card>-<date>-<part>.json and .md if a part was asked for, numbered from the second of a day on;
+benchmarks/results/gpu/README.md says how to submit them.
 """
 
 from __future__ import annotations
@@ -103,6 +104,7 @@ def main() -> None:
     parser.add_argument("--jobs", nargs="+", choices=list(JOBS), default=list(JOBS), metavar="JOB")
     parser.add_argument("--minutes", type=float, default=6.0, help="at most, for all pieces; 12: more repeats")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/gpu")
+    parser.add_argument("--commit", help="to be stated where git does not know it; by default git's, +changes if any")
     parser.add_argument("--cpu", action="store_true", help="tiny, without a GPU")
     parser.add_argument("--piece", help=argparse.SUPPRESS)
     parser.add_argument("--piece-out", type=Path, help=argparse.SUPPRESS)
@@ -117,19 +119,19 @@ def main() -> None:
         keep(options, run_piece(options.piece, options))
         return
     device = torch.device("cpu") if options.cpu else torch.device("cuda", 0)
-    found = {"machine": report.machine(device), "pieces": {}}
-    path = report.save(found, options.out, part_of(options))
+    found = {"machine": report.machine(device, options.commit), "pieces": {}}
+    path = report.new_path(found["machine"], options.out, part_of(options))
     for name in options.only:
         print(f"-- {name}", flush=True)
         if options.cpu and name in NEED_A_CARD:
             found["pieces"][name] = "not run: it needs a card"
-            continue
-        found["pieces"][name], figures = run_apart(name, sys.argv[1:], seconds_of(name, options))
-        if name == "tests":
-            found["pieces"]["tests"] += f": {figures}"
-        elif figures is not None:
-            found[name] = figures
-        path = report.save(found, options.out, part_of(options))  # after every piece, so that little is lost
+        else:
+            found["pieces"][name], figures = run_apart(name, sys.argv[1:], seconds_of(name, options))
+            if name == "tests":
+                found["pieces"]["tests"] += f": {figures}"
+            elif figures is not None:
+                found[name] = figures
+        report.save(found, path)  # after every piece, so that little is lost
     print(path.read_text())
     sys.exit(int(any("FAILED" in status or "STOPPED" in status for status in found["pieces"].values())))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import platform
@@ -15,16 +16,18 @@ from typing import Any
 
 import torch
 
+_HERE = str(Path(__file__).parent)
 
-def machine(device: torch.device) -> dict[str, Any]:
-    """What has to be known of a machine to compare its figures with others'."""
+
+def machine(device: torch.device, commit: str | None = None) -> dict[str, Any]:
+    """What has to be known of a machine to compare its figures with others'. commit: None asks git."""
     facts: dict[str, Any] = {
         "date": datetime.now(timezone.utc).date().isoformat(),
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "commit": _output("git", "rev-parse", "--short", "HEAD"),
+        "commit": commit or _commit(),
     }
     if device.type != "cuda":
         return {"card": "cpu", **facts}
@@ -39,14 +42,22 @@ def machine(device: torch.device) -> dict[str, Any]:
     }
 
 
-def save(found: Mapping[str, Any], folder: Path, part: str = "") -> Path:
-    """Write both files; returns the table's path. part: of the check, so that it does not take the whole's place."""
-    card = re.sub(r"[^a-z0-9]+", "-", found["machine"]["card"].lower()).strip("-")
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / ("-".join(filter(None, (card, found["machine"]["date"], part))) + ".md")
+def new_path(facts: Mapping[str, Any], folder: Path, part: str = "") -> Path:
+    """Where the table of a check goes that now begins: no file of an earlier check is overwritten.
+
+    facts: of the machine. part: what was measured, if that is not everything.
+    """
+    card = re.sub(r"[^a-z0-9]+", "-", facts["card"].lower()).strip("-")
+    name = "-".join(filter(None, (card, facts["date"], part)))
+    numbered = (folder / f"{name}{'' if number == 1 else f'-{number}'}.md" for number in itertools.count(1))
+    return next(path for path in numbered if not path.exists() and not path.with_suffix(".json").exists())
+
+
+def save(found: Mapping[str, Any], path: Path) -> None:
+    """Write the table to `path`, and all figures as JSON beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
     path.write_text("\n".join(table(found)) + "\n")
-    return path
 
 
 def table(found: Mapping[str, Any]) -> Iterator[str]:
@@ -140,6 +151,13 @@ def _cpu() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def _commit() -> str:
+    """The commit of this checkout, with +changes if a file that git knows differs from it."""
+    commit = _output("git", "-C", _HERE, "rev-parse", "--short", "HEAD")
+    differs = commit != "unknown" and _output("git", "-C", _HERE, "diff", "--quiet", "HEAD") == "unknown"
+    return commit + "+changes" * differs
 
 
 def _output(*command: str) -> str:

@@ -23,14 +23,14 @@ def run_tests() -> tuple[str, bool]:
 
 
 def _pytest(arguments: tuple[str, ...]) -> tuple[str, bool]:
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "--timeout=60"]
+    command = [sys.executable, "-m", "pytest", "-v", "-m", "gpu", "-p", "no:cacheprovider", "--timeout=60"]
     command += ["-p", "no:benchmark"]  # pytest-benchmark warns beside pytest-xdist, and warnings are errors
     running = subprocess.Popen(
         [*command, "--durations=8", *arguments], cwd=_ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     assert running.stdout is not None
     last = "pytest said nothing"
-    for line in running.stdout:  # at once, because it may be stopped
+    for line in running.stdout:  # at once, and with -v each test by its name, because it may be stopped
         print(line, end="", flush=True)
         last = line.strip("= \n") or last
     return last, running.wait() == 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -47,7 +49,9 @@ def test_the_table_states_ratios_calls_and_wrong_rows(tmp_path):
             "device=": {"us_per_round": {"extend": 90.0, "round": 200.0}, "cuda_calls": {"calls": 9.0, "us": 70}}
         },
     }
-    path = report.save({"machine": report.machine(CPU), "steps": {"cnn 56+7": job}}, tmp_path)
+    found = {"machine": report.machine(CPU), "steps": {"cnn 56+7": job}}
+    path = report.new_path(found["machine"], tmp_path)
+    report.save(found, path)
     text = path.read_text()
     assert "| cnn 56+7 | 11.00 | 1.000 [1.000, 1.000]; +0.00 | 1.100 [1.100, 1.100]; +1.10 |" in text
     assert "| cnn 56+7 | device= | 9.0 | 70 | 90.0 | 200.0 |" in text
@@ -55,15 +59,39 @@ def test_the_table_states_ratios_calls_and_wrong_rows(tmp_path):
     assert json.loads(path.with_suffix(".json").read_text())["machine"]["card"] == "cpu"
 
 
-def test_a_part_does_not_take_the_place_of_the_whole(tmp_path):
+def test_neither_a_part_nor_a_second_check_of_a_day_takes_the_place_of_the_whole(tmp_path):
     found = {"machine": report.machine(CPU), "pieces": {"program": "ran, 9 s"}}
-    whole = report.save(found, tmp_path)
+    whole = report.new_path(found["machine"], tmp_path)
+    report.save(found, whole)
     found["program"] = {"resnet50 56+7": {"ms": {"finetune": [10.0, 12.0], "er": [11.55]}, "ratio": {"er": 1.05}}}
-    part = report.save(found, tmp_path, "program")
+    part = report.new_path(found["machine"], tmp_path, "program")
+    report.save(found, part)
     assert part.name == whole.name.replace(".md", "-program.md")
+    names = []
+    for _ in range(2):
+        path = report.new_path(found["machine"], tmp_path)
+        report.save(found, path)
+        names.append(path.name)
+    assert names == [whole.name.replace(".md", "-2.md"), whole.name.replace(".md", "-3.md")]
     assert "program" not in json.loads(whole.with_suffix(".json").read_text())
     line = "Whole program, resnet50 56+7: finetune 11.00 ms, er 11.55 ms (x1.050) a step; 2 turns."
     assert line in part.read_text()
+
+
+def test_the_commit_says_whether_files_differ_from_it(tmp_path, monkeypatch):
+    def git(*arguments):
+        subprocess.run(["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", *arguments], check=True)
+
+    (tmp_path / "file").write_text("1")
+    git("init", "-q")
+    git("add", "file")
+    git("commit", "-qm", "first")
+    monkeypatch.setattr(report, "_HERE", str(tmp_path))
+    commit = report.machine(CPU)["commit"]
+    assert re.fullmatch("[0-9a-f]{7,}", commit)
+    (tmp_path / "file").write_text("2")
+    assert report.machine(CPU)["commit"] == f"{commit}+changes"
+    assert report.machine(CPU, "abc1234")["commit"] == "abc1234"
 
 
 def test_the_programs_settings_are_known_and_both_train_on_as_many_rows():
