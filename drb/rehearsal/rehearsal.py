@@ -65,7 +65,7 @@ class Rehearsal(Lifetime):
         stratum: the integer field by which exemplars are counted, if there is one.
         sample_id: the int64 field that identifies samples in the whole stream; "arrival": every offer is new.
         asynchronous: True: rounds on a worker thread, behind the step; False: in extend or step. "auto": False for one
-            rank, if a GPU moves its rows or they are at most 1 MiB, and on a node that has no core for a thread.
+            rank, if its rows lie on a GPU or a round's are at most 1 MiB, and on a node that has no core for a thread.
         process_group: the ranks that share their buffers; by default all. drb opens a Gloo group of its own.
         min_fill: no exemplars before the union holds so many; then always r, for fixed batch shapes.
         uneven: what happens when ranks stop at different steps. `error`: all are told. `stop`: all stop at the
