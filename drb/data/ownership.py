@@ -9,9 +9,8 @@ Shapes: n samples in the dataset, W ranks.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch.distributed as dist
@@ -77,7 +76,17 @@ class OwnerTable:
 
 
 _Earlier: TypeAlias = tuple[tuple[int, int], ...]  # (world size, indices taken by each rank)
-_Part: TypeAlias = tuple[int, _Earlier, int]  # an epoch, what ranks have taken of it before, and these ranks
+
+
+class _Part(NamedTuple):
+    """An epoch, or what is left of it.
+
+    earlier: what other numbers of ranks took of it. skip: indices that each of these ranks has been given already.
+    """
+
+    epoch: int
+    earlier: _Earlier = ()
+    skip: int = 0
 
 
 class OwnerSampler(Sampler[int]):
@@ -117,10 +126,9 @@ class OwnerSampler(Sampler[int]):
         self.check = check
         self._num_samples = len(dataset)
         owned_indices(self._num_samples, self.rank, self.world_size, seed)  # raises what there is to raise
-        self._next: _Part = (0, (), 0)
-        self._running: _Part = (0, (), 0)  # the last iteration's
-        self._is_unread = self._has_ended = False  # nothing, and everything, was asked of it
-        self._resumed: _Part | None = None  # what a loaded state had left of an epoch, until it was given
+        self._next = _Part(0)
+        self._running = _Part(0)  # of the last iteration, or of the state that was loaded after it
+        self._has_ended = False  # all of `_running` was asked for
         self._iteration: Iteration | None = None
 
     def __len__(self) -> int:
@@ -129,11 +137,8 @@ class OwnerSampler(Sampler[int]):
 
     def set_epoch(self, epoch: int) -> None:
         """The next iteration is this epoch, or what a loaded state has left of it; later ones count on from there."""
-        self._is_unread = False
-        if self._resumed is not None and epoch == self._resumed[0]:
-            self._next = self._resumed
-        elif epoch != self._next[0]:
-            self._next = (epoch, (), 0)
+        is_running = epoch == self._running.epoch and not self._has_ended
+        self._next = self._running if is_running else _Part(epoch)
 
     def owner_of(self, sample_ids: Int64Array) -> Int64Array:
         """The rank that each sample belongs to, int64 [n], for `Rehearsal.load_state_dict`.
@@ -144,43 +149,28 @@ class OwnerSampler(Sampler[int]):
         return ranks
 
     def __iter__(self) -> Iterator[int]:
-        if self._is_unread:
-            self._next = self._running
-        part = self._next
-        if part != self._resumed:
-            self._forget_resumed()
-        epoch, earlier, skip = self._running = part
-        self._next = (epoch + 1, (), 0)
-        self._is_unread, self._has_ended = True, False
-        order = self._order(self.rank, self.world_size, epoch, earlier)[skip:]
+        part = self._next  # nothing has begun before the first index is asked for
+        if part != self._running:
+            self._warn_of_rest(part)
+        self._next, self._running, self._has_ended = _Part(part.epoch + 1), part, False
+        order = self._order(self.rank, self.world_size, part.epoch, part.earlier)[part.skip :]
         self._iteration = Iteration(order, self.check, Shard(self._num_samples, self.seed, self.rank, self.world_size))
-        return itertools.chain(self._begin(), order.tolist(), self._end(part))
+        yield from order.tolist()
+        self._has_ended = self._has_ended or part == self._running
 
-    def _begin(self) -> Iterator[int]:
-        self._is_unread = False
-        yield from ()
-
-    def _end(self, part: _Part) -> Iterator[int]:
-        if part == self._running:
-            self._has_ended = True
-        if part == self._resumed:
-            self._resumed = None
-        yield from ()
-
-    def _forget_resumed(self) -> None:
-        """Another iteration begins: what a loaded state had left of an epoch will not be given any more."""
-        if self._resumed is not None and self._resumed == self._running:
+    def _warn_of_rest(self, following: _Part) -> None:
+        """Warn if a loaded state had left something of an epoch that was not given to its end."""
+        epoch, earlier, skip = self._running
+        if (earlier or skip) and not self._has_ended and self._length(self._running):
             warn_caller(
-                f"OwnerSampler: what a loaded state had left of epoch {self._resumed[0]} was begun and left, and the "
-                f"next iteration is epoch {self._next[0]}; to go on inside the epoch after a look at the loader, call "
-                f"set_epoch({self._resumed[0]})"
+                f"OwnerSampler: what a loaded state had left of epoch {epoch} was not given to its end, and the next "
+                f"iteration is epoch {following.epoch}; to go on inside that epoch, call set_epoch({epoch})"
             )
-        self._resumed = None
 
     # -- state
 
     def state_dict(self, taken: int) -> dict[str, Any]:
-        """Where the epoch is that the last iteration began; alike on all ranks.
+        """Where the epoch is that the last iteration began, or a state loaded since; alike on all ranks.
 
         taken: how many of its indices each rank has trained on, such as minibatches times the batch size. (A
         DataLoader has asked for more already.)
@@ -216,11 +206,12 @@ class OwnerSampler(Sampler[int]):
                     "twice and others never; make it as it was, or begin an epoch without the state"
                 )
         *earlier, (world_size, taken) = (tuple(part) for part in state["earlier"])
-        is_same = world_size == self.world_size
-        part = int(state["epoch"]), tuple(earlier) if is_same else (*earlier, (world_size, taken)), taken * is_same
-        self._is_unread = False
-        self._resumed = part
-        self._next = part if self._length(part) else (part[0] + 1, (), 0)
+        if world_size == self.world_size:
+            part = _Part(int(state["epoch"]), tuple(earlier), taken)
+        else:
+            part = _Part(int(state["epoch"]), (*earlier, (world_size, taken)))
+        self._running, self._has_ended = part, False
+        self._next = part if self._length(part) else _Part(part.epoch + 1)
 
     def _of(self) -> dict[str, Any]:
         """What must not differ between a state and the sampler that goes on from it."""

@@ -220,7 +220,7 @@ def test_a_look_at_a_resumed_sampler_eats_nothing_in_silence(read):
     if not read:
         assert list(resumed) == left
     else:
-        with pytest.warns(UserWarning, match=r"begun and left, and the next iteration is epoch 2; .* set_epoch\(1\)"):
+        with pytest.warns(UserWarning, match=r"epoch 1 was not given .* next iteration is epoch 2; .* set_epoch\(1\)"):
             assert list(resumed) == list(expected)
     resumed.load_state_dict(state)
     list(itertools.islice(iter(resumed), read))
@@ -228,6 +228,29 @@ def test_a_look_at_a_resumed_sampler_eats_nothing_in_silence(read):
     assert list(resumed) == left
     expected.set_epoch(2)
     assert list(resumed) == list(expected)
+
+
+def test_a_state_that_was_just_loaded_is_still_the_state():
+    """A job may be stopped again before its first minibatch."""
+    state, _, left = half_an_epoch()
+    for ranks in (2, 3):
+        once, twice = (OwnerSampler(range(40), 1, 0, ranks) for _ in range(2))
+        once.load_state_dict(state)
+        once.set_epoch(1)
+        twice.load_state_dict(json.loads(json.dumps(once.state_dict(0))))
+        given = list(twice)
+        assert given == list(once)
+        assert ranks != 2 or given == left
+
+
+def test_what_a_state_has_left_is_not_dropped_in_silence():
+    state, *_ = half_an_epoch()
+    sampler = OwnerSampler(range(40), 1, 0, 2)
+    sampler.load_state_dict(state)
+    sampler.set_epoch(0)  # a loop that does not know where it was
+    with pytest.warns(UserWarning, match=r"had left of epoch 1 .* next iteration is epoch 0") as said:
+        assert len(list(DataLoader(range(40), sampler=sampler))) == 20
+    assert said[0].filename == __file__
 
 
 @pytest.mark.parametrize("batches", [None, 3])
