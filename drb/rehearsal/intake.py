@@ -144,11 +144,10 @@ class Intake:
         finds nine in ten of those that are.
         """
         row = keys.argmin()
-        slot = stored.slot_by_key[int(keys[row]) & (len(stored.slot_by_key) - 1)]
-        is_stored = slot < stored.size and stored.sample_id[slot] == sample_id[row]
-        if is_stored and stored.stratum[slot] != label[row]:
+        before = stored.stratum_of(int(sample_id[row]), int(keys[row]))
+        if before is not None and before != label[row]:
             raise ValueError(
-                f"sample {sample_id[row]} is stored with the {self.stratum} {stored.stratum[slot]} and is now offered "
+                f"sample {sample_id[row]} is stored with the {self.stratum} {before} and is now offered "
                 f"with {label[row]}: two data sets share ids (give each a range of its own, with_ids(…, first_id=…)), "
                 "or the data is not that of the saved state; if labels may change, give stratum=None"
             )

@@ -24,7 +24,6 @@ class Columns:
     Slots 0 … size-1 are taken, without holes. key uint64 [M]; sample_id, stratum, admitted_round int64 [M].
     admitted_at: int64 [M], seconds since 1970, if timed. denied: int64, ascending, ids that are never stored again.
     stored: returns a field of the exemplars in some slots: (name, int64 [n]) -> [n, *shape] on the CPU, a copy.
-    slot_by_key: uint32 [a power of 2, at least 2 M], where the last sample is stored whose key has these low bits.
     indexed: `find` will be called: where each sample is stored is then kept at hand.
     """
 
@@ -42,7 +41,8 @@ class Columns:
         self._names = _COLUMNS + (("admitted_at",) if timed else ())
         self._barred: set[int] = set()  # ids stored and denied: one look-up answers for both
         self._is_indexed, self._slot_of = indexed, dict[int, int]()
-        self.slot_by_key: NDArray[np.uint32] = np.zeros(2 << max(capacity - 1, 0).bit_length(), np.uint32)
+        # by the low bits of keys, at least two places for each slot; of samples that share a place the last has it
+        self._slot_by_key: NDArray[np.uint32] = np.zeros(2 << max(capacity - 1, 0).bit_length(), np.uint32)
 
     def is_new(self, sample_ids: Int64Array) -> BoolArray:
         """Which of the offered ids are neither stored nor denied; of an id offered twice only the first. bool [B]."""
@@ -61,6 +61,12 @@ class Columns:
     def find(self, sample_ids: Int64Array) -> Int64Array:
         """Return the slot of each of these samples, -1 for those that are not stored: int64 [B]."""
         return np.fromiter(map(self._slot_of.get, sample_ids.tolist(), repeat(-1)), np.int64, len(sample_ids))
+
+    def stratum_of(self, sample_id: int, key: int) -> int | None:
+        """Return the stratum of a stored sample; None if it is not stored or not found, as one in ten is."""
+        slot = self._slot_by_key[key & (len(self._slot_by_key) - 1)]
+        is_there = slot < self.size and self.sample_id[slot] == sample_id
+        return int(self.stratum[slot]) if is_there else None
 
     def put(self, slots: Int64Array, offer: Offer, rows: Int64Array) -> None:
         """Record that rows `rows` of the offer now take `slots`, whoever was there before."""
@@ -113,7 +119,7 @@ class Columns:
         self._index()
 
     def _note(self, slots: Int64Array) -> None:
-        self.slot_by_key[self.key[slots] & np.uint64(len(self.slot_by_key) - 1)] = slots
+        self._slot_by_key[self.key[slots] & np.uint64(len(self._slot_by_key) - 1)] = slots
 
     def _index(self) -> None:
         if self._is_indexed:
