@@ -9,7 +9,6 @@ The first update begins a lineage; every later one goes on from its current vers
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ from drb.data.datasets.arrivals import read_arrays
 from drb.program.config import TrainConfig
 from drb.program.evaluating import accuracies, export_program
 from drb.program.summary import versions, write_atomically
+from drb.runs.lineage.files import fingerprint_of, require_run, require_unchanged
 from drb.runs.lineage.gates import failures, read_gates, require_known
 from drb.runs.lineage.record import Lineage, Version, now, read_lineage
 from drb.runs.lineage.show import as_text
@@ -35,6 +35,7 @@ update may change those that a resumed run may change. Killed? The same command 
 docs/update.md walks through a week of updates.
 """
 _PENDING = "update.json"
+_DECIDED = {"dataset", "dataset.files", "dataset.changed", "checkpoint.enabled", "checkpoint.resume", "run_id"}
 
 
 @dataclass
@@ -86,6 +87,11 @@ class Update:
     def finish(self, config: TrainConfig, run_dir: Path) -> None:
         """Judge what was trained and record it; on rank 0."""
         lineage, parent = self.lineage, self.parent
+        require_unchanged(lineage)
+        if fingerprint_of(self.data) != self.fingerprint:
+            raise ValueError(
+                f"{self.data} has changed while it was trained on; delete {self.run_dir} and give the command again"
+            )
         sets = self._eval_sets()
         before = {} if parent is None else accuracies(lineage.run_dir(parent.number), sets)
         after = accuracies(run_dir, sets)
@@ -95,6 +101,7 @@ class Update:
         trained = int(summary["steps"]) - (0 if self.mixes else before_steps)
         if self.export:
             export_program(run_dir)
+        self._require_nothing_happened()
         run_id = self._tracked_as(run_dir)
         lineage.tracking = track_update(
             lineage.tracking,
@@ -144,6 +151,17 @@ class Update:
         }
         return sets | {name: _all_of(file) for name, file in self.lineage.eval_sets.items()}
 
+    def _require_nothing_happened(self) -> None:
+        """Raise ValueError if the lineage is not what this update began from."""
+        now = read_lineage(self.lineage.folder) or Lineage(self.lineage.folder)
+        if len(now.versions) != len(self.lineage.versions):
+            raise ValueError(f"another process has recorded version {self.number} of {self.lineage.folder} meanwhile")
+        if now.current != self.lineage.current:
+            raise ValueError(
+                f"version {now.current} of {self.lineage.folder} was made current while this update went on from "
+                f"{self.lineage.current}; delete {self.run_dir} and give the command again"
+            )
+
     def _tracked_as(self, run_dir: Path) -> str | None:
         try:
             run_id = json.loads((run_dir / "tracking.json").read_text(encoding="utf-8"))["run_id"]
@@ -160,23 +178,29 @@ def plan(options: argparse.Namespace, settings: Sequence[str]) -> Update:
     """
     folder, data = options.state.expanduser().absolute(), options.data.expanduser().absolute()
     lineage = read_lineage(folder) or Lineage(folder)
-    lineage.set_link()
+    if decided := sorted(_DECIDED & {each.partition("=")[0] for each in settings}):
+        raise ValueError(f"drb update chooses {', '.join(decided)} itself; leave it out")
     lineage.settings = _merged(lineage.settings, settings)
     for text in options.eval:
         name, _, file = text.partition("=")
         if not name or not file or name in ("base", "new"):
             raise ValueError(f"--eval takes NAME=FILE with a name that is not base or new, got {text!r}")
         lineage.eval_sets[name] = str(Path(file).expanduser().absolute())
+        lineage.eval_fingerprints.pop(name, None)
     lineage.gates |= read_gates(options.may_fall, options.must_reach)
     require_known(lineage.gates, ["base", "new", *lineage.eval_sets])
-    for file in lineage.eval_sets.values():
+    for name, file in lineage.eval_sets.items():
         _all_of(file)
+        lineage.eval_fingerprints.setdefault(name, fingerprint_of(Path(file)))
     load_dataset("arrivals", files=[str(data)])
-    update = Update(lineage, data, _fingerprint(data), options.export)
+    update = Update(lineage, data, fingerprint_of(data), options.export)
     earlier = update.parent.files if update.parent else []
     for version in lineage.versions:
         if version.fingerprint == update.fingerprint and version.data in earlier:
             raise ValueError(f"version {version.number} has learnt {data} already (the file has the same content)")
+    require_unchanged(lineage)
+    if lineage.current is not None:
+        require_run(lineage, lineage.current)
     _require_same_as_begun(update)
     return update
 
@@ -202,14 +226,6 @@ def _merged(before: Sequence[str], now: Sequence[str]) -> list[str]:
     """Settings as key=value, of which the last one counts."""
     by_key = {setting.partition("=")[0]: setting for setting in [*before, *now]}
     return list(by_key.values())
-
-
-def _fingerprint(file: Path) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    with open(file, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _all_of(file: str) -> Source:
@@ -239,8 +255,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def prepare(is_main: bool) -> tuple[list[str], Callable[[TrainConfig, Path], None]]:
         update = plan(options, options.settings)
         if is_main:
-            update.run_dir.mkdir(parents=True, exist_ok=True)
-            write_atomically(update.run_dir / _PENDING, _description(update))
+            try:
+                update.lineage.set_link()
+                update.run_dir.mkdir(parents=True, exist_ok=True)
+                write_atomically(update.run_dir / _PENDING, _description(update))
+            except OSError as error:
+                raise ValueError(f"{options.state} cannot be written to: {error.strerror or error}") from error
         return update.arguments(), update.finish
 
     return train([], prepare)

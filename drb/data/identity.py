@@ -88,6 +88,8 @@ def hash_of_tensors(*tensors: Tensor) -> str:
 
 
 def _change(name: str, before: Sequence[Any], now: Sequence[Any], then: str) -> str:
+    if not before[0]:
+        return f"{name} is new, with {now[0]} samples"
     if before[0] != now[0]:
         return f"{name} has {now[0]} samples and {then} {before[0]}{_last(now) if now[0] > before[0] else ''}"
     return f"{name} has {now[0]} samples as before, but some are others{_last(now)}"

@@ -75,9 +75,10 @@ def with_data_of_now(
     states, num_gone, num_stored = _without_the_gone(saved, dataset, forget=settings.removed == "forget")
     if console is not None:
         verb = "forgotten" if settings.removed == "forget" else "kept"
+        gone = f"; {num_gone} of {num_stored} exemplars, whose samples are gone, are {verb}" if num_gone else ""
         console.say(
-            f"{told}; the epoch begins anew{_held_out_anew(config)}; {num_gone} of {num_stored} exemplars, whose "
-            f"samples are gone, are {verb}"
+            f"the data has changed since {saved.path}, which dataset.changed=allow accepts: {'; '.join(changes)}; the "
+            f"epoch begins anew{_held_out_anew(config)}{gone}"
         )
     states = [_of_data(state, dataset.identity.fingerprint) for state in states]
     return replace(saved, state={**saved.state, "ranks": states}, facts={**saved.facts, CHANGED: True})

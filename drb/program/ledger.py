@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,15 @@ from drb.runs.ledger import LEDGER_FILE
 from drb.training import Trainer
 from drb.training.state.resume import loader_seed
 
+_log = logging.getLogger(__name__)
+
 
 def write_ledger(run_dir: Path, config: TrainConfig, dataset: Dataset, trainer: Trainer) -> None:
     """Write what the rest of a run trains on, or go on with what is there; nothing for a run that mixes no sources.
 
-    Steps after the one that the run goes on from are cut: they are trained anew.
+    Steps after the one that the run goes on from are cut: they are trained anew. If what an earlier start wrote is
+    missing, damaged or of other samples, the file says so (`lost`: the step that the run went on from), and `drb audit`
+    refuses to answer: how many rows each earlier step had is not known.
     """
     scenario = build_scenario(build_variant("scenario", config.scenario), dataset, seed=config.seed)
     shares = next(iter(scenario)).mix
@@ -33,19 +38,32 @@ def write_ledger(run_dir: Path, config: TrainConfig, dataset: Dataset, trainer: 
         return
     length = sum(share.per_epoch for share in shares)
     rows = trainer.rows_per_step
-    mix = _known(run_dir / LEDGER_FILE) if trainer.steps else None
-    if mix is None:
-        mix = begin(wanted(shares), rows, loader_seed(config.seed, 0), epoch=length)
-    _go_on(mix, trainer.steps, rows, length)
-    write_atomically(run_dir / LEDGER_FILE, {"mix": state_of(mix), "origins": _origins(dataset, shares)})
+    path, lost = run_dir / LEDGER_FILE, 0
+    mix = begin(wanted(shares), rows, loader_seed(config.seed, 0), epoch=length)
+    if trainer.steps:
+        known = _known(path)
+        if known is not None and _sources(known) == _sources(mix):
+            mix = known
+            _go_on(mix, trainer.steps, rows, length)
+        else:
+            lost = trainer.steps
+            _log.warning("%s is missing, damaged or of other samples; drb audit cannot answer for this run", path)
+    write_atomically(path, {"mix": state_of(mix), "origins": _origins(dataset, shares), "lost": lost})
 
 
 def _known(path: Path) -> Mix | None:
-    """What an earlier start of the run wrote; None if that is lost, and the order is taken for that of one start."""
+    """What an earlier start of the run wrote; None if that is lost."""
     try:
-        return mix_from(json.loads(path.read_text(encoding="utf-8"))["mix"])
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return None if content["lost"] else mix_from(content["mix"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _sources(mix: Mix) -> dict[str, Any]:
+    """What an order depends on, apart from the numbers of rows."""
+    state = state_of(mix)
+    return {key: state[key] for key in ("seed", "sources", "shares")}
 
 
 def _go_on(mix: Mix, step: int, rows: int, length: int) -> None:

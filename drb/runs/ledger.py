@@ -72,12 +72,13 @@ def read_ledger(run_dir: Path) -> Ledger:
     """The ledger of a run.
 
     Raises:
-        ValueError: the directory holds no run that mixed sources, or the file is damaged.
+        ValueError: the directory holds no run that mixed sources, or the file is damaged, or it was missing or damaged
+            when the run went on.
     """
     path = run_dir / LEDGER_FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        mix, origins = mix_from(content["mix"]), dict(content["origins"])
+        mix, origins, lost = mix_from(content["mix"]), dict(content["origins"]), int(content["lost"])
     except OSError as error:
         raise ValueError(
             f"{path} cannot be read ({error.strerror}): give the directory of a run that mixes sources, such as "
@@ -85,14 +86,19 @@ def read_ledger(run_dir: Path) -> Ledger:
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
+    if lost:
+        raise ValueError(
+            f"{path} was missing, damaged or of other samples when the run went on after step {lost}: which samples "
+            "its steps had cannot be told any more"
+        )
     seen = {path.name: int(path.name.split("-")[1]) for path in _checkpoints(run_dir)}
     steps = max(seen.values(), default=0)
     summary = run_dir / "summary.json"
     if summary.exists():
         steps = int(json.loads(summary.read_text(encoding="utf-8"))["steps"])
-        seen |= {file: steps for file in ("model.safetensors",) if (run_dir / file).exists()}
+        seen |= {file: steps for file in ("model.safetensors", "model.pt2") if (run_dir / file).exists()}
     return Ledger(mix, steps, origins, seen)
 
 
 def _checkpoints(run_dir: Path) -> list[Path]:
-    return sorted(path for path in (run_dir / "checkpoints").glob("step-*") if re.match(r"step-\d+", path.name))
+    return sorted(path for path in (run_dir / "checkpoints").glob("step-*") if re.match(r"step-\d+(-|$)", path.name))

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from programs import TORCHRUN, Running
 
+from drb.cli import main as drb
+from drb.data.datasets import load_dataset
+from drb.program.config import compose_config
 from drb.program.evaluating import accuracies
+from drb.program.ledger import write_ledger
 from drb.runs.lineage.record import read_lineage
 from drb.training.models.saved import load_network
 from drb.training.phases import PhaseTrainer
-from drb.update import main
+from drb.update import Update, main
 
 FAST = ["model=mlp", "model.hidden=[16]", "training.epochs=6", "training.batch_size=8", "training.batch_scope=total"]
 FAST += ["optimizer.lr=0.1", "rehearsal.capacity=60", "rehearsal.capacity_scope=total", "rehearsal.exemplars=8"]
@@ -140,6 +145,80 @@ def test_a_base_that_is_read_again(tmp_path):
     assert second.after["new"] > 0.5
     ledger = json.loads((days.state / "versions/0002/mix.json").read_text())
     assert [source["sizes"][0][1] for source in ledger["mix"]["sources"]] == [20, 60]
+
+
+def test_a_ledger_that_was_lost_when_a_run_went_on_is_not_made_up(tmp_path, capsys):
+    class Begun:
+        steps, rows_per_step = 0, 12
+
+    dataset = load_dataset("arrivals", files=[str(day(tmp_path, number, [0, 1])) for number in (1, 2)])
+    config, _ = compose_config(["scenario=base_plus_new", "dataset=arrivals", "run_id=x"], None)
+    trainer = Begun()
+    write_ledger(tmp_path, config, dataset, trainer)
+    trainer.steps = 3
+    (tmp_path / "summary.json").write_text('{"steps": 3}')
+    write_ledger(tmp_path, config, dataset, trainer)
+    assert drb(["audit", str(tmp_path), "--step", "2"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 12
+    whole = (tmp_path / "mix.json").read_text()
+    for content in (None, "{", whole.replace('"seed": ', '"seed": 1')):
+        (tmp_path / "mix.json").unlink()
+        if content:
+            (tmp_path / "mix.json").write_text(content)
+        for _ in range(2):  # and it does not come back
+            write_ledger(tmp_path, config, dataset, trainer)
+            assert drb(["audit", str(tmp_path), "--mixture"]) == 1
+            assert "when the run went on after step 3: which samples" in capsys.readouterr().err
+
+
+def move_run(state):
+    shutil.rmtree(state / "versions/0001")
+
+
+def take_another_run(state):
+    summary = state / "versions/0001/summary.json"
+    summary.write_text(summary.read_text().replace("state-0001", "state-0007"))
+
+
+def test_an_update_is_refused_if_what_it_stands_on_has_changed(tmp_path, capsys, monkeypatch):
+    days = Days(tmp_path, "tracking=none", "training.epochs=1")
+    files = [day(tmp_path, number, [number, 0]) for number in (1, 2)]
+    weak = day(tmp_path, 3, [0])
+    assert days.update(files[0], "--eval", f"weak={weak}") == 0
+    shutil.copytree(tmp_path / "state", tmp_path / "kept", symlinks=True)
+    before = days.lineage
+
+    def rolled_back_meanwhile(update, *arguments, finish=Update.finish):
+        assert drb(["rollback", str(days.state)]) == 0
+        finish(update, *arguments)
+
+    for change, message in (
+        (lambda state: day(tmp_path, 1, [1, 0], shift=1.0), "day1.npz has other content than version 1 learnt"),
+        (lambda state: files[0].unlink(), "day1.npz cannot be read: No such file"),
+        (lambda state: day(tmp_path, 3, [0], shift=1.0), "the evaluation set weak has other content than before"),
+        (move_run, "versions/0001 does not hold the run of version 1, which is current"),
+        (take_another_run, "versions/0001 holds the run state-0007, and not that of version 1"),
+    ):
+        change(days.state)
+        capsys.readouterr()
+        assert days.update(files[1]) == 1
+        err = capsys.readouterr().err
+        assert message in err
+        assert err.count("\n") == 1
+        shutil.rmtree(days.state)
+        shutil.copytree(tmp_path / "kept", days.state, symlinks=True)
+        day(tmp_path, 1, [1, 0])
+        day(tmp_path, 3, [0])
+    assert days.lineage == before
+    assert days.update(files[1], "checkpoint.enabled=false") == 1
+    assert "drb update chooses checkpoint.enabled itself" in capsys.readouterr().err
+    day(tmp_path, 3, [0], shift=1.0)
+    assert days.update(files[1], "--eval", f"weak={weak}") == 0  # named again
+    monkeypatch.setattr(Update, "finish", rolled_back_meanwhile)
+    assert days.update(day(tmp_path, 4, [0, 4])) == 1
+    assert "version 1 of" in (err := capsys.readouterr().err)
+    assert "was made current while this update went on from 2" in err
+    assert (days.current, days.lineage.current, len(days.lineage.versions)) == ("versions/0001", 1, 2)
 
 
 @pytest.mark.parametrize(

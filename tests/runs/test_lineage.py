@@ -94,7 +94,7 @@ def test_commands_show_a_lineage_and_go_back(tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": "drb-lineage 0"}', '{"format": "drb-lineage 1", "x": 1}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": "drb-lineage 0"}', '{"format": "drb-lineage 2", "x": 1}'])
 def test_a_damaged_lineage_is_refused_and_left_as_it_is(tmp_path, text, capsys):
     (tmp_path / "lineage.json").write_text(text)
     with pytest.raises(ValueError, match="lineage.json is damaged or of another version of drb"):
@@ -109,6 +109,23 @@ def test_a_folder_of_something_else_is_no_lineage(tmp_path):
     with pytest.raises(ValueError, match=r"holds no lineage.json, but thesis.tex; choose an empty folder"):
         read_lineage(tmp_path)
     assert main(["lineage", str(tmp_path / "nothing")]) == 1
+
+
+def test_what_killed_a_first_update_left_is_no_lineage_and_a_folder_called_current_is_refused(tmp_path):
+    (tmp_path / ".lineage.json.77").write_text("{")
+    assert read_lineage(tmp_path) is None
+    lineage = story(tmp_path)
+    (tmp_path / "current").unlink()
+    (tmp_path / "current").mkdir()
+    with pytest.raises(ValueError, match="current must be a link to the current version"):
+        lineage.set_link()
+
+
+def test_a_line_is_that_of_its_parents(tmp_path):
+    lineage = story(tmp_path)
+    lineage.versions[2].parent = 1
+    assert [each.number for each in lineage.line_of(3)] == [3, 1]
+    assert lineage.line_of(None) == []
 
 
 def test_a_current_version_that_is_not_there_is_damage(tmp_path):

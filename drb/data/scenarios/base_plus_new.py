@@ -22,6 +22,7 @@ class BasePlusNew(Scenario):
     """
 
     name = "base_plus_new"
+    divides_by_count = True  # the order is a formula of the numbers of samples
     new_classes: list[int] = setting([], at_least=0)
     base_per_epoch: int | None = setting(None, at_least=1)
 

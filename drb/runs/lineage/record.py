@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 LINEAGE_FILE, CURRENT = "lineage.json", "current"
-_FORMAT = "drb-lineage 1"
+_FORMAT = "drb-lineage 2"
 
 
 @dataclass
@@ -50,13 +50,15 @@ class Version:
 class Lineage:
     """All versions, and what the next update starts from if it is told nothing else.
 
-    settings: of training, as key=value. eval_sets: files by name. gates: see `drb.runs.lineage.gates`.
+    settings: of training, as key=value. eval_sets: files by name; eval_fingerprints: their hashes.
+    gates: see `drb.runs.lineage.gates`.
     tracking: where the tracker has it. events: what happened to `current`, the oldest first.
     """
 
     folder: Path
     settings: list[str] = field(default_factory=list)
     eval_sets: dict[str, str] = field(default_factory=dict)
+    eval_fingerprints: dict[str, str] = field(default_factory=dict)
     gates: dict[str, dict[str, float]] = field(default_factory=dict)
     tracking: dict[str, Any] = field(default_factory=dict)
     current: int | None = None
@@ -68,6 +70,14 @@ class Lineage:
         if not 1 <= number <= len(self.versions):
             raise ValueError(f"{self.folder} has the versions 1 to {len(self.versions)}, got {number}")
         return self.versions[number - 1]
+
+    def line_of(self, number: int | None) -> list[Version]:
+        """A version and those that it went on from, the newest first; none for None."""
+        line: list[Version] = []
+        while number is not None:
+            line.append(self.version(number))
+            number = line[-1].parent
+        return line
 
     def run_dir(self, number: int) -> Path:
         """The directory of a version's run."""
@@ -110,10 +120,16 @@ class Lineage:
         self.set_link()
 
     def set_link(self) -> None:
-        """Let DIR/current point to the current version."""
+        """Let DIR/current point to the current version.
+
+        Raises:
+            ValueError: something else than a link has that name.
+        """
         link, unfinished = self.folder / CURRENT, self.folder / f".{CURRENT}.{os.getpid()}"
         if self.current is None:
             return
+        if link.exists() and not link.is_symlink():
+            raise ValueError(f"{link} must be a link to the current version, and is a file or folder; move it away")
         target = self.run_dir(self.current).relative_to(self.folder)
         if link.is_symlink() and Path(os.readlink(link)) == target:
             return
@@ -138,7 +154,8 @@ def read_lineage(folder: Path) -> Lineage | None:
     """
     path = folder / LINEAGE_FILE
     if not path.exists():
-        others = [entry.name for entry in folder.iterdir() if entry.name != "versions"] if folder.is_dir() else []
+        names = os.listdir(folder) if folder.is_dir() else []
+        others = [name for name in names if name != "versions" and not name.startswith(".")]
         if others or (folder.exists() and not folder.is_dir()):
             raise ValueError(
                 f"{folder} holds no {LINEAGE_FILE}, but {', '.join(others[:3]) or 'is a file'}; choose an empty folder"
