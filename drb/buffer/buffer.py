@@ -113,7 +113,7 @@ class Buffer:
             self._before_writing(staged.where)
             kept = late_fields.keys() - self.spec.refreshed if len(staged.again) else set()
             for names, places in ((kept, staged.admitted), (late_fields.keys() - kept, staged.all)):
-                if names:
+                if names and len(places[1]):
                     self._write({name: late_fields[name] for name in names}, *places)
         staged.lacking.difference_update(late_fields)
 

@@ -51,6 +51,9 @@ class DeviceIntake:
         self._id_field, self._stratum = intake.id_field, intake.stratum
         self._max_rows = max_rows
         self._stores_there = side.rows is not None
+        # a sample that is offered again keeps some late fields: the host copies them, so they must have been written
+        refreshed = buffer.spec.refreshed
+        self._copies_records = bool(refreshed) and not self._stores_there and bool({*buffer.spec.late} - refreshed)
         device, late, stored = side.device, buffer.spec.late, {**side.lanes}
         stored.pop(side.counted_by or "", None)
         self._prompt = Snapshots(side, {n: lane for n, lane in stored.items() if n not in late}, max_rows)
@@ -176,6 +179,8 @@ class DeviceIntake:
         if strata is not None and self._stratum is not None:
             values[self._stratum] = strata
         offer = self._intake.offer(ids, strata, self._num_rows, self._step)
+        if self._copies_records:
+            self._landing.land(wait=True)
         self._buffer.stage(values, offer)
         self._hand_over()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,15 +17,17 @@ from drb import Rehearsal
 from drb.buffer.record import HEADER_WORDS, Field
 
 ROWS, CAPACITY, EXEMPLARS = 8, 24, 5
+LOGITS = Field(torch.float32, (3,), late=True)
 
 
 def late(ids: Tensor) -> Tensor:
     return ids[:, None] * torch.tensor([1.0, 0.5, 2.0])
 
 
-def spec() -> dict[str, Field]:
+def spec(refreshes: bool = False) -> dict[str, Field]:
     fields = {name: Field(v.dtype, tuple(v.shape[1:])) for name, v in records([0]).items() if name != "sample_id"}
-    return {**fields, "scale": Field(torch.bfloat16), "logits": Field(torch.float32, (3,), late=True)}
+    refreshed = {"logits": replace(LOGITS, refreshed=True), "first": LOGITS}
+    return {**fields, "scale": Field(torch.bfloat16), **(refreshed if refreshes else {"logits": LOGITS})}
 
 
 def minibatch(ids: np.ndarray) -> dict[str, Tensor]:
@@ -41,7 +44,8 @@ def bare_side(gpu: SimulatedGpu) -> Any:
 class Loop:
     """gpu: None for the host. on_gpu: which of the minibatch, by name, and "logits", lie there; None: all.
 
-    rows: of most minibatches.
+    rows: of most minibatches. refreshes: logits differ from step to step; stored samples get those
+    of the last one, and keep those of the first as "first".
     """
 
     def __init__(
@@ -55,15 +59,23 @@ class Loop:
         wanted: Any = None,
         steps: int = 30,
         rows: int = ROWS,
+        refreshes: bool = False,
         **settings: Any,
     ) -> None:
         settings = {"storage": "host", **settings}
         self.gpu, self.use_step, self.on_gpu, self.steps = gpu, use_step, on_gpu, steps
-        self.rows = rows
+        self.rows, self.refreshes = rows, refreshes
         self.ids = ids_of_rank(rank, world_size, 200)
         self.seen, self.exemplars = hashlib.sha256(), 0
         self.rehearsal = Rehearsal(
-            CAPACITY, EXEMPLARS, seed=5, spec=spec(), batch_size=ROWS, device=gpu or wanted, verbose=False, **settings
+            CAPACITY,
+            EXEMPLARS,
+            seed=5,
+            spec=spec(refreshes),
+            batch_size=ROWS,
+            device=gpu or wanted,
+            verbose=False,
+            **settings,
         )
 
     def run(self, first: int = 0, last: int | None = None) -> None:
@@ -79,7 +91,8 @@ class Loop:
             extended = self.rehearsal.extend(given)
             self._see({name: extended[name] for name in sorted(extended)})
             self.exemplars += len(extended["rehearsed"]) - len(ids)
-        logits = self._put({"logits": late(torch.from_numpy(ids))})
+        now = late(torch.from_numpy(ids)) + self.refreshes * t
+        logits = self._put({"logits": now, **({"first": now.clone()} if self.refreshes else {})})
         self.rehearsal.attach(**logits)
         for value in (*given.values(), *logits.values()):  # the caller's memory is his again
             self._overwrite(value)

@@ -59,6 +59,15 @@ def test_a_policy_that_reads_fields_decides_the_same(is_early, asynchronous, fie
 
 
 @WAYS
+@pytest.mark.parametrize("storage", ["host", "device"])
+def test_late_fields_of_samples_that_are_offered_again_become_those_of_now(is_early, storage):
+    settings = {"use_step": True, "refreshes": True}
+    expected = run_loop(None, **settings)
+    assert expected != run_loop(None, use_step=True)
+    assert run_loop(SimulatedGpu(is_early=is_early), storage=storage, **settings) == expected
+
+
+@WAYS
 @pytest.mark.parametrize("on_gpu", [set(), {"image"}, {"image", "label", "scale"}, {"logits"}, {"sample_id", "logits"}])
 def test_fields_may_lie_anywhere(is_early, on_gpu):
     assert run_loop(SimulatedGpu(is_early=is_early), on_gpu=on_gpu) == run_loop(None)
