@@ -41,7 +41,7 @@ def demo(tmp_path_factory):
         patch.setenv("PYTHONPATH", str(ROOT))
         patch.setattr(subprocess, "run", run_mostly_forked)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        assert main(["tracking=none", "training.epochs=5"]) == 0
+        assert main(["tracking=none", "training.epochs=3"]) == 0
         [folder] = Path("runs").resolve().iterdir()
         left = sorted(os.listdir())
     summaries = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("*/summary.json")}

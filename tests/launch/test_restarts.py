@@ -67,7 +67,7 @@ def test_a_machine_that_fails_is_done_without(tmp_path):
     script = str(ROOT / "launch" / "torchrun.sh")
     machines = [
         Running(
-            *([script, *JOB, "training.epochs=30"], tmp_path),
+            *([script, *JOB, "training.epochs=15"], tmp_path),
             **{**settings, "NPROC_PER_NODE": "1", "LOCAL_ADDR": "localhost", "NODE_RANK": str(node)},
         )
         for node in (0, 1)
@@ -81,7 +81,7 @@ def test_a_machine_that_fails_is_done_without(tmp_path):
     ended = machines[0].wait(100)
     assert ended.code == 0, ended
     assert "resumed on 1 rank from 2: global batch 16" in ended.out + ended.err
-    assert summary(tmp_path)["samples"] == 30 * 1438
+    assert summary(tmp_path)["samples"] == 15 * 1438
 
 
 def meet(store, ranks, world_size, timeout_s):

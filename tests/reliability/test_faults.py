@@ -16,9 +16,10 @@ from faults.plan import PROCESS_TARGETS, SHORT, TARGETS, draw_faults
 ROOT = Path(__file__).resolve().parents[2]
 
 
-# faults near others of the list; tests of checkpoints provoke what they damage in one process, too
+# faults near others of the list; tests of checkpoints provoke what they damage in one process, too, and kill rank 0
+# while it names one
 RARE = {("exception", "row_exchange"), ("disk_full", "rename"), ("pipe", "forward"), ("kill_importing", "forward"),
-        ("undeletable", "rename")}  # fmt: skip
+        ("undeletable", "rename"), ("kill", "rename")}  # fmt: skip
 FAULTS = [
     pytest.param(fault, marks=pytest.mark.full if (fault.kind, fault.target) in RARE else (), id=fault.name)
     for fault in SHORT
