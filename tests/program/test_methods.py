@@ -66,7 +66,9 @@ def summary(folder, name):
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("method", [DERPP, MIR, EWC_EMA], ids=["derpp", "mir", "er + ewc + ema"])
+@pytest.mark.parametrize(
+    "method", [DERPP, pytest.param(MIR, marks=pytest.mark.full), EWC_EMA], ids=["derpp", "mir", "er + ewc + ema"]
+)
 def test_a_method_is_stopped_and_goes_on_to_the_same_end(methods, method):
     whole = train(methods, "whole", method)
     assert [ended.code for ended in whole] == [0, 0], whole

@@ -60,16 +60,22 @@ def forget_some(rank, world_size, options):
         return seen, sorted(rehearsal.sample_ids().tolist()), rehearsal.stats()["rounds"]
 
 
+POLICIES = [
+    ("reservoir", "uniform"),
+    ("class_balanced", "balanced"),
+    ("random_replacement", "stream"),
+    ("fifo", "balanced"),
+]
+
+
 @pytest.mark.parametrize(
-    ("admission", "proportions"),
-    [
-        ("reservoir", "uniform"),
-        ("class_balanced", "balanced"),
-        ("random_replacement", "stream"),
-        ("fifo", "balanced"),
+    ("world_size", "admission", "proportions"),
+    [  # each policy on one rank and, in turn, on two or three
+        pytest.param(world_size, *policy, marks=() if world_size in (1, 2 + n % 2) else pytest.mark.full)
+        for world_size in (1, 2, 3)
+        for n, policy in enumerate(POLICIES)
     ],
 )
-@pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_forgotten_samples_are_gone_with_every_engine_and_exchange(world_size, admission, proportions):
     common = {"admission": admission, "proportions": proportions, "uneven": "stop" if world_size == 3 else "error"}
     if admission == "random_replacement":
