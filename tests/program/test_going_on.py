@@ -14,6 +14,7 @@ from drb.data.datasets import load_dataset
 from drb.train import main
 from drb.training.models import Outputs, build_model
 from drb.training.models.saved import load_network
+from drb.training.models.weights import load_weights
 
 JOB = ["experiment=digits", "tracking=none", "training.epochs=1", "scenario.classes_per_task=2", "terms=[ema]"]
 
@@ -163,6 +164,20 @@ def test_a_head_of_other_classes_is_not_taken_and_numbered_classes_are_told(fini
     assert build_model(
         "mlp", (1, 8, 8), 4, init=str(finished), outputs=Outputs(tuple("0123"), "digits")
     ).load_report.complete
+
+
+def test_a_head_of_fewer_rows_than_classes_and_one_without_names():
+    """A head that grows has the first classes only; a file of weights says nothing about them."""
+    saved, network = build_model("mlp", (1, 2, 2), 2, seed=1), build_model("mlp", (1, 2, 2), 2)
+    offered, own = saved.state_dict(), Outputs(("bee", "cat", "dog"), "b")
+    before = network.head.weight.detach().clone()
+    report = load_weights(network, offered, "a run", own, Outputs(("ant", "bee", "cat"), "a"))
+    assert report.note.endswith("by the names of classes, and left as initialised for cat")
+    assert torch.equal(network.head.weight, torch.stack([offered["head.weight"][1], before[1]]))
+    for unknown in (None, Outputs(("ant",), "a")):
+        report = load_weights(network, offered, "a file", own, unknown)
+        assert report.note == "nothing tells the classes of its head, whose rows were taken in their order"
+        assert torch.equal(network.head.weight, offered["head.weight"])
 
 
 def test_a_run_of_all_tasks_there_were_goes_on_with_so_many_or_more_tasks(tmp_path, capsys):

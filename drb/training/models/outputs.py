@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,10 @@ class Outputs:
 
     names: tuple[str, ...]
     dataset: str
+
+    def first(self, count: int) -> Outputs:
+        """The outputs of a head with so many rows."""
+        return replace(self, names=self.names[:count])
 
     def taken_from(self, others: Outputs) -> tuple[list[int], str]:
         """For each output the one of `others` that means the same class, or -1; and what is odd about it, in words."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,8 @@ def load_weights(
 
     Args:
         outputs, offered_outputs: what the outputs of the network and of the weights mean. If both are known, a head of
-            the same shape is taken row by row, each class's row by its name.
+            the same shape is taken row by row, each class's row by its name; if only those of the network are, the rows
+            are taken in their order, and the report notes it.
     Raises:
         ValueError: nothing fits.
     """
@@ -80,10 +81,12 @@ def load_weights(
     misfits = {_layer(name) for name in common if own[name].shape != offered[name].shape}
     fitting = {name: offered[name] for name in own if name in common and _layer(name) not in misfits}
     note = ""
-    if outputs is not None and offered_outputs is not None and fitting.keys() >= set(_HEAD):
-        count = len(own[_HEAD[0]])
-        if count == len(offered_outputs.names) <= len(outputs.names):
-            rows, note = replace(outputs, names=outputs.names[:count]).taken_from(offered_outputs)
+    if outputs is not None and fitting.keys() >= set(_HEAD):
+        count = len(own[_HEAD[0]])  # fewer than there are classes, if the head grows
+        if offered_outputs is None or count > min(len(offered_outputs.names), len(outputs.names)):
+            note = "nothing tells the classes of its head, whose rows were taken in their order"
+        else:
+            rows, note = outputs.first(count).taken_from(offered_outputs.first(count))
             fitting.update(rows_taken({name: own[name] for name in _HEAD}, fitting, rows))
     report = LoadReport(
         note=note,
