@@ -32,7 +32,7 @@ from drb.train import main as train
 _EPILOG = """\
 All other arguments are settings of training, as for drb train (see drb train --help); a lineage keeps them, and a later
 update may change those that a resumed run may change. Killed? The same command goes on, on any number of ranks.
-docs/update.md walks through a week of updates.
+docs/update.md walks through three days of updates.
 """
 _PENDING = "update.json"
 _DECIDED = {"dataset", "dataset.files", "dataset.changed", "checkpoint.enabled", "checkpoint.resume", "run_id"}
