@@ -24,7 +24,7 @@ class Deal(Protocol):
 
 
 class Loader(Protocol):
-    """What a phase iterates: `drb.data.loader.TaskLoader` or `StoredRows`."""
+    """What a phase iterates: a `TaskLoader` or `MixedLoader` of `drb.data`, or `StoredRows`."""
 
     num_batches: int
 

@@ -142,7 +142,7 @@ class Method:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of the vectors and tensors that the parts keep, alike on every rank; exemplars are not among them."""
+        """Bytes of the vectors and tensors that the parts keep, alike on every rank; the buffer is not among them."""
         tensors: list[Tensor] = []
         for part in self.parts.values():
             for value in part.learnt().values():

@@ -27,7 +27,6 @@ class Step(Schedule):
             raise ValueError("step.milestones must name the epochs at which the rate falls, got none")
         if list(self.milestones) != sorted(self.milestones):
             raise ValueError(f"step.milestones must increase, got {list(self.milestones)}")
-
         if self.factors and len(self.factors) != len(self.milestones):
             raise ValueError(
                 f"step.factors must have a value for each of the {len(self.milestones)} milestones, got {self.factors}"
