@@ -23,7 +23,7 @@ from drb.tracking.tracker import PARENT, one_line
 
 _MOST_COMPARED = 20  # runs in a link
 _START_S = 60.0  # how long the server may take to answer
-_VIEW = "?workflowType=machine_learning"  # or MLflow opens in its mode for language models
+_VIEW = "workflowType=machine_learning"  # or MLflow opens in its mode for language models
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -63,7 +63,7 @@ def links(uri: str, address: str) -> Iterator[str]:
     for experiment, runs in found:
         if runs:
             place = f"{address}/#/experiments/{experiment.experiment_id}"
-            yield f"experiment {experiment.name}: {len(runs)} runs\n    {place}/runs{_VIEW}"
+            yield f"experiment {experiment.name}: {len(runs)} runs\n    {place}/runs?{_VIEW}"
             yield from _studies(place, experiment.experiment_id, runs, address)
 
 
@@ -83,7 +83,7 @@ def _studies(place: str, experiment_id: str, runs: Sequence[Any], address: str) 
             continue
         nested = [run for run in runs if run.data.tags.get(PARENT) == study.info.run_id]
         leaves = [run.info.run_id for run in reversed(nested) if "drb.kind" not in run.data.tags][:_MOST_COMPARED]
-        page = f"{place}/runs/{study.info.run_id}/artifacts/page.html{_VIEW}"
+        page = f"{place}/runs/{study.info.run_id}/artifacts/page.html?{_VIEW}"
         yield f"  study {study.info.run_name}: its page\n    {page}"
         if leaves:
             yield f"    its {len(leaves)} first runs side by side\n    {_comparison(address, experiment_id, leaves)}"
@@ -91,42 +91,49 @@ def _studies(place: str, experiment_id: str, runs: Sequence[Any], address: str) 
 
 def _comparison(address: str, experiment_id: str, run_ids: Sequence[str]) -> str:
     runs, experiments = (quote(json.dumps(each, separators=(",", ":"))) for each in (run_ids, [experiment_id]))
-    return f"{address}/#/compare-runs{_VIEW}&runs={runs}&experiments={experiments}"
+    return f"{address}/#/compare-runs?runs={runs}&experiments={experiments}&{_VIEW}"  # MLflow wants the runs first
 
 
 def _serve(uri: str, address: str, port: int, lines: Sequence[str]) -> int:
-    """Start the server, print the links when it answers, and end it on Ctrl-C."""
+    """Start the server, print the links when it answers, and end it on Ctrl-C or SIGTERM."""
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--workers=1"]
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    server = subprocess.Popen(
-        [*command, "--host=127.0.0.1", f"--port={port}"],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs ignore the first
         signal.signal(number, signal.default_int_handler)
+    server = None
     try:
+        server = subprocess.Popen(
+            [*command, "--host=127.0.0.1", f"--port={port}"],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         _wait_until_it_answers(server, address, port)
         print("\n".join(lines) + "\nCtrl-C ends it", flush=True)
-        server.communicate()
+        raise ValueError(f"MLflow's server ended: {_last_words(server)}")
     except KeyboardInterrupt:
         pass
     finally:
-        server.terminate()
-        server.communicate()
+        if server is not None and server.poll() is None:
+            server.terminate()
+            server.communicate()
     return 0
+
+
+def _last_words(server: subprocess.Popen[str]) -> str:
+    """The last line that the server has printed, once it has ended."""
+    _, said = server.communicate()
+    return said.strip().splitlines()[-1] if said.strip() else "it said nothing"
 
 
 def _wait_until_it_answers(server: subprocess.Popen[str], address: str, port: int) -> None:
     deadline = time.monotonic() + _START_S
     while time.monotonic() < deadline:
         if server.poll() is not None:
-            _, said = server.communicate()
-            last = said.strip().splitlines()[-1] if said.strip() else "it said nothing"
+            said = _last_words(server)
             raise ValueError(
-                f"MLflow's server ended at once: {last}; is port {port} in use? choose another with --port"
+                f"MLflow's server ended at once: {said}; is port {port} in use? choose another with --port"
             )
         try:
             urllib.request.urlopen(f"{address}/health", timeout=2).close()

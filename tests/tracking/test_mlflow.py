@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import shutil
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -15,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
-from programs import ROOT
+from programs import ROOT, free_port
 
 from drb.tracking import Data, NullTracker, UnknownRunError, open_tracker, sync
 from drb.tracking.dashboard import main as dashboard
@@ -114,9 +115,51 @@ def test_the_dashboard_links_to_experiments_studies_and_comparisons(store, tmp_p
         "  study Bounds: its page",
         f"    {place}/runs/{study.run_id}/artifacts/page.html?workflowType=machine_learning",
         "    its 1 first runs side by side",
-        "    http://127.0.0.1:5001/#/compare-runs?workflowType=machine_learning&"
-        f"runs=%5B%22{tracker.run_id}%22%5D&experiments=%5B%221%22%5D",
+        f"    http://127.0.0.1:5001/#/compare-runs?runs=%5B%22{tracker.run_id}%22%5D&experiments=%5B%221%22%5D"
+        "&workflowType=machine_learning",
     ]
+
+
+SERVER = """\
+import http.server, os, signal, sys, threading
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        threading.Timer(0.3, os.kill, (os.getppid(), NUMBER) if NUMBER else (os.getpid(), signal.SIGTERM)).start()
+    def log_message(self, *args): pass
+open("server.pid", "w").write(str(os.getpid()))
+port = int(sys.argv[-1].partition("=")[2])
+server = http.server.HTTPServer(("127.0.0.1", port), Answer)
+threading.Timer(20, os._exit, (1,)).start()
+print("last words", file=sys.stderr, flush=True)
+if NUMBER < 0:
+    os._exit(1)
+server.serve_forever()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, 0, -1])
+def test_the_dashboard_ends_its_server_and_says_if_that_ended_by_itself(number, store, tmp_path, monkeypatch, capsys):
+    """MLflow's server is played by one that ends (-1), or answers and then ends (0) or sends the dashboard a signal."""
+    open_at(store, tmp_path).close("FINISHED")
+    (tmp_path / "servers/mlflow").mkdir(parents=True)
+    (tmp_path / "servers/mlflow/__init__.py").touch()
+    (tmp_path / "servers/mlflow/__main__.py").write_text(SERVER.replace("NUMBER", str(int(number))))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "servers"))
+    before = [(each, signal.signal(each, signal.SIG_IGN)) for each in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        code = dashboard([f"--port={free_port()}"])
+    finally:
+        for each, handler in before:
+            signal.signal(each, handler)
+    printed = capsys.readouterr()
+    assert ("Ctrl-C ends it" in printed.out) == (number >= 0)
+    assert code == (0 if number > 0 else 1)
+    said = {0: "MLflow's server ended: last words\n", -1: "MLflow's server ended at once: last words; is port "}
+    assert said.get(number, "") in printed.err
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "server.pid").read_text()), 0)
 
 
 def test_the_node_is_measured_while_a_run_lasts(store, tmp_path):
