@@ -16,7 +16,13 @@ from PIL import Image
 
 
 def write_folder(folder: Path, *, classes: int, per_class: int, size: int, seed: int = 0) -> None:
-    """FOLDER/train/nXXXXXXXX/*.jpg and FOLDER/val/..., with a quarter as many pictures, at least one."""
+    """Write FOLDER/train/nXXXXXXXX/*.jpg and FOLDER/val/..., which has a quarter as many pictures, at least one.
+
+    Raises:
+        ValueError: the folder has something in it already, which would be mixed with the new pictures.
+    """
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty; give another folder, or delete it")
     generator = np.random.default_rng(seed)
     rows, columns = np.mgrid[:size, :size]
     for label in range(classes):
@@ -39,7 +45,10 @@ def main() -> None:
     parser.add_argument("--per-class", type=int, default=20, help="training pictures")
     parser.add_argument("--size", type=int, default=256, help="pixels of a side")
     options = parser.parse_args()
-    write_folder(options.folder, classes=options.classes, per_class=options.per_class, size=options.size)
+    try:
+        write_folder(options.folder, classes=options.classes, per_class=options.per_class, size=options.size)
+    except ValueError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

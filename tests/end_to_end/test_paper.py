@@ -46,6 +46,8 @@ def test_its_settings_are_the_papers(name):
 
 def test_it_crosses_a_task_boundary_and_goes_on_from_its_checkpoint(tmp_path):
     write_folder(tmp_path / "pictures", classes=4, per_class=8, size=16)
+    with pytest.raises(ValueError, match="pictures is not empty"):
+        write_folder(tmp_path / "pictures", classes=2, per_class=8, size=16)
     job = [*JOB, f"dataset.root={tmp_path / 'pictures'}", f"hydra.run.dir={tmp_path / 'run'}"]
     for tasks in (1, 2):  # the second start appends a task to the run that the first has ended
         ranks = start_ranks(2, [*job, "scenario.classes_per_task=2", f"scenario.num_tasks={tasks}"], tmp_path)
