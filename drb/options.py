@@ -12,10 +12,11 @@ import difflib
 import functools
 import inspect
 import math
+import operator
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, SupportsIndex, TypeVar, Union, get_args, get_origin, get_type_hints
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,20 @@ def _hints(settings: type) -> Mapping[str, Any]:
         return get_type_hints(settings)
     except (NameError, TypeError, AttributeError):
         return {}
+
+
+def whole_number(what: str, value: SupportsIndex, at_least: int | None = None) -> int:
+    """An integer of Python or NumPy as an `int`, which JSON can hold.
+
+    Raises:
+        ValueError: it is no integer (`True` and 2.0 are none), or below `at_least`.
+    """
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        raise ValueError(f"{what} must be an integer, got {value!r}")
+    number = operator.index(value)
+    if at_least is not None and number < at_least:
+        raise ValueError(f"{what} must be at least {at_least}, got {number}")
+    return number
 
 
 def one_of_phrase(choices: Sequence[object]) -> str:

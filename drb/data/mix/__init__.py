@@ -3,6 +3,7 @@
 shares    whose turn it is: integer shares, each source within one sample of its share in every prefix
 order     which sample that is: keyed permutations of a source, within owners that no number of ranks changes
 timeline  what was asked from when on: shares, sizes, steps; the few numbers that a run saves
+spread    whether every rank has a sample in every step
 mix       the order of the whole run, by step and rank
 audit     which samples a step had, which steps a sample was in, and what shares came about
 dataset   all of that for a training loop: `drb.MixedSource`

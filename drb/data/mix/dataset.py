@@ -19,10 +19,13 @@ from torch.utils.data import Dataset, Sampler
 
 from drb.data.mix.following import Wanted, begin, follow
 from drb.data.mix.mix import Rows, has_fixed_owners
+from drb.data.mix.spread import Gap, first_gap, span_of
 from drb.data.mix.state import mix_from, state_of
 from drb.data.with_ids import with_ids
+from drb.options import whole_number
 
 _SOURCE_BITS = 44
+_NAMED_AT_MOST = 8
 _BLOCK_ROWS = 8192  # of one rank, computed at once: the cost of the calls is spread over many steps
 
 
@@ -31,7 +34,8 @@ class Part(NamedTuple):
 
     name: by which its history is told. dataset: map-style, of (image, label) pairs or dicts. share: an integer, or a
     fraction if those of all sources sum to 1. max_visits: epochs after which it is not served any more; None: no bound.
-    fingerprint: of the data, if it has one.
+    fingerprint: of the data, such as a hash of its file, by which other data of the same length are refused; '' if
+    unknown.
     """
 
     name: str
@@ -54,7 +58,8 @@ class MixedSource(Dataset[dict[str, Any]]):
             parts: the sources, see `Part`; tuples of its fields will do.
             batch_size: samples of a step on all ranks together.
         Raises:
-            ValueError: shares that make no mix, a name that comes twice, or a dataset without samples.
+            ValueError: shares that make no mix, a name that comes twice, a dataset without samples, or a number that is
+                no integer or below 1.
         """
         self._parts = [Part(*part) for part in parts]
         for part in self._parts:
@@ -63,7 +68,9 @@ class MixedSource(Dataset[dict[str, Any]]):
                 raise ValueError(f"source {part.name!r} must be a dataset with a length and indices, got {kind}")
         self._batch_size = batch_size
         self._step = 0
+        self._begun: set[tuple[int, int]] = set()
         self.mix = begin(self._wanted(), batch_size, seed)
+        self._seed = self.mix.seed
         self._use_datasets()
 
     def __len__(self) -> int:
@@ -97,9 +104,23 @@ class MixedSource(Dataset[dict[str, Any]]):
             steps: how many an iteration has; None: until all sources have had their last visit, which may be never.
             rehearsed: whether these minibatches are offered to a rehearsal, which needs samples that stay on a rank.
         Raises:
-            ValueError: rehearsed, and the number of ranks does not divide 48.
+            ValueError: rehearsed, and the number of ranks does not divide 48; or a rank would have no sample in one of
+                the first steps (about a million samples are looked at; a later one is refused on all ranks alike).
         """
         return MixSampler(self, rank, world_size, steps, rehearsed)
+
+    def begin_pass(self, rank: int, world_size: int) -> None:
+        """Note that a rank is given the steps from `step` on: a sampler does so when its iteration begins.
+
+        Raises:
+            ValueError: the rank was given them before, and would train them again.
+        """
+        if (rank, world_size) in self._begun:
+            raise ValueError(
+                f"rank {rank} of {world_size} was given the steps of this mix from {self._step} on already; tell the "
+                "mix before another pass how many have been trained in all: mixed.load_state_dict(mixed.state_dict(n))"
+            )
+        self._begun.add((rank, world_size))
 
     # -- state
 
@@ -112,24 +133,31 @@ class MixedSource(Dataset[dict[str, Any]]):
         """All that is needed to go on, as JSON has it: a few hundred bytes, alike on all ranks.
 
         step: how many steps have been trained since the beginning. (A DataLoader has asked for more already.)
+
+        Raises:
+            ValueError: the step is no integer, or below 0.
         """
-        return {**state_of(self.mix), "step": step}
+        return {**state_of(self.mix), "step": _trained(step)}
 
     def load_state_dict(self, state: Mapping[str, Any], *, changes: str = "refuse") -> None:
-        """Go on at a state's step, also on another number of ranks.
+        """Go on at a state's step, also on another number of ranks. Samplers made before go on there, too.
 
         Args:
             changes: what to do if sources, shares or batch size are not those of the state. "refuse", or "allow": the
                 new shares and batch size hold from this step on; sources that have grown serve their new samples from
                 their next epoch on; new sources join; sources that are not given any more are not served any more.
         Raises:
-            ValueError: a state of something else, differences that are not allowed, or a source that has shrunk.
+            ValueError: a state of something else or of another seed, differences that are not allowed, or a source that
+                has shrunk.
         """
         if changes not in ("refuse", "allow"):
             raise ValueError(f"changes must be refuse or allow, got {changes!r}")
-        mix, step = mix_from(state), int(state["step"])
+        mix, step = mix_from(state), _trained(state.get("step"))
+        if mix.seed != self._seed:
+            raise ValueError(f"the seed is {self._seed}, and the mix was begun with {mix.seed}; give seed={mix.seed}")
         follow(mix, step, self._wanted(), self._batch_size, allow=changes == "allow")
         self.mix, self._step = mix, step
+        self._begun.clear()
         self._use_datasets()
 
     def _wanted(self) -> list[Wanted]:
@@ -144,8 +172,15 @@ class MixedSource(Dataset[dict[str, Any]]):
         }
 
 
+def _trained(step: Any) -> int:
+    return whole_number("the number of steps that have been trained", step, at_least=0)
+
+
 class MixSampler(Sampler[list[int]]):
     """The minibatches of one rank, one for each step, as lists of sample ids.
+
+    An iteration begins at the mix's `step`. How many of its minibatches are trained only the loop knows, so before
+    another one it has to say: `mixed.load_state_dict(mixed.state_dict(step))`.
 
     Ranks have G/W samples in a step on average, and in a single step up to as many more or fewer as there are sources,
     so that each sample can stay on its rank. Divide the sum of a minibatch's losses by G/W, and DDP's average is right.
@@ -165,7 +200,8 @@ class MixSampler(Sampler[list[int]]):
                 "same ones; use a number of ranks that divides 48, or do not offer these minibatches to a rehearsal"
             )
         self._mixed = mixed
-        self._steps = steps
+        self._steps = None if steps is None else whole_number("steps of a sampler", steps, at_least=0)
+        self._require_none(self._look_ahead(mixed.step)[1])
 
     def __len__(self) -> int:
         """Minibatches of the next iteration.
@@ -179,27 +215,54 @@ class MixSampler(Sampler[list[int]]):
         return max(last - self._mixed.step, 0)
 
     def __iter__(self) -> Iterator[list[int]]:
-        mix, last, step = self._mixed.mix, self._last(), self._mixed.step
-        block = 1
+        self._mixed.begin_pass(self.rank, self.world_size)
+        mix, block = self._mixed.mix, 1
+        for step, last in self._spans():
+            while step < last:
+                stop = min(step + block, last)
+                rows = mix.rows(step, stop, self.rank, self.world_size)
+                yield from _minibatches(rows, step, stop)
+                block = min(2 * block, max(1, _BLOCK_ROWS * (stop - step) // max(len(rows), 1)))
+                step = stop
+
+    def _spans(self) -> Iterator[tuple[int, int]]:
+        """The steps of an iteration in parts, [first, stop), in all of which every rank has samples.
+
+        Raises:
+            ValueError: a rank has none in the next step; on all ranks at the same step, so that none waits for another.
+        """
+        last, step = self._last(), self._mixed.step
         while last is None or step < last:
-            stop = step + block if last is None else min(step + block, last)
-            rows = mix.rows(step, stop, self.rank, self.world_size)
-            yield from self._minibatches(rows, step, stop)
-            block = min(2 * block, max(1, _BLOCK_ROWS * (stop - step) // max(len(rows), 1)))
+            stop, gap = self._look_ahead(step)
+            if step < stop:
+                yield step, stop
+            self._require_none(gap)
             step = stop
 
-    def _minibatches(self, rows: Rows, first: int, stop: int) -> Iterator[list[int]]:
-        ids = ((rows.sources << _SOURCE_BITS) + rows.samples).tolist()
-        bounds = np.searchsorted(rows.steps, np.arange(first, stop + 1)).tolist()
-        for step, (start, end) in enumerate(itertools.pairwise(bounds), first):
-            if start == end:
-                raise ValueError(
-                    f"rank {self.rank} of {self.world_size} has no sample in step {step}; use a larger batch_size, or "
-                    "fewer ranks"
-                )
-            yield ids[start:end]
+    def _look_ahead(self, step: int) -> tuple[int, Gap | None]:
+        """The end of the steps from this one on in which every rank has samples, as far as was looked, and the gap."""
+        mix, last = self._mixed.mix, self._last()
+        stop = step + span_of(mix, self.world_size)
+        stop = stop if last is None else min(stop, last)
+        gap = first_gap(mix, step, stop, self.world_size)
+        return (stop if gap is None else gap.step), gap
+
+    def _require_none(self, gap: Gap | None) -> None:
+        if gap is not None:
+            ranks = ", ".join(map(str, gap.ranks[:_NAMED_AT_MOST])) + (", …" if len(gap.ranks) > _NAMED_AT_MOST else "")
+            raise ValueError(
+                f"of {self.world_size} ranks, these would have no sample in step {gap.step}: {ranks}; use a larger "
+                "batch_size or fewer ranks, or let steps= end before"
+            )
 
     def _last(self) -> int | None:
         """The step before which an iteration ends."""
         ends = [self._mixed.mix.num_steps, None if self._steps is None else self._mixed.step + self._steps]
         return min((end for end in ends if end is not None), default=None)
+
+
+def _minibatches(rows: Rows, first: int, stop: int) -> Iterator[list[int]]:
+    """The sample ids of each of the steps [first, stop)."""
+    ids = ((rows.sources << _SOURCE_BITS) + rows.samples).tolist()
+    bounds = np.searchsorted(rows.steps, np.arange(first, stop + 1)).tolist()
+    return (ids[start:end] for start, end in itertools.pairwise(bounds))

@@ -17,6 +17,7 @@ import numpy as np
 from drb.data.mix.order import VIRTUAL_OWNERS, Size, SourceOrder
 from drb.data.mix.shares import integer_shares
 from drb.data.mix.timeline import Pace, Segment, Timeline
+from drb.options import whole_number
 from drb.types import Int64Array
 
 
@@ -70,7 +71,7 @@ class Mix:
 
     def __init__(self, seed: int = 0) -> None:
         """Begin a mix without sources: `add` them, then `change` the shares."""
-        self.seed = seed
+        self.seed = whole_number("the seed of a mix", seed)
         self.parts: list[MixedPart] = []
         self.timeline = Timeline()
         self.asked: dict[str, int] = {}
@@ -81,14 +82,14 @@ class Mix:
         """Make a source of `count` samples known; it is served from the next `change` on that gives it a share.
 
         Raises:
-            ValueError: the name is taken, or a number is below 1.
+            ValueError: the name is taken, or a number is no integer or below 1.
         """
         if name in self.names:
             raise ValueError(f"two sources of a mix are called {name!r}; give each a name of its own")
         if count < 1:
             raise ValueError(f"source {name!r} needs at least one sample, got {count}")
-        if max_visits is not None and max_visits < 1:
-            raise ValueError(f"max_visits of source {name!r} must be at least 1, got {max_visits}")
+        if max_visits is not None:
+            max_visits = whole_number(f"max_visits of source {name!r}", max_visits, at_least=1)
         order = SourceOrder(self.seed, len(self.parts), [Size(0, count)])
         self.parts.append(MixedPart(name, max_visits, order, [fingerprint]))
         self.timeline.segments = [
@@ -139,11 +140,13 @@ class Mix:
         Raises:
             ValueError: unknown sources, shares that make no mix, or a step before an earlier change.
         """
+        if batch_size is not None:
+            batch_size = whole_number("the batch size of a mix", batch_size, at_least=1)
         if not self.timeline.paces:
             assert shares is not None
             assert batch_size is not None
             assert step == 0
-            self.timeline.paces = [Pace(0, 0, _at_least_one(batch_size), epoch)]
+            self.timeline.paces = [Pace(0, 0, batch_size, epoch)]
             self.timeline.segments = [Segment(0, self._shares(shares), (0,) * len(self.parts))]
             self._plan_ends(None)
             return
@@ -154,7 +157,7 @@ class Mix:
             if step < self.timeline.paces[-1].step:
                 raise ValueError(f"the batch size changed at step {self.timeline.paces[-1].step}, after step {step}")
             earlier = [each for each in self.timeline.paces if each.step < step]
-            self.timeline.paces = [*earlier, Pace(step, start, _at_least_one(batch_size), epoch)]
+            self.timeline.paces = [*earlier, Pace(step, start, batch_size, epoch)]
 
     def _change_shares(self, step: int, shares: tuple[int, ...], at_period_end: bool) -> None:
         position = self.start_of(step)
@@ -284,9 +287,3 @@ class Mix:
 def has_fixed_owners(world_size: int) -> bool:
     """Whether every sample stays on one of so many ranks: they must divide the 48 virtual owners."""
     return VIRTUAL_OWNERS % world_size == 0
-
-
-def _at_least_one(batch_size: int) -> int:
-    if batch_size < 1:
-        raise ValueError(f"the batch size of a mix must be at least 1, got {batch_size}")
-    return batch_size

@@ -53,6 +53,12 @@ class SourceOrder:
         """The numbers in [start, stop) that belong to a rank, ascending int64."""
         return _concatenated([self._owned(size, *part, rank, world_size) for size, part in self._parts(start, stop)])
 
+    def ranks(self, start: int, stop: int, world_size: int) -> Int64Array:
+        """The rank of each number in [start, stop), int64, where the number of ranks divides V."""
+        return _concatenated(
+            [(np.arange(*part) - size.first) % size.count % world_size for size, part in self._parts(start, stop)]
+        )
+
     def samples(self, numbers: Int64Array, rank: int = 0, world_size: int = 1) -> Int64Array:
         """The sample of each number, ascending int64 [m]: positions in the source, int64 [m].
 

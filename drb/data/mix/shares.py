@@ -16,6 +16,7 @@ import heapq
 import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from numbers import Real
 
 import numpy as np
 
@@ -29,25 +30,26 @@ def integer_shares(shares: Mapping[str, int | float]) -> dict[str, int]:
     """The smallest integers in these proportions, by source.
 
     Args:
-        shares: integers in any proportion, or fractions that sum to 1, as they are written in decimals. A source with
-            share 0 is not served.
+        shares: integers in any proportion, or fractions that sum to 1: as they are written in decimals, or as the
+            simplest fraction that is rounded to them (0.3333333333333333 is 1/3). Numbers of NumPy will do. A source
+            with share 0 is not served.
     Raises:
         ValueError: a share is negative or not finite, all are 0, fractions do not sum to 1, or the integers sum to more
             than `LONGEST_PERIOD`.
     """
     for name, share in shares.items():
-        if isinstance(share, bool) or not isinstance(share, (int, float)) or not math.isfinite(share) or share < 0:
+        if isinstance(share, bool) or not isinstance(share, Real) or not math.isfinite(share) or share < 0:
             raise ValueError(f"the share of source {name!r} must be a number of at least 0, got {share!r}")
-    exact = {name: Fraction(str(share)) for name, share in shares.items()}
+    exact = _exact(shares)
     total = sum(exact.values())
     if not total:
         raise ValueError(f"at least one source needs a share above 0, got {_listed(shares)}")
-    if any(isinstance(share, float) and not share.is_integer() for share in shares.values()) and total != 1:
+    if any(share.denominator > 1 for share in exact.values()) and total != 1:
         raise ValueError(
-            f"shares that are fractions must sum to 1, got {_listed(shares)}, which sum to {float(total):g}; "
+            f"shares that are fractions must sum to 1, got {_listed(shares)}, which sum to {_in_full(total)}; "
             "mend them, or write integers in any proportion"
         )
-    denominator = math.lcm(*(share.denominator for share in exact.values()))
+    denominator = _period(exact)
     whole = {name: int(share * denominator) for name, share in exact.items()}
     divisor = math.gcd(*whole.values())
     reduced = {name: share // divisor for name, share in whole.items()}
@@ -111,6 +113,32 @@ def most_owed(positions: Int64Array, share: int, total: int, length: int) -> flo
     before, after = served * share - counts * total, (served + 1) * share - (counts + 1) * total
     end = length * share - len(served) * total
     return float(max(np.abs(before).max(initial=0), np.abs(after).max(initial=0), abs(end))) / total
+
+
+def _exact(shares: Mapping[str, int | float]) -> dict[str, Fraction]:
+    """The shares that a user means: as they are written, unless only the simplest fractions make a mix."""
+    written = {name: Fraction(str(share)) for name, share in shares.items()}
+    if all(share.denominator == 1 for share in written.values()):
+        return written
+    readings = [written, {name: _simplest(share) for name, share in shares.items()}]
+    return next((each for each in readings if sum(each.values()) == 1 and _period(each) <= LONGEST_PERIOD), written)
+
+
+def _period(fractions: Mapping[str, Fraction]) -> int:
+    return math.lcm(*(share.denominator for share in fractions.values()))
+
+
+def _simplest(share: int | float) -> Fraction:
+    """The simplest fraction that rounds to a share in the share's own type; as it is written if none is simple."""
+    value = Fraction(float(share))
+    simpler = (value.limit_denominator(1 << bits) for bits in range(LONGEST_PERIOD.bit_length()))
+    return next((each for each in simpler if type(share)(float(each)) == share), Fraction(str(share)))
+
+
+def _in_full(total: Fraction) -> str:
+    """A sum that is not 1, so that one sees it."""
+    shown = f"{float(total):g}"
+    return shown if shown != "1" else f"1 {'-' if total < 1 else '+'} {float(abs(total - 1)):.1g}"
 
 
 def _listed(shares: Mapping[str, int | float]) -> str:

@@ -55,12 +55,30 @@ def test_shares_may_be_fractions_that_sum_to_one():
     assert integer_shares({"new": 0.7, "base": 0.3}) == {"new": 7, "base": 3}
     assert integer_shares({"new": 100_000, "base": 50_000, "off": 0}) == {"new": 2, "base": 1, "off": 0}
     assert integer_shares({"only": 1.0}) == {"only": 1}
+    assert integer_shares({"new": 99_991 / 199_994, "base": 100_003 / 199_994}) == {"new": 99_991, "base": 100_003}
+    assert integer_shares({"new": 0.333, "base": 0.667}) == {"new": 333, "base": 667}
+
+
+@pytest.mark.parametrize("counts", [(1, 2), (1, 1, 1), (1,) * 7, (1,) * 6, (3, 5, 7), (61, 103), (1, 0, 2)])
+@pytest.mark.parametrize("kind", [float, np.float64, np.float32, Fraction])
+def test_fractions_are_those_that_were_divided(counts, kind):
+    shares = {str(i): kind(Fraction(count, sum(counts))) for i, count in enumerate(counts)}
+    assert integer_shares(shares) == {str(i): count for i, count in enumerate(counts)}
+
+
+def test_numbers_of_numpy_are_shares():
+    assert integer_shares({"new": np.int64(6), "base": np.uint8(2)}) == {"new": 3, "base": 1}
+    assert integer_shares({"new": np.float32(0.7), "base": np.float32(0.3)}) == {"new": 7, "base": 3}
+    assert all(type(share) is int for share in integer_shares({"new": np.int64(3), "base": np.float32(1)}).values())
 
 
 @pytest.mark.parametrize(
     ("shares", "message"),
     [
         ({"new": 1.2, "base": 0.3}, "sum to 1, got new=1.2, base=0.3, which sum to 1.5"),
+        ({"new": 0.3333333333, "base": 0.6666666666}, "which sum to 1 - 1e-10; mend them"),
+        ({"new": np.float32(-1)}, "must be a number of at least 0"),
+        ({"new": "3"}, "must be a number of at least 0, got '3'"),
         ({"new": -1}, "'new' must be a number of at least 0, got -1"),
         ({"new": float("nan")}, "got nan"),
         ({"new": True}, "got True"),
