@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from drb.data.check import check_dataset
 from drb.data.datasets import Source, View, load_dataset, tensor_dataset
 from drb.data.datasets.arrivals import read_arrays
 from drb.program.config import TrainConfig
@@ -201,6 +202,9 @@ def plan(options: argparse.Namespace, settings: Sequence[str]) -> Update:
     require_unchanged(lineage)
     if lineage.current is not None:
         require_run(lineage, lineage.current)
+    check_dataset(
+        load_dataset("arrivals", files=update.files)
+    )  # what training would refuse, before anything is written
     _require_same_as_begun(update)
     return update
 

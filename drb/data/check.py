@@ -16,6 +16,7 @@ from drb.data.source import Dataset
 from drb.types import Int64Array
 
 _NAMED_AT_MOST = 5
+_NUMBERED = "number the classes from 0, np.unique(labels, return_inverse=True)[1]"
 _ALIKE = "leave them out, or number training and test labels alike"
 _CHANNELS_LAST = (1, 3, 4)  # of an image whose axes are H, W, C: grey, RGB, RGB and alpha
 
@@ -27,7 +28,7 @@ def check_dataset(dataset: Dataset) -> None:
         ValueError: labels outside [0, num_classes), test labels that no training sample has, or images [H, W, C].
     """
     name, num_classes = dataset.identity.source, dataset.num_classes
-    advice = "number the classes from 0, np.unique(labels, return_inverse=True)[1], or give their number as num_classes"
+    advice = f"{_NUMBERED}, or give their number as num_classes"
     for split, source, then in (("training", dataset.train, advice), ("test", dataset.test, _ALIKE)):
         labels = np.asarray(source.labels)
         if (outside := (labels < 0) | (labels >= num_classes)).any():
@@ -53,7 +54,8 @@ def notes_on(dataset: Dataset) -> list[str]:
     if len(absent):
         notes.append(
             f"no training sample of {name} has the label{'s' if len(absent) > 1 else ''} {_some(absent, dataset)} "
-            f"({len(absent)} of {dataset.num_classes} classes): tasks and outputs count them all the same"
+            f"({len(absent)} of {dataset.num_classes} classes): tasks and outputs count them all the same; unless they "
+            f"are to come, {_NUMBERED}"
         )
     if dataset.dtype != torch.uint8 and _has_channels_last(dataset.image_shape):
         notes.append(f"if the samples of {name} are images, they {_channels_first(dataset.image_shape)}")

@@ -105,7 +105,8 @@ def test_what_is_new_is_told_by_classes():
     (task,) = build_scenario("base_plus_new", dataset, seed=0, new_classes=[2])
     assert task.mix == (EpochShare("new", 3, 3), EpochShare("base", 4, 3))
     assert task.train.labels.tolist() == [2, 2, 2, 0, 1, 0, 1]
-    assert build_task(dataset, base_per_epoch=9).mix[1].per_epoch == 4
+    with pytest.warns(UserWarning, match="base_per_epoch=9, and the base has 4: all in every epoch"):
+        assert build_task(dataset, base_per_epoch=9).mix[1].per_epoch == 4
     for options, message in (
         ({"new_classes": [7]}, "0 of 7 are new"),
         ({"new_classes": [0, 1, 2]}, "7 of 7 are new"),

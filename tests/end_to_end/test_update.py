@@ -263,3 +263,21 @@ def test_updates_on_two_ranks_killed_and_gone_on_with_on_one(tmp_path):
     assert days.update(files[1], "--may-fall", "base=30") == 0
     assert days.lineage.current == 2
     assert [version.environment["world_size"] for version in days.lineage.versions] == [2, 1]
+
+
+def test_data_that_is_refused_leaves_nothing_that_blocks_other_data(tmp_path, capsys):
+    days = Days(tmp_path, "tracking=none", "training.epochs=1")
+    negative = day(tmp_path, 1, [-1, 1])
+    assert days.update(negative) == 1
+    assert "labels outside" in capsys.readouterr().err
+    assert not days.state.exists()
+    assert days.update(day(tmp_path, 2, [0, 1])) == 0
+    doubles, shape = tmp_path / "bytes.npz", tmp_path / "shape.npz"
+    np.savez(doubles, image=np.zeros((9, 12), np.uint8), label=np.arange(9) % 2)
+    np.savez(shape, image=np.zeros((9, 5), np.float32), label=np.arange(9) % 2)
+    for file in (doubles, shape):
+        assert days.update(file) == 1
+        assert "must have samples of one kind" in capsys.readouterr().err
+    assert not (days.state / "versions/0002").exists()
+    assert days.update(day(tmp_path, 3, [0, 2])) == 0
+    assert days.lineage.current == 2

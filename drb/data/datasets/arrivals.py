@@ -47,6 +47,14 @@ class Arrivals(DatasetBuilder):
                     f"all files of dataset=arrivals must have samples of one kind: {self.files[0]} has "
                     f"{_kind(parts[0])}, and {file} has {_kind(part)}"
                 )
+        held: dict[str, int] = {}
+        for number, part in enumerate(parts):
+            first = held.setdefault(part.identity.parts["train"][1], number)
+            if first != number:
+                raise ValueError(
+                    f"dataset.files has the same samples twice, as {self.files[first]} and as {self.files[number]}; "
+                    "name them once"
+                )
         names = [f"{number} {Path(file).name}" for number, file in enumerate(self.files, 1)]
         hashes = {
             f"{split}/{name}": part.identity.parts[split]
@@ -75,7 +83,9 @@ class Arrivals(DatasetBuilder):
                     f"{name} of {file} must be integers, got {arrays[name].dtype}; number the classes from 0"
                 )
         images, labels = torch.from_numpy(arrays["image"]), torch.from_numpy(arrays["label"])
-        if len(images) != len(labels) or not len(images):
+        if not len(images):
+            raise ValueError(f"{file} holds no samples: leave it out")
+        if len(images) != len(labels):
             raise ValueError(f"{file} must have as many labels as images, got {len(labels)} and {len(images)}")
         if "test_image" in arrays:
             test = torch.from_numpy(arrays["test_image"]), torch.from_numpy(arrays["test_label"])

@@ -10,6 +10,7 @@ from drb.data.datasets import Dataset, View
 from drb.data.scenarios.task import EpochShare, Scenario, Task, hold_out
 from drb.options import setting
 from drb.types import BoolArray
+from drb.warn import warn_caller
 
 
 class BasePlusNew(Scenario):
@@ -52,6 +53,10 @@ class BasePlusNew(Scenario):
         source = self.dataset.train
         train, held_out = hold_out(len(source), self.validation, self.seed, 0)
         new, base = train[self._is_new[train]], train[~self._is_new[train]]
+        if self.base_per_epoch is not None and self.base_per_epoch > len(base):
+            warn_caller(
+                f"scenario.base_per_epoch={self.base_per_epoch}, and the base has {len(base)}: all in every epoch"
+            )
         per_epoch = min(self.base_per_epoch or len(new), len(base))
         yield Task(
             index=0,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 
@@ -151,7 +151,7 @@ def merged(named: Iterable[tuple[str, Needs]]) -> Needs:
 
     Raises:
         ValueError: needs that contradict each other, naming both parts; a part that rewrites what no part stores, or
-            that stores what no part rehearses.
+            what is stored only after it; or one that stores what no part rehearses, or without what a part compares.
     """
     parts = list(named)
     needs = reduce(_merge, parts)[1]
@@ -162,6 +162,7 @@ def merged(named: Iterable[tuple[str, Needs]]) -> Needs:
                     f"{name} rewrites the stored field {field_name!r}, which no part of the method stores; use it with "
                     "a strategy that does, such as strategy=derpp"
                 )
+    _require_written(parts, needs)
     if needs.admission is not None and needs.exemplars == "none":
         raise ValueError(
             f"{' + '.join(name for name, _ in parts)} stores exemplars, but no part of the method rehearses any; use a "
@@ -170,6 +171,28 @@ def merged(named: Iterable[tuple[str, Needs]]) -> Needs:
     if needs.references in ("past", "per_task"):
         return replace(needs, late={**needs.late, ORIGIN: LateField(columns=1)})
     return needs
+
+
+def _require_written(parts: Sequence[tuple[str, Needs]], needs: Needs) -> None:
+    """Check that late fields of samples that are stored at a task's end, without a forward pass, are written then.
+
+    Raises:
+        ValueError: nothing writes them, or what does comes before.
+    """
+    closed = next((number for number, (_, own) in enumerate(parts) if own.admission == "closed"), None)
+    if closed is None:
+        return
+    storing = parts[closed][0]
+    for field_name in needs.late:
+        writers = {number: name for number, (name, own) in enumerate(parts) if field_name in own.rewrites}
+        if any(number > closed for number in writers):
+            continue
+        advice = f"list {', '.join(writers.values())} after it" if writers else "list a term that does after it"
+        hint = ", such as logit_refresh" if not writers and field_name == "logits" else ""
+        raise ValueError(
+            f"{storing} stores samples at a task's end, and nothing after it writes their field {field_name!r}, which "
+            f"the method compares; {advice}{hint}"
+        )
 
 
 def _merge(left: tuple[str, Needs], right: tuple[str, Needs]) -> tuple[str, Needs]:

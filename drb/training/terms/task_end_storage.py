@@ -27,8 +27,8 @@ from drb.types import Int64Array, UInt64Array
 class TaskEndStorage(Term):
     """Store exemplars at the end of each task only: equally many of each class, at random.
 
-    It needs `rehearsal.admission=closed`. Stored outputs, which `der` and `derpp` compare, are lacking until
-    `logit_refresh`, listed after this term, brings them.
+    It needs `rehearsal.admission=closed`, and with `der` or `derpp`, which compare stored outputs, the term
+    `logit_refresh` listed after it.
     """
 
     name = "task_end_storage"

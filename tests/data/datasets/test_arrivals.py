@@ -52,6 +52,15 @@ def test_a_rare_class_is_trained_before_it_is_tested(tmp_path):
         (lambda folder: [broken(folder)], "broken.npz cannot be read: it is no whole .npz file"),
         (lambda folder: [save(folder / "a.npz", 9, other=np.arange(3), image=None)], "cannot be read: it is no whole"),
         (lambda folder: [only_labels(folder)], "has no array 'image', it has label"),
+        (lambda folder: [save(folder / "a.npz", 0)], "a.npz holds no samples: leave it out"),
+        (
+            lambda folder: [save(folder / "a.npz", 9)] * 2,
+            "the same samples twice, as .*a.npz and as .*a.npz; name them",
+        ),
+        (
+            lambda folder: [save(folder / "a.npz", 9), save(folder / "b.npz", 7), save(folder / "c.npz", 9)],
+            "the same samples twice, as .*a.npz and as .*c.npz",
+        ),
         (lambda folder: [save(folder / "a.npz", 9, label=np.arange(8))], "as many labels as images, got 8 and 9"),
         (lambda folder: [save(folder / "a.npz", 3, label=np.array(list("abc")))], "must be integers, got <U1; number"),
         (lambda folder: [save(folder / "a.npz", 1)], "one sample cannot be divided"),

@@ -10,6 +10,7 @@ from drb.training import Cosine, Sgd
 from drb.training.method.method import Method
 from drb.training.objectives import OBJECTIVES
 from drb.training.strategies import ExperienceReplay, Finetune
+from drb.training.strategies.derpp import DarkExperienceReplayPlusPlus
 from drb.training.strategies.icarl import IncrementalClassifier
 from drb.training.terms import BalancedSoftmax, LogitRefresh, TaskEndStorage, Term
 
@@ -43,6 +44,17 @@ def test_who_stores_exemplars_himself_is_alone_and_has_somebody_to_rehearse_them
         Method(Finetune(), [TaskEndStorage()])
     with pytest.raises(ValueError, match="icarl and task_end_storage cannot be combined: both determine the exemplars"):
         Method(IncrementalClassifier(), [TaskEndStorage()])
+
+
+def test_outputs_that_nothing_stores_are_not_compared_in_silence():
+    """Samples that are stored at a task's end have had no forward pass."""
+    Method(DarkExperienceReplayPlusPlus(), [TaskEndStorage(), LogitRefresh()])
+    for terms, advice in (
+        ([LogitRefresh(), TaskEndStorage()], "list logit_refresh after it"),
+        ([TaskEndStorage()], ".*"),
+    ):
+        with pytest.raises(ValueError, match=f"nothing after it writes their field 'logits', .*; {advice}"):
+            Method(DarkExperienceReplayPlusPlus(), terms)
 
 
 def test_a_cosine_falls_within_each_task():
