@@ -141,7 +141,7 @@ class Intake:
         """Raise ValueError if a sample is stored with another label than it is offered with.
 
         Of the minibatch it looks at the sample with the smallest key, the one that is most likely to be stored, and
-        finds nine in ten of those that are.
+        finds about seven in ten of those that are: two data sets that share ids are found out within a few minibatches.
         """
         row = keys.argmin()
         before = stored.stratum_of(int(sample_id[row]), int(keys[row]))
