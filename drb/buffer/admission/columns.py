@@ -63,7 +63,7 @@ class Columns:
         return np.fromiter(map(self._slot_of.get, sample_ids.tolist(), repeat(-1)), np.int64, len(sample_ids))
 
     def stratum_of(self, sample_id: int, key: int) -> int | None:
-        """Return the stratum of a stored sample; None if it is not stored, or not found, as three in ten are (of those that share a place only the last)."""
+        """Return the stratum of a stored sample; None if it is not stored, or not found, as three in ten are."""
         slot = self._slot_by_key[key & (len(self._slot_by_key) - 1)]
         is_there = slot < self.size and self.sample_id[slot] == sample_id
         return int(self.stratum[slot]) if is_there else None
