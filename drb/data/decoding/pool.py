@@ -18,7 +18,7 @@ import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,9 @@ _PROGRAM = Path(__file__).with_name("worker.py")
 _START = "import runpy, sys; runpy.run_path(sys.argv.pop(1), run_name='__main__')"  # its folder is not importable from
 _CHUNK = 8  # files per request at most: one hand-off between threads for all of them
 
+
+Picture: TypeAlias = str | tuple[str, bytes]
+"""An image file: its path, or its name for messages and its content."""
 
 _POOLS: weakref.WeakSet[DecoderPool] = weakref.WeakSet()
 
@@ -53,18 +56,19 @@ class DecoderPool:
         self._finalizer = weakref.finalize(self, _close, self._idle)
         _POOLS.add(self)
 
-    def decode(self, paths: Sequence[str], out: npt.NDArray[np.uint8]) -> None:
-        """Decode paths[i] into out[i], uint8 [B, 3, image_size, image_size], contiguous.
+    def decode(self, pictures: Sequence[Picture], out: npt.NDArray[np.uint8]) -> None:
+        """Decode pictures[i] into out[i], uint8 [B, 3, image_size, image_size], contiguous.
 
         Raises:
             ValueError: naming the first file that cannot be decoded.
         """
-        size = max(1, min(_CHUNK, len(paths) // (2 * self.workers)))
-        chunks = [slice(at, at + size) for at in range(0, len(paths), size)]
+        size = max(1, min(_CHUNK, len(pictures) // (2 * self.workers)))
+        chunks = [slice(at, at + size) for at in range(0, len(pictures), size)]
         # threads are started per call: 0.1 ms against milliseconds of decoding, and nothing to close
         threads = ThreadPoolExecutor(min(self.workers, len(chunks) or 1), thread_name_prefix="drb-decode")
         try:
-            for _ in threads.map(lambda chunk: self._decode(paths[chunk], out[chunk]), chunks):
+            parts = [pictures[chunk] for chunk in chunks]
+            for _ in threads.map(self._decode, parts, [out[chunk] for chunk in chunks]):
                 pass  # raises what a decoder raised
         finally:
             threads.shutdown(cancel_futures=True)
@@ -73,11 +77,11 @@ class DecoderPool:
         """End the processes. Idempotent."""
         self._finalizer()
 
-    def _decode(self, paths: Sequence[str], out: npt.NDArray[np.uint8]) -> None:
+    def _decode(self, pictures: Sequence[Picture], out: npt.NDArray[np.uint8]) -> None:
         decoder = self._idle.get()
         try:
             decoder = decoder or _Decoder(self._arguments)
-            decoder.decode(paths, out)
+            decoder.decode(pictures, out)
         except _DeadDecoderError as death:
             decoder = None
             raise ValueError(str(death)) from None
@@ -100,19 +104,21 @@ class _Decoder:
         self._requests: IO[bytes] = self._process.stdin
         self._replies: IO[bytes] = self._process.stdout
 
-    def decode(self, paths: Sequence[str], out: npt.NDArray[np.uint8]) -> None:
-        """All paths, also after one that failed: so the pipe is empty again.
+    def decode(self, pictures: Sequence[Picture], out: npt.NDArray[np.uint8]) -> None:
+        """All pictures, also after one that failed: so the pipe is empty again.
+
+        A content is sent only when the reply to all before it has been read, so that no pipe fills at both ends.
 
         Raises:
             ValueError: a file cannot be decoded. _DeadDecoderError: the process has ended.
         """
         broken: str | None = None
-        try:
-            self._requests.write(json.dumps(list(paths)).encode() + b"\n")
-            self._requests.flush()
-        except BrokenPipeError:
-            self._raise_death(paths[0])
-        for path, row in zip(paths, out, strict=True):
+        items = [picture if isinstance(picture, str) else len(picture[1]) for picture in pictures]
+        self._send(json.dumps(items).encode() + b"\n", _name(pictures[0]))
+        for picture, row in zip(pictures, out, strict=True):
+            path = _name(picture)
+            if not isinstance(picture, str):
+                self._send(picture[1], path)
             status = self._replies.readline()
             if status == b"ok\n":
                 if self._replies.readinto(memoryview(row).cast("B")) < row.nbytes:  # type: ignore[attr-defined]
@@ -133,6 +139,13 @@ class _Decoder:
             self._process.kill()
             self._process.wait()
 
+    def _send(self, content: bytes, path: str) -> None:
+        try:
+            self._requests.write(content)
+            self._requests.flush()
+        except BrokenPipeError:
+            self._raise_death(path)
+
     def _raise_death(self, path: str) -> None:
         self._process.kill()  # it may only have closed its output
         code = self._process.wait()
@@ -143,6 +156,10 @@ class _Decoder:
             f"a decoding process ended (exit code {code}) with the image file {shown(path)}; if it ran out of memory, "
             "lower dataset.workers"
         )
+
+
+def _name(picture: Picture) -> str:
+    return picture if isinstance(picture, str) else picture[0]
 
 
 def shown(path: str | os.PathLike[str]) -> str:

@@ -4,17 +4,19 @@ It imports Pillow and nothing else of weight (60 ms, 15 MB), inherits none of th
 and ends when its input does, so also when the rank is killed. Signals that are sent to the whole job (Ctrl-C, a
 scheduler's warning) are the rank's business: it may want its last minibatches before it saves and leaves.
 
-Input: a line of JSON, [path, …]. Output for each path: the line `ok` and 3 · size · size bytes (planes of red, green
-and blue), or a line of JSON, the error's text.
+Input: a line of JSON, a list of paths and of sizes. A size stands for a file's content, of so many bytes, which follow
+when its turn comes. Output for each of them: the line `ok` and 3 · size · size bytes (planes of red, green and blue),
+or a line of JSON, the error's text.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import sys
 import warnings
-from typing import Any
+from typing import IO, Any
 
 _BILINEAR = 2  # PIL.Image.Resampling.BILINEAR, without importing Pillow here
 _MAX_16 = 65535
@@ -23,7 +25,7 @@ _LONGEST = 8  # times the shorter side: up to here the whole picture is resized,
 _PLAIN = ("RGB", "L")  # 8 bits a channel, nothing to convert but the number of channels
 
 
-def decode(path: str, resize: int, size: int, upright: bool = True) -> bytes:
+def decode(path: str | IO[bytes], resize: int, size: int, upright: bool = True) -> bytes:
     """Shorter side to `resize`, centre crop: uint8 [3, size, size] as bytes.
 
     upright: turn the picture as its EXIF orientation says. Raises what Pillow raises, and as `in_8_bits`.
@@ -100,11 +102,12 @@ def _centre(image: Any, resize: int, size: int) -> Any:
 def main(resize: int, size: int, upright: bool) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
-    output = sys.stdout.buffer
-    for line in sys.stdin.buffer:
-        for path in json.loads(line):
+    output, requests = sys.stdout.buffer, sys.stdin.buffer
+    while line := requests.readline():
+        for item in json.loads(line):
+            file = item if isinstance(item, str) else io.BytesIO(requests.read(item))
             try:
-                pixels = decode(path, resize, size, upright)
+                pixels = decode(file, resize, size, upright)
             except Exception as error:  # decoders raise what they like; whatever it is, the file must be named
                 output.write(json.dumps(str(error) or type(error).__name__).encode() + b"\n")
             else:

@@ -1,0 +1,264 @@
+"""Tar shards, Parquet, Arrow and Python objects give the pictures, labels and ids that were put in; odd ones a line."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from drb.data.cache import erased_ids
+from drb.data.datasets import CacheSettings, MappedSource, load_dataset
+
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+
+COUNT = 12
+
+
+def picture(number):
+    """A PNG of one colour, which decoding leaves as it is."""
+    stream = io.BytesIO()
+    Image.new("RGB", (16, 16), (number, 2 * number, 3 * number)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def write_tar(path, members):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+
+
+def shards(root, numbers=range(COUNT), split="train", per_shard=5, label=lambda n: b"%d\n" % (n % 3)):
+    numbers = list(numbers)
+    for first in range(0, len(numbers), per_shard):
+        members = [
+            (f"set/{n:04d}.{extension}", content)
+            for n in numbers[first : first + per_shard]
+            for extension, content in (("png", picture(n)), ("cls", label(n)), ("txt", b"a caption"))
+        ]
+        write_tar(root / f"{split}-{first:03d}.tar", members)
+    return root
+
+
+def parquet(root, numbers=range(COUNT), name="train-00000-of-00001", group=4, **columns):
+    root.mkdir(parents=True, exist_ok=True)
+    numbers = list(numbers)
+    images = pa.array(
+        [{"bytes": picture(n), "path": f"{n}.png"} for n in numbers],
+        pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
+    )
+    table = pa.table({"image": images, "label": pa.array([n % 3 for n in numbers]), **columns})
+    pq.write_table(table, root / f"{name}.parquet", row_group_size=group)
+    return root
+
+
+def arrow(root, numbers=range(COUNT), names=("ant", "bee", "cow")):
+    """As `save_to_disk` of the library `datasets` lays it out."""
+    for split, chosen in (("train", list(numbers)), ("test", [100, 101, 102])):
+        folder = root / split
+        folder.mkdir(parents=True)
+        features = {"label": {"names": list(names), "_type": "ClassLabel"}}
+        schema = pa.schema(
+            [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())],
+            metadata={"huggingface": json.dumps({"info": {"features": features}})},
+        )
+        rows = [{"image": {"bytes": picture(n % 85), "path": None}, "label": n % 3} for n in chosen]
+        with pa.ipc.new_stream(str(folder / "data-00000-of-00001.arrow"), schema) as writer:
+            writer.write_table(pa.Table.from_pylist(rows, schema))
+        (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}))
+    (root / "dataset_dict.json").write_text(json.dumps({"splits": ["train", "test"]}))
+    return root
+
+
+def load(name, root, **options):
+    return load_dataset(name, root, **{"image_size": 8, "workers": 1, **options})
+
+
+def colours(source):
+    """The number that each picture was made of, by its id; and its label."""
+    got = source.gather(np.arange(len(source)))
+    assert (got["image"] == got["image"][:, :, :1, :1]).all()
+    numbers = got["image"][:, 0, 0, 0].tolist()
+    return dict(zip(got["sample_id"].tolist(), zip(numbers, got["label"].tolist(), strict=True), strict=True))
+
+
+def of_both(dataset):
+    return colours(dataset.train) | colours(dataset.test)
+
+
+WRITERS = {"tar_shards": shards, "parquet": parquet}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_samples_keep_their_ids_and_their_side_when_others_come_and_files_are_packed_anew(name, tmp_path):
+    first = load(name, WRITERS[name](tmp_path / "a"))
+    assert dict(of_both(first).values()) == {n: n % 3 for n in range(COUNT)}
+    assert len(first.train) + len(first.test) == COUNT
+    assert len(first.test) >= 1
+    more = WRITERS[name](tmp_path / "b", [*range(20, 26), *reversed(range(COUNT))])
+    second = load(name, more)
+    assert of_both(first).items() <= of_both(second).items()
+    assert colours(first.test).keys() <= colours(second.test).keys()
+    assert first.identity.changes_since(second.identity)
+    other = load(name, tmp_path / "a", source="another")
+    assert not of_both(first).keys() & of_both(other).keys()
+    backwards = first.train.subset(np.arange(len(first.train))[::-1])
+    assert torch.equal(
+        backwards.gather(np.arange(2))["sample_id"], torch.from_numpy(first.train.sample_ids[::-1][:2].copy())
+    )
+
+
+def test_splits_names_and_caches(tmp_path):
+    root = arrow(tmp_path / "hf")
+    dataset = load("hugging_face", root)
+    assert (len(dataset.train), len(dataset.test), dataset.num_classes) == (COUNT, 3, 3)
+    assert dataset.identity.classes == ("ant", "bee", "cow")
+    assert [n % 3 for n in (100, 101, 102)] == dataset.test.labels.tolist()
+    cache = CacheSettings("always", tmp_path / "cache")
+    cached = load("hugging_face", root, cache=cache)
+    assert isinstance(cached.train, MappedSource)
+    assert colours(cached.train) == colours(dataset.train)
+    assert load("hugging_face", root, cache=cache).cache == cached.cache
+    assert not len(erased_ids(cached.cache))
+    again = load("hugging_face", root, known_classes=("bee", "dog"))
+    assert again.identity.classes == ("bee", "dog", "ant", "cow")
+    assert sorted(set(again.train.labels.tolist())) == [0, 2, 3]
+
+    named = shards(tmp_path / "named", label=lambda n: [b"cat", b"dog", b"ant"][n % 3])
+    shards(named, [50, 51], split="val", label=lambda n: b"dog")
+    dataset = load("tar_shards", named)
+    assert (len(dataset.train), len(dataset.test)) == (COUNT, 2)
+    assert dataset.identity.classes == ("ant", "cat", "dog")
+    assert dataset.test.labels.tolist() == [2, 2]
+
+
+def test_ids_by_column_and_arrays_of_numbers(tmp_path):
+    root = parquet(tmp_path / "a", url=pa.array([f"u/{n}" for n in range(COUNT)]))
+    one = load("parquet", root, id_column="url")
+    assert of_both(one).keys() != of_both(load("parquet", root)).keys()
+    samples = np.arange(COUNT * 6, dtype=np.float32).reshape(COUNT, 2, 3)
+    table = pa.table(
+        {"image": pa.array(samples.tolist(), pa.list_(pa.list_(pa.float32()))), "label": pa.array([0, 1] * 6)}
+    )
+    pq.write_table(table, tmp_path / "all.parquet")
+    dataset = load("parquet", tmp_path / "all.parquet")
+    got = torch.cat([part.gather(np.arange(len(part)))["image"] for part in (dataset.train, dataset.test)])
+    assert got.dtype == torch.float32
+    assert sorted(got[:, 0, 0].tolist()) == samples[:, 0, 0].tolist()
+    stream = io.BytesIO()
+    np.save(stream, samples[3])
+    root = tmp_path / "npy"
+    for n in range(4):
+        write_tar(root / f"{n}.tar", [("x.npy", stream.getvalue()), ("x.json", json.dumps({"y": n}).encode())])
+    dataset = load("tar_shards", root, label="json:y", per_shard=True)
+    assert dataset.image_shape == (2, 3)
+    with pytest.raises(ValueError, match=r"two samples have one name: .*0\.tar: x\.npy and .*1\.tar: x\.npy; .*per_sh"):
+        load("tar_shards", root, label="json:y")
+
+
+def pairs(count=COUNT):
+    return [(Image.new("RGB", (4, 4), (n, n, n)), n % 3) for n in range(count)]
+
+
+def stream_of(count=COUNT, ids=False):
+    class Stream:
+        def __iter__(self):
+            for image, label in pairs(count):
+                yield {
+                    "image": np.array(image).transpose(2, 0, 1),
+                    "label": label,
+                    **({"sample_id": label} if ids else {}),
+                }
+
+    return Stream(), pairs(4)
+
+
+def broken():
+    yield from pairs(3)
+    raise OSError("the disk is gone")
+
+
+def test_python_objects_with_indices_and_iterables(tmp_path):
+    dataset = load_dataset("python", function=f"{__name__}.pairs")
+    assert dict(of_both(dataset).values()) == {n: n % 3 for n in range(COUNT)}
+    more = load_dataset("python", function=f"{__name__}.pairs", arguments={"count": 20})
+    assert of_both(dataset).items() <= of_both(more).items()
+    dataset = load_dataset("python", function=f"{__name__}.stream_of", spool_dir=str(tmp_path))
+    assert (len(dataset.train), len(dataset.test), dataset.image_shape) == (COUNT, 4, (3, 4, 4))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, r"dataset.function is empty"),
+        ({"function": "nowhere.at_all"}, r"dataset.function=nowhere.at_all cannot be imported"),
+        ({"function": f"{__name__}.broken"}, r"broken raised OSError: the disk is gone"),
+        (
+            {"function": f"{__name__}.stream_of", "arguments": {"ids": True}},
+            r"samples 0 and 3 of .* same sample_id",
+        ),
+        ({"function": f"{__name__}.pairs", "arguments": {"count": 0}}, r"gives no samples"),
+        ({"function": f"{__name__}.pairs", "arguments": {"size": 0}}, r"raised TypeError: .*size"),
+    ],
+)
+def test_python_objects_that_cannot_be_used(options, message):
+    with pytest.raises(ValueError, match=message):
+        load_dataset("python", **options)
+
+
+def cut(root):
+    path = next(iter(sorted(root.iterdir())))
+    path.write_bytes(path.read_bytes()[:-700])
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "message"),
+    [
+        ("tar_shards", lambda root: cut(shards(root, range(3))), r"train-000.tar cannot be read"),
+        ("tar_shards", lambda root: root.joinpath("a.tar").write_bytes(b"no tar" * 200), r"a.tar cannot be read"),
+        ("tar_shards", lambda root: write_tar(root / "a.tar", [("x.png", picture(1))]), r"x of .* has no label .cls"),
+        ("tar_shards", lambda root: write_tar(root / "a.tar", [("x.cls", b"1")]), r"has no picture and no .npy array"),
+        ("tar_shards", lambda root: shards(root, label=lambda n: b"-1"), r"has the label -1; labels count from 0"),
+        ("tar_shards", lambda root: None, r"dataset=tar_shards needs .tar files in .*, which is empty"),
+        ("parquet", lambda root: None, r"dataset=parquet needs .parquet files"),
+        ("parquet", lambda root: cut(parquet(root)), r"train-.*.parquet cannot be read"),
+        ("hugging_face", lambda root: None, r"is no data set that save_to_disk"),
+        ("hugging_face", lambda root: cut(arrow(root / "x") / "train"), r"data-.*.arrow cannot be read"),
+    ],
+)
+def test_what_cannot_be_used_is_one_line(name, spoil, message, tmp_path):
+    root = tmp_path / "data"
+    root.mkdir()
+    spoil(root)
+    root = root / "x" if (root / "x").exists() else root
+    with pytest.raises(ValueError, match=message) as error:
+        load(name, root)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image": "img"}, r"has no column 'img', it has image, label; set dataset.image"),
+        ({"label": "image"}, r"labels in column 'image' .* must be all integers or all names"),
+        ({"image_size": 8, "resize": 4}, r"parquet.resize must be at least parquet.image_size"),
+    ],
+)
+def test_columns_that_are_not_there(options, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        load("parquet", parquet(tmp_path / "a"), **options)
+
+
+def test_a_broken_picture_is_named(tmp_path):
+    write_tar(Path(tmp_path) / "a.tar", [("x.png", picture(1)), ("x.cls", b"0"), ("y.png", b"no"), ("y.cls", b"1")])
+    dataset = load("tar_shards", tmp_path)
+    with pytest.raises(ValueError, match=r"the image file .*a.tar: y.png cannot be decoded"):
+        of_both(dataset)
