@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn, TypeAlias
+from typing import NoReturn, Protocol
 
 import torch.distributed as dist
 
@@ -37,13 +37,27 @@ from drb.program.run import run
 _GRACE_S = 5.0  # what rank 0 has to say an error that all ranks have, before its exit makes the launcher end the others
 
 
-Prepare: TypeAlias = Callable[[bool], tuple[list[str], Callable[[TrainConfig, Path], None]]]
-"""Whether this is rank 0 -> the command line, and what rank 0 does with the configuration and the run's directory after
-the run has ended well. Both may raise ValueError."""
+class Job(Protocol):
+    """A training that another command has a reason for. All but `arguments` are called on rank 0 alone."""
+
+    def arguments(self) -> list[str]:
+        """The command line of the training."""
+
+    def begin(self) -> None:
+        """Called once the configuration was checked, before the run writes anything. May raise ValueError."""
+
+    def give_up(self) -> None:
+        """Called if the run was refused: its data, model or checkpoint cannot be used."""
+
+    def finish(self, config: TrainConfig, run_dir: Path) -> None:
+        """Called after the run has ended well. May raise ValueError."""
 
 
-def main(arguments: Sequence[str] | None = None, prepare: Prepare | None = None) -> int:
-    """Run, and return the process's exit code. prepare: makes the command line instead."""
+def main(arguments: Sequence[str] | None = None, prepare: Callable[[], Job] | None = None) -> int:
+    """Run, and return the process's exit code.
+
+    prepare: makes the job whose command line counts instead; called on all ranks, it may raise ValueError.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     print_whatever_comes()
     if {"-h", "--help"} & set(arguments):
@@ -52,9 +66,10 @@ def main(arguments: Sequence[str] | None = None, prepare: Prepare | None = None)
     rank = 0
     try:
         place = detect_world("cpu")
-        rank, then = place.rank, None
+        rank, job = place.rank, None
         if prepare is not None:
-            arguments, then = prepare(place.is_main)
+            job = prepare()
+            arguments = job.arguments()
         config, run_dir = compose_config([a for a in arguments if a != "--cfg"], place.run_id or None)
         check_config(config, detect_world("cpu").world_size)
     except ValueError as error:
@@ -67,7 +82,7 @@ def main(arguments: Sequence[str] | None = None, prepare: Prepare | None = None)
         sys.stdout.write(to_yaml(config) if world.is_main else "")
         return 0
     with ending_on_interrupt(world.rank):
-        code = _run_to_exit_code(config, run_dir, world, arguments, then)
+        code = _run_to_exit_code(config, run_dir, world, arguments, job)
     if world.world_size > 1:
         _exit_at_once(code)
     return code
@@ -78,13 +93,11 @@ def _run_to_exit_code(
     run_dir: Path,
     world: World,
     arguments: Sequence[str],
-    then: Callable[[TrainConfig, Path], None] | None,
+    job: Job | None,
 ) -> int:
     with _sigterm_as_exit(world):
         try:
-            run(config, run_dir, world, arguments)
-            if then is not None and world.is_main:
-                then(config, run_dir)
+            run_job(config, run_dir, world, arguments, job if world.is_main else None)
         except ValueError as error:
             return _say(str(error), world.rank)
         except (PeerError, OwnError) as error:
@@ -102,6 +115,20 @@ def _run_to_exit_code(
             tell_launcher(traceback.format_exc())
             return 1
     return 0
+
+
+def run_job(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[str], job: Job | None) -> None:
+    """Run as `drb.program.run.run`, and tell the job; only rank 0 has one."""
+    if job is not None:
+        job.begin()
+    try:
+        run(config, run_dir, world, arguments)
+    except ValueError:
+        if job is not None:
+            job.give_up()
+        raise
+    if job is not None:
+        job.finish(config, run_dir)
 
 
 def _say(message: str, rank: int, *, all_know: bool = False, hurry: bool = False) -> int:

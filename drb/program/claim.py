@@ -17,6 +17,8 @@ from drb.distributed.world import World
 from drb.program.config import TrainConfig
 from drb.program.config.resume import has_more_tasks, require_same_config
 
+HOLDER = "a training run"
+
 
 def claim(run_dir: Path, world: World, timeout_s: float) -> RunLock | None:
     """Make the run directory and lock it, on rank 0. Collective.
@@ -30,7 +32,7 @@ def claim(run_dir: Path, world: World, timeout_s: float) -> RunLock | None:
     if world.is_main:
         try:
             run_dir.mkdir(parents=True, exist_ok=True)
-            lock = lock_run(run_dir, "a training run", patience_s=min(PATIENCE_S, 0.7 * timeout_s))
+            lock = lock_run(run_dir, HOLDER, patience_s=min(PATIENCE_S, 0.7 * timeout_s))
         except CheckpointError as error:
             problem = str(error)
         except OSError as error:

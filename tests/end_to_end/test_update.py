@@ -19,7 +19,7 @@ from drb.program.ledger import write_ledger
 from drb.runs.lineage.record import read_lineage
 from drb.training.models.saved import load_network
 from drb.training.phases import PhaseTrainer
-from drb.update import Update, main
+from drb.update import Update, main, update
 
 FAST = ["model=mlp", "model.hidden=[16]", "training.epochs=6", "training.batch_size=8", "training.batch_scope=total"]
 FAST += ["optimizer.lr=0.1", "rehearsal.capacity=60", "rehearsal.capacity_scope=total", "rehearsal.exemplars=8"]
@@ -171,76 +171,178 @@ def test_a_ledger_that_was_lost_when_a_run_went_on_is_not_made_up(tmp_path, caps
             assert "when the run went on after step 3: which samples" in capsys.readouterr().err
 
 
-def move_run(state):
-    shutil.rmtree(state / "versions/0001")
+@pytest.fixture(scope="module")
+def two_days(tmp_path_factory):
+    """A lineage of two versions and a named evaluation set; files of a third day."""
+    folder = tmp_path_factory.mktemp("two_days")
+    days = Days(folder, "tracking=none", "training.epochs=1")
+    files = [day(folder, number, [number, 0]) for number in (1, 2, 3)]
+    assert days.update(files[0], "--eval", f"weak={day(folder, 9, [0])}") == 0
+    assert days.update(files[1]) == 0
+    return days
 
 
-def take_another_run(state):
-    summary = state / "versions/0001/summary.json"
-    summary.write_text(summary.read_text().replace("state-0001", "state-0007"))
+@pytest.fixture
+def again(two_days, tmp_path):
+    """The same, where a test may change what it likes."""
+    shutil.copytree(two_days.folder, tmp_path / "again", symlinks=True)
+    content = (tmp_path / "again/state/lineage.json").read_text()
+    (tmp_path / "again/state/lineage.json").write_text(content.replace(str(two_days.folder), str(tmp_path / "again")))
+    return Days(tmp_path / "again", "tracking=none", "training.epochs=1")
 
 
-def test_an_update_is_refused_if_what_it_stands_on_has_changed(tmp_path, capsys, monkeypatch):
-    days = Days(tmp_path, "tracking=none", "training.epochs=1")
-    files = [day(tmp_path, number, [number, 0]) for number in (1, 2)]
-    weak = day(tmp_path, 3, [0])
-    assert days.update(files[0], "--eval", f"weak={weak}") == 0
-    shutil.copytree(tmp_path / "state", tmp_path / "kept", symlinks=True)
-    before = days.lineage
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-40])
 
+
+def rewrite(path, old, new):
+    path.write_text(path.read_text().replace(old, new))
+
+
+def empty_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+def cut_checkpoints(run):
+    for file in run.glob("checkpoints/*/*.safetensors"):
+        cut(file)
+
+
+REFUSED = {
+    "no data": (lambda d: (d / "day3.npz").unlink(), [], "day3.npz cannot be read: No such file"),
+    "damaged data": (lambda d: cut(d / "day3.npz"), [], "day3.npz cannot be read: it is no whole .npz file"),
+    "a folder without pictures": (lambda d: empty_folder(d / "day3.npz"), [], "day3.npz holds no files"),
+    "other samples": (lambda d: save(d / "day3.npz", np.zeros((9, 5), np.float32)), [], "samples of one kind"),
+    "other types": (lambda d: save(d / "day3.npz", np.zeros((9, 12), np.float16)), [], "samples of one kind"),
+    "labels below 0": (lambda d: save(d / "day3.npz", np.zeros((9, 12), np.float32), -1), [], "labels outside 0"),
+    "the same data again": (lambda d: shutil.copy(d / "day2.npz", d / "day3.npz"), [], "version 2 has learnt"),
+    "a damaged lineage": (lambda d: cut(d / "state/lineage.json"), [], "lineage.json is damaged"),
+    "a lineage of another format": (
+        lambda d: rewrite(d / "state/lineage.json", "drb-lineage 3", "drb-lineage 1"),
+        [],
+        "it is of another format",
+    ),
+    "no run": (lambda d: shutil.rmtree(d / "state/versions/0002"), [], "does not hold the run of version 2"),
+    "another run": (
+        lambda d: rewrite(d / "state/versions/0002/summary.json", "state-0002", "state-0007"),
+        [],
+        "holds the run state-0007, and not that of version 2",
+    ),
+    "a damaged network": (lambda d: cut(d / "state/versions/0002/model.safetensors"), [], "model.safetensors"),
+    "damaged checkpoints": (lambda d: cut_checkpoints(d / "state/versions/0002"), [], "versions/0002/checkpoints"),
+    "an old file that changed": (lambda d: day(d, 1, [1, 0], shift=1.0), [], "other content than version 1 learnt"),
+    "an old file that is gone": (lambda d: (d / "day1.npz").unlink(), [], "day1.npz cannot be read: No such file"),
+    "an evaluation set that changed": (lambda d: day(d, 9, [0], shift=1.0), [], "weak has other content than before"),
+    "no evaluation set": (None, ["--eval", "weak=no.npz"], "no.npz cannot be read"),
+    "an evaluation set of other samples": (
+        lambda d: save(d / "odd.npz", np.zeros((9, 5), np.float32)),
+        ["--eval", "odd={}/odd.npz"],
+        "the evaluation set odd must have samples as the data has, float32 [12], and it has float32 [5]",
+    ),
+    "an evaluation set called new": (None, ["--eval", "new=x.npz"], "--eval takes NAME=PATH with a name that is not"),
+    "a gate on an unknown set": (None, ["--may-fall", "strong=1"], "a gate is about the evaluation set 'strong'"),
+    "a gate over 100": (None, ["--must-reach", "new=120"], "a number from 0 to 100, got 'new=120'"),
+    "a ratio over 1": (None, ["dataset.test_fraction=1.5"], "dataset.test_fraction must be above 0 and below 1"),
+    "a share over 100 %": (None, ["rehearsal.capacity=130%"], "rehearsal.capacity"),
+    "an unknown setting": (None, ["training.epoch=2"], "training.epoch"),
+    "an unknown model": (None, ["model=mpl"], "model=mpl"),
+    "another network": (None, ["model.hidden=[9]"], "was made with model.hidden=[16], this run has [9]"),
+    "other training": (None, ["training.epochs=2"], "was made with training.epochs=1, this run has 2"),
+    "a setting that drb update decides": (None, ["checkpoint.enabled=false"], "chooses checkpoint.enabled itself"),
+    "no configuration": (None, ["--config", "no.yaml"], "--config no.yaml cannot be read"),
+    "another configuration": (
+        lambda d: (d / "odd.yaml").write_text("gates: {new: {reach: 3}}"),
+        ["--config", "{}/odd.yaml"],
+        "got new: {'reach': 3}",
+    ),
+}
+
+
+def save(path, samples, label=0):
+    np.savez(path, image=samples, label=np.full(len(samples), label))
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_used_is_one_line_and_leaves_everything_as_it_was(again, capsys, case):
+    change, arguments, message = REFUSED[case]
+    if change is not None:
+        change(again.folder)
+    before = contents(again.state)
+    capsys.readouterr()
+    given = [argument.format(again.folder) for argument in arguments]
+    settings = [s for s in again.settings if s.partition("=")[0] not in {a.partition("=")[0] for a in given}]
+    assert main(["--state", str(again.state), "--data", str(again.folder / "day3.npz"), *settings, *given]) == 1
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+    assert contents(again.state) == before
+
+
+def contents(state):
+    """Everything in a folder but locks: files' sizes, and the whole of what says which version is current."""
+    files = {path.relative_to(state): path.lstat().st_size for path in state.rglob("[!.]*")}
+    return files, (state / "lineage.json").read_bytes(), os.readlink(state / "current")
+
+
+@pytest.mark.parametrize("setting", ["model=resnet18", "model.init=no.safetensors", "training.epochs=none"])
+def test_a_first_update_that_cannot_be_trained_leaves_nothing(tmp_path, capsys, setting):
+    days = Days(tmp_path, "tracking=none")
+    data = day(tmp_path, 1, [0, 1])
+    settings = [s for s in days.settings if not setting.startswith("model=") or not s.startswith("model")]
+    assert main(["--state", str(days.state), "--data", str(data), *settings, setting]) == 1
+    err = capsys.readouterr().err
+    assert setting.partition("=")[2] in err
+    assert err.count("\n") == 1
+    assert not [path for path in days.state.rglob("*") if path.is_file()]
+
+
+def test_what_was_begun_and_saved_nothing_gives_way_to_other_data(again, monkeypatch, capsys):
+    def die(self, *arguments):
+        raise MemoryError("killed")
+
+    step = PhaseTrainer._optimisation_step
+    monkeypatch.setattr(PhaseTrainer, "_optimisation_step", die)
+    assert again.update(again.folder / "day3.npz") == 1
+    assert (again.state / "versions/0003/update.json").exists()
+    monkeypatch.setattr(PhaseTrainer, "_optimisation_step", step)
+    other = day(again.folder, 4, [4, 0])
+    assert again.update(other) == 0
+    assert again.lineage.version(3).data == str(other)
+
+
+def test_a_version_that_was_made_current_meanwhile_is_not_overwritten(again, monkeypatch, capsys):
     def rolled_back_meanwhile(update, *arguments, finish=Update.finish):
-        assert drb(["rollback", str(days.state)]) == 0
+        assert drb(["rollback", str(again.state)]) == 0
         finish(update, *arguments)
 
-    for change, message in (
-        (lambda state: day(tmp_path, 1, [1, 0], shift=1.0), "day1.npz has other content than version 1 learnt"),
-        (lambda state: files[0].unlink(), "day1.npz cannot be read: No such file"),
-        (lambda state: day(tmp_path, 3, [0], shift=1.0), "the evaluation set weak has other content than before"),
-        (move_run, "versions/0001 does not hold the run of version 1, which is current"),
-        (take_another_run, "versions/0001 holds the run state-0007, and not that of version 1"),
-    ):
-        change(days.state)
-        capsys.readouterr()
-        assert days.update(files[1]) == 1
-        err = capsys.readouterr().err
-        assert message in err
-        assert err.count("\n") == 1
-        shutil.rmtree(days.state)
-        shutil.copytree(tmp_path / "kept", days.state, symlinks=True)
-        day(tmp_path, 1, [1, 0])
-        day(tmp_path, 3, [0])
-    assert days.lineage == before
-    assert days.update(files[1], "checkpoint.enabled=false") == 1
-    assert "drb update chooses checkpoint.enabled itself" in capsys.readouterr().err
-    day(tmp_path, 3, [0], shift=1.0)
-    assert days.update(files[1], "--eval", f"weak={weak}") == 0  # named again
     monkeypatch.setattr(Update, "finish", rolled_back_meanwhile)
-    assert days.update(day(tmp_path, 4, [0, 4])) == 1
+    assert again.update(again.folder / "day3.npz") == 1
     assert "version 1 of" in (err := capsys.readouterr().err)
     assert "was made current while this update went on from 2" in err
-    assert (days.current, days.lineage.current, len(days.lineage.versions)) == ("versions/0001", 1, 2)
+    assert (again.current, again.lineage.current, len(again.lineage.versions)) == ("versions/0001", 1, 2)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--data", "no.npz"], "no.npz cannot be read: No such file"),
-        (["--data", "DAY", "--may-fall", "weak=1"], "a gate is about the evaluation set 'weak'"),
-        (["--data", "DAY", "--eval", "weak=no.npz"], "no.npz cannot be read"),
-        (["--data", "DAY", "--eval", "new=DAY"], "--eval takes NAME=FILE with a name that is not base or new"),
-        (["--data", "DAY", "--must-reach", "new=120"], "a number from 0 to 100, got 'new=120'"),
-        (["--data", "DAY", "training.epochs=none"], "training.epochs"),
-    ],
-)
-def test_what_cannot_be_used_is_one_line_and_changes_nothing(tmp_path, capsys, arguments, message):
-    data = day(tmp_path, 1, [0, 1])
-    given = [argument.replace("DAY", str(data)) for argument in arguments]
-    assert main(["--state", str(tmp_path / "state"), *given]) == 1
-    out, err = capsys.readouterr()
-    assert message in err
-    assert (out, err.count("\n")) == ("", 1)
-    assert not (tmp_path / "state/lineage.json").exists()
-    assert not (tmp_path / "state/current").exists()
+def test_an_evaluation_set_that_changed_is_taken_if_it_is_named_again(again):
+    weak = day(again.folder, 9, [0], shift=1.0)
+    assert again.update(again.folder / "day3.npz", "--eval", f"weak={weak}") == 0
+
+
+def test_an_update_from_python_and_by_a_file(again, tmp_path):
+    version = update(
+        again.state, again.folder / "day3.npz", gates={"new": {"must_reach": 100}, "base": {"may_fall": 0}}
+    )
+    assert version == again.lineage.versions[-1]
+    assert version.environment["world_size"] == 1
+    assert "training.epochs=1" in version.settings
+    with pytest.raises(ValueError, match="x.npz cannot be read"):
+        update(again.state, "x.npz")
+    file = tmp_path / "update.yaml"
+    file.write_text("eval_sets: {hard: again/day3.npz}\ngates: {hard: {must_reach: 1}, base: {may_fall: 60}}\n")
+    assert again.update(day(again.folder, 4, [4, 0]), "--config", str(file), "--may-fall", "base=70") == 0
+    assert again.lineage.gates["base"] == {"may_fall": 70}
+    assert again.lineage.gates["hard"] == {"must_reach": 1}
+    assert again.lineage.versions[-1].after.keys() == {"base", "new", "weak", "hard"}
 
 
 @pytest.mark.full
@@ -263,21 +365,3 @@ def test_updates_on_two_ranks_killed_and_gone_on_with_on_one(tmp_path):
     assert days.update(files[1], "--may-fall", "base=30") == 0
     assert days.lineage.current == 2
     assert [version.environment["world_size"] for version in days.lineage.versions] == [2, 1]
-
-
-def test_data_that_is_refused_leaves_nothing_that_blocks_other_data(tmp_path, capsys):
-    days = Days(tmp_path, "tracking=none", "training.epochs=1")
-    negative = day(tmp_path, 1, [-1, 1])
-    assert days.update(negative) == 1
-    assert "labels outside" in capsys.readouterr().err
-    assert not days.state.exists()
-    assert days.update(day(tmp_path, 2, [0, 1])) == 0
-    doubles, shape = tmp_path / "bytes.npz", tmp_path / "shape.npz"
-    np.savez(doubles, image=np.zeros((9, 12), np.uint8), label=np.arange(9) % 2)
-    np.savez(shape, image=np.zeros((9, 5), np.float32), label=np.arange(9) % 2)
-    for file in (doubles, shape):
-        assert days.update(file) == 1
-        assert "must have samples of one kind" in capsys.readouterr().err
-    assert not (days.state / "versions/0002").exists()
-    assert days.update(day(tmp_path, 3, [0, 2])) == 0
-    assert days.lineage.current == 2

@@ -28,6 +28,7 @@ def version(number, parent, after, *, before=None, failed=()):
         5,
         "",
         {},
+        [],
     )
 
 
@@ -51,7 +52,7 @@ def test_gates_in_points_and_percent():
     assert failures(gates, before, after) == ["weak fell by 4.0 points, and may fall by 3"]
     assert failures(gates, {}, {"new": 0.899}) == ["new reached 89.9 %, and must reach 90 %"]
     require_known(gates, ["base", "new", "weak"])
-    with pytest.raises(ValueError, match="evaluation set 'weak', and the sets are base, new; add --eval weak=FILE"):
+    with pytest.raises(ValueError, match="evaluation set 'weak', and the sets are base, new; add --eval weak=PATH"):
         require_known(gates, ["base", "new"])
     for text in ("base", "base=x", "=3", "base=101", "base=-1", "base=nan"):
         with pytest.raises(ValueError, match="--may-fall takes NAME=NUMBER with a number from 0 to 100"):
@@ -94,7 +95,7 @@ def test_commands_show_a_lineage_and_go_back(tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": "drb-lineage 0"}', '{"format": "drb-lineage 2", "x": 1}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": "drb-lineage 0"}', '{"format": "drb-lineage 3", "x": 1}'])
 def test_a_damaged_lineage_is_refused_and_left_as_it_is(tmp_path, text, capsys):
     (tmp_path / "lineage.json").write_text(text)
     with pytest.raises(ValueError, match="lineage.json is damaged or of another version of drb"):

@@ -1,66 +1,56 @@
-"""Samples that came one file after the other: a base, and what was new since."""
+"""Samples that came one file or folder after the other: a base, and what was new since."""
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from drb.data.arrays import tensor_dataset
-from drb.data.datasets.builder import DatasetBuilder
+from drb.data.datasets.builder import CachedDataset
+from drb.data.datasets.image_folder import ImageFolder, class_names
 from drb.data.identity import Identity
-from drb.data.source import Arrival, Dataset, TensorSource
+from drb.data.npz import npz_dataset, npz_samples
+from drb.data.source import Arrival, Dataset, Source, TensorSource
+from drb.data.view import Concat
 from drb.options import setting
-from drb.seeding import derive_seed
 
 _ID_BITS = 40  # of a sample's position in its file
+_PICTURES = "image_size", "resize", "workers", "cache", "cache_dir", "cache_limit"
 
 
-class Arrivals(DatasetBuilder):
-    """Samples of several .npz files, one behind the other; each file is an arrival (scenario=arrivals, base_plus_new).
+class Arrivals(CachedDataset):
+    """Samples of several files or folders, one behind the other; each is an arrival (scenario=arrivals, base_plus_new).
 
-    A file has the arrays `image`, uint8 [n, C, H, W] or floats [n, …], and `label`, integers [n]; and, if it has test
-    samples of its own, `test_image` and `test_label`. All samples are normalised as those of the first file, so that a
-    network goes on with what it was trained for.
+    A file.npz has the arrays `image`, uint8 [n, C, H, W] or floats [n, …], and `label`, integers [n]; and, if it has
+    test samples of its own, `test_image` and `test_label`. A folder has train/<class>/* and val/<class>/*, pictures as
+    for dataset=image_folder; classes are known by their names, and each folder may have other ones. All samples are
+    normalised as those of the first arrival, so that a network goes on with what it was trained for.
 
-    files: paths, in the order of arrival. Files may be added at the end, and never removed.
+    files: paths, in the order of arrival. Paths may be added at the end, and never removed.
     test_fraction: of a file without test samples, which are then the same in every run.
+    image_size, resize, workers: of pictures, as for dataset=image_folder.
     """
 
     name = "arrivals"
     fields = ("image", "label")
     files: list[str] = setting([])
     test_fraction: float = setting(0.1, above=0, below=1)
+    image_size: int = setting(224, at_least=1)
+    resize: int | None = setting(None, at_least=1)
+    workers: int = setting(8, at_least=1)
 
     def load(self, say: Callable[[str], None], known_classes: Sequence[str] = ()) -> Dataset:
         if not self.files:
-            raise ValueError("dataset.files is empty: name at least one .npz file with the arrays image and label")
-        parts = [self._load_file(Path(file)) for file in self.files]
-        for file, part in zip(self.files, parts, strict=True):
-            if (part.image_shape, part.dtype) != (parts[0].image_shape, parts[0].dtype):
-                raise ValueError(
-                    f"all files of dataset=arrivals must have samples of one kind: {self.files[0]} has "
-                    f"{_kind(parts[0])}, and {file} has {_kind(part)}"
-                )
-        held: dict[str, int] = {}
-        for number, part in enumerate(parts):
-            first = held.setdefault(part.identity.parts["train"][1], number)
-            if first != number:
-                raise ValueError(
-                    f"dataset.files has the same samples twice, as {self.files[first]} and as {self.files[number]}; "
-                    "name them once"
-                )
-        names = [f"{number} {Path(file).name}" for number, file in enumerate(self.files, 1)]
-        hashes = {
-            f"{split}/{name}": part.identity.parts[split]
-            for split in ("train", "test")
-            for name, part in zip(names, parts, strict=True)
-        }
+            raise ValueError("dataset.files is empty: name at least one .npz file or folder of pictures")
+        parts: list[Dataset] = []
+        for number, file in enumerate(self.files):
+            known = parts[-1].identity.classes if parts else known_classes
+            parts.append(self._load_part(Path(file), f"arrival {number}", known, say))
+            _require_alike(self.files, parts)
+        _require_distinct(self.files, parts)
         return Dataset(
             train=_joined([part.train for part in parts]),
             test=_joined([part.test for part in parts]),
@@ -69,74 +59,80 @@ class Arrivals(DatasetBuilder):
             mean=parts[0].mean,
             std=parts[0].std,
             dtype=parts[0].dtype,
-            identity=Identity(self.name, parts=hashes),
+            identity=_identity(self.name, self.files, parts),
+            notes=tuple(note for part in parts for note in part.notes),
             arrivals=tuple(
                 Arrival(file, len(part.train), len(part.test)) for file, part in zip(self.files, parts, strict=True)
             ),
         )
 
-    def _load_file(self, file: Path) -> Dataset:
-        arrays = read_arrays(file)
-        for name in arrays.keys() & {"label", "test_label"}:
-            if arrays[name].dtype.kind not in "iu":
-                raise ValueError(
-                    f"{name} of {file} must be integers, got {arrays[name].dtype}; number the classes from 0"
-                )
-        images, labels = torch.from_numpy(arrays["image"]), torch.from_numpy(arrays["label"])
-        if not len(images):
-            raise ValueError(f"{file} holds no samples: leave it out")
-        if len(images) != len(labels):
-            raise ValueError(f"{file} must have as many labels as images, got {len(labels)} and {len(images)}")
-        if "test_image" in arrays:
-            test = torch.from_numpy(arrays["test_image"]), torch.from_numpy(arrays["test_label"])
-            train = images, labels
-        else:
-            train, test = _split(images, labels, self.test_fraction)
-        return tensor_dataset(train, test, int(labels.max()) + 1, str(file))
+    def load_all_of(self, path: Path, known_classes: Sequence[str] = ()) -> Dataset:
+        """All samples of one file or folder, as test samples; those of an .npz file are `image` and `label`.
+
+        Raises:
+            ValueError: as `load`.
+        """
+        if path.is_dir():
+            found = self._load_part(path, "all", known_classes, lambda line: None)
+            return replace(found, test=Concat([found.train, found.test]))
+        return npz_samples(path)
+
+    def _load_part(self, path: Path, source: str, known: Sequence[str], say: Callable[[str], None]) -> Dataset:
+        """One arrival, whose new classes have the labels behind the known ones."""
+        if not path.is_dir():
+            return npz_dataset(path, self.test_fraction)
+        absent = sorted(set(known) - set(class_names(path)))
+        options: dict[str, Any] = {name: getattr(self, name) for name in _PICTURES}
+        folder = ImageFolder(root=str(path), source=source, renamed=dict.fromkeys(absent, ""), **options)
+        return folder.load(say, known)
 
 
-def read_arrays(file: Path) -> Mapping[str, Any]:
-    """The arrays of an .npz file; nothing in it is unpickled.
-
-    Raises:
-        ValueError: it cannot be read, or lacks an array.
-    """
-    try:
-        with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as content:
-            arrays = {name: content[name] for name in content.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError) as error:
-        reason = (
-            error.strerror if isinstance(error, OSError) and error.strerror else f"it is no whole .npz file ({error})"
+def _require_alike(files: Sequence[str], parts: Sequence[Dataset]) -> None:
+    """Raise ValueError if the last part has other samples, or labels of another kind, than the first."""
+    first, last = parts[0], parts[-1]
+    if (first.image_shape, first.dtype) != (last.image_shape, last.dtype):
+        raise ValueError(
+            f"all files of dataset=arrivals must have samples of one kind: {files[0]} has {_kind(first)}, and "
+            f"{files[len(parts) - 1]} has {_kind(last)}"
         )
-        raise ValueError(f"the data {file} cannot be read: {reason}") from error
-    pairs = [("image", "label")] + (
-        [("test_image", "test_label")] if arrays.keys() & {"test_image", "test_label"} else []
-    )
-    for name in (name for pair in pairs for name in pair):
-        if name not in arrays:
-            raise ValueError(f"the data {file} has no array {name!r}, it has {', '.join(sorted(arrays)) or 'none'}")
-    return arrays
+    if bool(first.identity.classes) != bool(last.identity.classes):
+        named, numbered = (0, -1) if first.identity.classes else (-1, 0)
+        at = [files[0], files[len(parts) - 1]]
+        raise ValueError(
+            f"all files of dataset=arrivals must know their classes alike: {at[named]} has names of classes, and "
+            f"{at[numbered]} has numbers"
+        )
 
 
-def _split(images: Tensor, labels: Tensor, fraction: float) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Training and test samples, the same in every run; each class that is tested is trained, if that leaves a test."""
-    if len(labels) < 2:
-        raise ValueError("a file of one sample cannot be divided into training and test samples; give it test samples")
-    order = np.random.Generator(np.random.Philox(key=derive_seed(0, "test split"))).permutation(len(labels))
-    count = min(max(1, round(fraction * len(labels))), len(labels) - 1)
-    is_test = np.arange(len(order)) < count
-    _, last = np.unique(labels.numpy()[order][::-1], return_index=True)
-    rest = is_test.copy()
-    rest[len(order) - 1 - last] = False  # the last of each class, which is in the training part of all but rare ones
-    is_test = rest if rest.any() else is_test
-    test, train = (torch.from_numpy(np.sort(order[part])) for part in (is_test, ~is_test))
-    return (images[train], labels[train]), (images[test], labels[test])
+def _require_distinct(files: Sequence[str], parts: Sequence[Dataset]) -> None:
+    held: dict[Any, int] = {}
+    for number, part in enumerate(parts):
+        whole = part.identity.parts.get("train")  # of arrays; pictures are known by their paths
+        content = Path(files[number]).resolve() if whole is None else tuple(whole)
+        first = held.setdefault(content, number)
+        if first != number:
+            raise ValueError(
+                f"dataset.files has the same samples twice, as {files[first]} and as {files[number]}; name them once"
+            )
 
 
-def _joined(sources: Sequence[Any]) -> TensorSource:
-    """The samples of all sources, with ids that tell the file and the position in it."""
-    columns = {name: torch.cat([source.columns[name] for source in sources]) for name in ("image", "label")}
-    ids = [(number << _ID_BITS) + torch.arange(len(source)) for number, source in enumerate(sources)]
+def _identity(name: str, files: Sequence[str], parts: Sequence[Dataset]) -> Identity:
+    """The identity of all parts; each keeps its own entries, behind its number and name."""
+    hashes = {}
+    for number, (file, part) in enumerate(zip(files, parts, strict=True), 1):
+        for key, value in part.identity.parts.items():
+            split, _, rest = key.partition("/")
+            hashes["/".join(filter(None, (split, f"{number} {Path(file).name}", rest)))] = value
+    return Identity(name, parts[-1].identity.classes, hashes, parts[0].identity.decoding)
+
+
+def _joined(sources: Sequence[Source]) -> Source:
+    """The samples of all sources. Positions become ids that tell the file, too; pictures have ids of their own."""
+    if not all(isinstance(source, TensorSource) for source in sources):
+        return Concat(sources)
+    tensors = [source for source in sources if isinstance(source, TensorSource)]
+    columns = {name: torch.cat([source.columns[name] for source in tensors]) for name in ("image", "label")}
+    ids = [(number << _ID_BITS) + torch.arange(len(source)) for number, source in enumerate(tensors)]
     return TensorSource({**columns, "sample_id": torch.cat(ids)})
 
 

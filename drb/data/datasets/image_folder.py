@@ -194,6 +194,15 @@ class ImageFolder(CachedDataset):
         )
 
 
+def class_names(root: Path) -> list[str]:
+    """The names of the class folders of root/train, sorted.
+
+    Raises:
+        ValueError: there are none.
+    """
+    return class_folders(_split_folder(root, "train"), PassedOver())
+
+
 def _original_names(names: Sequence[str], renamed: Mapping[str, str], root: Path) -> dict[str, str]:
     """Class -> its folder's name; sorted by class."""
     old_of = {new: old for old, new in renamed.items() if new}

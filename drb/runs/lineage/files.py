@@ -4,25 +4,50 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
+from typing import NoReturn
 
+from drb.data.cache.place import FOLDER_NAME
 from drb.runs.lineage.record import Lineage
 
 
-def fingerprint_of(file: Path) -> str:
-    """A hash of a file's content, 32 hexadecimal digits.
+def fingerprint_of(path: Path) -> str:
+    """A hash, 32 hexadecimal digits: of a file's content, or of the names and sizes of all files below a folder.
+
+    Hidden files and the folders of drb's caches do not count.
 
     Raises:
-        ValueError: it cannot be read.
+        ValueError: it cannot be read, or the folder is empty.
     """
     digest = hashlib.blake2b(digest_size=16)
     try:
-        with open(file, "rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
+        if path.is_dir():
+            for name, size in _files_below(path):
+                digest.update(f"{name}\0{size}\0".encode("utf-8", "surrogateescape"))
+        else:
+            with open(path, "rb") as stream:
+                while block := stream.read(1 << 20):
+                    digest.update(block)
     except OSError as error:
-        raise ValueError(f"{file} cannot be read: {error.strerror or error}") from error
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
     return digest.hexdigest()
+
+
+def _files_below(folder: Path) -> list[tuple[str, int]]:
+    """Path below the folder, and size in bytes, sorted."""
+    found = []
+    for where, folders, files in os.walk(folder, onerror=_raise):
+        folders[:] = [name for name in folders if not name.startswith(".") and name != FOLDER_NAME]
+        paths = [os.path.join(where, name) for name in files if not name.startswith(".")]
+        found += [(os.path.relpath(path, folder), os.path.getsize(path)) for path in paths]
+    if not found:
+        raise ValueError(f"{folder} holds no files")
+    return sorted(found)
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
 
 
 def require_unchanged(lineage: Lineage) -> None:

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+Gates: TypeAlias = Mapping[str, Mapping[str, float]]
+"""By the name of an evaluation set: `may_fall` in points, `must_reach` in percent, or both."""
+
+_KINDS = ("may_fall", "must_reach")
 
 
 def read_gates(may_fall: Sequence[str], must_reach: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Gates by the name of their evaluation set: `may_fall` in points, `must_reach` in percent.
+    """Gates from a command line.
 
     Args:
         may_fall, must_reach: NAME=NUMBER each.
@@ -15,7 +21,7 @@ def read_gates(may_fall: Sequence[str], must_reach: Sequence[str]) -> dict[str, 
         ValueError: another form, or a number outside 0 to 100.
     """
     gates: dict[str, dict[str, float]] = {}
-    for kind, texts in (("may_fall", may_fall), ("must_reach", must_reach)):
+    for kind, texts in zip(_KINDS, (may_fall, must_reach), strict=True):
         for text in texts:
             name, _, value = text.partition("=")
             try:
@@ -29,19 +35,30 @@ def read_gates(may_fall: Sequence[str], must_reach: Sequence[str]) -> dict[str, 
     return gates
 
 
-def require_known(gates: Mapping[str, Mapping[str, float]], eval_sets: Sequence[str]) -> None:
+def check_gates(gates: Any) -> None:
+    """Raises ValueError if something is not of the form {name: {may_fall: points, must_reach: percent}}."""
+    expected = "gates must be {NAME: {may_fall: POINTS, must_reach: PERCENT}}, numbers from 0 to 100"
+    if not isinstance(gates, Mapping):
+        raise ValueError(f"{expected}; got {gates!r}")
+    for name, gate in gates.items():
+        if not isinstance(gate, Mapping) or not gate or not gate.keys() <= set(_KINDS):
+            raise ValueError(f"{expected}; got {name}: {gate!r}")
+        for kind, number in gate.items():
+            if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 <= number <= 100:
+                raise ValueError(f"{expected}; got {name}: {kind}: {number!r}")
+
+
+def require_known(gates: Gates, eval_sets: Sequence[str]) -> None:
     """Raises ValueError if a gate is about an evaluation set that there is not."""
     for name in gates:
         if name not in eval_sets:
             raise ValueError(
                 f"a gate is about the evaluation set {name!r}, and the sets are {', '.join(eval_sets)}; add "
-                f"--eval {name}=FILE, or mend the gate's name"
+                f"--eval {name}=PATH, or mend the gate's name"
             )
 
 
-def failures(
-    gates: Mapping[str, Mapping[str, float]], before: Mapping[str, float], after: Mapping[str, float]
-) -> list[str]:
+def failures(gates: Gates, before: Mapping[str, float], after: Mapping[str, float]) -> list[str]:
     """What keeps an update from being promoted, in words; empty if nothing does.
 
     Args:

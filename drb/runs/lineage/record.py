@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 LINEAGE_FILE, CURRENT = "lineage.json", "current"
-_FORMAT = "drb-lineage 2"
+_FORMAT = "drb-lineage 3"
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Version:
     before, after: accuracy of the parent and of this version by evaluation set, fractions.
     failed: the gates that it did not pass, in words. promoted: whether it became current when it was made.
     steps: optimisation steps of its line, up to it; trained: of this update alone. environment: versions of the
-    software, and ranks.
+    software, ranks and machine. settings: of training, as key=value; its run's config.yaml has them all.
     """
 
     number: int
@@ -43,6 +43,7 @@ class Version:
     trained: int
     made: str
     environment: dict[str, Any]
+    settings: list[str]
     tracking_run_id: str | None = None
 
 

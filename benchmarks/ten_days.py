@@ -1,0 +1,212 @@
+"""Claim: ten days of updates, some killed, refused or gone back from, learn as well as one run that nothing disturbs.
+
+Each seed plays examples/ten_days.py on two ranks: day 3 is killed and goes on; day 5 first brings labels that were
+mixed up, and its gate fails; day 7 is killed on two ranks and goes on on one; day 8 first brings pictures that are
+upside down, which no gate notices, and is rolled back. Against it, one run of the ten good files in the same order,
+with the same settings, seed and buffer (`drb train scenario=arrivals`). Accuracy is that on the test samples of all ten
+files.
+
+    python benchmarks/ten_days.py                        five seeds
+    python benchmarks/ten_days.py --seeds 1 --keep DIR   one, with MLflow; leaves DIR/state and DIR/days
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import record
+
+from drb.data.datasets import load_dataset
+from drb.program.evaluating import accuracies
+from drb.runs.lineage.record import Lineage, read_lineage
+
+ROOT = Path(__file__).resolve().parent.parent
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+MAY_FALL = 5.0  # points that base may lose in a day
+GATES = ["--may-fall", f"base={MAY_FALL:g}", "--must-reach", "new=60"]
+TARGET = -2.0  # standard errors
+SETTINGS = [
+    "model=mlp",
+    "model.hidden=[128]",
+    "training.epochs=5",
+    "training.batch_size=32",
+    "training.batch_scope=total",
+    "optimizer.lr=0.05",
+    "rehearsal.capacity=400",
+    "rehearsal.capacity_scope=total",
+    "rehearsal.exemplars=32",
+    "rehearsal.exemplars_scope=total",
+    "checkpoint.every_steps=20",
+    "tracking.plots=false",
+    "device=cpu",
+]
+
+
+@dataclass(frozen=True)
+class Day:
+    """One day's command. killed: in the midst of training, and given again on `again` ranks.
+
+    fails: its gate must fail. gone_back_from: rolled back the next morning.
+    """
+
+    file: str
+    killed: bool = False
+    again: int = 2
+    fails: bool = False
+    gone_back_from: bool = False
+
+
+STORY = [
+    Day("day01"),
+    Day("day02"),
+    Day("day03", killed=True),
+    Day("day04"),
+    Day("day05_mislabelled", fails=True),
+    Day("day05"),
+    Day("day06"),
+    Day("day07", killed=True, again=1),
+    Day("day08_upside_down", gone_back_from=True),
+    Day("day08"),
+    Day("day09"),
+    Day("day10"),
+]
+
+
+def play(folder: Path, seed: int, settings: Sequence[str]) -> tuple[Lineage, list[str]]:
+    """The lineage of the ten days in `folder`/state, and the paths of the ten good files."""
+    days, state = folder / "days", folder / "state"
+    _run([sys.executable, str(ROOT / "examples/ten_days.py"), str(days), "--seed", str(seed)])
+    for day in STORY:
+        number = 1 if (lineage := read_lineage(state)) is None else len(lineage.versions) + 1
+        command = [
+            "-m",
+            "drb.update",
+            "--state",
+            str(state),
+            "--data",
+            str(days / f"{day.file}.npz"),
+            *GATES,
+            *settings,
+        ]
+        if day.killed:
+            _kill_in_midst(_on_ranks(2, command), state / f"versions/{number:04}")
+            if read_lineage(state) != lineage:
+                raise SystemExit(f"{day.file} had ended before it was killed")
+        _run(_on_ranks(day.again if day.killed else 2, command))
+        version = read_lineage(state).versions[-1]  # type: ignore[union-attr]
+        if version.promoted == day.fails:
+            raise SystemExit(f"{day.file}: {version.failed or 'promoted'}")
+        if day.gone_back_from:
+            _run([sys.executable, "-m", "drb.cli", "rollback", str(state)])
+        print(f"seed {seed}, {day.file}: {version.after}", file=sys.stderr, flush=True)
+    played = read_lineage(state)
+    assert played is not None
+    assert played.current is not None
+    return played, played.version(played.current).files
+
+
+def uninterrupted(folder: Path, files: Sequence[str], settings: Sequence[str]) -> Path:
+    """The directory of one run that has the ten files as its tasks."""
+    run_dir = folder / "uninterrupted"
+    data = ["dataset=arrivals", f"dataset.files=[{','.join(files)}]", "scenario=arrivals", f"hydra.run.dir={run_dir}"]
+    _run(_on_ranks(2, ["-m", "drb.train", *settings, *data, "tracking=none"]))
+    return run_dir
+
+
+def compare(seeds: Sequence[int], keep: Path | None) -> dict[str, Any]:
+    rows = []
+    for seed in seeds:
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = keep if keep is not None and seed == seeds[0] else Path(temporary)
+            tracking = [f"tracking.uri=sqlite:///{folder}/mlflow.db"] if folder == keep else ["tracking=none"]
+            settings = [*SETTINGS, f"seed={seed}"]
+            lineage, files = play(folder, seed, [*settings, *tracking])
+            other = uninterrupted(folder, files, settings)
+            rows.append({"seed": seed, **figures_of(lineage, other, files)})
+            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    differences = [row["accuracy"] - row["uninterrupted_accuracy"] for row in rows]
+    error = statistics.stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else 0.0
+    mean = statistics.mean(differences)
+    return {
+        "settings": [*SETTINGS, *GATES],
+        "seeds": rows,
+        "paired_difference": {
+            "mean": mean,
+            "standard_error": error,
+            "target": "at least -2 standard errors",
+            "holds": mean >= TARGET * error,
+        },
+        "base": {
+            "largest_fall_of_a_promoted_version_points": max(row["largest_fall_points"] for row in rows),
+            "target": MAY_FALL,
+            "holds": all(row["largest_fall_points"] <= MAY_FALL for row in rows),
+        },
+    }
+
+
+def figures_of(lineage: Lineage, other: Path, files: Sequence[str]) -> dict[str, Any]:
+    tests = {"all": load_dataset("arrivals", files=list(files)).test}
+    line = lineage.line_of(lineage.current)
+    falls = [version.before["base"] - version.after["base"] for version in line if "base" in version.before]
+    return {
+        "accuracy": accuracies(lineage.folder / "current", tests)["all"],
+        "uninterrupted_accuracy": accuracies(other, tests)["all"],
+        "largest_fall_points": 100 * max(falls),
+        "versions": len(lineage.versions),
+        "in_line": len(line),
+        "world_sizes": [version.environment["world_size"] for version in lineage.versions],
+    }
+
+
+def _on_ranks(world_size: int, command: Sequence[str]) -> list[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world_size}"]
+    return [sys.executable, *(launcher if world_size > 1 else []), *command]
+
+
+def _run(command: Sequence[str]) -> None:
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+
+
+def _kill_in_midst(command: Sequence[str], run_dir: Path) -> None:
+    """Start the command, and kill all of its processes once it has saved a checkpoint."""
+    silent = subprocess.DEVNULL
+    started = subprocess.Popen(command, env=ENVIRONMENT, stdout=silent, stderr=silent)
+    while not list(run_dir.glob("checkpoints/step-*")):
+        if started.poll() is not None:
+            raise SystemExit(f"{' '.join(command)} ended with {started.returncode} before it had saved")
+        time.sleep(0.005)
+    launcher = psutil.Process(started.pid)
+    for process in [*launcher.children(recursive=True), launcher]:
+        process.kill()
+    started.wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="one seed")
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIR", help="track the first seed in MLflow and leave its files in DIR"
+    )
+    options = parser.parse_args()
+    keep = None if options.keep is None else options.keep.absolute()
+    record.save("ten_days", compare(range(1 if options.quick else options.seeds), keep))
+
+
+if __name__ == "__main__":
+    main()
