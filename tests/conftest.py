@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from hypothesis import settings
+from warm_python import open_session
 
 settings.register_profile("drb", derandomize=True, deadline=None, database=None)  # nothing is written to disk
 settings.load_profile("drb")
@@ -25,6 +26,11 @@ LONGEST = (
     "checkpoint/test_resume",
     "exchange/networks/test_two_nodes",
 )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # not in a worker of xdist
+        config.add_cleanup(open_session())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
 import random
 import re
-import runpy
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import weakref
 from collections.abc import Sequence
@@ -21,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ranks import FORKS
+from warm_client import is_warm
+from warm_python import run_as_python, warm_python
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["experiment=digits", "tracking=none", "scenario.num_tasks=1", "training.epochs=1"]
@@ -46,14 +45,14 @@ class Ended:
 class Running:
     """A program in the background, with the environment of a user who has set nothing.
 
-    `python -m drb.…` is forked from a process that has already imported what it imports: 0.3 s instead of 5 s of
-    processor time. So is torchrun, but not the ranks that it starts. Any other command starts an interpreter of its
-    own. What the program prints goes to files, so that it can be read while it runs. A program that still runs when
-    this object goes is killed.
+    `python -m drb.…`, torchrun and scripts are forked from a process that has already imported what they import: 0.3 s
+    instead of 5 s of processor time. So are the ranks that they start, by `warm_python`. Any other command, and code
+    that is not in this checkout, starts an interpreter of its own. What the program prints goes to files, so that it
+    can be read while it runs. A program that still runs when this object goes is killed.
     """
 
     def __init__(self, command: Sequence[str], cwd: Path, **environment: str) -> None:
-        own = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHON": sys.executable}
+        own = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHON": sys.executable, "PYTHON_EXEC": warm_python()}
         environment = {**os.environ, **own, **environment}
         folder = Path(tempfile.mkdtemp(prefix="drb-test-program-"))
         self._files = (folder / "out", folder / "err")
@@ -61,9 +60,8 @@ class Running:
             file.touch()
         self._command = [str(part) for part in command]
         self._started = time.monotonic()
-        python, option, module = (*self._command, "", "")[:3]
-        if (python, option) == (sys.executable, "-m") and module.startswith(("drb.", "torch.")):
-            self._process = _Fork(self._command[2:], cwd, environment, self._files)
+        if self._command[0] == sys.executable and environment["PYTHONPATH"] == str(ROOT) and is_warm(self._command[1:]):
+            self._process = _Fork(self._command[1:], cwd, environment, self._files)
         else:
             self._process = _start(self._command, cwd, environment, self._files)
         weakref.finalize(self, _end, self._process, folder)
@@ -107,10 +105,10 @@ class Running:
 
 
 class _Fork:
-    """`python -m MODULE …` forked from the server of `ranks`; has the methods of Popen that are needed here."""
+    """A process forked from the server of `ranks`; has the methods of Popen that are needed here."""
 
     def __init__(self, command: list[str], cwd: Path, environment: dict[str, str], files: tuple[Path, Path]) -> None:
-        self._process = FORKS.Process(target=_run_module, args=(command, cwd, environment, files), daemon=True)
+        self._process = FORKS.Process(target=_run, args=(command, cwd, environment, files), daemon=True)
         self._process.start()
         self.pid = self._process.pid
         self.kill = self._process.kill
@@ -125,23 +123,9 @@ class _Fork:
         return self._process.exitcode
 
 
-def _run_module(command: list[str], cwd: Path, environment: dict[str, str], files: tuple[Path, Path]) -> None:
-    """What a new interpreter does for `python -m MODULE …`, in a process forked for it."""
-    os.chdir(cwd)
-    os.environ.clear()
-    os.environ.update(environment)
-    for descriptor, path in zip((1, 2), files, strict=True):
-        file = os.open(path, os.O_WRONLY | os.O_APPEND)
-        os.dup2(file, descriptor)
-        os.close(file)
-    sys.path.insert(0, os.getcwd())
-    sys.argv = list(command)
-    sys.modules.pop(command[0], None)  # runpy warns of a main module that was imported before
-    try:
-        runpy.run_module(command[0], run_name="__main__", alter_sys=True)
-    finally:  # multiprocessing leaves these out
-        threading._shutdown()
-        atexit._run_exitfuncs()
+def _run(command: list[str], cwd: Path, environment: dict[str, str], files: tuple[Path, Path]) -> None:
+    outputs = [os.open(path, os.O_WRONLY | os.O_APPEND) for path in files]
+    run_as_python(command, cwd, environment, (os.open(os.devnull, os.O_RDONLY), *outputs))
 
 
 def _start(command: list[str], cwd: Path, environment: dict[str, str], files: tuple[Path, Path]) -> subprocess.Popen:

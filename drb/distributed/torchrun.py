@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         torchrun(list(sys.argv[1:] if arguments is None else arguments))
     except ChildFailedError as error:
         _rank, failure = error.get_first_failure()
-        print(_last_line(failure, error.name), file=sys.stderr, flush=True)
+        print(_last_line(failure), file=sys.stderr, flush=True)
         return failure.exitcode if failure.exitcode > 0 else 1
     except SignalException as error:
         name = signal.Signals(error.sigval).name
@@ -33,10 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _last_line(failure: ProcessFailure, program: str) -> str:
+def _last_line(failure: ProcessFailure) -> str:
     """What the rank that failed first has said, if it has said anything."""
     if failure.exitcode == os.EX_TEMPFAIL:
-        return f"drb: {program} was interrupted and saved; the same command goes on"
+        return "drb: the run was interrupted and saved; the same command goes on"
     content = (failure.error_file_data or {}).get("message", "")
     said = str(content["message"] if isinstance(content, dict) else content).strip().splitlines()
     how = f"ended by {failure.signal_name()}" if failure.exitcode < 0 else f"exited with code {failure.exitcode}"

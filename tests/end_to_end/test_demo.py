@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from programs import start_ranks, visible
+from warm_python import warm_python
 
 from drb.demo import main
 
@@ -39,6 +40,7 @@ def demo(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("demo"))
         patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("PYTHON_EXEC", warm_python())
         patch.setattr(subprocess, "run", run_mostly_forked)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         assert main(["tracking=none", "training.epochs=3"]) == 0

@@ -40,7 +40,7 @@ def test_a_run_that_is_told_to_stop_ends_with_one_line_and_code_75(tmp_path):
     ended = run.wait(60)
     assert ended.code == os.EX_TEMPFAIL, ended
     assert "Traceback" not in ended.err
-    assert ended.err.splitlines()[-1] == "drb: drb.train was interrupted and saved; the same command goes on"
+    assert ended.err.splitlines()[-1] == "drb: the run was interrupted and saved; the same command goes on"
 
 
 def test_the_error_of_the_rank_that_failed_first_is_the_last_line(tmp_path):

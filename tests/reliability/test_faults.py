@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from warm_python import warm_python
 
 from faults.injection import find_place
 from faults.plan import PROCESS_TARGETS, SHORT, TARGETS, draw_faults
@@ -33,7 +34,7 @@ def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     chosen = ",".join(str(test["fault"].number) for test in tests if "fault" in test)
     out = tmp_path_factory.mktemp("faults") / "outcomes.json"
     command = [sys.executable, "-m", "faults", "--short", "--only", chosen, "--jobs", "3", "--out", str(out)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHON_EXEC": warm_python()}
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False)
     assert out.exists(), ended.stderr
     return {case["fault"]["number"]: case for case in json.loads(out.read_text())["cases"]}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from programs import ROOT
+from warm_python import warm_python
 
 _ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED"}
 
@@ -64,7 +65,12 @@ class Cluster:
     folder: Path
 
     def submit(self, file: str, *arguments: str, options: tuple[str, ...] = (), **exported: str) -> Job:
-        exports = {"DRB_PYTHON": sys.executable, "PYTHONPATH": str(ROOT), **exported}
+        # Slurm signals what it started and their children: not torchrun, if that were forked elsewhere
+        pythons = {
+            "DRB_PYTHON": sys.executable if file == "train.sbatch" else warm_python(),
+            "PYTHON_EXEC": warm_python(),
+        }
+        exports = {**pythons, "PYTHONPATH": str(ROOT), **exported}
         command = [
             "sbatch",
             "--parsable",

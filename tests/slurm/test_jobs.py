@@ -13,7 +13,6 @@ import re
 import shutil
 import signal
 import socket
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from typing import Any
 import pytest
 from programs import ROOT, start_ranks
 from slurm.jobs import Cluster, Job, call
+from warm_python import warm_python
 
 TINY = ["experiment=digits", "tracking=none", "scenario.num_tasks=1", "training.epochs=1"]
 RUN = ["experiment=digits", "tracking=none", "scenario.num_tasks=3", "training.epochs=25"]  # seconds per task
@@ -120,7 +120,7 @@ def test_a_scaling_study_reports_on_the_sizes_that_worked(cluster: Cluster):
     """Python is a script that fails on one node."""
     folder = cluster.folder / "scaling"
     python = script(
-        cluster.folder / "two.sh", "[[ $SLURM_JOB_NAME != drb-1-nodes ]] || exit 1", f'exec {sys.executable} "$@"'
+        cluster.folder / "two.sh", "[[ $SLURM_JOB_NAME != drb-1-nodes ]] || exit 1", f'exec {warm_python()} "$@"'
     )
     options = "--ntasks-per-node=1 --gpus-per-node=1 --cpus-per-task=1 --time=5"
     settings = {"FILE": str(ROOT / "slurm/train_srun.sbatch"), "SBATCH_OPTIONS": options, "DRB_RUNS": str(folder)}

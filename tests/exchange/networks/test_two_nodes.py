@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from exchange.networks.link import can_join, joined_nodes
 from programs import TRAIN, Running, start_ranks
+from warm_python import warm_python
 
 RUN = ["experiment=digits", "tracking=none", "scenario.num_tasks=2", "training.epochs=2"]
 RESULTS = ("accuracy_matrix", "acc", "forgetting", "samples", "steps", "world_size")
@@ -32,7 +33,9 @@ def test_ranks_of_two_nodes_share_memory_inside_and_learn_what_collective_learns
     with joined_nodes(delay_s=0.002) as nodes:
         ranks = [
             start(
-                nodes[rank // 2].command(*TRAIN, *RUN, f"hydra.run.dir={tmp_path}/nodes", "start_timeout_s=60"),
+                nodes[rank // 2].command(
+                    warm_python(), *TRAIN[1:], *RUN, f"hydra.run.dir={tmp_path}/nodes", "start_timeout_s=60"
+                ),
                 tmp_path,
                 rank,
                 nodes[0].address,

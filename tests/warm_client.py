@@ -1,0 +1,61 @@
+"""Stands in for Python in the tests: has a process that is already warm run a module or a script, and ends as it does.
+
+Started as `warm_client.py SOCKET ROOT [-u] (-m MODULE | SCRIPT) ARGUMENTS…` by the script that `warm_python` writes.
+What it is told to do otherwise (`-c`, `-W`, modules of others, another PYTHONPATH) a cold interpreter does.
+"""
+
+import array
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+
+_FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+_COLD = ("PYTHONWARNINGS", "PYTHONOPTIMIZE", "PYTHONHASHSEED", "PYTHONIOENCODING", "PYTHONUTF8", "PYTHONSAFEPATH")
+
+
+def main() -> None:
+    address, root, *command = sys.argv[1:]
+    is_of_checkout = os.environ.get("PYTHONPATH", "").split(os.pathsep)[0] == root
+    if not (is_of_checkout and is_warm(command)) or any(name in os.environ for name in _COLD):
+        os.execv(sys.executable, [sys.executable, *command])
+    with socket.socket(socket.AF_UNIX) as server:
+        server.connect(address)
+        wanted = {"command": command, "cwd": os.getcwd(), "environment": dict(os.environ), "parent": os.getppid()}
+        wanted["umask"] = os.umask(0)
+        wanted["ignored"] = [number for number in _FORWARDED if signal.getsignal(number) is signal.SIG_IGN]
+        body = json.dumps(wanted).encode()
+        namespaces = [os.open(f"/proc/self/ns/{name}", os.O_RDONLY) for name in ("uts", "net")]
+        descriptors = array.array("i", [0, 1, 2, *namespaces]).tobytes()
+        server.sendmsg([len(body).to_bytes(8, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
+        server.sendall(body)
+        answers = server.makefile("r")
+        pid = int(answers.readline())
+
+        def forward(number: int, _frame: object) -> None:
+            os.kill(pid, number)
+
+        for number in _FORWARDED:  # those that are ignored here as well: the rank may listen to them
+            signal.signal(number, forward)
+        status = int(answers.readline() or -signal.SIGKILL)
+    if status < 0:  # a signal ended it
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if -status not in (signal.SIGKILL, signal.SIGSTOP):
+            signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    os._exit(status)
+
+
+def is_warm(command: list[str]) -> bool:
+    """Whether a process that has imported what `preload` names can run this, as far as the arguments tell."""
+    if command[:1] == ["-u"]:
+        command = command[1:]
+    if command[:1] == ["-m"]:
+        return command[1].split(".")[0] in ("drb", "faults", "torch")
+    return bool(command) and command[0].endswith(".py")
+
+
+if __name__ == "__main__":
+    main()
