@@ -122,8 +122,10 @@ class _Server:
         client.close()
 
     def _end(self) -> NoReturn:
+        """The session is over."""
         for pid in self._clients:
             os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(Path(self._listener.getsockname()).parent, ignore_errors=True)
         sys.exit()
 
 
