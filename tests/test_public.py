@@ -12,7 +12,7 @@ SETTINGS = (
     "batch_size num_samples data device verbose"
 )
 MEMBERS = (
-    "attach close counts describe duplicate_share edit extend forget forget_observers load_state_dict resharded "
+    "ages attach close counts describe duplicate_share edit extend forget forget_observers load_state_dict resharded "
     "sample_ids settings state_dict stats step stopped"
 )
 

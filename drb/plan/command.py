@@ -15,6 +15,8 @@ import torch
 from drb.distributed.agreement import check_same_settings
 from drb.distributed.failure import PeerError
 from drb.distributed.world import detect_world, open_world
+from drb.plan.fabric import Fabric, measure_fabric, slow_links
+from drb.plan.fabric_report import describe_fabric
 from drb.plan.measure import Measurement, measure
 from drb.plan.report import describe
 from drb.program.config import check_config, compose_config
@@ -26,14 +28,18 @@ drb plan: whether rehearsal is overlapped with training, what it costs, and what
 
     torchrun --nproc-per-node=N -m drb.plan [key=value ...]     measure on these ranks (also mpirun, srun)
     drb plan [key=value ...]                                    measure on one rank
+    torchrun --nproc-per-node=N -m drb.plan --fabric            check the links between these ranks; exit code 1 if one
+                                                                is slow
 
 Settings are those of `drb train`. Steps of the configured network are timed on noise shaped like the data, with
 rehearsal and without, in turn.
 
     --seconds S        of measuring (20)
     --json FILE        write what was measured
+    --fabric           messages between all ranks, and the collectives that drb uses, instead of steps
 """
 _GRACE_S = 5.0
+_MESSAGE_S = 30.0  # how long a message of --fabric may take
 
 
 class _Parser(argparse.ArgumentParser):
@@ -49,21 +55,31 @@ def main(arguments: Sequence[str]) -> int:
     rank = 0
     try:
         rank = detect_world("cpu", may_be_alone=True).rank
-        seconds, file, settings = _parse(arguments)
-        found = _measure(seconds, settings)
+        options, settings = _parse(arguments)
+        found, text, code = _check_fabric(settings) if options.fabric else _time_steps(options.seconds, settings)
         if rank == 0:
-            print(describe(found), flush=True)
-            if file is not None:
-                write_atomically(file, dataclasses.asdict(found))
+            print(text, flush=True)
+            if options.json is not None:
+                write_atomically(options.json, dataclasses.asdict(found))
+        return code
     except (ValueError, PeerError, OSError) as error:
         if rank:
             time.sleep(_GRACE_S)  # rank 0 says the same
         print(f"drb: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         return 1
-    return 0
 
 
-def _measure(seconds: float, settings: Sequence[str]) -> Measurement:
+def _check_fabric(settings: Sequence[str]) -> tuple[Fabric, str, int]:
+    """What was measured, that in words, and the exit code."""
+    config, _ = compose_config(settings, "plan")
+    world = detect_world(config.device, may_be_alone=True)
+    with open_world(world, config.timeout_s, config.start_timeout_s):
+        check_same_settings({"settings": list(settings)}, world)
+        found = measure_fabric(world, min(config.timeout_s, _MESSAGE_S))
+    return found, describe_fabric(found), 1 if slow_links(found) else 0
+
+
+def _time_steps(seconds: float, settings: Sequence[str]) -> tuple[Measurement, str, int]:
     config, _ = compose_config(settings, "plan")
     _require_shape(settings)
     world = detect_world(config.device, may_be_alone=True)
@@ -72,7 +88,8 @@ def _measure(seconds: float, settings: Sequence[str]) -> Measurement:
         torch.set_num_threads(config.threads)
     with open_world(world, config.timeout_s, config.start_timeout_s):
         check_same_settings({"settings": list(settings), "seconds": seconds}, world)
-        return measure(config, dataset_of(config, None), world, seconds)
+        found = measure(config, dataset_of(config, None), world, seconds)
+    return found, describe(found), 0
 
 
 def _require_shape(settings: Sequence[str]) -> None:
@@ -87,15 +104,16 @@ def _require_shape(settings: Sequence[str]) -> None:
         )
 
 
-def _parse(arguments: Sequence[str]) -> tuple[float, Path | None, list[str]]:
-    """The seconds, the file to write and the settings; raises ValueError with one sentence."""
+def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The options and the settings; raises ValueError with one sentence."""
     parser = _Parser(prog="drb plan", add_help=False, allow_abbrev=False)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--fabric", action="store_true")
     given, settings = parser.parse_known_args(list(arguments))
     for setting in settings:
         if setting.startswith("-") or "=" not in setting:
             raise ValueError(f"{setting} is neither an option nor key=value; see drb plan --help")
     if not given.seconds > 0:
         raise ValueError(f"--seconds must be above 0, got {given.seconds:g}")
-    return given.seconds, given.json, settings
+    return given, settings

@@ -37,6 +37,7 @@ from drb.program.config import TrainConfig, to_yaml
 from drb.program.config.resume import require_same_config
 from drb.program.config.variants import build_variant
 from drb.program.console import open_console, warn_of_threads
+from drb.program.energy import EnergyMeter
 from drb.program.ledger import write_ledger
 from drb.program.outputs import outputs_of
 from drb.program.profiling import Profiler
@@ -124,12 +125,15 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
             if rehearsal is not None and checkpointer is not None:
                 rehearsal.forget_observers.append(CheckpointPurge(checkpointer))
             stage.where = lambda: trainer.whereabouts
-            with stage.naming_failures():  # announced before the rehearsal and the tracker take their time to close
+            before = trainer.progress.rows
+            # failures are announced before the rehearsal and the tracker take their time to close
+            with EnergyMeter(world, None if console is None else console.say) as meter, stage.naming_failures():
                 trainer.run()
+            energy = meter.total(trainer.progress.rows - before)
             stats = None if rehearsal is None else rehearsal.stats()
         if world.is_main:
             costs = None if checkpointer is None else dataclasses.asdict(checkpointer.tally)
-            summary = summarise(config, trainer, stats, costs, dataset.identity.fingerprint, world, arguments)
+            summary = summarise(config, trainer, stats, costs, energy, dataset.identity.fingerprint, world, arguments)
             assert console is not None
             files = save_trained_network(run_dir, config, dataset, trainer.evaluated_network, console.say)
             write_summary(run_dir / "summary.json", summary)

@@ -43,6 +43,7 @@ def summarise(
     trainer: Trainer,
     rehearsal_stats: Mapping[str, Any] | None,
     checkpoints: Mapping[str, Any] | None,
+    energy: Mapping[str, Any] | None,
     data: str,
     world: World,
     arguments: Sequence[str],
@@ -52,9 +53,11 @@ def summarise(
     breakdown: rank 0's seconds by part of a step, see docs/breakdown.md.
     data: where the samples are from, and a hash of what tells them from others.
     train_seconds and train_cpu_seconds (of this process) are those of the training loop: no loading, no evaluation.
+    during_seconds: of training, at the evaluations in the midst of tasks.
     cost: rows that went forward and backward, and forward only, per rank (the mean over the ranks); method_bytes are
     those of what the method keeps beside the network and the exemplars' data: importances, averages, stored outputs.
     checkpoints: how many, what was written, and how long rank 0's training waited, also before the run was resumed.
+    energy: joules that the run took where the node has counters, see `drb.program.energy`; null where it has none.
     samples_per_second counts the stream's samples on all ranks, without exemplars; nonfinite_steps those of steps
     with a NaN or infinite loss or gradient.
     """
@@ -68,6 +71,7 @@ def summarise(
         "strategy": config.strategy.name,
         **trainer.scores.summary(),
         "history": progress.history,
+        **({"during_seconds": progress.during_seconds} if progress.during_seconds else {}),
         "train_seconds": seconds,
         "train_cpu_seconds": progress.clock.cpu_seconds,
         "breakdown": progress.breakdown.summary(progress.steps),
@@ -81,6 +85,7 @@ def summarise(
         "seed": config.seed,
         "rehearsal": rehearsal,
         "checkpoints": checkpoints,
+        "energy": energy,
         "data": data,
         "config": dataclasses.asdict(config),
         "command": ["drb.train", *arguments],

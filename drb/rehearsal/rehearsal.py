@@ -49,15 +49,13 @@ class Rehearsal(Lifetime):
         exemplars: drawn per rank and round (r); every rank gets exactly min(r, union). "auto" or "auto:64": the largest
             r up to 64 (or the minibatch's rows) whose rounds stay hidden, measured in the first steps.
         seed: of admission and draws; the same on all ranks.
-        spec: the record's schema, {name: Field | (dtype, shape)}; by default that of the first minibatch. Needed
-            for late fields.
+        spec: the schema, {name: Field | (dtype, shape)}; by default the first minibatch's. Needed for late fields.
         capacity_scope: `rank`, or `total`: capacity is split over the ranks, the remainder to the low ones.
         candidates: samples per minibatch that are considered for admission; only for random_replacement.
         admission: reservoir, class_balanced, mean_matching, random_replacement or fifo; or one of your own, as a
             dotted path, a class or an object (docs/extending.md), as may be proportions and exchange.
         max_age: exemplars expire when they are older: steps (1000) or a time ("12h", "30d"); None: never.
-        refill: what may take slots that `forget` and max_age freed. none: what would have been stored anyhow, so
-            draws stay unbiased; recent: whatever is offered next.
+        refill: what takes slots that were freed. none: what would be stored anyhow (unbiased); recent: what comes next.
         proportions: uniform, stream or balanced; see `drb.sampling.proportions`.
         exchange: auto, loopback, collective, shared, hierarchical, rma (one-sided MPI) or nccl (GPU to GPU).
         storage: where the buffer lies: host, device (the GPU's memory; docs/gpu.md) or auto.
@@ -160,8 +158,8 @@ class Rehearsal(Lifetime):
     def step(self, minibatch: Minibatch) -> Exemplars | None:
         """Offer a minibatch and get this step's exemplars by themselves.
 
-        The result is None until exemplars exist and, with uneven="stop", once a rank has ended (see `stopped`). Its
-        memory is overwritten in the next call.
+        The result is None until exemplars exist and, with uneven="stop", after a rank's end. It is overwritten by the
+        next call.
         """
         if not self._in_step.acquire(blocking=False):
             raise ValueError(TWO_THREADS)
@@ -207,6 +205,10 @@ class Rehearsal(Lifetime):
     def sample_ids(self) -> Int64Array:
         """Ids of the samples in this rank's buffer, the last minibatch's included: int64 [n], a copy."""
         return (self._running or self._unstarted).sample_ids()
+
+    def ages(self) -> Int64Array:
+        """How many minibatches ago each exemplar in this rank's buffer was stored: int64 [n], 0 with the last one."""
+        return (self._running or self._unstarted).ages()
 
     def duplicate_share(self) -> float:
         """The share of the union's exemplars that are stored more than once. Collective.
@@ -259,9 +261,7 @@ class Rehearsal(Lifetime):
         """Everything that the next steps depend on, as arrays, numbers and strings. Waits for the rounds in flight.
 
         `torch.load(…, weights_only=True)`, torch's default, reads what `torch.save` has made of it.
-
         It is collective with exchange=nccl, whose rows are launched for it.
-
         lazy: the buffer's rows are not copied but read when they are asked for (`drb.buffer.snapshot.LazyRows`), by
         another thread while this one goes on. There is at most one such state at a time; close its rows.
         """

@@ -57,6 +57,11 @@ class Running:
         """Ids of the samples in this rank's buffer: int64 [n], a copy."""
         return self._settled_buffer().sample_ids()
 
+    def ages(self) -> Int64Array:
+        """Minibatches since each exemplar in this rank's buffer was stored: int64 [n]."""
+        columns = self._settled_buffer().columns
+        return self.steps.last - columns.admitted_round[: columns.size]
+
     def drain(self) -> None:
         """Wait for the rounds in flight and keep what they fetched for the next steps."""
         self.steps.settle()

@@ -36,6 +36,7 @@ def statistics(
     checked, distinct = stored_and_distinct or (0, earlier.get("distinct_total"))
     stats: dict[str, Any] = {
         "rounds": times.rounds,
+        "minibatches": steps.last + 1,
         "exemplars": parts.auto.chosen if parts.auto else exemplars,
         "depth": parts.depth,
         "interval": parts.interval,

@@ -79,6 +79,10 @@ class Unstarted:
         """Ids of the loaded exemplars: int64 [n]."""
         return self.column("sample_id")
 
+    def ages(self) -> Int64Array:
+        """Minibatches since each loaded exemplar was stored: int64 [n]."""
+        return int((self.saved or {"round": 0})["round"]) - self.column("admitted_round")
+
     # -- erasure
 
     def forget(self, sample_ids: SampleIds | None, where: Where | None) -> Forgotten:

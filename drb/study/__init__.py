@@ -8,6 +8,7 @@ study's folder, so a study that was stopped goes on where it was: a run that has
     launch      starts runs here, by torchrun or mpirun
     tracked     the study's own run in MLflow, below which its runs are nested
     statistics  mean, standard deviation and n over the seeds of a point
-    table, plots, page    what a study ends with
+    quality     how long a run trains until it is as good as the study's target
+    table, plots, page, sheet    what a study ends with; drawing and scaling_plot are parts of plots
     command     `drb study`
 """

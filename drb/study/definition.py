@@ -9,6 +9,7 @@ A study's file has these keys:
               point is a point of its own (optional)
     ranks     how many ranks a run has: a number, or several for a scaling study (default 2)
     seeds     a list of numbers (default [0])
+    target    a score: the page then has the training time that each point takes to reach it (optional)
 
 Its first line, a comment, is the question that the study asks.
 """
@@ -27,7 +28,7 @@ from drb.options import one_of_phrase
 from drb.program.config import TrainConfig, check_config, compose_config
 from drb.program.config.studies import question_of, read_study, study_files
 
-_KEYS = ("title", "settings", "points", "vary", "ranks", "seeds")
+_KEYS = ("title", "settings", "points", "vary", "ranks", "seeds", "target")
 _SET_BY_DRB = {
     "seed": "the key seeds of the study, or --seeds, says which seeds there are",
     "name": "each run is named after its point and seed",
@@ -44,6 +45,7 @@ class Point:
     ranks:    how many ranks a run has.
     values:   what `vary` gives the point, by the setting's name.
     label:    the name with what tells the point from others of that name, for example 'rehearsal · capacity=100'.
+    target:   the score whose training time counts; see `drb.study.quality`.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Point:
     ranks: int
     values: Mapping[str, Any] = field(default_factory=dict)
     label: str = ""
+    target: float | None = None
 
     @property
     def folder(self) -> str:
@@ -136,7 +139,8 @@ def load_study(name: str, extra: Sequence[str] = ()) -> Study:
     _require_free(str(path), own, dict.fromkeys(vary, "vary sets it for every point"))
     compared = dict.fromkeys([*map(_key, own), *vary], f"the study {path.stem} compares runs by it")
     _require_free("the command line", extra, {**_SET_BY_DRB, **compared})
-    found = tuple(_points(common, points, vary, world_sizes, extra))
+    target = _target(path, content.get("target"))
+    found = tuple(replace(point, target=target) for point in _points(common, points, vary, world_sizes, extra))
     _require_different(path, found)
     return Study(path.stem, str(content.get("title", path.stem)), question_of(path), found, tuple(seeds))
 
@@ -201,6 +205,12 @@ def _require_different(path: Path, points: Sequence[Point]) -> None:
 def _text(value: Any) -> str:
     """A value as it is written on the command line of drb train."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _target(path: Path, value: Any) -> float | None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+        raise ValueError(f"{path}: target must be a number, such as 0.7 for an accuracy of 70 %, got {value!r}")
+    return None if value is None else float(value)
 
 
 def _numbers(path: Path, key: str, values: Any, least: int) -> list[int]:

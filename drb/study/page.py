@@ -14,6 +14,7 @@ from drb.program.summary import write_atomically
 from drb.study.definition import Study
 from drb.study.plots import save_study_plots
 from drb.study.results import Result, mixture, origins
+from drb.study.sheet import write_sheet
 from drb.study.statistics import PointResults, by_point
 from drb.study.table import as_csv, markdown, rows
 
@@ -32,13 +33,14 @@ pre { background: #f6f6f6; padding: 0.8em; overflow-x: auto; }
 
 
 def write_page(study: Study, results: Sequence[Result], folder: Path) -> list[Path]:
-    """Write the page, its PNG files and its table into the folder; returns all files, the page first."""
+    """Write the page, its PNG files, its table and, of a scaling study, a PDF; returns all files, the page first."""
     points = by_point(results)
     plots = save_study_plots(points, folder)
     write_atomically(folder / TABLE, markdown(points))
     write_atomically(folder / NUMBERS, as_csv(points))
     write_atomically(folder / PAGE, _html(study, points, results, plots))
-    return [folder / PAGE, folder / TABLE, folder / NUMBERS, *plots]
+    sheet = write_sheet(study, points, results, folder)
+    return [folder / PAGE, folder / TABLE, folder / NUMBERS, *plots, *([sheet] if sheet else [])]
 
 
 def _html(study: Study, points: Sequence[PointResults], results: Sequence[Result], plots: Sequence[Path]) -> str:
@@ -51,7 +53,8 @@ def _html(study: Study, points: Sequence[PointResults], results: Sequence[Result
         "<h2>Results</h2>",
         _table(rows(points)),
         f'<p class="note">Mean ± standard deviation over {_seeds(study)}; accuracy is the mean over all tasks at the '
-        "end. Training time has no loading and no evaluation in it. samples/s: of the stream, all ranks together.</p>",
+        "end. Training time has no loading and no evaluation in it. samples/s: of the stream, all ranks together."
+        f"{_target(study)}</p>",
         *(_figure(plot) for plot in plots),
         "<h2>Commands</h2>",
         '<p class="note">Each number above is the mean of the runs of its point; a line below repeats one.</p>',
@@ -75,6 +78,17 @@ def _warnings(results: Sequence[Result]) -> Iterator[str]:
         yield '<p class="failed">Failed, and not in any number below:</p><ul class="failed">'
         yield from (f"<li>{escape(result.run.name)}: {escape(result.error)}</li>" for result in failed)
         yield "</ul>"
+
+
+def _target(study: Study) -> str:
+    """What the target means, if the study has one."""
+    target = study.points[0].target
+    if target is None:
+        return ""
+    return (
+        f" Seconds to target: of training, until the mean score over all tasks has reached {target:g} in the last "
+        "task; in brackets how many runs have, unless all."
+    )
 
 
 def _seeds(study: Study) -> str:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from drb.runs.report import Summary
-from drb.runs.report.metric import is_fraction, metric_of
 from drb.runs.report.plots import STYLE, accuracy_matrices, save
+from drb.study.drawing import MOST_LINES, colours, error_of, finished, legend_below, metric_label, new_figure
+from drb.study.scaling_plot import scaling
 from drb.study.statistics import PointResults, Statistic, statistic
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#8C564B", "#000000")
-_MOST_LINES = 9  # of different colours
 
 
 def save_study_plots(points: Sequence[PointResults], folder: Path) -> list[Path]:
@@ -39,7 +35,8 @@ def save_study_plots(points: Sequence[PointResults], folder: Path) -> list[Path]
         figures |= {
             "accuracy_runtime": accuracy_against_runtime(points),
             "accuracy_tasks": accuracy_after_each_task(points),
-            "accuracy_matrix": accuracy_matrices(means) if len(means) <= _MOST_LINES else None,
+            "accuracy_matrix": accuracy_matrices(means) if len(means) <= MOST_LINES else None,
+            "stored_when": stored_when(points),
             "breakdown": breakdown(means),
         }
         return [save(figure, folder / f"{name}.png") for name, figure in figures.items() if figure is not None]
@@ -47,16 +44,16 @@ def save_study_plots(points: Sequence[PointResults], folder: Path) -> list[Path]
 
 def accuracy_against_runtime(points: Sequence[PointResults]) -> Figure:
     """The score over all tasks at the end against training seconds: one marker per point, bars of one deviation."""
-    figure, axes = _figure()
-    for point, colour in zip(points, _colours(points), strict=True):
+    figure, axes = new_figure()
+    for point, colour in zip(points, colours(len(points)), strict=True):
         score, seconds = point.statistic("acc"), point.statistic("train_seconds")
         if score is not None and seconds is not None:
-            x, y, dx, dy = seconds.mean, score.mean, _error(seconds), _error(score)
+            x, y, dx, dy = seconds.mean, score.mean, error_of(seconds), error_of(score)
             axes.errorbar(x, y, xerr=dx, yerr=dy, fmt="o", color=colour, capsize=3, label=point.point.label)
-    axes.set(xlabel="training time (s)", ylabel=f"mean {_metric(points)} at the end")
+    axes.set(xlabel="training time (s)", ylabel=f"mean {metric_label(points)} at the end")
     axes.set_xlim(left=0)
     axes.set_title("Accuracy against runtime", loc="left")
-    return _finished(figure, axes, points)
+    return finished(figure, axes, points)
 
 
 def accuracy_after_each_task(points: Sequence[PointResults]) -> Figure | None:
@@ -65,21 +62,21 @@ def accuracy_after_each_task(points: Sequence[PointResults]) -> Figure | None:
 
     if max(len(point.summaries[0]["history"]) for point in points) < 2:
         return None
-    figure, axes = _figure()
-    for point, colour in zip(points, _colours(points), strict=True):
+    figure, axes = new_figure()
+    for point, colour in zip(points, colours(len(points)), strict=True):
         histories = [summary["history"] for summary in point.summaries]
         entries = list(zip(*histories, strict=False))
         found = [statistic(entry["acc"] for entry in seeds) for seeds in entries]
         line = [(seeds[0]["task"], each) for seeds, each in zip(entries, found, strict=True) if each is not None]
         tasks, means = [task for task, _ in line], [each.mean for _, each in line]
-        low = [each.mean - _error(each) for _, each in line]
-        high = [each.mean + _error(each) for _, each in line]
+        low = [each.mean - error_of(each) for _, each in line]
+        high = [each.mean + error_of(each) for _, each in line]
         axes.plot(tasks, means, color=colour, marker="o", markersize=5, label=point.point.label)
         axes.fill_between(tasks, low, high, color=colour, alpha=0.18, linewidth=0)
-    axes.set(xlabel="after task", ylabel=f"mean {_metric(points)} on the tasks so far")
+    axes.set(xlabel="after task", ylabel=f"mean {metric_label(points)} on the tasks so far")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_title("Accuracy after each task (band: one standard deviation)", loc="left")
-    return _finished(figure, axes, points)
+    return finished(figure, axes, points)
 
 
 def curve(points: Sequence[PointResults], key: str) -> Figure | None:
@@ -87,7 +84,7 @@ def curve(points: Sequence[PointResults], key: str) -> Figure | None:
     values = [point.point.values.get(key) for point in points]
     if any(isinstance(value, bool) or not isinstance(value, (int, float)) for value in values):
         return None
-    figure, axes = _figure()
+    figure, axes = new_figure()
     lines: dict[str, list[tuple[float, Statistic]]] = {}
     for point in points:
         score = point.statistic("acc")
@@ -95,101 +92,48 @@ def curve(points: Sequence[PointResults], key: str) -> Figure | None:
             others = [f"{name.rpartition('.')[2]}={v}" for name, v in point.point.values.items() if name != key]
             label = " · ".join([point.point.name, *others])
             lines.setdefault(label, []).append((float(point.point.values[key]), score))
-    for (label, line), colour in zip(lines.items(), _cycled(len(lines)), strict=True):
+    for (label, line), colour in zip(lines.items(), colours(len(lines)), strict=True):
         x, scores = [value for value, _ in line], [score for _, score in line]
-        bars = [_error(score) for score in scores]
+        bars = [error_of(score) for score in scores]
         axes.errorbar(x, [s.mean for s in scores], yerr=bars, color=colour, marker="o", capsize=3, label=label)
     numbers = sorted({float(cast(float, value)) for value in values})
     if numbers[0] > 0 and numbers[-1] / numbers[0] >= 8:
         axes.set_xscale("log")
     axes.set_xticks(numbers, [f"{value:g}" for value in numbers])
     axes.minorticks_off()
-    axes.set(xlabel=key, ylabel=f"mean {_metric(points)} at the end")
-    axes.set_title(f"{_metric(points).capitalize()} against {key} (bars: one standard deviation)", loc="left")
-    return _finished(figure, axes, points, many=len(lines) > 1)
+    axes.set(xlabel=key, ylabel=f"mean {metric_label(points)} at the end")
+    axes.set_title(f"{metric_label(points).capitalize()} against {key} (bars: one standard deviation)", loc="left")
+    return finished(figure, axes, points, many=len(lines) > 1)
 
 
-def scaling(points: Sequence[PointResults]) -> Figure:
-    """Throughput beside the ideal, and efficiency: throughput per rank against that on the fewest ranks."""
-    from matplotlib.figure import Figure
+def stored_when(points: Sequence[PointResults]) -> Figure | None:
+    """When the exemplars of the last buffers were stored, over the stream; a band of one deviation. None if unknown."""
     from matplotlib.ticker import PercentFormatter
 
-    figure = Figure(figsize=(9.6, 4.2))
-    speed, efficiency = figure.subplots(1, 2)
-    groups: dict[str, list[tuple[int, Statistic]]] = {}
-    for point in points:
-        found = point.statistic("samples_per_second")
-        if found is not None:
-            groups.setdefault(point.point.label.rpartition(" · W=")[0], []).append((point.point.ranks, found))
-    for (label, line), colour in zip(groups.items(), _cycled(len(groups)), strict=True):
-        line.sort(key=lambda entry: entry[0])
-        ranks, means = [count for count, _ in line], [found.mean for _, found in line]
-        per_rank = means[0] / ranks[0]
-        speed.errorbar(ranks, means, [_error(f) for _, f in line], color=colour, marker="o", capsize=3, label=label)
-        speed.plot(ranks, [per_rank * count for count in ranks], color=colour, linestyle=":", linewidth=1)
-        shares = [mean / count / per_rank for count, mean in zip(ranks, means, strict=True)]
-        efficiency.plot(ranks, shares, color=colour, marker="o", label=label)
-        for count, share in zip(ranks[1:], shares[1:], strict=True):
-            efficiency.annotate(
-                f"{share:.0%}", (count, share), (0, 7), textcoords="offset points", ha="center", fontsize=9
-            )
-    counts = sorted({point.point.ranks for point in points})
-    for axes in (speed, efficiency):
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(counts, [str(count) for count in counts])
-        axes.set_xlabel("ranks")
-        axes.grid(True)
-    speed.set_yscale("log", base=2)
-    speed.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    speed.set_ylabel("samples per second, all ranks")
-    speed.set_title("Throughput (dotted: ideal)", loc="left")
-    efficiency.set_ylim(0, 1.15 * max(1.0, efficiency.get_ylim()[1]))
-    efficiency.axhline(1.0, color="#7F7F7F", linestyle=":", linewidth=1)
-    efficiency.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
-    efficiency.set_title("Parallel efficiency", loc="left")
-    speed.legend()
-    return figure
-
-
-def _figure() -> tuple[Figure, Axes]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.6, 4.4))
-    return figure, figure.add_subplot()
-
-
-def _finished(figure: Figure, axes: Axes, points: Sequence[PointResults], *, many: bool = True) -> Figure:
-    from matplotlib.ticker import PercentFormatter
-
+    counted = [point for point in points if all(_stored_when(summary) for summary in point.summaries)]
+    if not counted:
+        return None
+    figure, axes = new_figure()
+    for point, colour in zip(counted, colours(len(counted)), strict=True):
+        shares = [[count / sum(counts) for count in counts] for counts in map(_stored_when, point.summaries)]
+        found = [cast(Statistic, statistic(part)) for part in zip(*shares, strict=True)]
+        middles = [(part + 0.5) / len(found) for part in range(len(found))]
+        low, high = [s.mean - error_of(s) for s in found], [s.mean + error_of(s) for s in found]
+        axes.plot(middles, [s.mean for s in found], color=colour, marker="o", markersize=4, label=point.point.label)
+        axes.fill_between(middles, low, high, color=colour, alpha=0.18, linewidth=0)
+    axes.axhline(1 / len(found), color="#7F7F7F", linestyle=":", linewidth=1)
+    axes.set(xlabel="stored after this share of the stream", ylabel="share of the buffers at the end")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(bottom=0)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
     axes.grid(True)
-    if all(is_fraction(summary) for summary in _first_summaries(points)):
-        axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
-    if many:
-        figure.legend(loc="outside lower center", ncols=3, fontsize=9, columnspacing=1.4, handlelength=1.6)
+    axes.set_title("Age of what is stored (dotted: even over the stream)", loc="left")
+    legend_below(figure)
     return figure
 
 
-def _first_summaries(points: Sequence[PointResults]) -> list[Summary]:
-    return [point.summaries[0] for point in points]
-
-
-def _metric(points: Sequence[PointResults]) -> str:
-    return ", ".join(dict.fromkeys(metric_of(summary) for summary in _first_summaries(points)))
-
-
-def _colours(points: Sequence[PointResults]) -> list[str]:
-    """Colours that tell apart, or dark to light along a study of many points."""
-    return _cycled(len(points))
-
-
-def _cycled(count: int) -> list[str]:
-    if count <= _MOST_LINES:
-        return list(_COLOURS[:count])
-    from matplotlib import colormaps
-    from matplotlib.colors import to_hex
-
-    return [to_hex(colormaps["viridis"](index / (count - 1))) for index in range(count)]
-
-
-def _error(found: Statistic) -> float:
-    return 0.0 if math.isnan(found.std) else found.std
+def _stored_when(summary: Summary) -> list[int]:
+    """Exemplars at the end by when they were stored; empty if there are none, or the summary does not tell."""
+    counts: list[int] = summary["history"][-1].get("stored_when") or []
+    return counts if any(counts) else []

@@ -11,6 +11,7 @@ from typing import Any
 from drb.runs.report import Summary
 from drb.runs.report.metric import matrix_of, metric_of
 from drb.study.definition import Point
+from drb.study.quality import seconds_to
 from drb.study.results import Result
 
 
@@ -32,7 +33,12 @@ class PointResults:
 
     @property
     def summaries(self) -> list[Summary]:
-        return [result.summary for result in self.results if result.summary is not None]
+        """Those of the runs that are done, with `seconds_to_target` where the study has a target."""
+        return [
+            {**result.summary, "seconds_to_target": seconds_to(self.point.target, result.summary)}
+            for result in self.results
+            if result.summary is not None
+        ]
 
     def statistic(self, key: str) -> Statistic | None:
         """The statistic of a number in the summaries; None if no run has it.

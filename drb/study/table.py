@@ -35,6 +35,7 @@ def columns(points: Sequence[PointResults]) -> list[Column]:
         Column(f"forgetting{unit}", "forgetting", factor, digits),
         Column("training (s)", "train_seconds"),
         Column("samples/s", "samples_per_second", digits=0),
+        Column("seconds to target", "seconds_to_target"),
         Column("rows trained per rank", "cost.rows_trained", digits=0),
         Column("energy per sample (J)", "energy.joules_per_sample", digits=4),
     ]
@@ -82,7 +83,9 @@ def _facts(point: PointResults) -> list[str]:
 
 
 def _cell(point: PointResults, column: Column) -> str:
-    return number(point.statistic(column.key), column.factor, column.digits)
+    found = point.statistic(column.key)
+    text, runs = number(found, column.factor, column.digits), len(point.summaries)
+    return text if found is None or found.n == runs else f"{text} ({found.n} of {runs} runs)"
 
 
 def _numbers(found: Statistic | None) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from drb.program.config import compose_config
 from drb.program.summary import write_atomically
 from drb.study.definition import Study
+from drb.study.scaling_plot import by_ranks, efficiencies
 from drb.study.statistics import PointResults
 from drb.tracking import UnknownRunError
 from drb.tracking.study import StudyRun, open_study_run
@@ -53,17 +54,18 @@ def publish(run: StudyRun, points: Sequence[PointResults], files: Sequence[Path]
 
 
 def _scaling_curves(points: Sequence[PointResults]) -> dict[str, dict[int, dict[str, float]]]:
-    """Throughput and efficiency by the number of ranks, for the points that differ in that alone."""
+    """Throughput, efficiency and time to the target by ranks, for the points that differ in their ranks alone."""
     curves: dict[str, dict[int, dict[str, float]]] = {}
-    for point in sorted(points, key=lambda each: each.point.ranks):
-        name, is_scaled, _ = point.point.label.rpartition(" · W=")
-        speed = point.statistic("samples_per_second")
-        if is_scaled and speed is not None:
-            curve = curves.setdefault(name, {})
-            curve[point.point.ranks] = {"scaling/samples_per_second": speed.mean}
-            fewest = min(curve)
-            share = speed.mean / point.point.ranks / (curve[fewest]["scaling/samples_per_second"] / fewest)
-            curve[point.point.ranks]["scaling/efficiency"] = share
+    scaled = [point for point in points if " · W=" in point.point.label]
+    for name, line in by_ranks(scaled, "samples_per_second").items():
+        shares = efficiencies(line)
+        curves[name] = {
+            ranks: {"scaling/samples_per_second": speed.mean, "scaling/efficiency": shares[ranks]}
+            for ranks, speed in line.items()
+        }
+    for name, line in by_ranks(scaled, "seconds_to_target").items():
+        for ranks, seconds in line.items():
+            curves[name][ranks]["scaling/seconds_to_target"] = seconds.mean
     return curves
 
 

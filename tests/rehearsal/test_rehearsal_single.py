@@ -56,6 +56,20 @@ def test_step_tells_all_about_the_exemplars(asynchronous):
             assert exemplars.handle.slot.tolist() == [i % 30 for i in exemplars.sample_id.tolist()]  # a ring
 
 
+def test_ages_tell_how_many_minibatches_ago_each_exemplar_was_stored_also_after_a_resume():
+    with open_rehearsal() as rehearsal:
+        extend_all(rehearsal, np.arange(96).reshape(12, 8))
+        assert rehearsal.ages().tolist() == (11 - rehearsal.sample_ids() // 8).tolist()
+        assert len(set(rehearsal.ages())) > 6
+        state, ages = rehearsal.state_dict(), rehearsal.ages()
+    with open_rehearsal() as again:
+        again.load_state_dict(state)
+        assert again.stats()["minibatches"] == 12
+        assert again.ages().tolist() == ages.tolist()
+        extend_all(again, np.arange(96, 104)[None])
+        assert again.ages().tolist() == (12 - again.sample_ids() // 8).tolist()
+
+
 def test_every_stored_exemplar_is_rehearsed_equally_often():
     steps, r = 3000, 7
     minibatch = minibatch_of(range(40))

@@ -18,6 +18,7 @@ title: Made up
 settings: [experiment=digits]
 ranks: [1, 2]
 seeds: [0, 1, 2]
+target: 0.21
 points:
   rehearsal: [strategy=er]
   broken: [strategy=finetune]
@@ -38,7 +39,12 @@ def summary_of(run: StudyRun) -> dict:
         "bwt": -0.1,
         "forgetting": 0.1,
         "accuracy_matrix": [[1.0, None], [acc, acc]],
-        "history": [{"task": 1, "seconds": 1.0, "acc": 1.0}, {"task": 2, "seconds": 2.0, "acc": acc}],
+        "history": [
+            {"task": 1, "seconds": 1.0, "acc": 1.0},
+            {"task": 2, "seconds": 2.0, "acc": acc, "stored_when": [3, 1]},
+        ],
+        "during": [[5, 0.9], [15, acc]],
+        "during_seconds": [0.5, 1.5],
         "train_seconds": 2.0,
         "samples_per_second": 100.0 * run.point.ranks**0.5,
         "breakdown": {"steps": 10, "training": parts, "round": None, "setup": 0.0},

@@ -56,6 +56,7 @@ def test_the_page_has_every_number_with_its_deviation_and_command_and_what_faile
     page = (tmp_path / "out/page.html").read_text()
     assert "<td>11.0 ± 1.0</td>" in page  # capacity 100: 10, 11 and 12 %
     assert "<td>0 of 3</td>" in page
+    assert page.count("<td>1.5 ± 0.0 (2 of 3 runs)</td>") == 2  # in the last task: seeds 1 and 2, on 1 and 2 ranks
     assert page.count("exit code 3: drb: error: it is &lt;broken&gt;") == 12
     assert page.count("torchrun --nproc-per-node") == 24
     assert [name for name in ("Does more help?", "abc", "here", "seeds 0, 1, 2") if name not in page] == []
@@ -67,6 +68,7 @@ def test_the_page_has_every_number_with_its_deviation_and_command_and_what_faile
         "breakdown",
         "curve_rehearsal.capacity",
         "scaling",
+        "stored_when",
     ]
     assert plots == wanted
     assert page.count('src="data:image/png;base64,') == len(wanted)
@@ -119,6 +121,7 @@ WRONG = {
     "point: {}": "a study has no key 'point'; its keys are title, settings",
     "seeds: [0, -1]": "seeds must be whole numbers of at least 0, got -1",
     "ranks: two": "ranks must be whole numbers of at least 1, got 'two'",
+    "target: high": "target must be a number, such as 0.7 for an accuracy of 70 %, got 'high'",
     "settings: [strategy]": r"settings must be a list of key=value, got \['strategy'\]",
     "vary: {rehearsal.capacity: 3}": "vary.rehearsal.capacity must be a list of values, got 3",
     "settings: [strategy=erx]": r"point 'made': .*strategy=erx",

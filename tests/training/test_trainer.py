@@ -52,6 +52,19 @@ def test_rehearsal_shows_the_past_and_is_counted():
     assert len(recording.batches[-1][1]) == 14
     assert trainer.progress.rows == 40
     assert sum(trainer.progress.history[-1]["counts"].values()) == 8
+    counts, stored_when = (trainer.progress.history[-1][name] for name in ("counts", "stored_when"))
+    assert [sum(stored_when[i : i + 5]) for i in range(0, 20, 5)] == stored_when[::5]  # twentieths of 4 minibatches
+    assert sum(stored_when[:10]) == counts.get("0", 0) + counts.get("1", 0)
+    assert sum(stored_when) == 8
+
+
+def test_evaluations_in_the_midst_of_tasks_tell_the_seconds_of_training_so_far():
+    trainer = small_trainer(small_dataset(40), Recording(base="finetune"), batch_size=10, eval_every=1)
+    trainer.run()
+    seconds = trainer.progress.during_seconds
+    assert len(seconds) == len(trainer.scores.summary()["during"]) == 4
+    assert 0 < seconds[0] < seconds[1] <= trainer.progress.history[0]["seconds"] < seconds[2]
+    assert seconds[3] <= trainer.progress.clock.seconds
 
 
 def test_a_known_task_masks_the_others_classes():

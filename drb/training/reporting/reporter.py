@@ -7,7 +7,7 @@ from typing import Any
 from drb.data.scenarios.task import Task
 from drb.training.components import Components
 from drb.training.learner import Learner
-from drb.training.reporting.exemplars import refuse_duplicates, total_counts
+from drb.training.reporting.exemplars import refuse_duplicates, stored_when, total_counts
 from drb.training.reporting.monitor import Monitor
 
 
@@ -52,8 +52,10 @@ class Reporter:
 
     def during(self, task: Task, learner: Learner) -> None:
         """Evaluate in the midst of a task, off the clock."""
+        seconds = self._progress.clock.seconds
         with self._progress.clock.paused():
             value = self._components.scores.during(task, learner.network, self._progress.steps)
+        self._progress.during_seconds.append(seconds)
         self.monitor.log({f"{self._components.scores.metric.name}/during": value}, self._progress.steps)
 
     def nonfinite(self) -> None:
@@ -80,4 +82,5 @@ class Reporter:
         }
         if self._components.rehearsal is not None:
             entry["counts"] = total_counts(self._components.rehearsal, self._components.world)
+            entry["stored_when"] = stored_when(self._components.rehearsal, self._components.world)
         return entry

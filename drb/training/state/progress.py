@@ -29,6 +29,7 @@ class Progress:
     mean_cost: rows that were computed up to the end of the last task, the mean over the ranks, and the bytes that the
         method keeps on each.
     history:  one entry per task.
+    during_seconds: of training, at each evaluation in the midst of tasks.
     """
 
     def __init__(self, world: World, rehearsal: Rehearsal | None) -> None:
@@ -39,6 +40,7 @@ class Progress:
         self.cost = Cost()
         self.mean_cost = {"rows_trained": 0.0, "rows_forward": 0.0, "method_bytes": 0.0}
         self.history: list[dict[str, Any]] = []
+        self.during_seconds: list[float] = []
         self.clock = Stopwatch()
         self.breakdown = Breakdown(self.clock, rehearsal)
         self._world = world
@@ -89,6 +91,7 @@ class Progress:
             "epochs": self.epochs,
             "mean_cost": self.mean_cost,
             "history": self.history,
+            "during_seconds": list(self.during_seconds),
             "clock": self.clock.state_dict(),
             "breakdown": self.breakdown.state_dict(),
             "interval": self._interval.state_dict(),
@@ -101,7 +104,7 @@ class Progress:
         self.position = Position(**state["position"])
         self.steps, self.rows, self.epochs = state["steps"], state["rows"], state["epochs"]
         self.mean_cost = dict(state["mean_cost"])
-        self.history = state["history"]
+        self.history, self.during_seconds = state["history"], list(state["during_seconds"])
         self.clock.load_state_dict(state["clock"])
         self.breakdown.load_state_dict(state["breakdown"])
         self._interval.load_state_dict(state["interval"])
