@@ -18,6 +18,7 @@ usage: drb COMMAND ...
     drb study      many runs, compared on one page (drb study --help)
     drb dashboard  browse runs and studies in MLflow (drb dashboard --help)
     drb report     several runs in a table and plots (drb report --help)
+    drb prefill    fill a buffer or a cache on disk from a data set, once for all runs (drb prefill --help)
     drb update     new data arrived: train on it, judge it, promote it (drb update --help)
     drb lineage    the versions that updates made (drb lineage --help)
     drb rollback   make an earlier version current (drb rollback --help)
@@ -60,6 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from drb.runs.report.command import main as report
 
         return report(rest)
+    if command == "prefill":
+        from drb.prefill import main as prefill
+
+        return prefill(rest)
     if command == "update":
         from drb.update import main as update
 

@@ -21,7 +21,7 @@ LAYERS = [
     {"rehearsal"},
     {"training", "runs"},  # must not know one another
     {"program", "demo"},
-    {"plan", "train", "study"},
+    {"plan", "train", "study", "prefill"},
     {"update"},
     {"cli"},
     {"__main__"},

@@ -3,14 +3,15 @@
 A cache is a folder NAME-KEY of .npy files and one JSON file; the key is a hash of all that it was made from. It is
 built under a lock in NAME-KEY.partial-NODE and renamed when it is whole and on the disk, so a killed decode leaves
 nothing that could be taken for a cache. `place.py` decides where and whether, `files.py` knows the format, `build.py`
-makes one, `erasing.py` removes samples from one.
+makes one, `erasing.py` removes samples from one. `parallel.py` makes one in a folder of the user's choice, which
+several ranks fill together (drb prefill), with the samples that `choose.py` chooses.
 """
 
 from __future__ import annotations
 
 from drb.data.cache.build import cached
 from drb.data.cache.erasing import RUN_FILE, erase, erased_ids
-from drb.data.cache.files import fingerprint
+from drb.data.cache.files import fingerprint, open_prefilled
 from drb.data.cache.place import CacheSettings
 
-__all__ = ["RUN_FILE", "CacheSettings", "cached", "erase", "erased_ids", "fingerprint"]
+__all__ = ["RUN_FILE", "CacheSettings", "cached", "erase", "erased_ids", "fingerprint", "open_prefilled"]

@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import json
-import os
 import shutil
 import socket
 import time
@@ -19,26 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import torch
 
-from drb.data.cache.files import (
-    META,
-    SPLITS,
-    erased_file,
-    erased_id_file,
-    id_file,
-    image_file,
-    key_of,
-    label_file,
-    map_array,
-    map_erased,
-    open_cache,
-)
+from drb.data.cache.files import SPLITS, image_file, key_of, open_cache
 from drb.data.cache.place import CacheSettings
+from drb.data.cache.writing import marks_of, publish, sync, write_columns, write_header, write_meta
 from drb.data.source import Dataset, Source
 from drb.machine import format_bytes
-from drb.types import BoolArray, Int64Array
+from drb.types import BoolArray
 
 Say = Callable[[str], None]
 
@@ -151,84 +136,18 @@ def _build(folder: Path, dataset: Dataset, facts: Mapping[str, Any], size_text: 
     partial.mkdir()
     progress = _Progress(partial, size_text, len(dataset.train) + len(dataset.test), say)
     for split, source in zip(SPLITS, (dataset.train, dataset.test), strict=True):
-        erased = _marks(folder, split, source.sample_ids, facts)
+        erased = marks_of(folder, split, source.sample_ids, facts)
         _write_samples(image_file(partial, split), dataset, source, erased, progress)
-        for path, column in ((label_file(partial, split), source.labels), (id_file(partial, split), source.sample_ids)):
-            with path.open("wb") as file:
-                np.save(file, column)
-                _sync(file.fileno())
+        write_columns(partial, split, source)
     progress.file.unlink(missing_ok=True)
-    meta = {
-        "facts": dict(facts),
-        "image_shape": list(dataset.image_shape),
-        "dtype": _numpy_dtype(dataset).str,
-        "num_classes": dataset.num_classes,
-        "mean": list(dataset.mean),
-        "std": list(dataset.std),
-        "identity": dataset.identity.to_json(),
-        "files": {path.name: path.stat().st_size for path in sorted(partial.iterdir())},
-    }
-    with (partial / META).open("w") as file:
-        json.dump(meta, file, indent=2)
-        file.flush()
-        _sync(file.fileno())
-    _publish(partial, folder)
-    for path in (folder, folder.parent):
-        _sync_folder(path)
-
-
-def _publish(partial: Path, folder: Path) -> None:
-    if _open_whole(folder, lambda line: None) is not None:
-        return  # another node was faster, on a file system whose locks are each node's own
-    shutil.rmtree(folder, ignore_errors=True)  # one that is damaged
-    partial.rename(folder)
-
-
-def _marks(folder: Path, split: str, ids: Int64Array, facts: Mapping[str, Any]) -> BoolArray:
-    """Bool [n], what was erased from an earlier cache of these samples; made if it is not there."""
-    path = erased_file(folder, split)
-    if not path.exists():
-        path.parent.mkdir(exist_ok=True)
-        earlier = _erased_before(folder, split) if "source" in facts else np.empty(0, np.int64)
-        _save(erased_id_file(folder, split), ids)
-        _save(path, np.isin(ids, earlier))
-        _sync_folder(path.parent)
-    return map_erased(folder, split, len(ids))
-
-
-def _erased_before(folder: Path, split: str) -> Int64Array:
-    """Ids of files that were erased from caches of the same data when it had other files besides."""
-    erased = [np.empty(0, np.int64)]
-    for other in folder.parent.glob(f"{folder.name.rpartition('-')[0]}-*.erased"):
-        cache = folder.with_name(other.name.removesuffix(".erased"))
-        if erased_file(cache, split).exists() and erased_id_file(cache, split).exists():
-            ids = map_array(erased_id_file(cache, split))
-            erased.append(ids[map_erased(cache, split, len(ids))])
-    return np.concatenate(erased)
-
-
-def _save(path: Path, array: npt.NDArray[Any]) -> None:
-    unfinished = path.with_suffix(".new")
-    with unfinished.open("wb") as file:
-        np.save(file, array)
-        _sync(file.fileno())
-    unfinished.rename(path)
-
-
-def _numpy_dtype(dataset: Dataset) -> np.dtype[Any]:
-    dtype: np.dtype[Any] = torch.empty(0, dtype=dataset.dtype).numpy().dtype
-    return dtype
+    write_meta(partial, dataset, facts)
+    publish(partial, folder)
 
 
 def _write_samples(path: Path, dataset: Dataset, source: Source, erased: BoolArray, progress: _Progress) -> None:
     """Write with ordinary writes: a full disk is then an error, not a SIGBUS as in a mapped file."""
     with path.open("wb") as file:
-        header = {
-            "descr": _numpy_dtype(dataset).str,
-            "fortran_order": False,
-            "shape": (len(source), *dataset.image_shape),
-        }
-        np.lib.format.write_array_header_1_0(file, header)
+        write_header(file, dataset, len(source))
         size = max(1, _BLOCK_BYTES // dataset.sample_bytes)
         for at in range(0, len(source), size):
             indices = np.arange(at, min(at + size, len(source)))
@@ -237,7 +156,7 @@ def _write_samples(path: Path, dataset: Dataset, source: Source, erased: BoolArr
             file.write(np.ascontiguousarray(images).data)
             progress.add(len(indices))
         file.flush()
-        _sync(file.fileno())
+        sync(file.fileno())
 
 
 class _Progress:
@@ -280,16 +199,3 @@ def _partial(folder: Path) -> Path:
 
 def _beside(folder: Path, suffix: str) -> Path:
     return folder.with_name(f"{folder.name}.{suffix}")
-
-
-def _sync(file: int) -> None:
-    os.fsync(file)
-
-
-def _sync_folder(path: Path) -> None:
-    """So that names in it last."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -119,6 +119,21 @@ def open_cache(folder: Path) -> Dataset | None:
     )
 
 
+def open_prefilled(folder: Path) -> Dataset:
+    """The dataset in a folder that `drb prefill` has filled.
+
+    Raises:
+        ValueError: there is none, it is not whole, or it is damaged.
+    """
+    dataset = open_cache(folder.absolute())
+    if dataset is not None:
+        return dataset
+    if folder.with_name(f"{folder.name}.partial").exists():
+        raise ValueError(f"{folder} is not filled yet: give the command drb prefill again, which goes on where it was")
+    what = "is there, but drb prefill has not made it" if folder.exists() else "is not there"
+    raise ValueError(f"the prefilled folder {folder} {what}; make it with drb prefill {folder} dataset=…")
+
+
 def map_array(path: Path, mode: Literal["r", "r+"] = "r") -> npt.NDArray[Any]:
     """A .npy file, mapped, as a plain array.
 
@@ -140,8 +155,7 @@ def map_erased(folder: Path, split: str, num_rows: int, mode: Literal["r", "r+"]
 
 
 def _open_split(folder: Path, split: str, meta: Mapping[str, Any]) -> MappedSource:
-    images = map_array(image_file(folder, split))
-    labels, ids = (np.array(map_array(file(folder, split))) for file in (label_file, id_file))
+    images, labels, ids = (map_array(file(folder, split)) for file in (image_file, label_file, id_file))
     form = np.dtype(meta["dtype"]), (len(labels), *meta["image_shape"])
     if (images.dtype, images.shape) != form or labels.dtype != np.int64:
         raise ValueError(f"the cache {folder} holds {images.dtype} {images.shape} for {len(labels)} labels")

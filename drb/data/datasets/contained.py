@@ -120,7 +120,12 @@ class ContainedDataset(CachedDataset):
                 source,
                 classes,
                 {part: _part(len(rows[part]), files.get(part, files["train"])) for part in sources},
-                {"image_size": self.image_size, "resize": self.resize or self.image_size, "upright": self.upright},
+                {
+                    "image_size": self.image_size,
+                    "resize": self.resize or self.image_size,
+                    "upright": self.upright,
+                    "version": DECODING_VERSION,
+                },
             ),
         )
         return dataset if self._is_picture else replace(dataset, **_statistics(sources["train"]))
