@@ -65,9 +65,9 @@ def limits(
 
 
 def setting(default: Any, **bounds: Any) -> Any:
-    """A dataclass field with a default and the given `limits`; a list is copied for every object."""
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=limits(**bounds))
+    """A dataclass field with a default and the given `limits`; a list or a mapping is copied for every object."""
+    if isinstance(default, (list, dict)):
+        return field(default_factory=default.copy, metadata=limits(**bounds))
     return field(default=default, metadata=limits(**bounds))
 
 

@@ -1,4 +1,4 @@
-"""Minibatches of a mixed task for one rank: each epoch has so many samples of each source, by `drb.data.mix`'s formula.
+"""Minibatches of a mixed task for one rank: each epoch has a share of each source, by `drb.data.mix`'s formula.
 
 The samples of a global minibatch are the same on any number of ranks. Every rank has as many minibatches; their rows
 differ a little between ranks, so that each sample stays on its rank, and few may be empty where minibatches are small.
@@ -16,10 +16,9 @@ import numpy as np
 from drb.data.datasets import Source, erased_rows
 from drb.data.epochs import Segment
 from drb.data.loader import split_minibatches
-from drb.data.mix.following import Wanted, begin
 from drb.data.mix.mix import has_fixed_owners
 from drb.data.pinned import gatherer
-from drb.data.scenarios.task import EpochShare
+from drb.data.scenarios.task import TaskMix
 from drb.types import Allocate, Int64Array, Minibatch
 
 
@@ -57,9 +56,10 @@ class MixedLoader:
     def __init__(
         self,
         source: Source,
-        shares: Sequence[EpochShare],
+        mix: TaskMix,
         batch_size: int,
         *,
+        accumulate: int = 1,
         rank: int = 0,
         world_size: int = 1,
         seed: int = 0,
@@ -67,8 +67,9 @@ class MixedLoader:
     ) -> None:
         """
         Args:
-            source: the sources of `shares`, one behind the other.
+            source: the sources of the mix, one behind the other.
             batch_size: of a rank, on average.
+            accumulate: minibatches of an optimisation step.
             memory: allocates the minibatches, see `TaskLoader`.
         Raises:
             ValueError: shares that make no mix, or samples of the source were erased.
@@ -78,13 +79,13 @@ class MixedLoader:
             raise ValueError(
                 f"{int(erased.sum())} samples of a mixed task have been erased; leave them out of its data"
             )
-        self._mix = begin(wanted(shares), batch_size * world_size, seed)
-        self._first = np.cumsum([0, *(share.count for share in shares)])[:-1]
-        self._length = sum(share.per_epoch for share in shares)
+        self._mix = mix.begin(batch_size * world_size * accumulate, seed)
+        self._first = np.cumsum([0, *(part.count for part in self._mix.parts)])[:-1]
+        self._length = mix.epoch
         self._batch_size, self._rank, self._world_size = batch_size, rank, world_size
         self._place: Int64Array = np.arange(len(source))  # of each sample in what this rank keeps
         if source.in_memory and has_fixed_owners(world_size):
-            own = self._own(shares)
+            own = self._own()
             self._place[own] = np.arange(len(own))
             source = source.subset(own)
         self._source, self._gather = source, gatherer(source, memory)
@@ -95,14 +96,13 @@ class MixedLoader:
         done = sum(each.minibatches * each.batch_size * each.world_size for each in earlier)
         return MixedDeal(self._length, min(done, self._length), self._batch_size * self._world_size)
 
-    def _own(self, shares: Sequence[EpochShare]) -> Int64Array:
+    def _own(self) -> Int64Array:
         """This rank's samples, positions in the source, int64."""
-        orders = [part.order for part in self._mix.parts]
-        numbers = [
-            order.owned(0, share.count, self._rank, self._world_size)
-            for order, share in zip(orders, shares, strict=True)
+        parts = self._mix.parts
+        numbers = [part.order.owned(0, part.count, self._rank, self._world_size) for part in parts]
+        found = [
+            part.order.samples(each, self._rank, self._world_size) for part, each in zip(parts, numbers, strict=True)
         ]
-        found = [order.samples(each, self._rank, self._world_size) for order, each in zip(orders, numbers, strict=True)]
         return np.concatenate([first + each for first, each in zip(self._first, found, strict=True)])
 
     def epoch(self, epoch: int, start: int = 0, earlier: Sequence[Segment] = ()) -> Iterator[Minibatch]:
@@ -112,8 +112,3 @@ class MixedLoader:
         order = self._place[self._first[rows.sources] + rows.samples]
         ends = np.searchsorted(rows.positions, bounds).tolist()
         return split_minibatches(self._source, self._gather, order, ends, self._batch_size)
-
-
-def wanted(shares: Sequence[EpochShare]) -> list[Wanted]:
-    """The sources as a mix is told of them."""
-    return [Wanted(share.name, share.count, share.per_epoch) for share in shares]

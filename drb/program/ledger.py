@@ -5,16 +5,12 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import Any
 
 from drb.data.datasets import Dataset
-from drb.data.mix.following import begin
 from drb.data.mix.mix import Mix
 from drb.data.mix.state import mix_from, state_of
 from drb.data.mix.timeline import Pace
-from drb.data.mixed_loader import wanted
 from drb.data.scenarios import build_scenario
-from drb.data.scenarios.task import EpochShare
 from drb.program.config import TrainConfig
 from drb.program.config.variants import build_variant
 from drb.program.summary import write_atomically
@@ -33,22 +29,21 @@ def write_ledger(run_dir: Path, config: TrainConfig, dataset: Dataset, trainer: 
     refuses to answer: how many rows each earlier step had is not known.
     """
     scenario = build_scenario(build_variant("scenario", config.scenario), dataset, seed=config.seed)
-    shares = next(iter(scenario)).mix
-    if not shares:
+    asked = next(iter(scenario)).mix
+    if asked is None:
         return
-    length = sum(share.per_epoch for share in shares)
     rows = trainer.rows_per_step
     path, lost = run_dir / LEDGER_FILE, 0
-    mix = begin(wanted(shares), rows, loader_seed(config.seed, 0), epoch=length)
+    mix = asked.begin(rows, loader_seed(config.seed, 0))
     if trainer.steps:
         known = _known(path)
-        if known is not None and _sources(known) == _sources(mix):
-            mix = known
-            _go_on(mix, trainer.steps, rows, length)
+        if known is not None and _has_same_past(known, mix, trainer.steps):
+            mix.timeline.paces = known.timeline.paces
+            _go_on(mix, trainer.steps, rows, asked.epoch)
         else:
             lost = trainer.steps
             _log.warning("%s is missing, damaged or of other samples; drb audit cannot answer for this run", path)
-    write_atomically(path, {"mix": state_of(mix), "origins": _origins(dataset, shares), "lost": lost})
+    write_atomically(path, {"mix": state_of(mix), "origins": dict(asked.origins), "lost": lost})
 
 
 def _known(path: Path) -> Mix | None:
@@ -60,10 +55,11 @@ def _known(path: Path) -> Mix | None:
         return None
 
 
-def _sources(mix: Mix) -> dict[str, Any]:
-    """What an order depends on, apart from the numbers of rows."""
-    state = state_of(mix)
-    return {key: state[key] for key in ("seed", "sources", "shares")}
+def _has_same_past(known: Mix, mix: Mix, steps: int) -> bool:
+    """Whether two mixes have the same samples in their first steps; only the known one knows how many each had."""
+    stop, states = known.start_of(steps), [state_of(each) for each in (known, mix)]
+    before = [[segment for segment in state["segments"] if segment[0] < stop] for state in states]
+    return before[0] == before[1] and all(states[0][key] == states[1][key] for key in ("seed", "sources"))
 
 
 def _go_on(mix: Mix, step: int, rows: int, length: int) -> None:
@@ -77,10 +73,3 @@ def _go_on(mix: Mix, step: int, rows: int, length: int) -> None:
     if left:
         paces.append(Pace(step, start, rows, left))
     paces.append(Pace(step - (-left // rows), start + left, rows, length))
-
-
-def _origins(dataset: Dataset, shares: tuple[EpochShare, ...]) -> dict[str, Any]:
-    """Where the samples of each source are from: names and numbers of samples, one behind the other."""
-    arrivals = [[arrival.name, arrival.num_train] for arrival in dataset.arrivals]
-    is_whole = [count for _, count in arrivals[-1:]] == [shares[0].count]
-    return {"new": arrivals[-1:], "base": arrivals[:-1]} if is_whole else {}

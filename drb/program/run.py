@@ -34,7 +34,7 @@ from drb.program.build import build_trainer
 from drb.program.changed_data import CHANGED, TASKS, saved_identity, tasks_of, with_data_of_now
 from drb.program.claim import claim, is_finished
 from drb.program.config import TrainConfig, to_yaml
-from drb.program.config.resume import require_same_config
+from drb.program.config.resume import require_same_config, require_same_past
 from drb.program.config.variants import build_variant
 from drb.program.console import open_console, warn_of_threads
 from drb.program.energy import EnergyMeter
@@ -181,7 +181,9 @@ def _find_checkpoint(config: TrainConfig, checkpointer: Checkpointer | None) -> 
     if saved is not None:
         position = saved.state["trainer"]["position"]
         begun = int(position["task"]) + bool(position["begun"])
-        require_same_config(saved.facts["config"], dataclasses.asdict(config), str(saved.path), begun)
+        before, now = saved.facts["config"], dataclasses.asdict(config)
+        require_same_config(before, now, str(saved.path), begun)
+        require_same_past(before, now, str(saved.path), int(saved.state["trainer"]["steps"]))
     return saved
 
 

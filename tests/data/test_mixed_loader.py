@@ -9,17 +9,17 @@ from data.test_task_loader import source
 from drb.data.datasets import View, tensor_dataset
 from drb.data.epochs import Segment
 from drb.data.mix import samples_of_step
-from drb.data.mix.following import begin
-from drb.data.mixed_loader import MixedLoader, wanted
+from drb.data.mix.following import Wanted
+from drb.data.mixed_loader import MixedLoader
 from drb.data.scenarios import build_scenario
-from drb.data.scenarios.task import EpochShare
+from drb.data.scenarios.task import TaskMix
 from drb.program.ledger import _go_on
 
-SHARES = (EpochShare("new", 40, 40), EpochShare("base", 117, 25))
+MIX = TaskMix((Wanted("new", 40, 40), Wanted("base", 117, 25)), epoch=65)
 
 
 def loaders(batch_size, world_size, of=source(157)):  # noqa: B008
-    return [MixedLoader(of, SHARES, batch_size, rank=rank, world_size=world_size, seed=2) for rank in range(world_size)]
+    return [MixedLoader(of, MIX, batch_size, rank=rank, world_size=world_size, seed=2) for rank in range(world_size)]
 
 
 def global_minibatches(ranks, epoch, start=0, earlier=()):
@@ -59,7 +59,7 @@ def test_a_rank_resumes_where_it_was_and_keeps_its_samples():
 
 
 def test_other_ranks_in_the_midst_of_an_epoch_and_the_ledger_of_it():
-    ids, rows, earlier, mix, step = [], [], [], begin(wanted(SHARES), 12, 2, epoch=65), 0
+    ids, rows, earlier, mix, step = [], [], [], MIX.begin(12, 2), 0
     for world_size, batch_size, steps in ((2, 6, 2), (5, 3, 1), (1, 7, None)):
         ranks = loaders(batch_size, world_size)
         _go_on(mix, step, batch_size * world_size, 65)
@@ -82,7 +82,7 @@ def test_other_ranks_in_the_midst_of_an_epoch_and_the_ledger_of_it():
 
 
 def test_a_ledger_that_went_back_is_cut():
-    mix = begin(wanted(SHARES), 12, 2, epoch=65)
+    mix = MIX.begin(12, 2)
     _go_on(mix, 8, 15, 65)
     before = len(mix.timeline.paces)
     _go_on(mix, 4, 12, 65)  # resumed from an earlier checkpoint, with as many ranks as at first
@@ -92,7 +92,7 @@ def test_a_ledger_that_went_back_is_cut():
 
 def test_epochs_that_are_too_long_are_refused():
     with pytest.raises(ValueError, match="repeat after"):
-        MixedLoader(source(157), (EpochShare("new", 1, 1), EpochShare("base", 156, 1 << 23)), 4)
+        MixedLoader(source(157), TaskMix((Wanted("new", 1, 1), Wanted("base", 156, 1 << 23)), 1 << 23), 4)
 
 
 def images(labels):
@@ -103,10 +103,10 @@ def images(labels):
 def test_what_is_new_is_told_by_classes():
     dataset = tensor_dataset(images([0, 1, 2, 0, 1, 2, 2]), images([0, 1, 2]))
     (task,) = build_scenario("base_plus_new", dataset, seed=0, new_classes=[2])
-    assert task.mix == (EpochShare("new", 3, 3), EpochShare("base", 4, 3))
+    assert task.mix == TaskMix((Wanted("new", 3, 3), Wanted("base", 4, 3)), epoch=6)
     assert task.train.labels.tolist() == [2, 2, 2, 0, 1, 0, 1]
     with pytest.warns(UserWarning, match="base_per_epoch=9, and the base has 4: all in every epoch"):
-        assert build_task(dataset, base_per_epoch=9).mix[1].per_epoch == 4
+        assert build_task(dataset, base_per_epoch=9).mix.sources[1].share == 4
     for options, message in (
         ({"new_classes": [7]}, "0 of 7 are new"),
         ({"new_classes": [0, 1, 2]}, "7 of 7 are new"),

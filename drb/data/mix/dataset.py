@@ -10,14 +10,14 @@ same however the sources grow and whatever is added.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch.distributed as dist
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, IterableDataset, Sampler
 
-from drb.data.mix.following import Wanted, begin, follow
+from drb.data.mix.following import Plan, Wanted, begin, follow
 from drb.data.mix.mix import Rows, has_fixed_owners
 from drb.data.mix.spread import Gap, first_gap, span_of
 from drb.data.mix.state import mix_from, state_of
@@ -32,10 +32,10 @@ _BLOCK_ROWS = 8192  # of one rank, computed at once: the cost of the calls is sp
 class Part(NamedTuple):
     """A source of a mix.
 
-    name: by which its history is told. dataset: map-style, of (image, label) pairs or dicts. share: an integer, or a
-    fraction if those of all sources sum to 1. max_visits: epochs after which it is not served any more; None: no bound.
-    fingerprint: of the data, such as a hash of its file, by which other data of the same length are refused; '' if
-    unknown.
+    name: by which its history is told. dataset: map-style, of (image, label) pairs or dicts, or an iterable of such,
+    which is a stream without an end (see `drb.data.mix.stream`). share: an integer, or a fraction if those of all
+    sources sum to 1. max_visits: epochs after which it is not served any more; None: no bound. fingerprint: of the
+    data, such as a hash of its file, by which other data of the same length are refused; '' if unknown.
     """
 
     name: str
@@ -52,35 +52,47 @@ class MixedSource(Dataset[dict[str, Any]]):
     another order. Items are as `drb.with_ids` makes them, with `sample_id`; `name_of` tells whose they are.
     """
 
-    def __init__(self, parts: Sequence[Part | tuple[Any, ...]], *, batch_size: int, seed: int = 0) -> None:
+    def __init__(
+        self,
+        parts: Sequence[Part | tuple[Any, ...]],
+        *,
+        batch_size: int,
+        seed: int = 0,
+        schedule: Mapping[int, Mapping[str, int | float]] | None = None,
+    ) -> None:
         """
         Args:
             parts: the sources, see `Part`; tuples of its fields will do.
             batch_size: samples of a step on all ranks together.
+            schedule: other shares from later steps on, {step: {name: share}}, where the first step is 0; a source that
+                one of them does not name is not served from that step on.
         Raises:
-            ValueError: shares that make no mix, a name that comes twice, a dataset without samples, or a number that is
-                no integer or below 1.
+            ValueError: shares that make no mix, a name that comes twice or is unknown, a dataset without samples, an
+                iterator, or a number that is no integer or below 1.
         """
         self._parts = [Part(*part) for part in parts]
-        for part in self._parts:
-            if not hasattr(part.dataset, "__len__") or not hasattr(part.dataset, "__getitem__"):
-                kind = type(part.dataset).__name__
-                raise ValueError(f"source {part.name!r} must be a dataset with a length and indices, got {kind}")
-        self._batch_size = batch_size
+        self._sources = {part.name: _readable(part) for part in self._parts}
+        counts = [len(self._sources[part.name]) if _has_length(part) else None for part in self._parts]
+        wanted = [Wanted(part.name, count, *part[2:]) for part, count in zip(self._parts, counts, strict=True)]
+        self._plan = Plan(wanted, batch_size, schedule or {})
         self._step = 0
         self._begun: set[tuple[int, int]] = set()
-        self.mix = begin(self._wanted(), batch_size, seed)
+        self.mix = begin(self._plan, seed)
         self._seed = self.mix.seed
         self._use_datasets()
 
     def __len__(self) -> int:
-        """The samples of all sources."""
+        """The samples of all sources.
+
+        Raises:
+            TypeError: one of them is a stream.
+        """
         return sum(map(len, self._datasets.values()))
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """A sample by its id."""
         source, position = divmod(index, 1 << _SOURCE_BITS)
-        if source not in self._datasets or not 0 <= position < len(self._datasets[source]):
+        if source not in self._datasets or not 0 <= position < self.mix.parts[source].count:
             raise IndexError(f"{index} is no sample id of this mix; its indices are what `MixedSource.sampler` gives")
         return {**self._datasets[source][position], "sample_id": index}
 
@@ -144,8 +156,9 @@ class MixedSource(Dataset[dict[str, Any]]):
 
         Args:
             changes: what to do if sources, shares or batch size are not those of the state. "refuse", or "allow": the
-                new shares and batch size hold from this step on; sources that have grown serve their new samples from
-                their next epoch on; new sources join; sources that are not given any more are not served any more.
+                new shares, schedule and batch size hold from this step on; sources that have grown serve their new
+                samples from their next epoch on; new sources join; sources that are not given any more are not served
+                any more.
         Raises:
             ValueError: a state of something else or of another seed, differences that are not allowed, or a source that
                 has shrunk.
@@ -155,21 +168,38 @@ class MixedSource(Dataset[dict[str, Any]]):
         mix, step = mix_from(state), _trained(state.get("step"))
         if mix.seed != self._seed:
             raise ValueError(f"the seed is {self._seed}, and the mix was begun with {mix.seed}; give seed={mix.seed}")
-        follow(mix, step, self._wanted(), self._batch_size, allow=changes == "allow")
+        follow(mix, step, self._plan, allow=changes == "allow")
         self.mix, self._step = mix, step
         self._begun.clear()
         self._use_datasets()
-
-    def _wanted(self) -> list[Wanted]:
-        return [Wanted(part.name, len(part.dataset), *part[2:]) for part in self._parts]
 
     def _use_datasets(self) -> None:
         """Find each source's dataset by its number in the mix."""
         numbers = [self.mix.number_of(part.name) for part in self._parts]
         self._datasets: dict[int, Any] = {
-            number: with_ids(part.dataset, number << _SOURCE_BITS)
+            number: with_ids(self._sources[part.name], number << _SOURCE_BITS)
             for number, part in zip(numbers, self._parts, strict=True)
         }
+
+
+def _has_length(part: Part) -> bool:
+    """Whether a source has numbered samples; torch's iterable data sets only look so."""
+    has_indices = hasattr(part.dataset, "__getitem__") and not isinstance(part.dataset, IterableDataset)
+    return has_indices and hasattr(part.dataset, "__len__")
+
+
+def _readable(part: Part) -> Any:
+    """Something with indices."""
+    if _has_length(part):
+        return part.dataset
+    if not isinstance(part.dataset, Iterable):
+        kind = type(part.dataset).__name__
+        raise ValueError(
+            f"source {part.name!r} must be a dataset with a length and indices, or an iterable, got {kind}"
+        )
+    from drb.data.mix.stream import Stream
+
+    return Stream(part.name, part.dataset)
 
 
 def _trained(step: Any) -> int:

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from drb.data.mix.order import VIRTUAL_OWNERS, Size, SourceOrder
+from drb.data.mix.order import VIRTUAL_OWNERS, MixedPart, Size, SourceOrder, StreamOrder
 from drb.data.mix.shares import integer_shares
-from drb.data.mix.timeline import Pace, Segment, Timeline
+from drb.data.mix.timeline import Change, Pace, Segment, Timeline
 from drb.options import whole_number
 from drb.types import Int64Array
 
@@ -39,34 +39,10 @@ class Rows:
         return len(self.steps)
 
 
-@dataclass
-class MixedPart:
-    """A source as the mix knows it.
-
-    max_visits: epochs after which it is not served any more; None: no bound.
-    fingerprints: of its data, one for each of its sizes; '' if unknown.
-    """
-
-    name: str
-    max_visits: int | None
-    order: SourceOrder
-    fingerprints: list[str]
-
-    @property
-    def count(self) -> int:
-        return self.order.sizes[-1].count
-
-    @property
-    def last(self) -> int | None:
-        """How many samples it serves in all; None: no bound."""
-        size = self.order.sizes[-1]
-        return None if self.max_visits is None else size.first + max(self.max_visits - size.epoch, 0) * size.count
-
-
 class Mix:
     """Several sources in one order. Steps may be asked for in any order and as often as wanted.
 
-    parts: the sources, by number. timeline: what was asked from when on. asked: the shares of the last change, by name.
+    parts: the sources, by number. changes: which shares were asked for, by step. timeline: what follows from that.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -74,23 +50,27 @@ class Mix:
         self.seed = whole_number("the seed of a mix", seed)
         self.parts: list[MixedPart] = []
         self.timeline = Timeline()
-        self.asked: dict[str, int] = {}
+        self.changes: list[Change] = []
 
     # -- what is asked
 
-    def add(self, name: str, count: int, *, max_visits: int | None = None, fingerprint: str = "") -> None:
-        """Make a source of `count` samples known; it is served from the next `change` on that gives it a share.
+    def add(self, name: str, count: int | None, *, max_visits: int | None = None, fingerprint: str = "") -> None:
+        """Make a source known; it is served from the next `change` on that gives it a share.
 
+        Args:
+            count: its samples; None for a stream, whose samples come once each, in their own order.
         Raises:
-            ValueError: the name is taken, or a number is no integer or below 1.
+            ValueError: the name is taken, a number is no integer or below 1, or a stream has max_visits.
         """
         if name in self.names:
             raise ValueError(f"two sources of a mix are called {name!r}; give each a name of its own")
-        if count < 1:
+        if count is None and max_visits is not None:
+            raise ValueError(f"source {name!r} is a stream, whose samples come once each; leave out its max_visits")
+        if count is not None and count < 1:
             raise ValueError(f"source {name!r} needs at least one sample, got {count}")
         if max_visits is not None:
             max_visits = whole_number(f"max_visits of source {name!r}", max_visits, at_least=1)
-        order = SourceOrder(self.seed, len(self.parts), [Size(0, count)])
+        order = StreamOrder() if count is None else SourceOrder(self.seed, len(self.parts), [Size(0, count)])
         self.parts.append(MixedPart(name, max_visits, order, [fingerprint]))
         self.timeline.segments = [
             replace(each, shares=(*each.shares, 0), served=(*each.served, 0)) for each in self.timeline.segments
@@ -147,29 +127,55 @@ class Mix:
             assert batch_size is not None
             assert step == 0
             self.timeline.paces = [Pace(0, 0, batch_size, epoch)]
-            self.timeline.segments = [Segment(0, self._shares(shares), (0,) * len(self.parts))]
+            self.changes = [Change(0, integer_shares(shares))]
+            self.timeline.segments = [Segment(0, self._by_number(self.changes[0]), (0,) * len(self.parts))]
             self._plan_ends(None)
             return
         if shares is not None:
-            self._change_shares(step, self._shares(shares), at_period_end)
+            self._change_shares(Change(step, integer_shares(shares), at_period_end=at_period_end))
         if batch_size is not None:
             start = self.start_of(step)
             if step < self.timeline.paces[-1].step:
                 raise ValueError(f"the batch size changed at step {self.timeline.paces[-1].step}, after step {step}")
+            later = self.cut(step)  # their steps begin elsewhere now
             earlier = [each for each in self.timeline.paces if each.step < step]
             self.timeline.paces = [*earlier, Pace(step, start, batch_size, epoch)]
+            for change in later:
+                self._change_shares(change)
 
-    def _change_shares(self, step: int, shares: tuple[int, ...], at_period_end: bool) -> None:
-        position = self.start_of(step)
-        asked = [each.start for each in self.timeline.segments if not each.ended]
-        if position < asked[-1]:
-            raise ValueError(f"the shares were changed after step {step} already; change them from a later step on")
+    def cut(self, step: int) -> list[Change]:
+        """Forget the changes of shares that were asked for from steps after this one on, and return them."""
+        later = [each for each in self.changes if each.step > step]
+        if later:
+            self.changes = self.changes[: -len(later)]
+            start = self.changes[-1].start
+            self.timeline.segments = [each for each in self.timeline.segments if each.start <= start]
+            self._plan_ends(None)
+        return later
+
+    def changes_from(self, step: int) -> list[Change]:
+        """The shares asked for at a step, as if from this step on, and the changes after it."""
+        now = [each for each in self.changes if each.step <= step][-1]
+        return [replace(now, step=step), *(each for each in self.changes if each.step > step)]
+
+    def _change_shares(self, change: Change) -> None:
+        shares, position = self._by_number(change), self.start_of(change.step)
+        if position < self.changes[-1].start:
+            raise ValueError(
+                f"the shares were changed after step {change.step} already; change them from a later step on"
+            )
+        if self.num_steps is not None and change.step > self.num_steps:
+            raise ValueError(
+                f"all sources have had their last visit after {self.num_steps} steps, before the change at step "
+                f"{change.step}; raise max_visits, or change the shares earlier"
+            )
         segment = self.timeline.segment_at(position)
-        if at_period_end and segment.length:
+        if change.at_period_end and segment.length:
             position = segment.start - (segment.start - position) // segment.length * segment.length
         served = tuple(self.served(position))
         earlier = [each for each in self.timeline.segments if each.start < position]
         self.timeline.segments = [*earlier, Segment(position, shares, served)]
+        self.changes = [*(each for each in self.changes if each.start < position), replace(change, start=position)]
         self._plan_ends(None)
 
     def _plan_after(self, position: int) -> None:
@@ -209,11 +215,10 @@ class Mix:
                 ends[source] = segment.start if is_over else int(segment.position_of(source, last)[0]) + 1
         return ends
 
-    def _shares(self, shares: Mapping[str, int | float]) -> tuple[int, ...]:
-        for name in shares:
+    def _by_number(self, change: Change) -> tuple[int, ...]:
+        for name in change.shares:
             self.number_of(name)
-        self.asked = integer_shares(shares)
-        return tuple(self.asked.get(name, 0) for name in self.names)
+        return tuple(change.shares.get(name, 0) for name in self.names)
 
     # -- what follows
 

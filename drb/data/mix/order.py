@@ -25,6 +25,7 @@ from drb.seeding import derive_seed, mix64, mix64_int
 from drb.types import Int64Array, UInt64Array
 
 VIRTUAL_OWNERS = 48
+STREAM_LENGTH = 1 << 44  # more than will ever be read
 _FEW_EPOCHS = 8
 
 
@@ -192,6 +193,49 @@ class SourceOrder:
             self._fixed[start, count] = table(count, key)[0]
         fixed = self._fixed[start, count]
         return np.argsort(fixed)[places] if back else fixed[places]
+
+
+class StreamOrder(SourceOrder):
+    """The order of a stream: number j is its sample j, of virtual owner j mod V. It has no end and no second epoch."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 0, [Size(0, STREAM_LENGTH)])
+
+    def samples(self, numbers: Int64Array, rank: int = 0, world_size: int = 1) -> Int64Array:
+        return numbers
+
+    def numbers(self, sample: int, stop: int) -> Int64Array:
+        return np.arange(sample, min(sample + 1, stop))
+
+
+@dataclass
+class MixedPart:
+    """A source of a mix.
+
+    max_visits: epochs after which it is not served any more; None: no bound.
+    fingerprints: of its data, one for each of its sizes; '' if unknown.
+    """
+
+    name: str
+    max_visits: int | None
+    order: SourceOrder
+    fingerprints: list[str]
+
+    @property
+    def count(self) -> int:
+        """How many samples it has; of a stream, more than will ever come."""
+        return self.order.sizes[-1].count
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether its samples come once each, in their own order, without an end."""
+        return isinstance(self.order, StreamOrder)
+
+    @property
+    def last(self) -> int | None:
+        """How many samples it serves in all; None: no bound."""
+        size = self.order.sizes[-1]
+        return None if self.max_visits is None else size.first + max(self.max_visits - size.epoch, 0) * size.count
 
 
 def _most(count: int) -> int:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from drb.data.mix.mix import Mix, MixedPart
-from drb.data.mix.order import VIRTUAL_OWNERS, Size, SourceOrder
-from drb.data.mix.timeline import Pace, Segment, Timeline
+from drb.data.mix.mix import Mix
+from drb.data.mix.order import VIRTUAL_OWNERS, MixedPart, Size, SourceOrder, StreamOrder
+from drb.data.mix.timeline import Change, Pace, Segment, Timeline
 
-_FORMAT = "drb-mix 1"
+_FORMAT = "drb-mix 2"
 
 
 def state_of(mix: Mix) -> dict[str, Any]:
@@ -22,6 +22,7 @@ def state_of(mix: Mix) -> dict[str, Any]:
             {
                 "name": part.name,
                 "max_visits": part.max_visits,
+                "stream": part.is_stream,
                 "sizes": [
                     [size.first, size.count, fingerprint]
                     for size, fingerprint in zip(part.order.sizes, part.fingerprints, strict=True)
@@ -29,7 +30,7 @@ def state_of(mix: Mix) -> dict[str, Any]:
             }
             for part in mix.parts
         ],
-        "shares": mix.asked,
+        "changes": [[each.step, each.start, dict(each.shares), each.at_period_end] for each in mix.changes],
         "segments": [[each.start, list(each.shares), int(each.ended)] for each in mix.timeline.segments],
         "paces": [[each.step, each.start, each.batch, each.epoch] for each in mix.timeline.paces],
     }
@@ -54,10 +55,13 @@ def mix_from(state: Mapping[str, Any]) -> Mix:
 def _mix_from(state: Mapping[str, Any]) -> Mix:
     mix = Mix(int(state["seed"]))
     for source in state["sources"]:
-        order = SourceOrder(mix.seed, len(mix.parts), _sizes(source["sizes"]))
+        is_stream, sizes = bool(source["stream"]), _sizes(source["sizes"])
+        order = StreamOrder() if is_stream else SourceOrder(mix.seed, len(mix.parts), sizes)
         fingerprints = [str(fingerprint) for _, _, fingerprint in source["sizes"]]
         mix.parts.append(MixedPart(source["name"], source["max_visits"], order, fingerprints))
-    mix.asked = {str(name): int(share) for name, share in state["shares"].items()}
+    for step, start, shares, at_period_end in state["changes"]:
+        named = {str(name): int(share) for name, share in shares.items()}
+        mix.changes.append(Change(int(step), named, int(start), bool(at_period_end)))
     mix.timeline = Timeline(paces=[Pace(*map(int, pace)) for pace in state["paces"]])
     for start, shares, ended in state["segments"]:
         served = mix.served(start) if mix.timeline.segments else [0] * len(mix.parts)

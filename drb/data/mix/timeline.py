@@ -9,7 +9,7 @@ Letters: g a position, t a step, G samples of a step on all ranks together, D sa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -17,6 +17,19 @@ import numpy as np
 
 from drb.data.mix.shares import period
 from drb.types import Int64Array
+
+
+@dataclass(frozen=True)
+class Change:
+    """From a step on, these shares are asked for: integers without a common divisor, by name.
+
+    start: the position from which they hold. at_period_end: that is the end of the period that the step is in.
+    """
+
+    step: int
+    shares: Mapping[str, int]
+    start: int = 0
+    at_period_end: bool = False
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from drb.data.datasets import Dataset, Source
+from drb.data.mix.following import Plan, Wanted, begin
+from drb.data.mix.mix import Mix
 from drb.options import setting
 from drb.seeding import permutation
 from drb.types import Int64Array
@@ -15,12 +17,25 @@ from drb.variant import Variant
 
 
 @dataclass(frozen=True)
-class EpochShare:
-    """A source of a mixed task: how many samples it has, and how many of them each epoch has."""
+class TaskMix:
+    """What a mixed task is trained on: its sources, which lie one behind the other, by their shares.
 
-    name: str
-    count: int
-    per_epoch: int
+    epoch: samples of an epoch. schedule: other shares after so many optimisation steps, {steps: {source: share}}.
+    origins: of each source, the files that its samples are from and how many each has, as far as that is known.
+    """
+
+    sources: tuple[Wanted, ...]
+    epoch: int
+    schedule: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    origins: Mapping[str, Sequence[tuple[str, int]]] = field(default_factory=dict)
+
+    def begin(self, rows_per_step: int, seed: int) -> Mix:
+        """The order of the task, with so many samples in an optimisation step on all ranks together.
+
+        Raises:
+            ValueError: shares that make no mix, or an unknown source in the schedule.
+        """
+        return begin(Plan(self.sources, rows_per_step, self.schedule, self.epoch), seed)
 
 
 @dataclass(frozen=True)
@@ -29,8 +44,7 @@ class Task:
 
     index counts from 0 and is for programs; people are shown `number`. train, test and validation (held out of train)
     are disjoint in samples, and train's sample ids occur in no other task. classes are the labels that occur in it.
-    mix: the sources that train consists of, one behind the other, if an epoch is not all of it but has so many samples
-    of each.
+    mix: the sources that train consists of, if an epoch is not all of it but has a share of each.
     """
 
     index: int
@@ -39,7 +53,7 @@ class Task:
     test: Source
     validation: Source | None
     classes: tuple[int, ...]
-    mix: tuple[EpochShare, ...] = ()
+    mix: TaskMix | None = None
 
     @property
     def number(self) -> int:

@@ -102,10 +102,18 @@ def _no_experiment(overrides: Sequence[Override]) -> list[str]:
 
 
 def _as_addition(argument: str) -> str:
-    """An option of a variant as Hydra wants to be given keys of a mapping; its registry checks it."""
+    """A setting with names of the user's own as Hydra wants to be given them; whoever reads it checks them."""
+    key = argument.partition("=")[0]
     is_option = any(argument.startswith(f"rehearsal.{kind}_options.") for kind in KINDS)
-    is_option |= argument.startswith("dataset.renamed=")
+    if key.partition(".")[0] in GROUPS:
+        is_option |= any((known := every_setting().get(name)) and known.is_mapping for name in (key, *_parents(key)))
     return f"++{argument}" if is_option else argument
+
+
+def _parents(key: str) -> list[str]:
+    """a.b.c: a.b and a."""
+    parts = key.split(".")
+    return [".".join(parts[:count]) for count in range(len(parts) - 1, 0, -1)]
 
 
 def _compose(arguments: list[str]) -> DictConfig:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 from drb.options import fits
 from drb.program.config.schema import TrainConfig
@@ -39,11 +39,13 @@ class Setting:
     Attributes:
         key: its full name.
         is_text: whether a string may be its value.
+        is_mapping: whether names of the user's own have values in it.
         choices: the choices of its group that have it, such as `dataset=synthetic`; empty if all have it.
     """
 
     key: str
     is_text: bool
+    is_mapping: bool = False
     choices: tuple[str, ...] = ()
 
 
@@ -91,7 +93,11 @@ def _settings_of(section: Any, prefix: str = "") -> Iterator[Setting]:
         if isinstance(field.default_factory, type) and dataclasses.is_dataclass(field.default_factory):
             yield from _settings_of(field.default_factory, f"{name}.")
         elif not (prefix and field.name == "name"):
-            yield Setting(name, fits("", hints[field.name]))
+            yield Setting(name, fits("", hints[field.name]), _is_mapping(hints[field.name]))
+
+
+def _is_mapping(hint: Any) -> bool:
+    return get_origin(hint) in (dict, Mapping)
 
 
 def _options_of_groups() -> Iterator[Setting]:
@@ -106,4 +112,4 @@ def _options_of_groups() -> Iterator[Setting]:
 def _options_of_terms() -> Iterator[Setting]:
     for name, term in TERMS.own.items():
         for option in options_of(term):
-            yield Setting(f"{TERMS_GROUP}.{name}.{option}", False, (f"{TERMS_GROUP}=[{name}]",))
+            yield Setting(f"{TERMS_GROUP}.{name}.{option}", False, choices=(f"{TERMS_GROUP}=[{name}]",))

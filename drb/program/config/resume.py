@@ -25,6 +25,7 @@ _MAY_CHANGE = (
     "dataset.cache",
     "dataset.cache_dir",
     "dataset.cache_limit",
+    "scenario.schedule",  # of shares; what of it is over is compared
     "training.eval_batch_size",
     "training.log_every",
     "training.on_nonfinite",  # so that a run that stopped can go on
@@ -67,6 +68,24 @@ def require_same_config(
                 raise ValueError(_name_it(where, key.removesuffix(".name"), str(before[key])))
             then, today = _shown(before.get(key)), _shown(after.get(key))
             raise ValueError(f"{where} was made with {key}={then}, this run has {today}; {remedy}")
+
+
+def require_same_past(saved: Mapping[str, Any], now: Mapping[str, Any], where: str, steps: int) -> None:
+    """Compare the schedules of shares (scenario=base_plus_new) as far as they were followed.
+
+    steps: how many optimisation steps were trained.
+    Raises:
+        ValueError: another schedule before that.
+    """
+    before, after = (
+        {int(step): shares for step, shares in (config["scenario"].get("schedule") or {}).items() if int(step) < steps}
+        for config in (saved, now)
+    )
+    if before != after:
+        raise ValueError(
+            f"{where} has trained {steps} steps with scenario.schedule={before} up to there, this run has {after}; "
+            f"only what comes from step {steps} on may change"
+        )
 
 
 def has_more_tasks(saved: Mapping[str, Any], now: Mapping[str, Any], done: int | None = None) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from drb.data.mix import MixedSource, Part, mix_from, mixture, samples_of_step, steps_of_sample
-from drb.data.mix.following import Wanted, begin
+from drb.data.mix.following import Plan, Wanted, begin
 from drb.data.mix.shares import integer_shares
 
 
@@ -186,7 +186,7 @@ def test_scheduled_shares_wait_for_the_end_of_a_period():
 
 
 def test_epochs_may_end_with_a_short_step():
-    mix = begin([Wanted("new", 30, 30), Wanted("base", 100, 20)], batch_size=16, seed=0, epoch=50)
+    mix = begin(Plan([Wanted("new", 30, 30), Wanted("base", 100, 20)], 16, epoch=50), seed=0)
     sizes = np.bincount(mix.rows(0, 12).steps)
     assert sizes.tolist() == [16, 16, 16, 2] * 3
     assert mix.timeline.step_of(np.array([0, 15, 16, 47, 48, 49, 50, 99, 100])).tolist() == [0, 0, 1, 2, 3, 3, 4, 7, 8]
