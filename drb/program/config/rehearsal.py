@@ -25,8 +25,9 @@ class RehearsalConfig:
     capacity_scope:   whether capacity is each rank's or that of all ranks together
     max_age:          steps (1000) or a time ("30d") after which exemplars expire; null never
     refill:           what may take slots freed by expiry or forgetting; recent: whatever comes next
-    exemplars:        drawn per step, for each rank or (exemplars_scope=total) for all ranks together; auto, or auto:64:
-                      as many (up to 64, or up to the minibatch's rows) as stay hidden behind the training steps
+    exemplars:        drawn per minibatch, for each rank or (exemplars_scope=total) for all ranks together; null: as many
+                      as the minibatch has rows; auto, or auto:64: as many (up to 64, or up to the minibatch's rows) as
+                      stay hidden behind the training steps
     admission, proportions, exchange: one of drb's own or the dotted path of a class; admission_options and so on are
                       its options, for example rehearsal.admission_options.alpha=0.5
     codec:            how the network's input is stored in fewer bytes: one of drb's own or the dotted path of a class;
@@ -40,7 +41,7 @@ class RehearsalConfig:
 
     capacity: int | str = 500
     capacity_scope: str = same_as(RehearsalSettings, "capacity_scope")
-    exemplars: int | str = 10
+    exemplars: int | str | None = None
     exemplars_scope: str = setting("rank", one_of=("rank", "total"))
     candidates: int | None = same_as(RehearsalSettings, "candidates")
     admission: str = same_as(RehearsalSettings, "admission")
@@ -125,12 +126,14 @@ def _chosen(setting: str, section: RehearsalConfig) -> Any:
 
 
 def exemplars_per_rank(section: RehearsalConfig, training: TrainingSettings, world_size: int) -> int | str:
-    """The exemplars that each rank draws per step, or "auto:N": as many as stay hidden, at most a minibatch's rows.
+    """The exemplars that each rank draws per minibatch, or "auto:N": as many as stay hidden, at most a minibatch's rows.
 
     Raises:
         ValueError: a total that does not divide by the ranks.
     """
     exemplars, is_total = section.exemplars, section.exemplars_scope == "total"
+    if exemplars is None:
+        return training.rows_per_rank(world_size)
     if isinstance(exemplars, int):
         return split_evenly("rehearsal.exemplars", exemplars, world_size) if is_total else exemplars
     limit = auto_limit(exemplars)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from training.parts import make_network, preprocess, small_dataset, weights
+from training.parts import SHAPE, make_network, preprocess, small_dataset, weights
 
 from drb import Field, Rehearsal
 from drb.data.epochs import Deal
@@ -121,7 +121,16 @@ class Watched(Trainer):
         apart = {name: field.numpy().copy() for name, field in batch.apart.items()}
         new = batch.num_rows if batch.new is batch.all else batch.new.stop
         stored = self.rehearsal.counts() if self._components.method.needs.counts else {}
-        self.batches.append({"fields": fields, "apart": apart, "new": new, "step": batch.step.number, "stored": stored})
+        self.batches.append(
+            {
+                "fields": fields,
+                "apart": apart,
+                "new": new,
+                "step": batch.step.number,
+                "stored": stored,
+                "exchanges": getattr(self._batches.learner._forward, "require_backward_grad_sync", None),
+            }
+        )
         return value
 
     def look(self) -> None:
@@ -130,16 +139,24 @@ class Watched(Trainer):
             self.saved = copy.deepcopy(self.state_dict())
 
 
-def open_rehearsal(method: Method, capacity: int = 10, batch_size: int = BATCH + 1, **options: Any) -> Rehearsal:
+def open_rehearsal(
+    method: Method,
+    capacity: int = 10,
+    batch_size: int = BATCH + 1,
+    *,
+    exemplars: int = EXEMPLARS,
+    shape: tuple[int, ...] = SHAPE,
+    classes: int = 4,
+    **options: Any,
+) -> Rehearsal:
     """With the draws, candidates and late fields that the method needs."""
     spec = None
     if method.needs.late:
-        late = {name: field.declared(max_outputs=4) for name, field in method.needs.late.items()}
-        spec = {"image": Field(torch.uint8, (1, 4, 4)), "label": Field(torch.int64), **late}
-    exemplars = method.needs.candidates or EXEMPLARS
+        late = {name: field.declared(max_outputs=classes) for name, field in method.needs.late.items()}
+        spec = {"image": Field(torch.uint8, shape), "label": Field(torch.int64), **late}
     return Rehearsal(
         capacity,
-        exemplars,
+        method.needs.candidates or exemplars,
         draws=method.draws.total,
         spec=spec,
         admission=method.needs.admission or "reservoir",

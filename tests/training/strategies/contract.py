@@ -7,6 +7,7 @@ both ranks had, and the whole data at a task's end. It runs the same method, so 
 from __future__ import annotations
 
 import io
+import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -28,8 +29,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "mir": {"candidates": 8},
     "derpp": {"alpha": 0.7},
     "ewc": {"strength": 5.0},
+    "online_ewc": {"strength": 5.0, "gamma": 0.7},
     "si": {"strength": 0.5},
+    "mas": {"strength": 0.5},
+    "rwalk": {"strength": 0.5, "interval": 3, "damping": 1e-6},
+    "scp": {"strength": 5.0, "directions": 5},
     "ema": {"momentum": 0.9},
+    "mean_teacher": {"momentum": 0.9},
 }
 
 
@@ -108,6 +114,15 @@ def joined(pair: Pair, joined_draws: int, apart_draws: int) -> Minibatch:
     return {n: torch.from_numpy(np.concatenate([part[n] for part in parts if n in part])) for n in names}
 
 
+def check(results: Sequence[dict[str, Any]], parts: Any, **options: Any) -> None:
+    """The whole contract. results: of two ranks, as `runs.run` gives them."""
+    check_equal_ranks(results)
+    check_exchanged_once(results)
+    check_resumed(results)
+    check_as_one_rank(results, parts, **options)
+    check_goes_on_alone(results, parts, **options)
+
+
 def check_equal_ranks(results: Sequence[dict[str, Any]]) -> None:
     """Weights after every step, and what was learnt."""
     first = results[0]
@@ -115,6 +130,14 @@ def check_equal_ranks(results: Sequence[dict[str, Any]]) -> None:
         assert other["digests"] == first["digests"], "weights differ between ranks"
         assert other["first"]["learnt"] == first["first"]["learnt"], "what was learnt differs between ranks"
     assert len(set(first["digests"])) == len(first["digests"]) > 6  # and every step moved them
+
+
+def check_exchanged_once(results: Sequence[dict[str, Any]]) -> None:
+    """The accumulated batches of a step exchange gradients once, at the last of them (`no_sync`)."""
+    for result in results:
+        batches = result["batches"]
+        for batch, after in itertools.pairwise([*batches, {"step": None}]):
+            assert batch["exchanges"] == (after["step"] != batch["step"]), f"in step {batch['step']}"
 
 
 def check_resumed(results: Sequence[dict[str, Any]]) -> None:
