@@ -56,7 +56,7 @@ def test_the_configuration_of_a_rehearsal_has_its_settings_with_the_same_default
         assert config[name].metadata == settings[name].metadata, name
         if name not in ("capacity", "exemplars"):
             assert config[name].default == settings[name].default, name
-        if name not in (*KINDS, "asynchronous"):
+        if name not in (*KINDS, "asynchronous", "exemplars"):
             assert hints[name] == others[name], name
 
 
@@ -102,6 +102,16 @@ def test_the_online_setting_is_what_peers_use():
         0,
     )
     assert (config.model.name, config.model.head) == ("mlp", "fixed")
+
+
+def test_a_minibatch_is_extended_by_as_many_exemplars_as_it_has_rows_unless_told_otherwise():
+    def exemplars(*settings: str) -> int | str:
+        config, _ = compose_config(["experiment=none", *settings], "id")
+        return rehearsal_settings(config.rehearsal, config.training, 0, 2, 100).exemplars
+
+    assert exemplars() == 32
+    assert exemplars("training.batch_size=24", "training.batch_scope=total") == 12
+    assert exemplars("training.batch_size=24", "rehearsal.exemplars=7") == 7
 
 
 def test_run_id_and_run_directory_are_respected():
