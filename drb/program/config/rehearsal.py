@@ -25,9 +25,9 @@ class RehearsalConfig:
     capacity_scope:   whether capacity is each rank's or that of all ranks together
     max_age:          steps (1000) or a time ("30d") after which exemplars expire; null never
     refill:           what may take slots freed by expiry or forgetting; recent: whatever comes next
-    exemplars:        drawn per minibatch, for each rank or (exemplars_scope=total) for all ranks together; null: as many
-                      as the minibatch has rows; auto, or auto:64: as many (up to 64, or up to the minibatch's rows) as
-                      stay hidden behind the training steps
+    exemplars:        drawn per minibatch, for each rank or (exemplars_scope=total) for all ranks together; null: as
+                      many as the minibatch has rows; auto, or auto:64: as many (at most 64, or its rows) as stay
+                      hidden behind the training steps
     admission, proportions, exchange: one of drb's own or the dotted path of a class; admission_options and so on are
                       its options, for example rehearsal.admission_options.alpha=0.5
     codec:            how the network's input is stored in fewer bytes: one of drb's own or the dotted path of a class;
@@ -126,7 +126,7 @@ def _chosen(setting: str, section: RehearsalConfig) -> Any:
 
 
 def exemplars_per_rank(section: RehearsalConfig, training: TrainingSettings, world_size: int) -> int | str:
-    """The exemplars that each rank draws per minibatch, or "auto:N": as many as stay hidden, at most a minibatch's rows.
+    """Exemplars that each rank draws per minibatch, or "auto:N": as many as stay hidden, at most a minibatch's rows.
 
     Raises:
         ValueError: a total that does not divide by the ranks.
