@@ -22,7 +22,7 @@ usage: drb COMMAND ...
     drb update     new data arrived: train on it, judge it, promote it (drb update --help)
     drb lineage    the versions that updates made (drb lineage --help)
     drb rollback   make an earlier version current (drb rollback --help)
-    drb audit      what a run that mixed sources was trained on (drb audit --help)
+    drb audit      which samples a run was trained on, and when (drb audit --help)
     drb forget     remove samples from a run's checkpoints (drb forget --help)
     drb inspect    what a checkpoint contains (drb inspect --help)
     drb verify     whether a checkpoint is intact (drb verify --help)

@@ -12,8 +12,8 @@ SETTINGS = (
     "batch_size num_samples data device verbose"
 )
 MEMBERS = (
-    "ages attach close counts describe duplicate_share edit extend forget forget_observers load_state_dict resharded "
-    "sample_ids settings state_dict stats step stopped"
+    "ages attach close counts describe duplicate_share edit extend forget forget_observers load_state_dict "
+    "next_step recorder resharded sample_ids settings state_dict stats step stopped"
 )
 
 

@@ -51,7 +51,7 @@ class _Job:
 
     Attributes:
         parts: what it writes, by name.
-        published: called on rank 0 just before the checkpoint gets its name.
+        published: called on every rank before the checkpoint gets its name.
     """
 
     name: str
@@ -164,10 +164,10 @@ class CheckpointWriter:
             written = write_part(folder, name, part, final=final, key=self.key, shards=shards)
             files |= written.files
             new_bytes += written.new_bytes
+        job.published()
         return files, new_bytes
 
     def _publish(self, job: _Job, manifest: Manifest) -> None:
-        job.published()
         write_manifest(unfinished(self.folder.root / job.name), manifest)
         self.folder.publish(job.name)
 

@@ -41,6 +41,7 @@ from drb.program.energy import EnergyMeter
 from drb.program.ledger import write_ledger
 from drb.program.outputs import outputs_of
 from drb.program.profiling import Profiler
+from drb.program.rehearsal_ledger import RunLedger
 from drb.program.summary import summarise, versions, write_atomically, write_summary
 from drb.program.tracker_run import data_of, open_tracker_of, tags_of
 from drb.program.trained import save_trained_network
@@ -99,6 +100,7 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
         dataset = load_on_all_ranks(partial(dataset_of, config, console, known), world, config.timeout_s)
         stack.callback(close_decoders)
         tracker.log_dataset(data_of(config, dataset))
+        ledger = RunLedger()
         if checkpointer is not None:
             if saved is not None and known is not None:
                 saved = with_data_of_now(saved, known, dataset, config, checkpointer, console)
@@ -109,7 +111,7 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
                 TASKS: tasks_of(config, dataset),
                 OUTPUTS: None if outputs is None else dataclasses.asdict(outputs),
             }
-            checkpointer.begin_run({**facts, **data}, tracker.start_flush)
+            checkpointer.begin_run({**facts, **data}, partial(_start_flush, tracker, ledger))
         if world.is_main and dataset.cache is not None:
             write_atomically(run_dir / RUN_FILE, {"cache": str(dataset.cache), "run_dir": str(run_dir.resolve())})
         with ExitStack() as training:
@@ -122,6 +124,7 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
                 saved = None  # it may hold samples: what is forgotten must not stay in memory
             if world.is_main:
                 write_ledger(run_dir, config, dataset, trainer)
+            ledger.begin(run_dir, rehearsal, trainer, world, log=config.ledger)
             if rehearsal is not None and checkpointer is not None:
                 rehearsal.forget_observers.append(CheckpointPurge(checkpointer))
             stage.where = lambda: trainer.whereabouts
@@ -131,6 +134,7 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
                 trainer.run()
             energy = meter.total(trainer.progress.rows - before)
             stats = None if rehearsal is None else rehearsal.stats()
+        ledger.finish()
         if world.is_main:
             costs = None if checkpointer is None else dataclasses.asdict(checkpointer.tally)
             summary = summarise(config, trainer, stats, costs, energy, dataset.identity.fingerprint, world, arguments)
@@ -143,6 +147,17 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
             console.say(f"summary: {run_dir / 'summary.json'}" + "".join(f"; network: {file}" for file in files[:1]))
         if lock is not None:
             lock.release()
+
+
+def _start_flush(tracker: Tracker, ledger: RunLedger) -> Callable[[], None]:
+    """Begin to write what was logged; returns what waits until it is there."""
+    waits = [tracker.start_flush(), ledger.start_flush()]
+
+    def wait() -> None:
+        for each in waits:
+            each()
+
+    return wait
 
 
 class _Stage:

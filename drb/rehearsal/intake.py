@@ -6,7 +6,7 @@ Letters: B rows of a minibatch.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +20,9 @@ from drb.sampling.distinct import DistinctCounter
 from drb.seeding import sample_ids_of, sample_keys
 from drb.types import Int64Array, Minibatch, OwnerOf, UInt64Array
 
+if TYPE_CHECKING:
+    from drb.rehearsal.ledger.recorder import Recorder
+
 REHEARSED = "rehearsed"  # the field that `extend` adds
 _ID_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
@@ -30,11 +33,13 @@ class Intake:
     num_distinct: distinct samples offered so far; 0 unless the proportions need it.
     id_field, stratum: the fields of sample ids and of strata; None: there is none.
     labelled: what is stored, with labels as strata; None: there are no labels, or they may change.
+    recorder: logs what is offered.
     """
 
     def __init__(self, settings: RehearsalSettings, rank: int, world_size: int) -> None:
         self.num_distinct = 0
         self.labelled: Columns | None = None
+        self.recorder: Recorder | None = None
         self._settings = settings
         self.id_field, self.stratum = settings.id_field, settings.stratum
         self._needs_strata = settings.needs_strata
@@ -135,6 +140,8 @@ class Intake:
         if self._distinct is not None:
             self._distinct.add(keys)
             self.num_distinct = self._distinct.count()
+        if self.recorder is not None:
+            self.recorder.offer(round_, sample_id)
         return Offer(sample_id, stratum, keys, round_)
 
     def _require_same_label(self, stored: Columns, sample_id: Int64Array, label: Int64Array, keys: UInt64Array) -> None:

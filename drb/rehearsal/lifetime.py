@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from typing_extensions import Self
 
@@ -21,6 +22,9 @@ from drb.rehearsal.settings import RehearsalSettings
 from drb.rehearsal.step import outside_inference_mode
 from drb.rehearsal.unstarted import Unstarted
 from drb.types import Minibatch
+
+if TYPE_CHECKING:
+    from drb.rehearsal.ledger.recorder import Recorder
 
 log = logging.getLogger("drb")
 
@@ -72,6 +76,28 @@ class Lifetime:
         log.info(line)
         if self._verbose:
             print(f"drb: {line}", file=sys.stderr, flush=True)
+
+    @property
+    def recorder(self) -> Recorder | None:
+        """What logs offers and draws: see `drb.rehearsal.ledger`. It is to be set before the first minibatch.
+
+        Raises:
+            ValueError: when it is set afterwards.
+        """
+        return self._unstarted.recorder
+
+    @recorder.setter
+    def recorder(self, recorder: Recorder) -> None:
+        if self._running is not None:
+            raise ValueError("a recorder must be given before the first minibatch")
+        self._unstarted.recorder = recorder
+
+    @property
+    def next_step(self) -> int:
+        """The number of the next step, from 0 on, which a loaded state goes on counting."""
+        if self._running is not None:
+            return self._running.steps.last + 1
+        return int((self._unstarted.saved or {}).get("round", -1)) + 1
 
     @property
     def stopped(self) -> bool:

@@ -183,6 +183,8 @@ class Pipeline:
         """Go on after step `last_step`. Collective where nothing is fetched, which must then be so on every rank."""
         if fetched is not None:
             self._ready.extend(restore_fetched(fetched, last_step, self._runner))
+            if self._runner.recorder is not None:
+                self._runner.recorder.fetched(self._ready)
             for block in {exemplars.block for exemplars in self._ready}:
                 self._delivery.restore(block)
         elif last_step >= 0:
@@ -194,12 +196,16 @@ class Pipeline:
 
     def _run_rounds_up_to(self, last_step: int, offered: int) -> None:
         """Run the rounds that are submitted by `last_step` and whose exemplars are used after it."""
-        interval, next_step = self._interval, last_step + 1
+        interval, next_step, recorder = self._interval, last_step + 1, self._runner.recorder
+        if recorder is not None:
+            recorder.again_after = last_step
         current = next_step // interval - self._depth  # the round whose exemplars the next step uses
         for number in range(max(current, 0), last_step // interval + 1):
             self._delivery.mark(self._runner.block_of(number * interval))
             self.submit(number * interval, offered)
             self._receive()
+        if recorder is not None:
+            recorder.again_after = None
         if current >= 0:
             for _ in range(next_step % interval):
                 self._ready.popleft()  # used before

@@ -17,6 +17,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,6 +28,9 @@ from drb.rehearsal.exemplars import ACTIVE, Ends, RoundResult, StepExemplars, Un
 from drb.sampling.counts import UnionCounts
 from drb.sampling.sampler import Draw, Sampler
 from drb.types import Int64Array
+
+if TYPE_CHECKING:
+    from drb.rehearsal.ledger.recorder import Recorder
 
 _STATUS, _STEP, _SIZE, _OFFERED, _CHANGED = range(5)  # a rank's message
 
@@ -51,6 +55,7 @@ class RoundRunner:
     exemplars are being used. Round number n, counted from 0, has block n % (depth + 1).
     exemplars_of: the number of exemplars that a round draws, as a function of the union's size; None: the sampler's.
     on_gathered: is told the ranks' statuses, int64 [W], as soon as they are known.
+    recorder: logs what rounds publish.
     failure: the error of a round, after which none is run.
     """
 
@@ -76,6 +81,7 @@ class RoundRunner:
         self.union_size = 0
         self.exemplars_of: Callable[[int], int] | None = None
         self.on_gathered: Callable[[Int64Array], None] | None = None
+        self.recorder: Recorder | None = None
         self.failure: BaseException | None = None
         self._last: RoundResult | None = None
         self._table = table
@@ -133,6 +139,8 @@ class RoundRunner:
 
         if self.exemplars_of is not None:
             self._sampler.exemplars = self.exemplars_of(self.union_size)
+        if self.recorder is not None:
+            self.recorder.round(step, self._sampler.exemplars, offered, change)
         draw, offered_W = self._sampler.draw if self.draws == 1 else self._draw, messages_WH[:, _OFFERED]
         draws = []
         for draw_step in range(step, step + self.interval):

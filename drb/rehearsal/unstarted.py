@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,6 +29,10 @@ from drb.rehearsal.state.loading import SavedState, kind_of_state, own_state
 from drb.rehearsal.state.origin import Origin, start_of
 from drb.rehearsal.step import Output, Steps
 from drb.types import Int64Array, Minibatch, OwnerOf
+from drb.variant import identity
+
+if TYPE_CHECKING:
+    from drb.rehearsal.ledger.recorder import Recorder
 
 
 class Unstarted:
@@ -38,6 +42,7 @@ class Unstarted:
     wanted: the device where results are wanted; None: where the first minibatch lies.
     group: the members' ranks in the default group.
 
+    recorder: logs what the rehearsal does.
     saved: the state to go on from, None without one and from the start on. earlier: the statistics up to there.
     """
 
@@ -50,6 +55,7 @@ class Unstarted:
         wanted: Any = None,
         group: Sequence[int] = (0,),
     ) -> None:
+        self.recorder: Recorder | None = None
         self.saved: Mapping[str, Any] | None = None
         self.earlier: dict[str, Any] = {}
         self._settings = settings
@@ -186,6 +192,8 @@ class Unstarted:
             output = Extension(parts.spec, parts.max_rows, parts.exemplars, parts.runner.blocks, id_field)
         if settings.stratum == LABEL:
             self._intake.labelled = parts.buffer.columns
+        if self.recorder is not None:
+            self._begin_ledger(self.recorder, parts)
         rounds = Pipeline(parts, self._peers, settings)
         steps = Steps(
             parts,
@@ -197,3 +205,23 @@ class Unstarted:
             returns_home=not self._is_device_given,
         )
         return Running(parts, self._intake, steps, rounds, self._peers, settings, self.earlier)
+
+    def _begin_ledger(self, recorder: Recorder, parts: Parts) -> None:
+        """Let the recorder know what draws depend on, and have it told what happens."""
+        from drb.rehearsal.ledger.recorder import Rules  # seldom needed
+
+        settings = self._settings
+        rules = Rules(
+            rank=self._rank,
+            world_size=self._world_size,
+            capacity=parts.buffer.capacity,
+            seed=settings.seed,
+            depth=parts.depth,
+            interval=parts.interval,
+            draws=parts.runner.draws,
+            min_fill=settings.min_fill,
+            proportions=identity(settings.shares),
+            by_stratum=settings.shares.needs_strata,
+        )
+        recorder.begin(rules, parts.buffer.rows)
+        self._intake.recorder = parts.runner.recorder = recorder

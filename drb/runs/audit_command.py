@@ -1,4 +1,4 @@
-"""Say what a run that mixed sources was trained on, and when."""
+"""Say what a run was trained on, and when: new samples, and exemplars from the buffers."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from drb.registry import UnnamedVariantError
 from drb.runs.ledger import Ledger, read_ledger
+from drb.runs.rehearsed import RehearsalLedger
+from drb.sampling.proportions import PROPORTIONS
 
 _EPILOG = """\
-The answers follow from a few hundred bytes in the run's directory (mix.json); docs/mix.md says how. Steps that were
-trained and lost, because the run was killed and went on from an earlier checkpoint, do not count.
+The answers follow from a few hundred bytes in the directory of a run that mixes sources (mix.json; docs/mix.md), or
+from a log of what the buffers of a run that rehearses held (ledger/; docs/audit.md). Steps that were trained and lost,
+because the run was killed and went on from an earlier checkpoint, do not count.
 """
 
 
@@ -22,19 +26,27 @@ def main(arguments: Sequence[str]) -> int:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--step", type=int, metavar="N", help="the samples of optimisation step N, which counts from 1")
     what.add_argument(
-        "--sample", metavar="SOURCE:POSITION", help="the steps, checkpoints and exports that saw a sample"
+        "--sample", metavar="ID", help="the steps, checkpoints and exports that saw a sample (SOURCE:POSITION of a mix)"
     )
     what.add_argument("--mixture", action="store_true", help="what each source got, and what was asked for")
+    parser.add_argument(
+        "--proportions",
+        metavar="PACKAGE.MODULE.CLASS",
+        help="the proportions of the run, if they are a class of your own (rehearsal.proportions)",
+    )
     options = parser.parse_args(arguments)
     try:
+        if options.proportions is not None:
+            PROPORTIONS.find(options.proportions)
         print("\n".join(_answer(read_ledger(options.run_dir), options)))
     except (ValueError, OSError) as error:
-        print(f"drb: error: {error}", file=sys.stderr)
+        hint = f"; add --proportions {error.name}" if isinstance(error, UnnamedVariantError) else ""
+        print(f"drb: error: {error}{hint}", file=sys.stderr)
         return 1
     return 0
 
 
-def _answer(ledger: Ledger, options: argparse.Namespace) -> list[str]:
+def _answer(ledger: Ledger | RehearsalLedger, options: argparse.Namespace) -> list[str]:
     if options.step is not None:
         return ledger.step(options.step)
     if options.mixture:

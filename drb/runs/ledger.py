@@ -1,4 +1,4 @@
-"""What a run that mixed sources was trained on: `mix.json` of its directory, read."""
+"""What a run was trained on, read from its directory: `mix.json` if it mixed sources, `ledger/` if it rehearsed."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from drb.data.mix import Mix, mix_from, mixture, samples_of_step, steps_of_sample
+from drb.rehearsal.ledger.file import FOLDER
+from drb.runs.rehearsed import RehearsalLedger, read_rehearsal_ledger
 
 LEDGER_FILE = "mix.json"
 
@@ -68,21 +70,24 @@ class Ledger:
         ]
 
 
-def read_ledger(run_dir: Path) -> Ledger:
+def read_ledger(run_dir: Path) -> Ledger | RehearsalLedger:
     """The ledger of a run.
 
     Raises:
-        ValueError: the directory holds no run that mixed sources, or the file is damaged, or it was missing or damaged
-            when the run went on.
+        ValueError: the directory holds no run that mixed sources or rehearsed, or the ledger is damaged, or it was
+            missing or damaged when the run went on.
     """
     path = run_dir / LEDGER_FILE
+    if (run_dir / FOLDER).is_dir() and not path.exists():
+        steps, seen = _seen(run_dir)
+        return read_rehearsal_ledger(run_dir, steps if seen else None, seen)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         mix, origins, lost = mix_from(content["mix"]), dict(content["origins"]), int(content["lost"])
     except OSError as error:
         raise ValueError(
-            f"{path} cannot be read ({error.strerror}): give the directory of a run that mixes sources, such as "
-            "experiment=base_plus_new"
+            f"{path} cannot be read ({error.strerror}), and there is no folder {FOLDER}: give the directory of a run "
+            "that rehearses or mixes sources, such as experiment=base_plus_new"
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
@@ -91,13 +96,19 @@ def read_ledger(run_dir: Path) -> Ledger:
             f"{path} was missing, damaged or of other samples when the run went on after step {lost}: which samples "
             "its steps had cannot be told any more"
         )
+    steps, seen = _seen(run_dir)
+    return Ledger(mix, steps, origins, seen)
+
+
+def _seen(run_dir: Path) -> tuple[int, dict[str, int]]:
+    """The steps that a run has trained, and those that each of its checkpoints and exports has seen, by its name."""
     seen = {path.name: int(path.name.split("-")[1]) for path in _checkpoints(run_dir)}
     steps = max(seen.values(), default=0)
     summary = run_dir / "summary.json"
     if summary.exists():
         steps = int(json.loads(summary.read_text(encoding="utf-8"))["steps"])
         seen |= {file: steps for file in ("model.safetensors", "model.pt2") if (run_dir / file).exists()}
-    return Ledger(mix, steps, origins, seen)
+    return steps, seen
 
 
 def _checkpoints(run_dir: Path) -> list[Path]:

@@ -19,6 +19,7 @@ from drb.distributed.reduction import sum_over_ranks
 from drb.training.batches import Batches
 from drb.training.components import Components
 from drb.training.learner import Learner
+from drb.training.ledger import LedgerNotes
 from drb.training.method.needs import Phase
 from drb.training.method.optimizer_step import Step
 from drb.training.reporting.reporter import Reporter
@@ -47,6 +48,7 @@ class PhaseTrainer:
         self._progress = components.progress
         self._training = components.training
         self._schedule = components.schedule
+        self._ledger = LedgerNotes(components)
         self._batches = batches
         self._reporter = reporter
         self._saver = saver
@@ -73,6 +75,7 @@ class PhaseTrainer:
             self._progress.epochs = 0
         while position.epoch < epochs:
             deal = loader.deal(position.epoch, position.earlier)
+            self._ledger.begin_epoch(task, deal, phase)
             minibatches = loader.epoch(position.epoch, position.minibatch, position.earlier)
             self._train_epoch(task, learner, self._progress.breakdown.loader.over(minibatches), deal, phase)
             position.end_epoch()

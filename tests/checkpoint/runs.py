@@ -16,6 +16,7 @@ from drb.checkpoint import Checkpointer, CheckpointSettings, StateParts, StopSig
 from drb.data.datasets import load_dataset
 from drb.data.scenarios import build_scenario
 from drb.distributed.world import World
+from drb.program.rehearsal_ledger import RunLedger
 from drb.rehearsal.rehearsal import Rehearsal
 from drb.seeding import derive_seed
 from drb.training import OPTIMIZERS, SCHEDULES, Monitor, Trainer, TrainingSettings
@@ -72,7 +73,7 @@ def run(
 ) -> dict[str, Any]:
     """Train 3 tasks of 2 classes, going on from a checkpoint if there is one.
 
-    options: of what differs from the defaults here; save_at: steps.
+    options: of what differs from the defaults here; save_at: steps; ledger: whether there is one.
     """
     torch.manual_seed(rank)
     world = World(rank, world_size)
@@ -110,7 +111,16 @@ def run(
     saved = None if saver is None else saver.find()
     if saved is not None:
         trainer.load_state_dict(saved.state)
-    trainer.run()
+    ledger = RunLedger()
+    if saver is not None and options.get("ledger"):
+        saver.begin_run({}, ledger.start_flush)
+        ledger.begin(run_dir, rehearsal, trainer, world, log=True)
+    try:
+        trainer.run()
+    except KeyboardInterrupt:  # it stands for a kill, but the checkpoint that is being written gets its name
+        assert saver is not None
+        saver.finish()
+        raise
     result = {
         "weights": _digest(trainer.network.state_dict()),
         "optimizer": _digest(trainer.state_dict()["optimizer"]),
@@ -126,6 +136,7 @@ def run(
         result["ids"] = rehearsal.sample_ids().tolist()
         result["rounds"] = rehearsal.stats()["rounds"]
         rehearsal.close()
+    ledger.finish()
     return result
 
 

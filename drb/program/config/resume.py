@@ -41,6 +41,7 @@ _MAY_CHANGE = (
     "checkpoint",
     "tracking",
     "profile",
+    "ledger",
     "profiling",
 )
 

@@ -52,6 +52,7 @@ class TrainConfig:
     timeout_s: of every collective of the training ranks, in seconds
     start_timeout_s: how long ranks wait for one another at the start, in seconds
     profile:   rank 0 writes a trace of some steps (see profiling) into profile/ of the run directory
+    ledger:    log which exemplars were drawn in ledger/ of the run directory, for drb audit (docs/audit.md)
     console:   main: rank 0 prints; all: every rank does, with its number in front
     """
 
@@ -63,6 +64,7 @@ class TrainConfig:
     timeout_s: float = setting(600.0, above=0)
     start_timeout_s: float = setting(25.0, above=0)
     profile: bool = False
+    ledger: bool = True
     console: str = setting("main", one_of=("main", "all"))
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     scenario: VariantConfig = field(default_factory=VariantConfig)

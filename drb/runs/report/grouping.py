@@ -17,6 +17,7 @@ _IGNORED = (
     "run_id",
     "seed",
     "console",
+    "ledger",
     "timeout_s",
     "start_timeout_s",
     "dataset.root",

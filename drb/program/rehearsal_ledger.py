@@ -1,0 +1,44 @@
+"""Keeps the ledger of rehearsal in a run's directory: written with each checkpoint, cut where the run goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from drb.distributed.world import World
+from drb.rehearsal.ledger.file import LedgerWriter, cut
+from drb.rehearsal.ledger.recorder import Recorder
+from drb.rehearsal.rehearsal import Rehearsal
+from drb.training import Trainer
+
+
+class RunLedger:
+    """One per rank. Until `begin`, and for runs without one, it does nothing."""
+
+    def __init__(self) -> None:
+        self._writer: LedgerWriter | None = None
+        self._steps: Callable[[], int] = lambda: 0
+
+    def begin(self, run_dir: Path, rehearsal: Rehearsal | None, trainer: Trainer, world: World, *, log: bool) -> None:
+        """Drop what was logged after the steps that count, and log what follows. Before the first minibatch.
+
+        log: False logs nothing.
+        """
+        if world.is_main:
+            cut(run_dir, trainer.steps)
+        if log and rehearsal is not None:
+            rehearsal.recorder = recorder = Recorder()
+            self._writer = LedgerWriter(run_dir, recorder, world.rank, trainer.steps)
+            self._steps = lambda: trainer.steps
+
+    def start_flush(self) -> Callable[[], None]:
+        """Take what was logged; returns what writes it, for another thread. While no round is in flight."""
+        writer = self._writer
+        if writer is None:
+            return lambda: None
+        writer.take(self._steps())
+        return writer.write
+
+    def finish(self) -> None:
+        """Write the rest. After the rehearsal has ended."""
+        self.start_flush()()

@@ -1,0 +1,196 @@
+"""The ledger on disk: LEDGER/<steps taken at the start>-<rank>.log of each start of a run and each of its ranks.
+
+A file is a sequence of records: 8 bytes with length and checksum, then 4 with the length of a JSON text, the text
+deflated, and bytes that it describes. The first one has the rules; each other one has what was logged up to a
+checkpoint, and says of how many optimisation steps (`end`). A record is on the disk before its checkpoint has a name.
+Going on from an earlier checkpoint cuts what came after it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from drb.rehearsal.ledger.coding import pack, unpack
+from drb.rehearsal.ledger.dealt import Stretch
+from drb.rehearsal.ledger.recorder import Entry, Part, Recorder, Rules
+from drb.types import Int64Array
+
+FOLDER = "ledger"
+_FORMAT = "drb-ledger 1"
+_FRAME = struct.Struct("<II")
+_TEXT = struct.Struct("<I")
+
+
+class LedgerWriter:
+    """Writes what one rank has logged. steps: optimisation steps that had been taken when this process began."""
+
+    def __init__(self, run_dir: Path, recorder: Recorder, rank: int, steps: int) -> None:
+        self._path = run_dir / FOLDER / f"{steps:010d}-{rank:05d}.log"
+        self._recorder = recorder
+        self._steps = steps
+        self._waiting: list[tuple[Part, int]] = []
+        self._written = 0
+
+    def take(self, steps: int) -> None:
+        """Take what was logged up to an optimisation step; for the training thread, while no round is in flight."""
+        self._waiting.append((self._recorder.take(), steps))
+
+    def write(self) -> None:
+        """Write what was taken, and wait until it is on the disk. If that fails it can be tried again.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        rules = self._recorder.rules
+        if rules is None or not self._waiting:
+            return
+        records = [_record(*_content(part, end)) for part, end in self._waiting]
+        if not self._written:
+            header = {"format": _FORMAT, "rules": asdict(rules), "begin": self._steps}
+            records.insert(0, _record(header, []))
+            self._path.parent.mkdir(exist_ok=True)
+        with open(self._path, "r+b" if self._written else "wb") as file:
+            file.seek(self._written)
+            file.truncate()
+            file.write(b"".join(records))
+            file.flush()
+            os.fsync(file.fileno())
+            self._written = file.tell()
+        self._waiting.clear()
+
+
+@dataclass
+class RankLog:
+    """What one rank logged from a start of the run on, up to optimisation step `end`. blocks: as bytes."""
+
+    rules: Rules
+    begin: int
+    end: int = 0
+    entries: list[Entry] = field(default_factory=list)
+    blocks: list[bytes] = field(default_factory=list)
+    stretches: list[Stretch] = field(default_factory=list)
+    tasks: list[tuple[str, Int64Array]] = field(default_factory=list)
+    fetched: dict[int, Int64Array] = field(default_factory=dict)
+
+
+def read_logs(run_dir: Path) -> list[list[RankLog]]:
+    """The logs of each start of a run, the earliest first, and in it of each rank.
+
+    Raises:
+        ValueError: a file is damaged or missing. OSError: it cannot be read.
+    """
+    starts: dict[str, list[Path]] = {}
+    for path in _files(run_dir):
+        starts.setdefault(path.name.partition("-")[0], []).append(path)
+    logs = []
+    for paths in starts.values():
+        start = [_read(path) for path in paths]
+        ranks = start[0].rules.world_size
+        if [log.rules.rank for log in start] != list(range(ranks)):
+            raise ValueError(f"{paths[0].parent} lacks files of this start of the run: {paths[0].name} is of {ranks}")
+        logs.append(start)
+    return logs
+
+
+def cut(run_dir: Path, steps: int) -> None:
+    """Drop what was logged after an optimisation step, from which the run goes on. While nobody else writes."""
+    for path in _files(run_dir):
+        if int(path.name.partition("-")[0]) >= steps:
+            path.unlink()
+            continue
+        kept = 0
+        for content, _, end in _records(path):
+            if content.get("end", 0) > steps:
+                break
+            kept = end
+        os.truncate(path, kept)
+
+
+def bytes_of(run_dir: Path) -> int:
+    """What the ledger of a run takes on the disk."""
+    return sum(path.stat().st_size for path in _files(run_dir))
+
+
+def _files(run_dir: Path) -> list[Path]:
+    return sorted((run_dir / FOLDER).glob("*-*.log"))
+
+
+def _content(part: Part, end: int) -> tuple[dict[str, Any], list[bytes]]:
+    """What a record says, and the bytes behind it."""
+    tasks = [pack(ids, differences=True) for _, ids in part.tasks]
+    fetched = [pack(ids) for _, ids in part.fetched]
+    columns = {} if not part.entries else {name: [asdict(e)[name] for e in part.entries] for name in _ENTRY}
+    content = {
+        "end": end,
+        "entries": columns,
+        "stretches": [stretch.to_json() for stretch in part.stretches],
+        "tasks": [name for name, _ in part.tasks],
+        "fetched": [step for step, _ in part.fetched],
+    }
+    return content, [*tasks, *fetched, *part.blocks]
+
+
+_ENTRY = list(Entry.__dataclass_fields__)
+
+
+def _record(content: dict[str, Any], bodies: list[bytes]) -> bytes:
+    text = zlib.compress(json.dumps(content, separators=(",", ":")).encode())
+    payload = b"".join([_TEXT.pack(len(text)), text, *bodies])
+    return _FRAME.pack(len(payload), zlib.crc32(payload)) + payload
+
+
+def _records(path: Path) -> Iterator[tuple[dict[str, Any], bytes, int]]:
+    """What each record says, the bytes behind that, and where it ends; not one that was cut short at the end."""
+    data, at = path.read_bytes(), 0
+    while at + _FRAME.size <= len(data):
+        length, checksum = _FRAME.unpack_from(data, at)
+        payload = data[at + _FRAME.size : at + _FRAME.size + length]
+        if len(payload) < length:
+            return
+        at += _FRAME.size + length
+        if zlib.crc32(payload) != checksum:
+            raise ValueError(f"{path} is damaged: its record before byte {at} has another checksum")
+        (text,) = _TEXT.unpack_from(payload)
+        begin = _TEXT.size + text
+        yield json.loads(zlib.decompress(payload[_TEXT.size : begin])), payload[begin:], at
+
+
+def _read(path: Path) -> RankLog:
+    log: RankLog | None = None
+    try:
+        for content, body, _ in _records(path):
+            if log is None:
+                if content["format"] != _FORMAT:
+                    raise ValueError("it is of another format")
+                log = RankLog(Rules(**content["rules"]), content["begin"], content["begin"])
+                continue
+            _add(log, content, body)
+    except (KeyError, TypeError, struct.error, zlib.error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if log is None:
+        raise ValueError(f"{path} is damaged: it has no beginning")
+    return log
+
+
+def _add(log: RankLog, content: dict[str, Any], body: bytes) -> None:
+    at = 0
+    log.end = content["end"]
+    log.stretches += [Stretch.of(values) for values in content["stretches"]]
+    for name in content["tasks"]:
+        ids, at = unpack(body, at)
+        log.tasks.append((name, ids))
+    for step in content["fetched"]:
+        log.fetched[step], at = unpack(body, at)
+    columns = content["entries"]
+    for values in zip(*(columns[name] for name in _ENTRY), strict=True) if columns else ():
+        entry = Entry(**dict(zip(_ENTRY, values, strict=True)))
+        log.entries.append(entry)
+        log.blocks.append(body[at : at + entry.size_bytes])
+        at += entry.size_bytes
