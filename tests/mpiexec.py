@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from warm_python import warm_python
 
 ROOT = Path(__file__).resolve().parents[1]
 MPIEXEC = shutil.which("mpiexec", path=str(Path(sys.executable).parent))
@@ -95,7 +96,7 @@ def run_mpi(
     """Each call is fn(rank, world_size, *args) on every rank, one by one; per call, the results by rank."""
     named = [(fn.__module__, fn.__qualname__, args) for fn, args in calls]
     (tmp_path / "calls").write_bytes(pickle.dumps(named))
-    command = [MPIEXEC, "-n", str(world_size), sys.executable, __file__, tmp_path]
+    command = [MPIEXEC, "-n", str(world_size), warm_python(), __file__, tmp_path]
     code, output = run_program(command, timeout=timeout, env=env)
     assert code == 0, output
     per_rank = [pickle.loads((tmp_path / f"rank{rank}").read_bytes()) for rank in range(world_size)]

@@ -28,7 +28,8 @@ def main() -> None:
         wanted["ignored"] = [number for number in _FORWARDED if signal.getsignal(number) is signal.SIG_IGN]
         body = json.dumps(wanted).encode()
         namespaces = [os.open(f"/proc/self/ns/{name}", os.O_RDONLY) for name in ("uts", "net")]
-        descriptors = array.array("i", [0, 1, 2, *namespaces]).tobytes()
+        mpi = [int(os.environ["PMI_FD"])] if "PMI_FD" in os.environ else []  # its connection to mpiexec
+        descriptors = array.array("i", [0, 1, 2, *namespaces, *mpi]).tobytes()
         server.sendmsg([len(body).to_bytes(8, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
         server.sendall(body)
         answers = server.makefile("r")

@@ -89,7 +89,9 @@ class _Server:
 
     def _fork(self) -> None:
         client, _address = self._listener.accept()
-        header, descriptors, _flags, _address = socket.recv_fds(client, 8, 5)
+        header, descriptors, _flags, _address = socket.recv_fds(client, 8, 6)
+        if not header:  # it was killed before it could say anything
+            return client.close()
         body = client.recv(int.from_bytes(header, "big"), socket.MSG_WAITALL)
         pid = os.fork()
         if pid == 0:
@@ -106,9 +108,10 @@ class _Server:
             client.sendall(f"{pid}\n".encode())
 
     def _kill(self, pid: int) -> None:
-        """The client is gone."""
-        self._selector.unregister(self._clients[pid])
-        os.kill(pid, signal.SIGKILL)
+        """The client is gone, maybe because the process has just ended."""
+        if pid in self._clients:
+            self._selector.unregister(self._clients[pid])
+            os.kill(pid, signal.SIGKILL)
 
     def _tell(self, pid: int, ended: int) -> None:
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -135,12 +138,13 @@ def _serve_client(wanted: dict[str, Any], descriptors: list[int]) -> NoReturn:
     for number in wanted["ignored"]:
         signal.signal(number, signal.SIG_IGN)
     os.getppid = lambda: wanted["parent"]
-    *outputs, uts, net = descriptors
+    outputs, (uts, net, *mpi) = descriptors[:3], descriptors[3:]
     for descriptor, name in ((uts, "uts"), (net, "net")):  # a virtual node of Slurm has its own host name
         if not os.path.samestat(os.fstat(descriptor), os.stat(f"/proc/self/ns/{name}")):
             assert ctypes.CDLL(None, use_errno=True).setns(descriptor, 0) == 0, os.strerror(ctypes.get_errno())
         os.close(descriptor)
-    run_as_python(wanted["command"], wanted["cwd"], wanted["environment"], outputs)
+    environment = wanted["environment"] | ({"PMI_FD": str(mpi[0])} if mpi else {})
+    run_as_python(wanted["command"], wanted["cwd"], environment, outputs)
 
 
 def run_as_python(
@@ -170,6 +174,9 @@ def run_as_python(
         threading._shutdown()
         atexit._run_exitfuncs()
         sys.stdout.flush()
+        if mpi := sys.modules.get("mpi4py.MPI"):  # MPI says goodbye when C's exit is called
+            mpi.Is_initialized() and not mpi.Is_finalized() and mpi.Finalize()
+            ctypes.CDLL(None).exit(code & 0xFF)
     finally:
         os._exit(code & 0xFF)
 

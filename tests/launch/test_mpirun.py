@@ -8,6 +8,7 @@ import sys
 import pytest
 from mpiexec import MPIEXEC, missing, run_program
 from programs import start_ranks
+from warm_python import warm_python
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "MPI is there")
 
@@ -18,7 +19,8 @@ MPIRUN = [MPIEXEC, "-n", "2", sys.executable]
 
 def test_the_same_seed_gives_the_same_accuracies_as_gloo(tmp_path):
     gloo = start_ranks(2, [*DIGITS, "rehearsal.exchange=collective", "hydra.run.dir=gloo"], tmp_path)
-    code, output = run_program([*MPIRUN, *TRAIN, "rehearsal.exchange=rma", "hydra.run.dir=mpi"], cwd=tmp_path)
+    mpirun = [*MPIRUN[:-1], warm_python()]
+    code, output = run_program([*mpirun, *TRAIN, "rehearsal.exchange=rma", "hydra.run.dir=mpi"], cwd=tmp_path)
     assert code == 0, output
     assert output.count("after task 5") == 1  # rank 0 alone speaks
     assert [rank.wait().code for rank in gloo] == [0, 0]
