@@ -1,54 +1,20 @@
-"""What the program prints: lines, and progress as a bar on a terminal or as a line now and then elsewhere."""
+"""What the program prints: lines, and how training stands as a live view on a terminal or as a line now and then."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 
-import rich.console
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from drb.distributed.world import World
 from drb.machine import usable_cores
+from drb.training.reporting.live import Live
 from drb.training.reporting.monitor import Console
 
 FIRST_LINE_S, LINE_EVERY_S = 5.0, 30.0  # where progress is printed as lines
-
-
-class TerminalConsole:
-    """Lines and a progress bar on a terminal. Implements `drb.training.reporting.monitor.Console`."""
-
-    def __init__(self) -> None:
-        self._console = rich.console.Console(highlight=False, soft_wrap=True)
-        self._progress: Progress | None = None
-
-    def say(self, line: str) -> None:
-        self._console.print(line, markup=False)
-
-    def begin(self, title: str, completed: int, total: int) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
-            console=self._console,
-            auto_refresh=False,
-            transient=True,
-        )
-        self._progress.add_task(title, completed=completed, total=total, note="")
-        self._progress.start()
-
-    def show(self, completed: int, note: str) -> None:
-        if self._progress is not None:
-            self._progress.update(self._progress.task_ids[0], completed=completed, note=note, refresh=True)
-
-    def end(self) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
 
 
 class PlainConsole:
@@ -62,41 +28,63 @@ class PlainConsole:
     def __init__(self, prefix: str = "", *, shows_progress: bool = True) -> None:
         self._prefix = prefix
         self._shows_progress = shows_progress
-        self._title, self._first, self._total = "", 0, 0
-        self._started = self._next_line = 0.0
+        self._next_line = 0.0
 
     def say(self, line: str) -> None:
         print(f"{self._prefix}{line}", flush=True)
 
-    def begin(self, title: str, completed: int, total: int) -> None:
-        self._title, self._first, self._total = title, completed, total
-        self._started = time.monotonic()
-        self._next_line = self._started + FIRST_LINE_S
+    def begin(self) -> None:
+        self._next_line = time.monotonic() + FIRST_LINE_S
 
-    def show(self, completed: int, note: str) -> None:
+    def show(self, look: Callable[[], Live]) -> None:
         now = time.monotonic()
-        if not self._shows_progress or now < self._next_line or completed <= self._first:
-            return
-        self._next_line = now + LINE_EVERY_S
-        left = (now - self._started) * (self._total - completed) / (completed - self._first)
-        share = f"{completed} of {self._total} minibatches ({completed / self._total:.0%})"
-        self.say(", ".join(filter(None, [f"{self._title}: {share}", note, f"about {_duration(left)} left"])))
+        if self._shows_progress and now >= self._next_line:
+            self._next_line = now + LINE_EVERY_S
+            self.say(as_line(look()))
 
     def end(self) -> None:
         pass
 
 
-def open_console(world: World, *, of_all_ranks: bool) -> Console | None:
-    """The console of this rank; None for ranks above 0 that are not to speak."""
-    if world.is_main:
-        return TerminalConsole() if sys.stdout.isatty() else PlainConsole()
-    return PlainConsole(f"[rank {world.rank}] ", shows_progress=False) if of_all_ranks else None
+def as_line(live: Live) -> str:
+    """How training stands in one line, for example 'task 1 (classes 0,1): step 40, epoch 1 of 5, 40 of 235 …'."""
+    parts = [
+        f"step {live.step}",
+        f"epoch {live.epoch} of {live.epochs}",
+        f"{live.completed} of {live.total} minibatches ({live.completed / live.total:.0%})",
+        *figures(live),
+        *([] if live.seconds_left is None else [f"about {duration(live.seconds_left)} left"]),
+    ]
+    return f"{live.task}: {', '.join(parts)}"
 
 
-def _duration(seconds: float) -> str:
+def figures(live: Live) -> list[str]:
+    """Loss, score and throughput, as far as they are known."""
+    found = [] if live.loss is None else [f"loss {live.loss:.3f}"]
+    found += [live.score] if live.score else []
+    return found if live.samples_per_second is None else [*found, f"{live.samples_per_second:,.0f} samples/s"]
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them, for example '45 s', '12 min' or '3.4 h'."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def open_console(world: World, *, of_all_ranks: bool) -> Console | None:
+    """The console of this rank; None for ranks above 0 that are not to speak.
+
+    On a terminal it is the live view, which needs the package rich (it comes with `drb-train[train]`), and lines where
+    that is missing.
+    """
+    if world.is_main and sys.stdout.isatty() and find_spec("rich") is not None:
+        from drb.program.terminal import TerminalConsole
+
+        return TerminalConsole()
+    if world.is_main:
+        return PlainConsole()
+    return PlainConsole(f"[rank {world.rank}] ", shows_progress=False) if of_all_ranks else None
 
 
 def warn_of_threads(world: World, say: Callable[[str], None]) -> None:

@@ -6,7 +6,16 @@ from drb.data.datasets import Dataset
 from drb.data.scenarios import build_scenario
 from drb.program.config import TrainConfig
 from drb.program.config.variants import build_variant
+from drb.rehearsal.settings import LABEL
 from drb.training.models.outputs import Outputs
+
+
+def names_of_strata(config: TrainConfig, outputs: Outputs | None) -> tuple[str, ...]:
+    """What exemplars are grouped by, by its number; empty if the groups have no names.
+
+    outputs: of the network: exemplars are grouped by class, unless rehearsal.stratum says otherwise.
+    """
+    return outputs.names if outputs is not None and config.rehearsal.stratum == LABEL else ()
 
 
 def outputs_of(config: TrainConfig, dataset: Dataset) -> Outputs | None:

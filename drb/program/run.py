@@ -39,7 +39,7 @@ from drb.program.config.variants import build_variant
 from drb.program.console import open_console, warn_of_threads
 from drb.program.energy import EnergyMeter
 from drb.program.ledger import write_ledger
-from drb.program.outputs import outputs_of
+from drb.program.outputs import names_of_strata, outputs_of
 from drb.program.profiling import Profiler
 from drb.program.rehearsal_ledger import RunLedger
 from drb.program.summary import summarise, versions, write_atomically, write_summary
@@ -101,11 +101,11 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
         stack.callback(close_decoders)
         tracker.log_dataset(data_of(config, dataset))
         ledger = RunLedger()
+        outputs = outputs_of(config, dataset)
         if checkpointer is not None:
             if saved is not None and known is not None:
                 saved = with_data_of_now(saved, known, dataset, config, checkpointer, console)
             facts = {"config": dataclasses.asdict(config), "tracking_run_id": tracker.run_id, "versions": versions()}
-            outputs = outputs_of(config, dataset)
             data = {
                 "data": dataset.identity.to_json(),
                 TASKS: tasks_of(config, dataset),
@@ -117,7 +117,7 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
         with ExitStack() as training:
             profiler = _open_profiler(config, run_dir, world, console, training)
             on_step = None if profiler is None else profiler.step
-            monitor = Monitor(console, tracker)
+            monitor = Monitor(console, tracker, class_names=names_of_strata(config, outputs))
             trainer, rehearsal = build_trainer(config, world, dataset, monitor, checkpointer, on_step, training)
             if saved is not None:
                 _take_up(saved, trainer, console)

@@ -198,9 +198,9 @@ class Rehearsal(Lifetime):
             return {"rounds": 0, "exemplars": self.settings.exemplars, **self._unstarted.earlier}
         return statistics(self._running, self.settings.exemplars, self._setup_seconds, self._stored_and_distinct)
 
-    def counts(self) -> dict[int, int]:
-        """Exemplars in this rank's buffer per stratum, the last minibatch's included."""
-        return (self._running or self._unstarted).counts()
+    def counts(self, *, wait: bool = True) -> dict[int, int]:
+        """Exemplars in this rank's buffer per stratum, with those of the last minibatch if it is waited for."""
+        return (self._running or self._unstarted).counts(wait=wait)
 
     def sample_ids(self) -> Int64Array:
         """Ids of the samples in this rank's buffer, the last minibatch's included: int64 [n], a copy."""

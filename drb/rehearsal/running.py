@@ -49,9 +49,9 @@ class Running:
 
     # -- what is known
 
-    def counts(self) -> dict[int, int]:
-        """Exemplars in this rank's buffer per stratum."""
-        return self._settled_buffer().counts()
+    def counts(self, *, wait: bool = True) -> dict[int, int]:
+        """Exemplars in this rank's buffer per stratum. wait: for the last minibatch if it comes from a GPU."""
+        return (self._settled_buffer() if wait else self.parts.buffer).counts()
 
     def sample_ids(self) -> Int64Array:
         """Ids of the samples in this rank's buffer: int64 [n], a copy."""

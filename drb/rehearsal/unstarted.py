@@ -76,8 +76,8 @@ class Unstarted:
         column: Int64Array = self.saved["buffer"]["columns"][name] if self.saved else np.empty(0, np.int64)
         return column
 
-    def counts(self) -> dict[int, int]:
-        """Loaded exemplars per stratum."""
+    def counts(self, *, wait: bool = True) -> dict[int, int]:
+        """Loaded exemplars per stratum. wait: there is nothing to wait for."""
         values, counts = np.unique(self.column("stratum"), return_counts=True)
         return dict(zip(values.tolist(), counts.tolist(), strict=True))
 

@@ -111,11 +111,12 @@ class Study:
         return replace(self, seeds=tuple(dict.fromkeys(seeds)))
 
 
-def load_study(name: str, extra: Sequence[str] = ()) -> Study:
+def load_study(name: str, extra: Sequence[str] = (), ranks: Sequence[int] | None = None) -> Study:
     """A study by its name, or by the path of its YAML file.
 
     Args:
         extra: settings of all runs that come after those of the study. They may not be what the study compares.
+        ranks: other numbers of ranks than the study's.
     Raises:
         ValueError: there is no such study, its file is not as the module describes, or extra changes what is compared.
     """
@@ -127,8 +128,11 @@ def load_study(name: str, extra: Sequence[str] = ()) -> Study:
     content = read_study(path)
     if odd := [key for key in content if key not in _KEYS]:
         raise ValueError(f"{path}: a study has no key {odd[0]!r}; its keys are {', '.join(_KEYS)}")
-    ranks = content.get("ranks", 2)
-    world_sizes = _numbers(path, "ranks", ranks if isinstance(ranks, list) else [ranks], least=1)
+    own_ranks = content.get("ranks", 2)
+    world_sizes = _numbers(path, "ranks", own_ranks if isinstance(own_ranks, list) else [own_ranks], least=1)
+    tells_ranks = len(world_sizes) > 1 or len(ranks or ()) > 1
+    if ranks is not None:
+        world_sizes = list(dict.fromkeys(ranks))
     seeds = _numbers(path, "seeds", content.get("seeds", [0]), least=0)
     common = _settings(path, "settings", content.get("settings", []))
     named = _mapping(path, "points", content.get("points") or {path.stem: []})
@@ -140,7 +144,10 @@ def load_study(name: str, extra: Sequence[str] = ()) -> Study:
     compared = dict.fromkeys([*map(_key, own), *vary], f"the study {path.stem} compares runs by it")
     _require_free("the command line", extra, {**_SET_BY_DRB, **compared})
     target = _target(path, content.get("target"))
-    found = tuple(replace(point, target=target) for point in _points(common, points, vary, world_sizes, extra))
+    found = tuple(
+        replace(point, target=target)
+        for point in _points(common, points, vary, world_sizes, extra, tells_ranks=tells_ranks)
+    )
     _require_different(path, found)
     return Study(path.stem, str(content.get("title", path.stem)), question_of(path), found, tuple(seeds))
 
@@ -169,6 +176,8 @@ def _points(
     vary: Mapping[str, Sequence[Any]],
     world_sizes: Sequence[int],
     extra: Sequence[str],
+    *,
+    tells_ranks: bool,
 ) -> Iterator[Point]:
     for name, settings in points.items():
         for combination in itertools.product(*vary.values()):
@@ -176,7 +185,7 @@ def _points(
             varied = [f"{key}={_text(value)}" for key, value in values.items()]
             for ranks in world_sizes:
                 phrases = [f"{key.rpartition('.')[2]}={value}" for key, value in values.items()]
-                label = " · ".join([name, *phrases, *([f"W={ranks}"] if len(world_sizes) > 1 else [])])
+                label = " · ".join([name, *phrases, *([f"W={ranks}"] if tells_ranks else [])])
                 yield Point(name, (*common, *settings, *varied, *extra), ranks, values, label)
 
 

@@ -17,7 +17,7 @@ from typing import Protocol
 from drb.program.config.explain import as_text
 from drb.runs.report.metric import shown
 from drb.study.definition import Study, StudyRun
-from drb.study.results import Result, read_result, read_results, write_owner, write_record
+from drb.study.results import Result, last_line, read_result, read_results, write_owner, write_record
 
 OUTPUT = "output.txt"  # what a run has printed, in its directory
 LAUNCHERS = ("torchrun", "mpirun")
@@ -37,8 +37,10 @@ def run_study(study: Study, folder: Path, launch: Launch, say: Callable[[str], N
     """
     results = read_results(study, folder)
     write_owner(study, folder)
-    left = [result.run for result in results if result.status != "done"]
-    say(f"{study.title}: {len(results)} runs, {len(results) - len(left)} of them done, in {folder}")
+    done, queued = sum(result.status == "done" for result in results), sum(bool(result.job) for result in results)
+    left = [result.run for result in results if result.status != "done" and not result.job]
+    elsewhere = f", {queued} in Slurm's queue" if queued else ""
+    say(f"{study.title}: {len(results)} runs, {done} of them done{elsewhere}, in {folder}")
     started = time.monotonic()
     for number, run in enumerate(left, 1):
         say(f"[{number}/{len(left)}] {run.name}")
@@ -57,7 +59,7 @@ def _run(run: StudyRun, folder: Path, launch: Launch) -> str:
         summary = result.summary
         score = "" if summary["acc"] is None else f"{shown(summary, summary['acc'])}, "
         return f"done: {score}{summary['train_seconds']:.1f} s of training"
-    error = _last_line(run_dir / OUTPUT) or "it printed nothing"
+    error = last_line(run_dir / OUTPUT) or "it printed nothing"
     write_record(run, folder, **facts, error=f"exit code {code}: {error}")
     return f"failed with exit code {code}: {error} (all it said: {run_dir / OUTPUT})"
 
@@ -67,14 +69,6 @@ def _time_left(started: float, done: int, total: int) -> str:
         return ""
     minutes = (time.monotonic() - started) / done * (total - done) / 60
     return f"; about {minutes:.0f} min left" if minutes >= 1 else f"; about {60 * minutes:.0f} s left"
-
-
-def _last_line(path: Path) -> str:
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    except OSError:
-        return ""
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 class LocalLaunch:
@@ -95,7 +89,8 @@ class LocalLaunch:
         self.environment: dict[str, str] = {"OMP_NUM_THREADS": "1", **os.environ}
 
     def __call__(self, run: StudyRun, run_dir: Path) -> int:
-        command = [*self._ranks(run.point.ranks), "-m", "drb.train", *run_settings(run, run_dir)]
+        settings = [*run_settings(run), as_text(f"hydra.run.dir={run_dir}")]
+        command = [*self._ranks(run.point.ranks), "-m", "drb.train", *settings]
         with open(run_dir / OUTPUT, "w", encoding="utf-8") as output:
             process = subprocess.Popen(
                 command, env=self.environment, stdout=output, stderr=subprocess.STDOUT, preexec_fn=_end_with_parent
@@ -113,10 +108,9 @@ class LocalLaunch:
         return [sys.executable, "-m", "drb.distributed.torchrun", "--standalone", f"--nproc-per-node={ranks}"]
 
 
-def run_settings(run: StudyRun, run_dir: Path) -> list[str]:
-    """A run's settings with its name and its directory."""
-    named = [as_text(f"name={run.name}"), as_text(f"hydra.run.dir={run_dir}")]
-    return [*run.settings, *named, "tracking.plots=false"]
+def run_settings(run: StudyRun) -> list[str]:
+    """A run's settings with its name."""
+    return [*run.settings, as_text(f"name={run.name}"), "tracking.plots=false"]
 
 
 def _find_mpirun() -> str:

@@ -8,8 +8,9 @@ the folder is. What another study, another command or other settings have left t
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from drb.program.config.resume import require_same_config
 from drb.program.summary import write_atomically
 from drb.runs.report import Summary
 from drb.study.definition import Study, StudyRun
+from drb.study.queue import jobs_in_queue
 
 Status = Literal["done", "failed", "open"]
 RECORD, OWNER = "study_run.json", "study.json"
@@ -31,27 +33,31 @@ class Result:
     status:  done; failed (its last start ended with an error); or open (not started, or stopped before its end).
     summary: the run's summary.json if it is done.
     error:   what a failed run said last.
+    job:     the Slurm job of an open run that waits or runs; else empty.
     """
 
     run: StudyRun
     status: Status
     summary: Summary | None = None
     error: str = ""
+    job: str = ""
 
 
 def read_results(study: Study, folder: Path) -> list[Result]:
     """One result for each run of the study, in its order.
 
     Raises:
-        ValueError: the folder is another study's, or a directory in it holds a run with other settings.
+        ValueError: the folder is another study's, a directory in it holds a run with other settings, or Slurm was given
+            some of the runs and does not answer.
     """
     owner = (_read(folder / OWNER) or {"study": study.name}).get("study")
     if owner != study.name:
         raise ValueError(f"{folder} holds the study {owner}, not {study.name}; {_REMEDY}")
-    return [read_result(run, folder) for run in study.runs]
+    queue = cache(jobs_in_queue)
+    return [read_result(run, folder, queue) for run in study.runs]
 
 
-def read_result(run: StudyRun, folder: Path) -> Result:
+def read_result(run: StudyRun, folder: Path, queue: Callable[[], Mapping[str, str]] = jobs_in_queue) -> Result:
     run_dir = folder / run.folder
     record = _read(run_dir / RECORD)
     summary = _read(run_dir / "summary.json")
@@ -67,6 +73,11 @@ def read_result(run: StudyRun, folder: Path) -> Result:
         )
     if summary is not None:
         return Result(run, "done", summary)
+    if job := record.get("job"):
+        if job in (waiting := queue()):
+            return Result(run, "open", job=waiting[job])
+        said = last_line(Path(record["output"]))
+        return Result(run, "failed", error=f"{said} (all it said: {record['output']})") if said else Result(run, "open")
     return Result(run, "failed", error=str(record["error"])) if record.get("error") else Result(run, "open")
 
 
@@ -115,6 +126,15 @@ def write_record(run: StudyRun, folder: Path, **facts: Any) -> None:
     (folder / run.folder).mkdir(parents=True, exist_ok=True)
     record = {"name": run.name, "settings": run.settings, "ranks": run.point.ranks, **facts}
     write_atomically(folder / run.folder / RECORD, record)
+
+
+def last_line(path: Path) -> str:
+    """The last line of a file that is not blank; empty if there is none."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 def _read(path: Path) -> Mapping[str, Any] | None:

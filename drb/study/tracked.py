@@ -10,10 +10,12 @@ from pathlib import Path
 from drb.program.config import compose_config
 from drb.program.summary import write_atomically
 from drb.study.definition import Study
+from drb.study.results import Result
 from drb.study.scaling_plot import by_ranks, efficiencies
 from drb.study.statistics import PointResults
 from drb.tracking import UnknownRunError
 from drb.tracking.study import StudyRun, open_study_run
+from drb.tracking.tracker import Status
 
 _log = logging.getLogger(__name__)
 _RECORD = "tracking.json"
@@ -44,13 +46,28 @@ def variables(study: Study, run: StudyRun | None) -> dict[str, str]:
     return {"DRB_STUDY": study.name, **({} if run is None else {"DRB_PARENT_RUN": run.run_id})}
 
 
-def publish(run: StudyRun, points: Sequence[PointResults], files: Sequence[Path], table: str, complete: bool) -> None:
-    """Copy page, plots and table into the study's run, and each scaling curve into a run below it."""
+def publish(
+    run: StudyRun, points: Sequence[PointResults], files: Sequence[Path], table: str, status: Status | None
+) -> None:
+    """Copy page, plots and table into the study's run, and each scaling curve into a run below it.
+
+    status: what the study's run ends with; None if the study goes on, and with it that run.
+    """
     run.publish(files, table)
     run.remove_curves()
     for name, curve in _scaling_curves(points).items():
         run.publish_curve(f"scaling: {name}", curve)
-    run.end(complete=complete)
+    if status is not None:
+        run.end(status)
+
+
+def status_of_study(results: Sequence[Result], *, is_running: bool) -> Status | None:
+    """What the tracker shows: FINISHED, FAILED if a run has, KILLED if it was stopped; None if it goes on."""
+    if all(result.status == "done" for result in results):
+        return "FINISHED"
+    if is_running or any(result.job for result in results):
+        return None
+    return "FAILED" if any(result.status == "failed" for result in results) else "KILLED"
 
 
 def _scaling_curves(points: Sequence[PointResults]) -> dict[str, dict[int, dict[str, float]]]:

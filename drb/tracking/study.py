@@ -12,7 +12,7 @@ from pathlib import Path
 
 from drb.tracking.opening import UnknownRunError
 from drb.tracking.store import DeletedRunError, MlflowRun, create_run, import_quietly, reopen_run, resolve_uri
-from drb.tracking.tracker import PARENT, Point, one_line, valid_name
+from drb.tracking.tracker import PARENT, Point, Status, one_line, valid_name
 
 _KIND = "drb.kind"  # tag: study, curve; other runs have none
 
@@ -48,8 +48,8 @@ class StudyRun:
         """Delete the curves of an earlier end of the study."""
         self._run.delete_nested({_KIND: "curve"})
 
-    def end(self, *, complete: bool) -> None:
-        self._run.end("FINISHED" if complete else "FAILED")
+    def end(self, status: Status) -> None:
+        self._run.end(status)
 
 
 def open_study_run(uri: str | None, experiment: str, title: str, study: str, run_id: str | None) -> StudyRun:

@@ -68,7 +68,7 @@ class PhaseTrainer:
         deal = loader.deal(position.epoch, position.earlier)
         done = position.epoch * loader.num_batches + sum(part.minibatches for part in position.earlier)
         left = deal.num_batches + (epochs - 1 - position.epoch) * loader.num_batches
-        self._reporter.monitor.begin_task(task, done + position.minibatch, done + left)
+        self._reporter.begin_phase(task, done + position.minibatch, done + left, epochs)
         learner.begin_phase(phase)
         learner.train()
         if position.begins_phase and self._schedule.span == "task":

@@ -31,7 +31,8 @@ def test_progress_is_printed_without_a_terminal_and_tasks_count_from_1(run, monk
     monkeypatch.setattr(console, "FIRST_LINE_S", 0.0)
     _, lines = run()
     progress = [line for line in lines if "minibatches" in line]
-    assert re.match(r"task 1 \(classes 0,1\): 1 of \d+ minibatches \(\d+%\).*, about \d+ s left", progress[0])
+    expected = r"step 1, epoch 1 of 1, 1 of \d+ minibatches \(\d+%\), [\d,]+ samples/s, about \d+ s left"
+    assert re.match(rf"task 1 \(classes 0,1\): {expected}", progress[0])
     assert [line[:12] for line in lines if line.startswith("after")] == ["after task 1", "after task 2"]
 
 

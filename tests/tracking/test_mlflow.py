@@ -87,7 +87,7 @@ def test_a_study_is_a_run_with_its_page_its_table_and_nested_curves(store, tmp_p
         study.publish([tmp_path / "page.html"], "| a table |")
         study.remove_curves()
         study.publish_curve("strong", {1: {"scaling/efficiency": 1.0}, 2: {"scaling/efficiency": 0.8}})
-        study.end(complete=True)
+        study.end("FINISHED")
     run = stored(store, study.run_id)
     assert (run.info.run_name, run.info.status) == ("Lower and upper bounds", "FINISHED")
     assert run.data.tags["mlflow.note.content"] == "| a table |"

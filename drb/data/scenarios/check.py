@@ -56,8 +56,7 @@ def _require_own_ids(tasks: list[Task]) -> None:
         return
     ends = np.cumsum([len(task.train) for task in compared])
     first, second = (compared[int(np.searchsorted(ends, place, side="right"))] for place in pair)
-    where = f"task {first.index} ({first.name})"
-    where += f" and task {second.index} ({second.name})" if first is not second else ""
+    where = str(first) if first is second else f"{first} and {second}"
     raise ValueError(
         f"two training samples of {where} have the sample id {ids[pair[0]]}: they would count as one; give each sample "
         "of the stream an id of its own"

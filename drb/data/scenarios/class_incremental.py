@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from drb.options import setting
 from drb.seeding import permutation
 from drb.types import Int64Array
 
+_LISTED_AT_MOST = 10
+
 
 class ClassIncremental(Scenario):
     """Bring new classes with each task, `classes_per_task` of them, and never tell the task.
@@ -21,7 +23,7 @@ class ClassIncremental(Scenario):
     num_tasks: stop after so many; None goes on to the last class.
 
     With class_order=shuffled, labels are renumbered in order of appearance, so that a head grows by exactly
-    the new classes; task names keep the dataset's class numbers, and model.json names the class of each output.
+    the new classes; task names keep the dataset's classes, and model.json names the class of each output.
     """
 
     name = "class_incremental"
@@ -60,7 +62,7 @@ class ClassIncremental(Scenario):
         tested = np.flatnonzero(np.isin(self.dataset.test.labels, classes))
         return Task(
             index=index,
-            name="classes " + ",".join(map(str, classes.tolist())),
+            name=_title(classes.tolist(), self.dataset.identity.classes),
             train=self._view(self.dataset.train, chosen[train], index),
             test=self._view(self.dataset.test, tested, index),
             validation=self._view(self.dataset.train, chosen[held_out], index) if len(held_out) else None,
@@ -69,6 +71,14 @@ class ClassIncremental(Scenario):
 
     def _view(self, source: Source, indices: Int64Array, index: int) -> View:
         return View(source, indices, label_map=self._label_map, task=index if self.task_aware else None)
+
+
+def _title(classes: list[int], names: Sequence[str]) -> str:
+    """A task's name: its classes by name, or by number where they have none; of many the first and the last."""
+    called = [names[label] if label < len(names) else str(label) for label in classes]
+    if len(called) > _LISTED_AT_MOST:
+        return f"classes {called[0]},{called[1]},…,{called[-1]}: {len(called)} of them"
+    return f"classes {','.join(called)}"
 
 
 def _group_classes(num_classes: int, classes_per_task: int | None, num_tasks: int | None) -> list[range]:

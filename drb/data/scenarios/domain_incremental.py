@@ -55,7 +55,7 @@ class DomainIncremental(Scenario):
         train, held_out = hold_out(len(source), self.validation, self.seed, 0)
         return Task(
             index=index,
-            name=f"{self.transform} {index}",
+            name=f"{self.transform} {index + 1}",
             train=View(source, train, transform=transform, guise=index),
             test=View(self.dataset.test, np.arange(len(self.dataset.test)), transform=transform),
             validation=View(source, held_out, transform=transform, guise=index) if len(held_out) else None,

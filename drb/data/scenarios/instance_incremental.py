@@ -38,7 +38,7 @@ class InstanceIncremental(Scenario):
         train, held_out = hold_out(len(chunk), self.validation, self.seed, index)
         return Task(
             index=index,
-            name=f"chunk {index}",
+            name=f"chunk {index + 1}",
             train=View(source, chunk[train]),
             test=self.dataset.test,
             validation=View(source, chunk[held_out]) if len(held_out) else None,

@@ -17,6 +17,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from drb.training.reporting.breakdown import TRAINING
+from drb.training.reporting.live import overlapped_share
 
 if TYPE_CHECKING:
     from drb.rehearsal.rehearsal import Rehearsal
@@ -68,11 +69,9 @@ def _rehearsal_charts(rehearsal: Rehearsal | None) -> dict[str, float]:
     if rehearsal is None:
         return {}
     stats, counts = rehearsal.stats(), rehearsal.counts().values()
-    round_seconds = stats["round_seconds"]
-    seen = stats["wait_seconds"] + stats["inline_seconds"]
     charts = {"rehearsal/stored_total": float(stats["stored_total"])}
-    if round_seconds > 0:
-        charts["rehearsal/overlapped_share"] = max(0.0, 1.0 - seen / round_seconds)
+    if (share := overlapped_share(stats)) is not None:
+        charts["rehearsal/overlapped_share"] = share
     if counts:
         charts |= {"rehearsal/fewest_per_stratum": min(counts), "rehearsal/most_per_stratum": max(counts)}
     return charts

@@ -7,12 +7,14 @@ at any moment.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from drb.data.scenarios.task import Task
 from drb.tracking import NullTracker, Tracker
 from drb.training.objectives.objective import Metric
 from drb.training.reporting.charts import constants, interval_charts, task_charts
+from drb.training.reporting.live import Live, LiveView
 
 if TYPE_CHECKING:
     from drb.rehearsal.rehearsal import Rehearsal
@@ -23,39 +25,46 @@ _REDRAW_S = 0.3
 class Console(Protocol):
     """Where lines and progress go; `drb.program.console` has those for terminals and for files.
 
-    begin: what follows is about `total` minibatches, of which `completed` are done. show: so many are done by now.
+    begin: training on a task begins or goes on. show: called a few times per second with what tells how it stands; a
+    console that does not draw at that moment need not look. end: it is over.
     """
 
     def say(self, line: str) -> None: ...
-    def begin(self, title: str, completed: int, total: int) -> None: ...
-    def show(self, completed: int, note: str) -> None: ...
+    def begin(self) -> None: ...
+    def show(self, look: Callable[[], Live]) -> None: ...
     def end(self) -> None: ...
 
 
 class Monitor:
-    """One per rank. Without a console and a tracker, as on ranks above 0, it does nothing."""
+    """One per rank. Without a console and a tracker, as on ranks above 0, it does nothing.
 
-    def __init__(self, console: Console | None = None, tracker: Tracker | None = None) -> None:
+    class_names: of the classes that exemplars are grouped by, for the live view; where there are none, their numbers.
+    """
+
+    def __init__(
+        self, console: Console | None = None, tracker: Tracker | None = None, *, class_names: Sequence[str] = ()
+    ) -> None:
+        self.class_names = class_names
         self._console = console
         self._tracker = tracker or NullTracker()
-        self._completed = 0
+        self._view: LiveView | None = None
         self._next_draw = 0.0
-        self._note = ""
         self._knows_constants = False
 
-    def begin_task(self, task: Task, completed: int, total: int) -> None:
-        """Training on a task begins or goes on: that many minibatches are done, of so many."""
-        self._completed = completed
-        self._note = ""
+    def begin_task(self, view: LiveView) -> None:
+        """Training on a task begins or goes on. view: how it stands."""
+        self._view = view
         if self._console is not None:
-            self._console.begin(str(task), completed, total)
+            self._console.begin()
 
     def advance(self, minibatches: int) -> None:
         """So many more minibatches are done. Called at every step: it costs well below a microsecond."""
-        self._completed += minibatches
-        if self._console is not None and (now := time.perf_counter()) >= self._next_draw:
+        if self._console is None or self._view is None:
+            return
+        self._view.completed += minibatches
+        if (now := time.perf_counter()) >= self._next_draw:
             self._next_draw = now + _REDRAW_S
-            self._console.show(self._completed, self._note)
+            self._console.show(self._view.read)
 
     def say(self, line: str) -> None:
         """Something worth knowing while training goes on."""
@@ -64,7 +73,6 @@ class Monitor:
 
     def log_interval(self, metrics: dict[str, float], rehearsal: Rehearsal | None, step: int) -> None:
         """One point of training: `train/loss`, `train/samples_per_second` …, and how the rehearsal does."""
-        self._note = f"loss {metrics['train/loss']:.3f}, {metrics['train/samples_per_second']:,.0f} samples/s"
         if isinstance(self._tracker, NullTracker):
             return
         if not self._knows_constants:

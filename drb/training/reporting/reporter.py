@@ -8,6 +8,7 @@ from drb.data.scenarios.task import Task
 from drb.training.components import Components
 from drb.training.learner import Learner
 from drb.training.reporting.exemplars import refuse_duplicates, stored_when, total_counts
+from drb.training.reporting.live import LiveView
 from drb.training.reporting.monitor import Monitor
 
 
@@ -19,6 +20,12 @@ class Reporter:
         self._components = components
         self._progress = components.progress
         self._allow_duplicates = allow_duplicates
+        self._view = LiveView(components.progress, components.rehearsal)
+
+    def begin_phase(self, task: Task, completed: int, total: int, epochs: int) -> None:
+        """Training on a task begins or goes on: so many minibatches of `total`, in so many epochs, are done."""
+        self._view.begin(task, completed, total, epochs, self.monitor.class_names)
+        self.monitor.begin_task(self._view)
 
     def interval(self, learner: Learner, updates: int) -> None:
         """One point: the mean loss over the interval and all ranks, the rate, the throughput, the rehearsal."""
@@ -29,6 +36,7 @@ class Reporter:
             "train/nonfinite_steps": self._components.finite.steps,
             **{f"train/penalty/{name}": value.item() for name, value in self._components.method.penalties.items()},
         }
+        self._view.loss = metrics["train/loss"]
         self.monitor.log_interval(metrics, self._components.rehearsal, self._progress.steps)
 
     def end_task(self, task: Task, checkpoint_seconds: float) -> None:
@@ -48,7 +56,9 @@ class Reporter:
         cost = self._progress.end_task(self._components.method.num_bytes + self._late_bytes)
         metrics |= {f"cost/{name}": value for name, value in cost.items()}
         self._progress.history.append(self._entry(task))
-        self.monitor.end_task(task, metrics, self._progress.steps, self._progress.rows, self._components.scores.metric)
+        metric = self._components.scores.metric
+        self._view.score = f"{metric.name} {metric.show(metrics[f'{metric.name}/mean'])} after task {task.number}"
+        self.monitor.end_task(task, metrics, self._progress.steps, self._progress.rows, metric)
 
     def during(self, task: Task, learner: Learner) -> None:
         """Evaluate in the midst of a task, off the clock."""
@@ -56,7 +66,9 @@ class Reporter:
         with self._progress.clock.paused():
             value = self._components.scores.during(task, learner.network, self._progress.steps)
         self._progress.during_seconds.append(seconds)
-        self.monitor.log({f"{self._components.scores.metric.name}/during": value}, self._progress.steps)
+        metric = self._components.scores.metric
+        self._view.score = f"{metric.name} {metric.show(value)} at step {self._progress.steps}"
+        self.monitor.log({f"{metric.name}/during": value}, self._progress.steps)
 
     def nonfinite(self) -> None:
         """Say so if steps were not finite.

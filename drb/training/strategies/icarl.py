@@ -46,7 +46,7 @@ class IncrementalClassifier(Strategy):
         self.new_classes = sorted(task.classes)
         if again := sorted({*self.old_classes} & {*self.new_classes}):
             raise ValueError(
-                f"icarl chooses a class's exemplars in one task, but task {task.index} ({task.name}) has the class "
+                f"icarl chooses a class's exemplars in one task, but task {task.index + 1} ({task.name}) has the class "
                 f"{again[0]} again; use scenario=class_incremental or another strategy"
             )
 

@@ -55,7 +55,7 @@ def test_two_samples_of_one_id_are_refused_wherever_they_are():
             for task in super().__iter__():
                 yield replace(task, train=View(self.dataset.train, np.arange(5)))
 
-    with pytest.raises(ValueError, match="samples of task 0 .chunk 0. and task 1 .chunk 1. have the sample id"):
+    with pytest.raises(ValueError, match="samples of task 1 .chunk 1. and task 2 .chunk 2. have the sample id"):
         check(data, name=Overlapping, num_tasks=2)
 
 

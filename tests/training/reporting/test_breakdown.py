@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 import torch
 from training.parts import Recording, small_dataset, small_trainer
 
 from drb import Rehearsal
+from drb.training import Monitor
 from drb.training.reporting.breakdown import ROUND, TRAINING, Breakdown, Stopwatch
 
 
@@ -112,14 +115,9 @@ def test_a_resumed_trainer_knows_the_seconds_before():
 
 
 def test_what_is_logged_has_every_part():
-    class Points:
-        def __init__(self) -> None:
-            self.metrics = []
+    class Points(Monitor):
+        metrics: ClassVar[list[dict[str, float]]] = []
 
-        def begin_task(self, *_): ...
-        def advance(self, *_): ...
-        def say(self, *_): ...
-        def end_task(self, *_): ...
         def log_interval(self, metrics, rehearsal, step):
             self.metrics.append(metrics)
 
