@@ -76,7 +76,9 @@ def read_result(run: StudyRun, folder: Path, queue: Callable[[], Mapping[str, st
     if job := record.get("job"):
         if job in (waiting := queue()):
             return Result(run, "open", job=waiting[job])
-        said = last_line(Path(record["output"]))
+        said = last_line(Path(record["output"]), "drb: error:") or last_line(
+            Path(record["output"])
+        )  # srun has the last
         return Result(run, "failed", error=f"{said} (all it said: {record['output']})") if said else Result(run, "open")
     return Result(run, "failed", error=str(record["error"])) if record.get("error") else Result(run, "open")
 
@@ -128,13 +130,13 @@ def write_record(run: StudyRun, folder: Path, **facts: Any) -> None:
     write_atomically(folder / run.folder / RECORD, record)
 
 
-def last_line(path: Path) -> str:
-    """The last line of a file that is not blank; empty if there is none."""
+def last_line(path: Path, start: str = "") -> str:
+    """The last line of a file that is not blank and begins so; empty if there is none."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     except OSError:
         return ""
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return next((line.strip() for line in reversed(lines) if line.strip() and line.startswith(start)), "")
 
 
 def _read(path: Path) -> Mapping[str, Any] | None:
