@@ -76,10 +76,9 @@ def read_result(run: StudyRun, folder: Path, queue: Callable[[], Mapping[str, st
     if job := record.get("job"):
         if job in (waiting := queue()):
             return Result(run, "open", job=waiting[job])
-        said = last_line(Path(record["output"]), "drb: error:") or last_line(
-            Path(record["output"])
-        )  # srun has the last
-        return Result(run, "failed", error=f"{said} (all it said: {record['output']})") if said else Result(run, "open")
+        output = Path(record["output"])
+        said = last_line(output, "drb: error:") or last_line(output)  # srun may have the last word
+        return Result(run, "failed", error=f"{said} (all it said: {output})") if said else Result(run, "open")
     return Result(run, "failed", error=str(record["error"])) if record.get("error") else Result(run, "open")
 
 
