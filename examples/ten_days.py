@@ -3,7 +3,7 @@
     python examples/ten_days.py days [--samples 600] [--seed 0]
 
 writes days/day01.npz … day10.npz, the files of docs/update.md, and three more: day05_mislabelled.npz, as day05.npz with
-labels that were mixed up; day08_upside_down.npz, which no gate notices; and weak.npz, pictures that are hard.
+the labels of its two classes swapped; day08_upside_down.npz, which no gate notices; and weak.npz, hard pictures.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ def shifted(images: Images, rng: np.random.Generator) -> Images:
     return np.roll(images, 4, axis=3)
 
 
-# the classes of each day, and how they look
+# the classes of each day, and how they look; the first day has three times as many pictures as the others
 DAYS: list[tuple[list[int], Callable[[Images, np.random.Generator], Images]]] = [
-    ([0, 1, 2, 3], plain),
-    ([4, 0], plain),
-    ([0, 1, 2, 3, 4], dark),
-    ([5, 6], plain),
-    ([7, 1], plain),
+    ([0, 2, 3, 4, 6], plain),
+    ([1, 0], plain),
+    ([0, 1, 2, 3, 4, 6], dark),
+    ([8, 3], plain),
+    ([5, 1], plain),
     ([2, 3, 4, 6], noisy),
-    ([8], plain),
-    ([0, 5, 7], shifted),
+    ([7, 8], plain),
+    ([0, 1, 5], shifted),
     ([9, 6], plain),
     ([5, 7, 8, 9], dark),
 ]
@@ -56,7 +56,7 @@ DAYS: list[tuple[list[int], Callable[[Images, np.random.Generator], Images]]] = 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--samples", type=int, default=600, help="of a day; as many for each of its classes")
+    parser.add_argument("--samples", type=int, default=600, help="of a day, the first has three times as many")
     parser.add_argument("--seed", type=int, default=0, help="which pictures a day has")
     options = parser.parse_args()
     write_days(options.folder, options.samples, options.seed)
@@ -71,7 +71,8 @@ def write_days(folder: Path, samples: int, seed: int) -> list[Path]:
     paths = []
     for number, (classes, look) in enumerate(DAYS, 1):
         (images, labels), (tested, test_labels) = (
-            each.take(classes, count) for each, count in zip(draw, (samples, samples // 3), strict=True)
+            each.take(classes, count * (3 if number == 1 else 1))
+            for each, count in zip(draw, (samples, samples // 3), strict=True)
         )
         content = {
             "image": look(images, rng),
@@ -82,11 +83,11 @@ def write_days(folder: Path, samples: int, seed: int) -> list[Path]:
         paths.append(folder / f"day{number:02}.npz")
         np.savez_compressed(paths[-1], **content)
         if number == 5:
-            np.savez_compressed(folder / "day05_mislabelled.npz", **{**content, "label": rng.permutation(labels)})
+            np.savez_compressed(folder / "day05_mislabelled.npz", **{**content, "label": sum(classes) - labels})
         if number == 8:
             turned = {name: content[name][:, :, ::-1] for name in ("image", "test_image")}
             np.savez_compressed(folder / "day08_upside_down.npz", **{**content, **turned})
-    images, labels = draw[1].take(list(range(4)), samples // 3)
+    images, labels = draw[1].take(DAYS[0][0], samples // 3)
     np.savez_compressed(folder / "weak.npz", image=noisy(dark(images, rng), rng), label=labels)
     return paths
 

@@ -10,28 +10,38 @@ from typing import Any
 import torch
 
 from drb.data.datasets.builder import CachedDataset
+from drb.data.datasets.hugging_face import HuggingFace
 from drb.data.datasets.image_folder import ImageFolder, class_names
+from drb.data.datasets.parquet import Parquet
+from drb.data.datasets.tar_shards import TarShards
 from drb.data.identity import Identity
 from drb.data.npz import npz_dataset, npz_samples
 from drb.data.source import Arrival, Dataset, Source, TensorSource
 from drb.data.view import Concat
 from drb.options import setting
+from drb.variant import options_of
 
 _ID_BITS = 40  # of a sample's position in its file
-_PICTURES = "image_size", "resize", "workers", "cache", "cache_dir", "cache_limit"
 
 
 class Arrivals(CachedDataset):
     """Samples of several files or folders, one behind the other; each is an arrival (scenario=arrivals, base_plus_new).
 
-    A file.npz has the arrays `image`, uint8 [n, C, H, W] or floats [n, …], and `label`, integers [n]; and, if it has
-    test samples of its own, `test_image` and `test_label`. A folder has train/<class>/* and val/<class>/*, pictures as
-    for dataset=image_folder; classes are known by their names, and each folder may have other ones. All samples are
+    An arrival is one of these, and all arrivals have samples of one shape and type:
+
+    - file.npz with the arrays `image`, uint8 [n, C, H, W] or floats [n, …], and `label`, integers [n]; and, if it has
+      test samples of its own, `test_image` and `test_label`
+    - a folder of pictures, train/<class>/* and val/<class>/*, as for dataset=image_folder
+    - shards of tar or Parquet files (one, or a folder of them), or what `save_to_disk` of Hugging Face's library wrote,
+      as for dataset=tar_shards, parquet and hugging_face
+
+    Classes are known by their names if they have names, and each arrival may have other ones. All samples are
     normalised as those of the first arrival, so that a network goes on with what it was trained for.
 
     files: paths, in the order of arrival. Paths may be added at the end, and never removed.
-    test_fraction: of a file without test samples, which are then the same in every run.
+    test_fraction: of an arrival without test samples, which are then the same in every run.
     image_size, resize, workers: of pictures, as for dataset=image_folder.
+    image, label, id_column, per_shard: as for dataset=parquet and tar_shards; None takes what is usual there.
     """
 
     name = "arrivals"
@@ -41,10 +51,14 @@ class Arrivals(CachedDataset):
     image_size: int = setting(224, at_least=1)
     resize: int | None = setting(None, at_least=1)
     workers: int = setting(8, at_least=1)
+    image: str | None = None
+    label: str | None = None
+    id_column: str | None = None
+    per_shard: bool = False
 
     def load(self, say: Callable[[str], None], known_classes: Sequence[str] = ()) -> Dataset:
         if not self.files:
-            raise ValueError("dataset.files is empty: name at least one .npz file or folder of pictures")
+            raise ValueError("dataset.files is empty: name at least one .npz file or folder")
         parts: list[Dataset] = []
         for number, file in enumerate(self.files):
             known = parts[-1].identity.classes if parts else known_classes
@@ -72,19 +86,40 @@ class Arrivals(CachedDataset):
         Raises:
             ValueError: as `load`.
         """
-        if path.is_dir():
-            found = self._load_part(path, "all", known_classes, lambda line: None)
-            return replace(found, test=Concat([found.train, found.test]))
-        return npz_samples(path)
+        if kind_of(path) is None:
+            return npz_samples(path)
+        found = self._load_part(path, "all", known_classes, lambda line: None)
+        return replace(found, test=Concat([found.train, found.test]))
 
     def _load_part(self, path: Path, source: str, known: Sequence[str], say: Callable[[str], None]) -> Dataset:
-        """One arrival, whose new classes have the labels behind the known ones."""
-        if not path.is_dir():
+        """One arrival, whose new classes have the labels behind the known ones.
+
+        source: a part of its samples' ids.
+        """
+        kind = kind_of(path)
+        if kind is None:
             return npz_dataset(path, self.test_fraction)
-        absent = sorted(set(known) - set(class_names(path)))
-        options: dict[str, Any] = {name: getattr(self, name) for name in _PICTURES}
-        folder = ImageFolder(root=str(path), source=source, renamed=dict.fromkeys(absent, ""), **options)
-        return folder.load(say, known)
+        own, common = options_of(type(self)), options_of(kind).keys()
+        options = {name: value for name in own.keys() & common if (value := getattr(self, name)) is not None}
+        options |= {"root": str(path), "source": source}
+        if kind is ImageFolder:
+            options["renamed"] = dict.fromkeys(set(known) - set(class_names(path)), "")  # which is allowed here
+        return kind(**options).load(say, known)
+
+
+_BY_SUFFIX: dict[str, type[CachedDataset]] = {".tar": TarShards, ".parquet": Parquet}
+
+
+def kind_of(path: Path) -> type[CachedDataset] | None:
+    """What reads an arrival; None if it is, or should be, an .npz file."""
+    if not path.is_dir():
+        return _BY_SUFFIX.get(path.suffix)
+    if any((path / name).exists() for name in ("dataset_dict.json", "dataset_info.json")):
+        return HuggingFace
+    for suffix, kind in _BY_SUFFIX.items():
+        if next(path.rglob(f"[!.]*{suffix}"), None) is not None:
+            return kind
+    return ImageFolder
 
 
 def _require_alike(files: Sequence[str], parts: Sequence[Dataset]) -> None:
@@ -127,13 +162,19 @@ def _identity(name: str, files: Sequence[str], parts: Sequence[Dataset]) -> Iden
 
 
 def _joined(sources: Sequence[Source]) -> Source:
-    """The samples of all sources. Positions become ids that tell the file, too; pictures have ids of their own."""
-    if not all(isinstance(source, TensorSource) for source in sources):
-        return Concat(sources)
-    tensors = [source for source in sources if isinstance(source, TensorSource)]
-    columns = {name: torch.cat([source.columns[name] for source in tensors]) for name in ("image", "label")}
-    ids = [(number << _ID_BITS) + torch.arange(len(source)) for number, source in enumerate(tensors)]
-    return TensorSource({**columns, "sample_id": torch.cat(ids)})
+    """The samples of all sources. Positions in a file become ids that tell the file, too; others have ids already."""
+    numbered = [_numbered(number, source) for number, source in enumerate(sources)]
+    tensors = [source for source in numbered if isinstance(source, TensorSource)]
+    if len(tensors) < len(numbered):
+        return Concat(numbered)
+    names = ("image", "label", "sample_id")
+    return TensorSource({name: torch.cat([source.columns[name] for source in tensors]) for name in names})
+
+
+def _numbered(number: int, source: Source) -> Source:
+    if not isinstance(source, TensorSource):
+        return source
+    return TensorSource({**source.columns, "sample_id": (number << _ID_BITS) + torch.arange(len(source))})
 
 
 def _kind(dataset: Dataset) -> str:

@@ -1,9 +1,14 @@
 """Data that came in several files, and the streams of it."""
 
+import io
+import tarfile
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from drb.data.datasets import load_dataset
+from drb.data.datasets.arrivals import Arrivals
 from drb.data.scenarios import build_scenario
 
 
@@ -91,3 +96,65 @@ def test_streams_of_arrivals_need_arrivals():
     digits = load_dataset("digits")
     with pytest.raises(ValueError, match="choose dataset=arrivals"):
         build_scenario("arrivals", digits, seed=0)
+
+
+def colour(number):
+    """A PNG of one colour, which decoding leaves as it is."""
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8), (number, 0, 0)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def pictures(root, **numbers):
+    """A folder of train/<class>/* and val/<class>/*; numbers: the first of three by class."""
+    for split in ("train", "val"):
+        for name, first in numbers.items():
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for number in range(first, first + 3):
+                (folder / f"{number}.png").write_bytes(colour(number))
+    return str(root)
+
+
+def shard(path, names):
+    """A shard of pictures whose classes have names."""
+    with tarfile.open(path, "w") as archive:
+        for number, name in enumerate(names):
+            for extension, content in (("png", colour(100 + number)), ("cls", name.encode())):
+                info = tarfile.TarInfo(f"{number:03d}.{extension}")
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+    return str(path)
+
+
+def test_folders_and_shards_come_behind_one_another_and_classes_keep_their_labels(tmp_path):
+    files = [
+        pictures(tmp_path / "monday", cat=10, dog=20),
+        pictures(tmp_path / "tuesday", ant=30),  # no cats and dogs today
+        shard(tmp_path / "wednesday.tar", ["dog", "bee"] * 10),
+    ]
+    options = {"image_size": 8, "workers": 1}
+    data = load_dataset("arrivals", files=files, **options)
+    assert data.identity.classes == ("cat", "dog", "ant", "bee")
+    assert [each.num_train for each in data.arrivals][:2] == [6, 3]
+    assert sum(each.num_train + each.num_test for each in data.arrivals) == 2 * (6 + 3) + 20
+    batch = data.train.gather(np.arange(len(data.train)))
+    by_label = {label: set((batch["image"][batch["label"] == label][:, 0, 0, 0] // 10).tolist()) for label in range(4)}
+    assert by_label[0] == {1}
+    assert by_label[2] == {3}
+    assert by_label[1] >= {2, 10}  # Monday's dogs and Wednesday's
+    ids = np.concatenate([data.train.sample_ids, data.test.sample_ids])
+    assert len(np.unique(ids)) == len(ids)
+    less = load_dataset("arrivals", files=files[:2], **options)
+    assert np.isin(less.train.sample_ids, data.train.sample_ids).all()
+    again = Arrivals(files=files, cache="never", **options).load(
+        lambda line: None, data.identity.classes
+    )  # as a run that goes on
+    assert again.identity == data.identity
+    evaluated = (
+        Arrivals(files=files, cache="never", **options).load_all_of(tmp_path / "tuesday", data.identity.classes).test
+    )
+    assert evaluated.labels.tolist() == [2] * 6
+    with pytest.raises(ValueError, match=r"monday has names of classes, and .*n.npz has numbers"):
+        numbers = save(tmp_path / "n.npz", 9, image=np.zeros((9, 3, 8, 8), np.uint8))
+        load_dataset("arrivals", files=[files[0], numbers], **options)
