@@ -6,8 +6,7 @@ upside down, which no gate notices, and is rolled back. Against it, one run of t
 with the same settings, seed and buffer (`drb train scenario=arrivals`). Accuracy is that on the test samples of all ten
 files.
 
-    python benchmarks/ten_days.py                        five seeds
-    python benchmarks/ten_days.py --seeds 1 --keep DIR   one, with MLflow; leaves DIR/state and DIR/days
+    python -m benchmarks.ten_days --keep DIR     the first of five seeds with MLflow; leaves DIR/state and DIR/days
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import statistics
 import subprocess
 import sys
@@ -26,14 +24,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
+from benchmarks import record
+from benchmarks.commands import Command, preload
 from drb.data.datasets import load_dataset
 from drb.program.evaluating import accuracies
 from drb.runs.lineage.record import Lineage, read_lineage
 
 ROOT = Path(__file__).resolve().parent.parent
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 MAY_FALL = 5.0  # points that base may lose in a day
 GATES = ["--may-fall", f"base={MAY_FALL:g}", "--must-reach", "new=60"]
 TARGET = -2.0  # standard errors
@@ -87,29 +84,18 @@ STORY = [
 def play(folder: Path, seed: int, settings: Sequence[str]) -> tuple[Lineage, list[str]]:
     """The lineage of the ten days in `folder`/state, and the paths of the ten good files."""
     days, state = folder / "days", folder / "state"
-    _run([sys.executable, str(ROOT / "examples/ten_days.py"), str(days), "--seed", str(seed)])
+    subprocess.run([sys.executable, str(ROOT / "examples/ten_days.py"), str(days), "--seed", str(seed)], check=True)
     for day in STORY:
         number = 1 if (lineage := read_lineage(state)) is None else len(lineage.versions) + 1
-        command = [
-            "-m",
-            "drb.update",
-            "--state",
-            str(state),
-            "--data",
-            str(days / f"{day.file}.npz"),
-            *GATES,
-            *settings,
-        ]
+        update = ["update", "--state", str(state), "--data", str(days / f"{day.file}.npz"), *GATES, *settings]
         if day.killed:
-            _kill_in_midst(_on_ranks(2, command), state / f"versions/{number:04}")
-            if read_lineage(state) != lineage:
-                raise SystemExit(f"{day.file} had ended before it was killed")
-        _run(_on_ranks(day.again if day.killed else 2, command))
+            _kill_in_midst(Command(update, 2), state / f"versions/{number:04}")
+            assert read_lineage(state) == lineage
+        Command(update, day.again).wait()
         version = read_lineage(state).versions[-1]  # type: ignore[union-attr]
-        if version.promoted == day.fails:
-            raise SystemExit(f"{day.file}: {version.failed or 'promoted'}")
+        assert version.promoted != day.fails, version
         if day.gone_back_from:
-            _run([sys.executable, "-m", "drb.cli", "rollback", str(state)])
+            Command(["rollback", str(state)]).wait()
         print(f"seed {seed}, {day.file}: {version.after}", file=sys.stderr, flush=True)
     played = read_lineage(state)
     assert played is not None
@@ -121,7 +107,7 @@ def uninterrupted(folder: Path, files: Sequence[str], settings: Sequence[str]) -
     """The directory of one run that has the ten files as its tasks."""
     run_dir = folder / "uninterrupted"
     data = ["dataset=arrivals", f"dataset.files=[{','.join(files)}]", "scenario=arrivals", f"hydra.run.dir={run_dir}"]
-    _run(_on_ranks(2, ["-m", "drb.train", *settings, *data, "tracking=none"]))
+    Command(["train", *settings, *data, "tracking=none"], 2).wait()
     return run_dir
 
 
@@ -170,29 +156,13 @@ def figures_of(lineage: Lineage, other: Path, files: Sequence[str]) -> dict[str,
     }
 
 
-def _on_ranks(world_size: int, command: Sequence[str]) -> list[str]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world_size}"]
-    return [sys.executable, *(launcher if world_size > 1 else []), *command]
-
-
-def _run(command: Sequence[str]) -> None:
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
-
-
-def _kill_in_midst(command: Sequence[str], run_dir: Path) -> None:
-    """Start the command, and kill all of its processes once it has saved a checkpoint."""
-    silent = subprocess.DEVNULL
-    started = subprocess.Popen(command, env=ENVIRONMENT, stdout=silent, stderr=silent)
+def _kill_in_midst(command: Command, run_dir: Path) -> None:
+    """Kill all ranks once they have saved a checkpoint."""
     while not list(run_dir.glob("checkpoints/step-*")):
-        if started.poll() is not None:
-            raise SystemExit(f"{' '.join(command)} ended with {started.returncode} before it had saved")
+        if command.has_ended:
+            raise RuntimeError(f"it ended before it had saved: {command.wait()}")
         time.sleep(0.005)
-    launcher = psutil.Process(started.pid)
-    for process in [*launcher.children(recursive=True), launcher]:
-        process.kill()
-    started.wait()
+    command.kill()
 
 
 def main() -> None:
@@ -204,8 +174,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     keep = None if options.keep is None else options.keep.absolute()
-    import record  # beside this file; tests import it from elsewhere
-
+    preload()
     record.save("ten_days", compare(range(1 if options.quick else options.seeds), keep))
 
 

@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 import torch
 from programs import TORCHRUN, Running
+from safetensors.torch import load_file
 
+from benchmarks import ten_days
 from drb.cli import main as drb
 from drb.data.datasets import load_dataset
 from drb.program.config import compose_config
 from drb.program.evaluating import accuracies
 from drb.program.ledger import write_ledger
+from drb.runs.lineage.files import fingerprint_of
 from drb.runs.lineage.record import read_lineage
 from drb.training.models.saved import load_network
 from drb.training.phases import PhaseTrainer
@@ -175,7 +178,7 @@ def test_a_ledger_that_was_lost_when_a_run_went_on_is_not_made_up(tmp_path, caps
 def two_days(tmp_path_factory):
     """A lineage of two versions and a named evaluation set; files of a third day."""
     folder = tmp_path_factory.mktemp("two_days")
-    days = Days(folder, "tracking=none", "training.epochs=1")
+    days = Days(folder, "tracking=none", "training.epochs=2")
     files = [day(folder, number, [number, 0]) for number in (1, 2, 3)]
     assert days.update(files[0], "--eval", f"weak={day(folder, 9, [0])}") == 0
     assert days.update(files[1]) == 0
@@ -188,7 +191,7 @@ def again(two_days, tmp_path):
     shutil.copytree(two_days.folder, tmp_path / "again", symlinks=True)
     content = (tmp_path / "again/state/lineage.json").read_text()
     (tmp_path / "again/state/lineage.json").write_text(content.replace(str(two_days.folder), str(tmp_path / "again")))
-    return Days(tmp_path / "again", "tracking=none", "training.epochs=1")
+    return Days(tmp_path / "again", "tracking=none", "training.epochs=2")
 
 
 def cut(path):
@@ -248,7 +251,7 @@ REFUSED = {
     "an unknown setting": (None, ["training.epoch=2"], "training.epoch"),
     "an unknown model": (None, ["model=mpl"], "model=mpl"),
     "another network": (None, ["model.hidden=[9]"], "was made with model.hidden=[16], this run has [9]"),
-    "other training": (None, ["training.epochs=2"], "was made with training.epochs=1, this run has 2"),
+    "other training": (None, ["training.epochs=3"], "was made with training.epochs=2, this run has 3"),
     "a setting that drb update decides": (None, ["checkpoint.enabled=false"], "chooses checkpoint.enabled itself"),
     "no configuration": (None, ["--config", "no.yaml"], "--config no.yaml cannot be read"),
     "another configuration": (
@@ -334,7 +337,7 @@ def test_an_update_from_python_and_by_a_file(again, tmp_path):
     )
     assert version == again.lineage.versions[-1]
     assert version.environment["world_size"] == 1
-    assert "training.epochs=1" in version.settings
+    assert "training.epochs=2" in version.settings
     with pytest.raises(ValueError, match="x.npz cannot be read"):
         update(again.state, "x.npz")
     file = tmp_path / "update.yaml"
@@ -343,6 +346,38 @@ def test_an_update_from_python_and_by_a_file(again, tmp_path):
     assert again.lineage.gates["base"] == {"may_fall": 70}
     assert again.lineage.gates["hard"] == {"must_reach": 1}
     assert again.lineage.versions[-1].after.keys() == {"base", "new", "weak", "hard"}
+
+
+def test_a_line_of_updates_is_bit_for_bit_one_run(two_days):
+    files = [str(two_days.folder / f"day{number}.npz") for number in (1, 2)]
+    data = ["dataset=arrivals", f"dataset.files=[{','.join(files)}]", "scenario=arrivals"]
+    assert drb(["train", *two_days.settings, *data, f"hydra.run.dir={two_days.folder}/run"]) == 0
+    line, run = (load_file(two_days.folder / at / "model.safetensors") for at in ("state/current", "run"))
+    assert all(torch.equal(line[name], run[name]) for name in line | run)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+def test_ten_days_killed_refused_and_gone_back_from_learn_as_one_run(tmp_path):
+    tracking = f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"
+    lineage, files = ten_days.play(tmp_path, 0, [*ten_days.SETTINGS, "seed=0", tracking])
+    figures = ten_days.figures_of(
+        lineage, ten_days.uninterrupted(tmp_path, files, [*ten_days.SETTINGS, "seed=0"]), files
+    )
+    assert figures["accuracy"] > figures["uninterrupted_accuracy"] - 0.005  # day 7 went on on another number of ranks
+    assert figures["largest_fall_points"] <= ten_days.MAY_FALL
+    assert figures["world_sizes"] == [day.again for day in ten_days.STORY]
+    assert [version.parent for version in lineage.versions] == [None, 1, 2, 3, 4, 4, 6, 7, 8, 8, 10, 11]
+    assert [event["what"] for event in lineage.events].count("rolled back to") == 1
+    for version, told in zip(lineage.versions, ten_days.STORY, strict=True):
+        assert version.fingerprint == fingerprint_of(tmp_path / "days" / f"{told.file}.npz")
+        assert version.promoted == (not version.failed) == (not told.fails)
+        assert {"new", "base"} >= version.after.keys() >= {"new"}
+        assert {"drb", "torch", "device", "host"} <= version.environment.keys()
+        run = json.loads((lineage.run_dir(version.number) / "summary.json").read_text())
+        assert run["config"]["dataset"]["files"] == version.files
+        assert version.files == [*(lineage.version(version.parent).files if version.parent else []), version.data]
+    check_tracked(f"sqlite:///{tmp_path}/mlflow.db", lineage)
 
 
 @pytest.mark.full

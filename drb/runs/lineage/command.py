@@ -7,8 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from drb.runs.lineage.picture import picture
 from drb.runs.lineage.record import Lineage, read_lineage
-from drb.runs.lineage.show import as_text, page, plot
+from drb.runs.lineage.show import as_text, page
 from drb.tracking.lineage import point_alias
 
 
@@ -29,8 +30,8 @@ def _lineage_parser() -> argparse.ArgumentParser:
         prog="drb lineage", description="Show the versions of a model that drb update made."
     )
     parser.add_argument("state", type=Path, metavar="DIR", help="the folder of drb update --state")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write one page with the table and the plot")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="write the accuracy over the versions as PNG")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write one page with the table and the picture")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="write the versions and their accuracy as a PNG")
     return parser
 
 
@@ -49,7 +50,7 @@ def _lineage(options: argparse.Namespace) -> None:
     if options.html is not None:
         options.html.write_text(page(lineage), encoding="utf-8")
     if options.plot is not None:
-        options.plot.write_bytes(plot(lineage))
+        options.plot.write_bytes(picture(lineage))
 
 
 def _rollback(options: argparse.Namespace) -> None:
@@ -64,5 +65,5 @@ def existing_lineage(folder: Path) -> Lineage:
     """Raises ValueError if the folder holds no lineage, or one without versions."""
     lineage = read_lineage(folder) if folder.exists() else None
     if lineage is None or not lineage.versions:
-        raise ValueError(f"{folder} holds no lineage: make one by drb update --state {folder} --data FILE")
+        raise ValueError(f"{folder} holds no lineage: make one by drb update --state {folder} --data PATH")
     return lineage

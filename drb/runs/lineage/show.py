@@ -1,16 +1,14 @@
-"""A lineage for people: a table, a plot of accuracy over the versions, and one HTML page with both."""
+"""A lineage for people: a table, and one HTML page with the table, the picture and what happened."""
 
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any, cast
 
+from drb.runs.lineage.picture import picture
 from drb.runs.lineage.record import Lineage, Version
-from drb.runs.report.plots import STYLE
 
 _CSS = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1c1c1c; max-width: 1100px; margin: 2em auto; padding: 0 1em; }
@@ -55,35 +53,6 @@ def as_text(lineage: Lineage) -> str:
     return "\n".join(lines)
 
 
-def plot(lineage: Lineage) -> bytes:
-    """A PNG of the accuracy on each evaluation set over the versions that were promoted; others are crosses."""
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    with rc_context(cast(Any, STYLE)):
-        figure = Figure(figsize=(7, 3.5), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.add_subplot()
-        for name in dict.fromkeys(name for version in lineage.versions for name in version.after):
-            known = [version for version in lineage.versions if name in version.after]
-            promoted = [version for version in known if version.promoted]
-            others = [version for version in known if not version.promoted]
-            (line,) = axes.plot(*_points(promoted, name), marker="o", label=name)
-            axes.plot(*_points(others, name), marker="x", linestyle="", color=line.get_color())
-        axes.set(xlabel="version (crosses: not promoted)", ylabel="accuracy, %")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.legend()
-        content = io.BytesIO()
-        figure.savefig(content, format="png", dpi=150, metadata={"Software": None})
-    return content.getvalue()
-
-
-def _points(versions: Sequence[Version], name: str) -> tuple[list[int], list[float]]:
-    return [version.number for version in versions], [100 * version.after[name] for version in versions]
-
-
 def page(lineage: Lineage) -> str:
     """One HTML page that needs no other file."""
     heading, *rows = rows_of(lineage)
@@ -98,17 +67,26 @@ def page(lineage: Lineage) -> str:
         for event in lineage.events
     ]
     title = f"Lineage {escape(lineage.folder.name)}"
-    image = base64.b64encode(plot(lineage)).decode()
+    image = base64.b64encode(picture(lineage)).decode()
     return "\n".join(
         [
             f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>',
             f"<style>{_CSS}</style></head><body><h1>{title}</h1>",
-            f'<img alt="accuracy over versions" src="data:image/png;base64,{image}">',
+            f'<img alt="the versions and their accuracy" src="data:image/png;base64,{image}">',
             "<table><tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in heading) + "</tr>",
             *cells,
             "</table>",
             "<p>* is current. Accuracies: before the update → after it.</p><h2>What happened</h2><ul>",
             *events,
-            "</ul></body></html>\n",
+            "</ul><h2>What each was made with</h2><table><tr><th>version</th><th>settings</th><th>environment</th>"
+            "<th>data</th></tr>",
+            *map(_made_with, lineage.versions),
+            "</table></body></html>\n",
         ]
     )
+
+
+def _made_with(version: Version) -> str:
+    environment = ", ".join(f"{name} {value}" for name, value in version.environment.items())
+    cells = [str(version.number), " ".join(version.settings), environment, f"{version.data} ({version.fingerprint})"]
+    return "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
