@@ -35,6 +35,9 @@ def import_everything() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     for name in _PRELOADED:
         importlib.import_module(name)
+    from drb.program.config import compose_config
+
+    compose_config(["experiment=digits"])  # makes the schemas of all settings
 
 
 def run_campaign(

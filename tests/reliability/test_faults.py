@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from warm_python import warm_python
+from programs import ROOT, Running
 
 from faults.injection import find_place
 from faults.plan import PROCESS_TARGETS, SHORT, TARGETS, draw_faults
-
-ROOT = Path(__file__).resolve().parents[2]
-
 
 # faults near others of the list; tests of checkpoints provoke what they damage in one process, too, and kill rank 0
 # while it names one
@@ -34,9 +28,8 @@ def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     chosen = ",".join(str(test["fault"].number) for test in tests if "fault" in test)
     out = tmp_path_factory.mktemp("faults") / "outcomes.json"
     command = [sys.executable, "-m", "faults", "--short", "--only", chosen, "--jobs", "3", "--out", str(out)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHON_EXEC": warm_python()}
-    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False)
-    assert out.exists(), ended.stderr
+    ended = Running(command, ROOT).wait(280)
+    assert out.exists(), ended.err
     return {case["fault"]["number"]: case for case in json.loads(out.read_text())["cases"]}
 
 
