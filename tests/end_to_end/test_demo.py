@@ -43,7 +43,7 @@ def demo(tmp_path_factory):
         patch.setenv("PYTHON_EXEC", warm_python())
         patch.setattr(subprocess, "run", run_mostly_forked)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        assert main(["tracking=none", "training.epochs=3"]) == 0
+        assert main(["tracking=none", "training.epochs=2"]) == 0
         [folder] = Path("runs").resolve().iterdir()
         left = sorted(os.listdir())
     summaries = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("*/summary.json")}
@@ -84,6 +84,7 @@ def test_all_ranks_share_one_run_directory(demo):
     assert visible(folder / "rehearsal") == [
         "checkpoints",
         "config.yaml",
+        "ledger",
         "model.json",
         "model.safetensors",
         "summary.json",
