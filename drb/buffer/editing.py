@@ -30,6 +30,10 @@ class EditableBuffer(Buffer):
 
     # -- what is stored
 
+    def leave_out(self, sample_ids: Int64Array) -> None:
+        """Never store these ids, int64 ascending, which are kept elsewhere: they are drawn, but not from here."""
+        self._columns.elsewhere = sample_ids
+
     def counts(self) -> dict[int, int]:
         """Exemplars per stratum, the last minibatch's included."""
         values, counts = np.unique(self._columns.stratum[: self._columns.size], return_counts=True)

@@ -6,11 +6,13 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from drb.checkpoint import Saver
+from drb.data.cache import open_prefilled
 from drb.data.datasets import Dataset, Source, erased_rows
 from drb.data.scenarios import build_scenario
 from drb.data.scenarios.check import check_stream
@@ -26,6 +28,7 @@ from drb.training import Monitor, Trainer
 from drb.training.augment import Preprocess
 from drb.training.method.method import Method
 from drb.training.models import Network, build_model
+from drb.training.objectives.objective import Objective
 from drb.types import Minibatch
 
 
@@ -71,7 +74,7 @@ def build_trainer(
         monitor=monitor,
         saver=saver,
         on_step=on_step,
-        num_outputs=dataset.num_classes if config.model.head == "fixed" and objective.class_field else None,
+        num_outputs=_num_outputs(config, dataset, objective),
         allow_duplicates=config.rehearsal.allow_duplicates,
         timeout_s=config.timeout_s,
         seed=config.seed,
@@ -108,6 +111,27 @@ def normalisation(config: TrainConfig, dataset: Dataset) -> tuple[Sequence[float
     """The mean and the deviation of each channel that samples (divided by 255 if they are uint8) are normalised by."""
     channels = len(dataset.mean)
     return (dataset.mean, dataset.std) if config.augmentation.normalise else ([0.0] * channels, [1.0] * channels)
+
+
+def _num_outputs(config: TrainConfig, dataset: Dataset, objective: Objective) -> int | None:
+    """The size of the head from the start; None lets it grow as classes appear, all of which the stream then shows.
+
+    Raises:
+        ValueError: prefilled samples whose classes are numbered otherwise.
+    """
+    if objective.class_field is None:
+        return None
+    folder = config.rehearsal.prefilled
+    if folder is None:
+        return dataset.num_classes if config.model.head == "fixed" else None
+    prefilled = open_prefilled(Path(folder).expanduser())
+    theirs, ours = prefilled.identity.classes, dataset.identity.classes
+    if theirs and ours and any(one != other for one, other in zip(theirs, ours, strict=False)):
+        raise ValueError(
+            f"rehearsal.prefilled={folder} numbers its classes {', '.join(theirs[:5])}, …, and the data "
+            f"{', '.join(ours[:5])}, …; fill a folder from data with the same classes"
+        )
+    return max(dataset.num_classes, prefilled.num_classes)
 
 
 def build_rehearsal(

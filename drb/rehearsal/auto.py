@@ -73,6 +73,8 @@ def choose_storage(
     if settings.storage == "host":
         return False, ""
     what, advice = _obstacle(spec, transport, greetings)
+    if settings.prefilled is not None:
+        what, advice = "cannot hold prefilled samples, which are mapped on the host", "set storage=host"
     if settings.storage == "device":
         if what:
             raise ValueError(f"storage=device {what}: {advice}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,6 +33,9 @@ from drb.rehearsal.state.origin import Origin
 from drb.sampling.proportions import Proportions
 from drb.sampling.sampler import Sampler
 from drb.types import Int64Array
+
+if TYPE_CHECKING:
+    from drb.rehearsal.prefilled import Prefilled  # seldom needed
 
 
 class PartsFactory:
@@ -96,6 +99,7 @@ def build_parts(
     start: str = "",
     saved: Mapping[str, Any] | None = None,
     shard: Shard | None = None,
+    denied: Int64Array | None = None,
 ) -> Parts | None:
     """Build the parts. Collective over `peers` (None: one rank).
 
@@ -103,7 +107,7 @@ def build_parts(
         max_rows: of this rank's minibatches; 0 if it does not know yet and takes the others' largest.
         device: where exemplars are wanted; None: on the host.
         origin: this rank's. start: what its run begins with (`start_of`). saved: the state that it goes on from.
-        shard: of the sampler that gave the first minibatch.
+        shard: of the sampler that gave the first minibatch. denied: ids that are never drawn, int64.
     Returns:
         None if nobody knows how many rows a minibatch has.
     Raises:
@@ -112,6 +116,7 @@ def build_parts(
     factory = factory or PartsFactory()
     rank, world_size = (peers.rank, peers.world_size) if peers else (0, 1)
     capacity = own_capacity(settings, spec, rank, world_size)
+    prefilled, problem = _open_prefilled(settings, spec, denied)
     greetings = greet(
         peers,
         settings,
@@ -124,6 +129,7 @@ def build_parts(
         start=start,
         resumed=((saved or {}).get("run", ""), (saved or {}).get("round", -1)),
         shard=shard,
+        prefilled=("" if prefilled is None else prefilled.fingerprint, problem),
     )
     max_rows = max_rows or max(greeting["max_rows"] for greeting in greetings)
     if not max_rows:
@@ -131,16 +137,19 @@ def build_parts(
     nodes, capacities = [g["node"] for g in greetings], np.array([g["capacity"] for g in greetings])
     transport, why = choose_transport(settings.transport, nodes)
     require_devices(transport, greetings)
+    if prefilled is not None and transport.from_gpu_to_gpu:
+        raise ValueError(f"exchange={transport.name} takes rows from GPU to GPU, and prefilled ones lie on the host")
     if device is not None:
         require_device_codecs(spec)
     per_draw, draws = most_exemplars_of_all(settings, greetings), settings.draws
     exemplars, depth, interval = draws * per_draw, settings.depth, settings.interval
     rows = rows_of_ranks(greetings, depth, interval)
     on_device, storage_why = choose_storage(settings, spec, transport, greetings, rows)
-    if settings.min_fill > capacities.sum():
+    most = int(capacities.sum()) + (0 if prefilled is None else prefilled.size)
+    if settings.min_fill > most:
         raise ValueError(
-            f"min_fill={settings.min_fill} is more than all buffers hold: {capacities.sum()} exemplars; nothing would "
-            "ever be rehearsed"
+            f"min_fill={settings.min_fill} is more than all buffers hold: {most} exemplars; nothing would ever be "
+            "rehearsed"
         )
     sizes = Sizes(capacities, np.array(rows), spec.words, exemplars, interval * exemplars, depth + 1)
     exchange = None
@@ -159,7 +168,11 @@ def build_parts(
     if exchange is None:
         require_room(None)
         exchange = factory.exchange(transport, peers, nodes, sizes)
+    if prefilled is not None:
+        exchange = prefilled.beside(exchange, world_size)
     buffer = factory.buffer(settings, spec, capacity, exchange.rows, rank)
+    if prefilled is not None:
+        buffer.leave_out(prefilled.sorted_ids)
     proportions = settings.shares
     blocks = allocate_blocks(sizes.num_blocks, sizes.at_once, spec.words)
     side = None
@@ -179,6 +192,7 @@ def build_parts(
         interval=interval,
         draws=draws,
         peers=peers,
+        prefilled=prefilled,
     )
     engine, engine_why = choose_engine(
         settings,
@@ -208,7 +222,25 @@ def build_parts(
         delivery if isinstance(delivery, DeviceRing | RowLauncher) else None,
         auto,
         (origin or Origin(rank, world_size)).began(saved or {}, [greeting["start"] for greeting in greetings]),
+        prefilled,
     )
+
+
+def _open_prefilled(
+    settings: RehearsalSettings, spec: RecordSpec, denied: Int64Array | None
+) -> tuple[Prefilled | None, str]:
+    """The samples that the settings name, if any, without denied ones; and why they cannot be had, "" if they can."""
+    if settings.prefilled is None:
+        return None, ""
+    from drb.rehearsal.prefilled import Prefilled
+
+    try:
+        prefilled = Prefilled(settings.prefilled, spec, settings)
+    except ValueError as error:
+        return None, str(error)
+    if denied is not None and len(denied):
+        prefilled.drop(denied)
+    return prefilled, ""
 
 
 def _ahead(depth: int, interval: int) -> str:

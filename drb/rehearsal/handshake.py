@@ -38,6 +38,7 @@ def greet(
     start: str = "",
     resumed: tuple[str, int] = ("", -1),
     shard: Shard | None = None,
+    prefilled: tuple[str, str] = ("", ""),
 ) -> list[Greeting]:
     """Every rank's greeting, by rank. Collective over peers (None: one rank).
 
@@ -47,6 +48,7 @@ def greet(
         gpu: on which its exemplars are wanted, by name, and bytes that are free there; None: on the host.
         start: what its run begins with. resumed: the run and step of the state that it goes on from; "" and -1: none.
         shard: of the sampler that gave its first minibatch.
+        prefilled: what samples it has mapped, and why it could not; "" each for none.
     Raises:
         ValueError: ranks differ in their settings or schema, their samplers overlap, or they go on from states that do
             not belong together.
@@ -66,12 +68,23 @@ def greet(
         "start": start,
         "resumed": [resumed[0], int(resumed[1])],
         "shard": None if shard is None else asdict(shard),
+        "prefilled": prefilled[0],
     }
     if peers is None:
+        if prefilled[1]:
+            raise ValueError(prefilled[1])
         return [mine]
+    mine["problem"] = prefilled[1]
     greetings = peers.gather_json(mine, "settings")
     _require_started(greetings)
     require_agreement([greeting["settings"] for greeting in greetings], "setting")
+    for problem in filter(None, (greeting["problem"] for greeting in greetings)):
+        raise ValueError(problem)
+    require_agreement(
+        [{"prefilled": greeting["prefilled"]} for greeting in greetings],
+        "the samples of",
+        "give every node a folder that was filled from the same data",
+    )
     require_agreement(
         [greeting["schema"] for greeting in greetings],
         "the record's field",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from drb.buffer.editing import EditableBuffer
 from drb.buffer.record import RecordSpec
@@ -20,6 +21,9 @@ from drb.rehearsal.state.origin import Origin
 from drb.types import Int64Array
 from drb.variant import name_of
 
+if TYPE_CHECKING:
+    from drb.rehearsal.prefilled import Prefilled  # seldom needed
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -29,6 +33,7 @@ class Parts:
     depth: rounds in flight. interval: steps per round. why: the choices that were made, and their reasons.
     counts_offers: whether distinct offers are counted. outlet: the delivery to a device, if exemplars are wanted there.
     origin: of the states that are saved. auto: chooses how many exemplars are drawn, if the settings do not say.
+    prefilled: samples on disk that are drawn, too.
     """
 
     spec: RecordSpec
@@ -46,6 +51,7 @@ class Parts:
     outlet: DeviceRing | RowLauncher | None = None
     auto: AutoExemplars | None = None
     origin: Origin = field(default_factory=Origin)
+    prefilled: Prefilled | None = None
 
     def run_round(self, step: int) -> RoundResult:
         """A round by itself, here and now, of what the buffer holds: to measure it. Collective."""
@@ -63,10 +69,11 @@ class Parts:
         memory = self.memory_bytes()
         amounts = ", ".join(f"{name} {format_bytes(amount)}" for name, amount in memory.items())
         kinds = f"{name_of(settings.policy)}, {name_of(settings.shares)}"
+        mapped = "" if self.prefilled is None else f", and {self.prefilled.size} mapped from {self.prefilled.folder}"
         retention = f"{settings.retention}; " if settings.retention else ""
         return (
             f"rehearsal: {self._amount(settings)} exemplars per rank and step from buffers of {self.buffer.capacity} "
-            f"per rank, {int(self.capacities.sum())} in total ({kinds}); "
+            f"per rank, {int(self.capacities.sum())} in total{mapped} ({kinds}); "
             f"{self._codecs()}{retention}{self.why}; "
             f"memory per rank at most {format_bytes(sum(memory.values()))} ({amounts})"
             + ("" if self.outlet is None else f", of {self.outlet.device.device} {format_bytes(self.device_bytes())}")

@@ -76,7 +76,8 @@ class Rehearsal(Lifetime):
             on different exemplars. Every one is distinct inside; the same sample may come in several.
         batch_size: the largest minibatch's rows, if the first is not the largest.
         num_samples: of the whole stream; for a capacity given as a share.
-        data: a fingerprint of the data, alike on all ranks; a state of other data is refused. None: only labels are.
+        data: a fingerprint of the data, alike on all ranks; a state of other data is refused.
+        prefilled: a folder that `drb prefill` has filled: its samples are drawn, too, and not stored (docs/prefill.md).
         device: where extend and step return, as "cuda" (docs/gpu.md); None: where the first minibatch lies.
         verbose: print what was chosen and what memory it takes, on rank 0.
     """
@@ -112,6 +113,7 @@ class Rehearsal(Lifetime):
         batch_size: int | None = None,
         num_samples: int | None = None,
         data: str | None = None,
+        prefilled: str | None = None,
         device: str | int | torch.device | Device | None = None,
         verbose: bool = True,
     ) -> None:
@@ -134,11 +136,9 @@ class Rehearsal(Lifetime):
         D · r exemplars, the draws one behind the other. It has b rows until exemplars exist. Its memory is reused two
         calls later, and `rehearsed` is shared between calls: clone what you keep or write to. With uneven="stop" the
         result is None once any rank has no more minibatches: end your loop.
-        With a GPU as `device`, or a first minibatch there, all is queued on the current stream and the host waits for
-        no copy. On the host, the result is page-locked where CUDA is present.
+        On a GPU all is queued on the current stream; on the host the result is page-locked where CUDA is present.
 
-        A minibatch of no rows offers nothing and gets its exemplars all the same. What a field holds is stored as it
-        is, a NaN too. If a sample id comes twice in a minibatch, its first row counts.
+        A minibatch of no rows offers nothing and gets exemplars. If a sample id comes twice, its first row counts.
 
         Raises:
             ValueError: fields that differ from the schema, or late fields that were not attached. The call has changed

@@ -31,6 +31,7 @@ from drb.types import Int64Array
 
 if TYPE_CHECKING:
     from drb.rehearsal.ledger.recorder import Recorder
+    from drb.rehearsal.prefilled import Prefilled
 
 _STATUS, _STEP, _SIZE, _OFFERED, _CHANGED = range(5)  # a rank's message
 
@@ -72,6 +73,7 @@ class RoundRunner:
         interval: int = 1,
         draws: int = 1,
         peers: Peers | None = None,
+        prefilled: Prefilled | None = None,
     ) -> None:
         self.interval = interval
         self.draws = draws
@@ -89,7 +91,9 @@ class RoundRunner:
         self._sampler = sampler
         self._rank = rank
         self._peers = peers
-        self._union = UnionCounts(world_size) if count_strata else None
+        self._prefilled = prefilled  # counts as one rank more
+        self._changes = -1  # of it, that the union knows
+        self._union = UnionCounts(world_size + (prefilled is not None)) if count_strata else None
         self._counted = b""  # what `union_size` is the sum of
         self._message: Int64Array = np.zeros(_CHANGED + 1, np.int64)
 
@@ -127,7 +131,9 @@ class RoundRunner:
         if self.on_gathered is not None:
             self.on_gathered(messages_WH[:, _STATUS].copy())
         ends = self._ends(messages_WH)
-        counts_WS = messages_WH[:, _SIZE : _SIZE + 1]  # one stratum, if they are not counted
+        counts_WS, offered_W = messages_WH[:, _SIZE : _SIZE + 1], messages_WH[:, _OFFERED]  # one stratum, or replaced
+        if self._prefilled is not None:
+            counts_WS, offered_W = self._prefilled.counted_with(counts_WS, offered_W)
         if self._union is not None:
             counts_WS = self._counts(self._union, messages_WH[:, _CHANGED], changes)
         counted = counts_WS.tobytes()
@@ -141,8 +147,7 @@ class RoundRunner:
             self._sampler.exemplars = self.exemplars_of(self.union_size)
         if self.recorder is not None:
             self.recorder.round(step, self._sampler.exemplars, offered, change)
-        draw, offered_W = self._sampler.draw if self.draws == 1 else self._draw, messages_WH[:, _OFFERED]
-        draws = []
+        draw, draws = self._sampler.draw if self.draws == 1 else self._draw, []
         for draw_step in range(step, step + self.interval):
             draws.append(draw(draw_step, counts_WS, offered_W))  # noqa: PERF401  # a call less
         drawn = time.perf_counter()
@@ -199,6 +204,11 @@ class RoundRunner:
 
     def _counts(self, union: UnionCounts, lengths_W: Int64Array, changes: Int64Array) -> Int64Array:
         """Exemplars per rank and stratum, int64 [W, S], once all ranks have shared what has changed."""
+        prefilled = self._prefilled
+        if prefilled is not None and self._changes != prefilled.changes:
+            gone = union.changes(len(union.counts) - 1, *prefilled.strata)
+            union.apply(len(union.counts) - 1, gone)
+            self._changes = prefilled.changes
         if lengths_W.any():
             for rank, pairs in enumerate(self._exchange.share(changes, lengths_W.copy())):
                 union.apply(rank, pairs)

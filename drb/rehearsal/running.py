@@ -91,6 +91,11 @@ class Running:
             if where is None:
                 return ids
             matching = matching_ids(where, self.parts.spec, buffer.rows, buffer.occupied_rows())
+            prefilled = self.parts.prefilled
+            if prefilled is not None:  # of which each rank looks at its share
+                rank, world_size = (self._peers.rank, self._peers.world_size) if self._peers else (0, 1)
+                share = prefilled.rows[rank::world_size]
+                matching = np.union1d(matching, matching_ids(where, self.parts.spec, prefilled, share))
             return np.union1d(ids, matching)
 
         ids = agree_on_ids(self._peers, select)
@@ -101,6 +106,8 @@ class Running:
         self.parts.runner.erase()
         self.steps.erase()
         removed = total(self._peers, len(slots))
+        if self.parts.prefilled is not None:
+            removed += self.parts.prefilled.drop(ids)  # the same ones on every rank
         self.rounds.run_again(self.steps.last, self._intake.num_distinct)
         return Forgotten(ids, removed)
 
@@ -177,6 +184,7 @@ class Running:
             "round": self.steps.last,
             "buffer": parts.buffer.state_dict(lazy=lazy),
             "fetched": self.rounds.state_dict(),
+            "prefilled": "" if parts.prefilled is None else parts.prefilled.fingerprint,
             **({} if parts.auto is None else {"auto": parts.auto.state_dict()}),
         }
 

@@ -57,6 +57,7 @@ class RehearsalSettings:
     batch_size: int | None = setting(None, at_least=1)
     num_samples: int | None = setting(None, at_least=1)
     data: str | None = None
+    prefilled: str | None = None
 
     def __post_init__(self) -> None:
         check_capacity(self.capacity)

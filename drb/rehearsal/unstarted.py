@@ -93,6 +93,10 @@ class Unstarted:
 
     def forget(self, sample_ids: SampleIds | None, where: Where | None) -> Forgotten:
         """Remove exemplars from the loaded state. Collective; the caller denies the ids."""
+        if where is not None and self._settings.prefilled is not None:
+            raise ValueError(
+                "forget(where=…) looks at the prefilled samples, which are opened at the first minibatch: call it then"
+            )
         forgotten, self.saved = forget_saved(self.saved, self._peers, sample_ids, where)
         self.earlier = dict((self.saved or {}).get("stats", {}))
         return forgotten
@@ -160,12 +164,17 @@ class Unstarted:
             start=start,
             saved=saved,
             shard=shard,
+            denied=self._denied,
         )
         if parts is None:
             return None
         fetched = saved.get("fetched")
+        mapped = "" if parts.prefilled is None else parts.prefilled.fingerprint
         with naming_damage():
-            if fetched is not None and not is_for(fetched, parts.depth, parts.interval, parts.runner.draws):
+            is_other = saved.get("prefilled", "") != mapped  # its samples are not in the union that was drawn from
+            if fetched is not None and (
+                is_other or not is_for(fetched, parts.depth, parts.interval, parts.runner.draws)
+            ):
                 self.earlier = uncounted(saved)
                 saved = {**saved, "fetched": None}
         parts.buffer.deny(self._denied)

@@ -23,6 +23,7 @@ class Columns:
 
     Slots 0 … size-1 are taken, without holes. key uint64 [M]; sample_id, stratum, admitted_round int64 [M].
     admitted_at: int64 [M], seconds since 1970, if timed. denied: int64, ascending, ids that are never stored again.
+    elsewhere: int64, ascending, ids that are not stored here because they are kept elsewhere; not part of the state.
     stored: returns a field of the exemplars in some slots: (name, int64 [n]) -> [n, *shape] on the CPU, a copy.
     indexed: `find` will be called: where each sample is stored is then kept at hand.
     """
@@ -38,6 +39,7 @@ class Columns:
         self.admitted_round: Int64Array = np.zeros(capacity, np.int64)
         self.admitted_at: Int64Array | None = np.zeros(capacity, np.int64) if timed else None
         self.denied: Int64Array = np.empty(0, np.int64)
+        self.elsewhere: Int64Array = np.empty(0, np.int64)
         self._names = _COLUMNS + (("admitted_at",) if timed else ())
         self._barred: set[int] = set()  # ids stored and denied: one look-up answers for both
         self._is_indexed, self._slot_of = indexed, dict[int, int]()
@@ -56,6 +58,9 @@ class Columns:
             first = np.zeros(len(ids), np.bool_)
             first[np.unique(sample_ids, return_index=True)[1]] = True
             new &= first
+        if len(self.elsewhere):
+            at = self.elsewhere.searchsorted(sample_ids).clip(max=len(self.elsewhere) - 1)
+            new &= self.elsewhere[at] != sample_ids
         return new
 
     def find(self, sample_ids: Int64Array) -> Int64Array:

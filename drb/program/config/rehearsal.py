@@ -34,6 +34,7 @@ class RehearsalConfig:
                       null stores it as it is. codec_options are its options, for example rehearsal.codec_options.bits=4
     storage:          host, device (the GPU's memory) or auto: device if the buffers take no more than device_share of
                       what is free there
+    prefilled:        a folder that drb prefill has filled: its samples are drawn, too, and not stored
     depth:            rounds in flight; more than 1 hides rounds that now and then take longer than a step
     interval:         steps per round, which draws exemplars for each of them: less work where steps take milliseconds
     allow_duplicates: go on if more than 1 % of all exemplars are stored more than once
@@ -60,6 +61,7 @@ class RehearsalConfig:
     asynchronous: bool | str = same_as(RehearsalSettings, "asynchronous")
     min_fill: int = same_as(RehearsalSettings, "min_fill")
     timeout_s: float = same_as(RehearsalSettings, "timeout_s")
+    prefilled: str | None = same_as(RehearsalSettings, "prefilled")
     depth: int = same_as(RehearsalSettings, "depth")
     interval: int = same_as(RehearsalSettings, "interval")
     allow_duplicates: bool = False
