@@ -22,11 +22,11 @@ class RunLedger:
     def begin(self, run_dir: Path, rehearsal: Rehearsal | None, trainer: Trainer, world: World, *, log: bool) -> None:
         """Drop what was logged after the steps that count, and log what follows. Before the first minibatch.
 
-        log: False logs nothing.
+        log: False logs nothing. Draws from prefilled samples are not logged either.
         """
         if world.is_main:
             cut(run_dir, trainer.steps)
-        if log and rehearsal is not None:
+        if log and rehearsal is not None and rehearsal.settings.prefilled is None:
             rehearsal.recorder = recorder = Recorder()
             self._writer = LedgerWriter(run_dir, recorder, world.rank, trainer.steps)
             self._steps = lambda: trainer.steps

@@ -90,6 +90,8 @@ class Lifetime:
     def recorder(self, recorder: Recorder) -> None:
         if self._running is not None:
             raise ValueError("a recorder must be given before the first minibatch")
+        if self.settings.prefilled is not None:
+            raise ValueError("a recorder does not log draws from prefilled samples: leave it out, or prefilled=")
         self._unstarted.recorder = recorder
 
     @property

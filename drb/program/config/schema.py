@@ -52,7 +52,8 @@ class TrainConfig:
     timeout_s: of every collective of the training ranks, in seconds
     start_timeout_s: how long ranks wait for one another at the start, in seconds
     profile:   rank 0 writes a trace of some steps (see profiling) into profile/ of the run directory
-    ledger:    log which exemplars were drawn in ledger/ of the run directory, for drb audit (docs/audit.md)
+    ledger:    log which exemplars were drawn in ledger/ of the run directory, for drb audit (docs/audit.md);
+                not with rehearsal.prefilled, whose draws are not logged
     console:   main: rank 0 prints; all: every rank does, with its number in front
     """
 
