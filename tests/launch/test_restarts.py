@@ -19,8 +19,8 @@ from drb.distributed.failure import PeerError
 from drb.distributed.launchers import read_place
 from drb.distributed.restarts import fresh_store
 
-JOB = ["experiment=digits", "tracking=none", "checkpoint.every_steps=20", "training.epochs=12"]
-SAMPLES = 12 * 1438  # of digits' training set, in all epochs
+JOB = ["experiment=digits", "tracking=none", "checkpoint.every_steps=20", "training.epochs=6"]
+SAMPLES = 6 * 1438  # of digits' training set, in all epochs
 
 
 def ranks_of(agent: Running) -> list[int]:

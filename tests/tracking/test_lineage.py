@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shutil
 
-from mlflow import MlflowClient
-
 from drb.tracking.lineage import point_alias, track_update
 from drb.tracking.store import create_run
 
 
 def test_updates_are_nested_registered_and_pointed_to(tmp_path, empty_store):
+    from mlflow import MlflowClient  # 3 s, which every process that collects tests would take
+
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     (tmp_path / "model.json").write_text("{}")
