@@ -14,16 +14,20 @@ from drb.study.statistics import PointResults, Statistic
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its heading, the key of its number in summaries, what that is multiplied by, and its digits."""
+    """A column: its heading, the key of its number in summaries, what that is multiplied by, and its digits.
+
+    optional: the column is left out where all numbers are 0.
+    """
 
     heading: str
     key: str
     factor: float = 1.0
     digits: int = 1
+    optional: bool = False
 
 
 def columns(points: Sequence[PointResults]) -> list[Column]:
-    """The columns that at least one point has a number for."""
+    """The columns that at least one point has a number for; what methods cost besides, if that of one is not 0."""
     summary = next((summary for point in points for summary in point.summaries), None)
     if summary is None:
         return []
@@ -37,9 +41,11 @@ def columns(points: Sequence[PointResults]) -> list[Column]:
         Column("samples/s", "samples_per_second", digits=0),
         Column("seconds to target", "seconds_to_target"),
         Column("rows trained per rank", "cost.rows_trained", digits=0),
+        Column("rows forward only per rank", "cost.rows_forward", digits=0, optional=True),
+        Column("memory of the method (kB)", "cost.method_bytes", 1e-3, 0, optional=True),
         Column("energy per sample (J)", "energy.joules_per_sample", digits=4),
     ]
-    return [column for column in wanted if any(point.statistic(column.key) for point in points)]
+    return [column for column in wanted if any(_shows(column, point.statistic(column.key)) for point in points)]
 
 
 def rows(points: Sequence[PointResults]) -> list[list[str]]:
@@ -75,6 +81,10 @@ def number(found: Statistic | None, factor: float = 1.0, digits: int = 1) -> str
         return "-"
     mean = f"{factor * found.mean:,.{digits}f}"
     return mean if math.isnan(found.std) else f"{mean} ± {factor * found.std:,.{digits}f}"
+
+
+def _shows(column: Column, found: Statistic | None) -> bool:
+    return found is not None and not (column.optional and found.mean == 0)
 
 
 def _facts(point: PointResults) -> list[str]:

@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 from ranks import FORKS
-from study.made import STUDY, carry_out, launch, main
+from study.made import STUDY, carry_out, launch, main, summary_of
 
 from drb.program.config.studies import study_files
 from drb.study.definition import check_study, load_study
 from drb.study.launch import run_study
 from drb.study.page import write_page
 from drb.study.results import Result, mixture, read_results, require_same_configs
+from drb.study.statistics import by_point
+from drb.study.table import rows
 
 
 @pytest.fixture
@@ -221,3 +223,18 @@ def test_runs_of_other_versions_or_data_are_told_on_the_page(file: Path, tmp_pat
     page = (tmp_path / "page.html").read_text()
     assert "The runs differ in data" in page
     assert "<td>def, abc</td>" in page
+
+
+def test_what_methods_cost_besides_is_shown_where_it_is_not_nothing(file: Path):
+    study = load_study(str(file)).with_seeds([0])
+
+    def heads(rows_forward: float) -> list[str]:
+        cost = {"rows_trained": 10.0, "rows_forward": rows_forward, "method_bytes": 0.0}
+        costs = {"rehearsal": cost, "broken": {**cost, "rows_forward": 0.0}}
+        results = [Result(run, "done", {**summary_of(run), "cost": costs[run.point.name]}) for run in study.runs]
+        return rows(by_point(results))[0]
+
+    assert "rows trained per rank" in heads(0.0)
+    assert "rows forward only per rank" not in heads(0.0)
+    assert "rows forward only per rank" in heads(5.0)
+    assert "memory of the method (kB)" not in heads(5.0)
