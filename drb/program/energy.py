@@ -68,7 +68,7 @@ class NvmlGpu:
 
 
 def _full_uuid(device: torch.device) -> str:
-    """As NVML writes it; torch leaves the first letters out."""
+    """The UUID as NVML writes it; torch leaves the first letters out."""
     uuid = device_uuid(device)
     return uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
 
