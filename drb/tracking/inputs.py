@@ -1,4 +1,7 @@
-"""What a run has trained on and what came of it, in MLflow's own entities: its data set and its model."""
+"""What a run has trained on and what came of it, in MLflow's own entities: its data set and its model.
+
+In every function, `client` is an MlflowClient and `run` MLflow's Run there.
+"""
 
 from __future__ import annotations
 
@@ -33,3 +36,16 @@ def log_model(client: Any, run: Any, name: str, files: Sequence[Path], step: int
         client.log_model_artifacts(model.model_id, folder)
     client.finalize_logged_model(model.model_id, "READY")
     client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, step)])
+
+
+def copy_data_and_model(client: Any, run: Any, to: Any, to_run: Any) -> None:
+    """Give another run what this one has trained on and its model, whose files lie on this machine, if it has none."""
+    from mlflow.utils.file_utils import local_file_uri_to_path
+
+    own, others = client.get_run(run.info.run_id), to.get_run(to_run.info.run_id)
+    if own.inputs.dataset_inputs and not others.inputs.dataset_inputs:
+        to.log_inputs(to_run.info.run_id, own.inputs.dataset_inputs)
+    for output in own.outputs.model_outputs:
+        model = client.get_logged_model(output.model_id)
+        files = sorted(Path(local_file_uri_to_path(model.artifact_location)).iterdir())
+        log_model(to, to_run, model.name, files, output.step)

@@ -114,7 +114,7 @@ def sync(run_dir: str | Path, uri: str | None = None) -> str:
     points = (point for name in offline.last_steps() for point in _missing(name, offline, online))
     while batch := list(islice(points, BATCH)):
         online.write_points(batch)
-    offline.copy_artifacts(online)
+    offline.copy_files(online)
     if online.status == "RUNNING" and offline.status != "RUNNING":
         online.end(offline.status)
     return online.run_id

@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from drb.tracking.inputs import dataset_input, log_model
+from drb.tracking.inputs import copy_data_and_model, dataset_input, log_model
 from drb.tracking.tracker import PARENT, Data, Point
 
 _log = logging.getLogger(__name__)
@@ -103,8 +103,9 @@ class MlflowRun:
     def write_artifact(self, path: Path, folder: str | None) -> None:
         self._client.log_artifact(self.run_id, str(path), folder)
 
-    def copy_artifacts(self, to: MlflowRun) -> None:
-        """Copy this run's artifacts to another run. Only for a local store."""
+    def copy_files(self, to: MlflowRun) -> None:
+        """Give another run this run's artifacts, its data set and its model. Only for a local store."""
+        copy_data_and_model(self._client, self._run, to._client, to._run)
         if self._client.list_artifacts(self.run_id):
             to._client.log_artifacts(to.run_id, self._client.download_artifacts(self.run_id, ""))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import json
 import random
 import re
 import signal
@@ -13,6 +14,7 @@ import pytest
 from ranks import FORKS
 from study.made import STUDY, carry_out, launch, main, summary_of
 
+from drb.checkpoint import RunLock
 from drb.program.config.studies import study_files
 from drb.study.definition import check_study, load_study
 from drb.study.launch import run_study
@@ -20,6 +22,7 @@ from drb.study.page import write_page
 from drb.study.results import Result, mixture, read_results, require_same_configs
 from drb.study.statistics import by_point
 from drb.study.table import rows
+from drb.study.tracked import status_of_study
 
 
 @pytest.fixture
@@ -95,17 +98,18 @@ def test_what_is_done_is_not_done_again_and_what_failed_is_tried_again(file: Pat
         assert started.count("broken · capacity=100 · W=1 · seed 0") == times
 
 
-def test_a_study_killed_at_random_moments_ends_with_the_same_page(file: Path, tmp_path: Path):
+@pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.full)])
+def test_a_study_killed_at_random_moments_ends_with_the_same_page(kills: int, file: Path, tmp_path: Path):
     carry_out(file, tmp_path / "whole")
     moments, done = random.Random(3), []
-    for _ in range(10):
+    for _ in range(kills):
         killed = moments.randrange(4, 13), moments.uniform(1e-4, 0.008)
         process = FORKS.Process(target=carry_out, args=(file, tmp_path / "killed", killed))
         process.start()
         process.join()
         assert process.exitcode == -signal.SIGALRM
         done.append(sum(1 for _ in (tmp_path / "killed").rglob("summary.json")))
-    assert len(set(done)) >= 4, done  # it was killed in the midst of several runs
+    assert len(set(done)) >= min(kills, 4), done  # it was killed in the midst of several runs
     carry_out(file, tmp_path / "killed")
     for name in ("page.html", "table.md", "table.csv"):
         whole, other = ((tmp_path / folder / name).read_text() for folder in ("whole", "killed"))
@@ -116,6 +120,45 @@ def test_results_of_other_settings_are_refused_rather_than_mixed(file: Path, tmp
     run_study(load_study(str(file)).with_seeds([0]), tmp_path / "out", launch, lambda line: None)
     with pytest.raises(ValueError, match=r"was run with settings .*the study asks for .*--out, or delete"):
         read_results(load_study(str(file), ["optimizer.lr=0.1"]).with_seeds([0]), tmp_path / "out")
+
+
+def test_a_page_beside_a_running_study_leaves_its_run_in_the_tracker_running(file: Path, tmp_path: Path, monkeypatch):
+    folder, ended = tmp_path / "out", []
+
+    class Tracked:
+        def publish(self, files, table): ...
+        def remove_curves(self): ...
+        def publish_curve(self, name, curve): ...
+        def end(self, status):
+            ended.append(status)
+
+    file.write_text(STUDY.replace("[1, 2]", "1").replace("[100, 200]", "[100]"))
+    monkeypatch.setattr("drb.study.command.open_tracked_study", lambda study, folder: Tracked())
+    study = load_study(str(file)).with_seeds([0])
+    configs = {label: dataclasses.asdict(config) for label, config in check_study(study).items()}
+
+    def launch_as_configured(run, run_dir):
+        code = launch(run, run_dir)
+        if code == 0:
+            made = {**summary_of(run), "config": configs[run.point.label]}
+            (run_dir / "summary.json").write_text(json.dumps(made))
+        return code
+
+    def page() -> list[str]:
+        ended.clear()
+        assert main([str(file), f"--out={folder}", "--seeds=0", "--page"]) == 1
+        return ended
+
+    run_study(study, folder, launch_as_configured, lambda line: None)
+    assert page() == ["FAILED"]  # as `broken` has
+    running = RunLock(folder, "drb study")
+    assert page() == []
+    running.release()
+    good, broken = read_results(study, folder)
+    queued, left = dataclasses.replace(broken, status="open", job="12"), dataclasses.replace(broken, status="open")
+    assert status_of_study([good, queued], is_running=False) is None
+    assert status_of_study([good, left], is_running=False) == "KILLED"
+    assert status_of_study([good], is_running=True) == "FINISHED"
 
 
 WRONG = {

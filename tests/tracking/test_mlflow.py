@@ -332,7 +332,9 @@ def test_a_server_that_dies_costs_one_line_and_no_metric(server, tmp_path, caplo
         for step in range(1, 4):
             tracker.log_metrics({"loss": 0.5, "late": step}, step)
             tracker.flush()
+        tracker.log_dataset(Data("digits", "0123", "{}", "{}"))
         tracker.log_artifact(tmp_path / "plot.png")
+        tracker.log_model("er-mlp", [tmp_path / "plot.png"], 3)
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert "(ConnectionRefusedError: [Errno 111] Connection refused)" in caplog.text
     assert f"sync('{tmp_path}', '{server.uri}')" in caplog.text
@@ -343,6 +345,9 @@ def test_a_server_that_dies_costs_one_line_and_no_metric(server, tmp_path, caplo
     run = stored(server.uri, tracker.run_id)
     assert (run.info.status, run.data.params) == ("FINISHED", {"seed": "5"})
     assert steps(server.uri, tracker.run_id, "loss") == [0, 1, 2, 3]
+    assert [data.dataset.name for data in run.inputs.dataset_inputs] == ["digits"]
+    (model,) = run.outputs.model_outputs
+    assert [file.path for file in connect(server.uri).list_logged_model_artifacts(model.model_id)] == ["plot.png"]
     assert steps(server.uri, tracker.run_id, "late") == [1, 2, 3]
     assert [file.path for file in connect(server.uri).list_artifacts(tracker.run_id)] == ["plot.png"]
 

@@ -47,7 +47,7 @@ def test_a_later_task_without_test_images_is_named():
 def test_two_samples_of_one_id_are_refused_wherever_they_are():
     data = dataset([9, 9, 9, 9], [3, 3, 3, 3])
     twice = View(data.train.source, np.concatenate([data.train.indices, data.train.indices[-1:]]))
-    with pytest.raises(ValueError, match=r"two training samples of task 3 \(classes 3\) have the sample id \d+: "):
+    with pytest.raises(ValueError, match=r"two training samples of task 4 \(classes 3\) have the sample id \d+: "):
         check(replace(data, train=twice), classes_per_task=1)
 
     class Overlapping(type(build_scenario("instance_incremental", data, seed=0, num_tasks=2))):
