@@ -52,8 +52,10 @@ def _cells(name: str, of_ranks: dict[int, Row], ranks: list[int], base: dict[int
 
 
 def _mean(row: Row, key: str) -> str:
-    """The mean in percent, with its standard error if there is more than one run."""
-    mean, n = 100 * float(row[key]), int(row[f"{key}_n"])
+    """The mean in percent, with its standard error if there is more than one run; '-' if no run has that number."""
+    mean, n = 100 * _number(row, key), int(row[f"{key}_n"])
+    if not n:
+        return "-"
     return f"{mean:.1f}" if n < 2 else f"{mean:.2f} ± {100 * float(row[f'{key}_std']) / math.sqrt(n):.2f}"
 
 
