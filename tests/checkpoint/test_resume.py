@@ -15,6 +15,7 @@ from drb.checkpoint import CheckpointSettings
 
 # 66 samples a task: on two ranks 5 minibatches an epoch, of which the last has 1 row; 10 a task, 30 in all
 AT_RANDOM = tuple(random.Random(4).sample(range(1, 31), 6))
+TASK_ENDS = ("er asynchronous", "er of tasks, balanced", "from scratch")  # of the sample: resumed from there, too
 ACCUMULATING = {
     "strategy": "er",
     "training": {"accumulate": 2, "batch_size": 8, "clip_norm": 1.0},
@@ -57,7 +58,7 @@ def compare(rank: int, world_size: int, folder: str, jobs: dict[str, dict[str, A
     for name, job in jobs.items():
         root = Path(folder, name)
         expected = run(rank, world_size, root / "never", None, job)
-        saving = CheckpointSettings(every_steps=1, keep_last=1000, signals=[])
+        saving = CheckpointSettings(every_steps=1, keep_last=1000, signals=[], at_task_end=job.get("at_task_end", True))
         found = [
             f"saving: {key}"
             for key, value in run(rank, world_size, root, saving, job).items()
@@ -87,13 +88,22 @@ def checked(world_size: int, jobs: dict[str, dict[str, Any]]) -> list[int]:
 
 
 def test_two_ranks_resume_bit_identically_wherever_they_were_stopped():
+    """A sample of `test_so_they_do_in_every_job`: the last of the steps of each job, and ends of tasks of some."""
+    jobs = {
+        name: {**job, "save_at": job["save_at"][-1:], "at_task_end": name in TASK_ENDS} for name, job in JOBS.items()
+    }
+    assert checked(2, jobs) == [4 if name in TASK_ENDS else 2 for name in jobs]  # all at the end of the run
+
+
+@pytest.mark.full
+def test_so_they_do_in_every_job():
     assert checked(2, JOBS) == [len(job["save_at"]) + (2 if "domains" in name else 3) for name, job in JOBS.items()]
 
 
 @pytest.mark.parametrize("world_size", [1, 3])
 def test_so_do_one_and_three(world_size):
     # three values are added in an order that depends on where DDP puts them: it must be the same order again
-    assert checked(world_size, {"er": {"save_at": (2, 8, 11)}}) == [6]
+    assert checked(world_size, {"er": {"save_at": (2, 11), "at_task_end": False}}) == [3]
 
 
 @pytest.mark.full

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from ranks import run_ranks
+from ranks import run_cases, run_ranks
 from training.parts import Recording, close, make_network, preprocess, small_dataset, small_trainer, weights
 
 from drb import Rehearsal
@@ -16,9 +16,15 @@ from drb.training import Adam, Sgd
 SAMPLES = 41  # 41 = 20 + 21 = 13 + 14 + 14: ranks have unequal minibatches at the end of an epoch
 MOMENTUM = Sgd(lr=0.1, momentum=0.9)
 ADAM = Adam(lr=0.01)
+CASES = {  # strategy, accumulated batches, optimizer
+    "finetune": ("finetune", 1, MOMENTUM),
+    "er with adam": ("er", 1, ADAM),
+    "er accumulating": ("er", 3, MOMENTUM),
+    "er accumulating with adam": ("er", 3, ADAM),
+}
 
 
-def train_on_ranks(rank, world_size, strategy, accumulate, optimizer, num_outputs):
+def train_on_ranks(rank, world_size, strategy, accumulate, optimizer):
     """What this rank showed the network, and the final weights."""
     recording = Recording(base=strategy)
     rehearsal = Rehearsal(capacity=10, exemplars=3, verbose=False, batch_size=5) if strategy == "er" else None
@@ -28,7 +34,7 @@ def train_on_ranks(rank, world_size, strategy, accumulate, optimizer, num_output
         world=World(rank, world_size),
         rehearsal=rehearsal,
         optimizer=optimizer,
-        num_outputs=num_outputs,
+        num_outputs=4,
         batch_size=4,
         accumulate=accumulate,
         epochs=2,
@@ -56,17 +62,16 @@ def train_in_one_process(batches_of_ranks, steps_of_batches, optimizer):
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
-@pytest.mark.parametrize(("strategy", "accumulate"), [("finetune", 1), ("er", 1), ("er", 3)])
-@pytest.mark.parametrize("optimizer", [MOMENTUM, ADAM], ids=["momentum", "adam"])
-def test_ranks_with_uneven_rows_equal_one_process(world_size, strategy, accumulate, optimizer):
-    results = run_ranks(train_on_ranks, world_size, strategy, accumulate, optimizer, 4)
-    batches = [result[0] for result in results]
-    sizes = [[len(batch) for batch in rank] for rank in batches]
-    assert any(len(set(column)) > 1 for column in zip(*sizes, strict=True))  # the case is what it claims to be
-    expected = train_in_one_process(batches, list(steps(len(batches[0]), accumulate)), optimizer)
-    for result in results:
-        close(result[1], expected)
-    close(results[0][1], results[1][1], tolerance=0)
+def test_ranks_with_uneven_rows_equal_one_process(world_size):
+    for case, results in run_cases(train_on_ranks, world_size, CASES).items():
+        _, accumulate, optimizer = CASES[case]
+        batches = [result[0] for result in results]
+        sizes = [[len(batch) for batch in rank] for rank in batches]
+        assert any(len(set(column)) > 1 for column in zip(*sizes, strict=True)), case  # it is what it claims to be
+        expected = train_in_one_process(batches, list(steps(len(batches[0]), accumulate)), optimizer)
+        for result in results:
+            close(result[1], expected)
+        close(results[0][1], results[1][1], tolerance=0)
 
 
 def steps(num_batches, accumulate):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -38,14 +40,33 @@ def fail_in_a_collective(rank, world_size, how):
     return "no error"
 
 
-def messages(how, abandon=()):
-    results, _ = collect_ranks(fail_in_a_collective, 3, how, patience=20, abandon=abandon, gloo_timeout=3.0)
-    return results
+WAYS = {signal.SIGKILL: [1], signal.SIGSTOP: [1], "busy": [], "error": []}  # which ranks never end
+
+
+@functools.cache
+def ended():
+    """Results and failures by how rank 1 fails or, in a barrier, stops or is busy. They wait, mostly: all at once."""
+    with ThreadPoolExecutor() as pool:
+        runs = {
+            how: pool.submit(
+                collect_ranks, fail_in_a_collective, 3, how, patience=20, abandon=abandon, gloo_timeout=3.0
+            )
+            for how, abandon in WAYS.items()
+        }
+        for stops, abandon in ((False, []), (True, [1])):
+            runs["barrier", stops] = pool.submit(
+                collect_ranks, wait_for_rank_1, 3, stops, patience=20, abandon=abandon, gloo_timeout=2.0
+            )
+        return {how: run.result() for how, run in runs.items()}
+
+
+def messages(how):
+    return ended()[how][0]
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
 def test_a_rank_without_a_sign_of_life_is_named(how):
-    said = messages(how, abandon=[1])
+    said = messages(how)
     for rank in (0, 2):
         assert f"rank {rank}, step 3: failed; rank 1 did not arrive and sends no heartbeat" in said[rank]
 
@@ -77,11 +98,13 @@ def wait_for_rank_1(rank, world_size, stops):
 
 
 def test_a_busy_rank_is_waited_for_longer_than_the_timeout():
-    assert min(run_ranks(wait_for_rank_1, 3, False, gloo_timeout=2.0)) >= 4.9
+    results, failures = ended()["barrier", False]
+    assert failures == {}
+    assert min(results.values()) >= 4.9
 
 
 def test_a_stopped_rank_is_not_waited_for():
-    _, failures = collect_ranks(wait_for_rank_1, 3, True, patience=20, abandon=[1], gloo_timeout=2.0)
+    _, failures = ended()["barrier", True]
     for rank in (0, 2):
         assert f"PeerError: rank {rank}, waiting for rank 1: failed; rank 1 did not arrive and sends" in failures[rank]
 
