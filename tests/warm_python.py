@@ -157,6 +157,7 @@ def run_as_python(
         os.dup2(descriptor, number)
         os.close(descriptor)
     os.chdir(cwd)
+    tempfile.tempdir = None  # TMPDIR says where
     sys.executable = environment.get("PYTHON_EXEC", sys.executable)
     is_unbuffered = command[0] == "-u"
     _open_outputs(is_unbuffered)

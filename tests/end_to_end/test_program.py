@@ -37,6 +37,7 @@ def test_one_rank_trains_without_a_launcher(tmp_path, program):
     assert visible(tmp_path / "out") == [
         "checkpoints",
         "config.yaml",
+        "ledger",
         "model.json",
         "model.safetensors",
         "summary.json",

@@ -106,6 +106,7 @@ def test_a_schedule_of_the_run_goes_on_over_tasks_and_one_of_the_task_begins_ane
 def test_duplicates_in_the_buffers_end_the_run():
     class Duplicated:
         settings = RehearsalSettings(1, 1)
+        recorder = None
 
         def extend(self, minibatch):
             return minibatch

@@ -37,7 +37,8 @@ def test_files_come_one_behind_the_other_with_ids_and_statistics_that_stay(tmp_p
         (20, 4, (2, 3, 4)),
     ]
     (task,) = build_scenario("base_plus_new", both, seed=0, base_per_epoch=30)
-    assert [(each.name, each.count, each.per_epoch) for each in task.mix] == [("new", 20, 20), ("base", 45, 30)]
+    assert [(each.name, each.count, each.share) for each in task.mix.sources] == [("new", 20, 20), ("base", 45, 30)]
+    assert task.mix.epoch == 50
     assert task.train.sample_ids.tolist() == np.roll(both.train.sample_ids, 20).tolist()
 
 

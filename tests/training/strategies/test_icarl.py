@@ -123,7 +123,7 @@ def test_what_icarl_needs_is_said_in_one_line():
     with Rehearsal(10, 2, admission="closed", verbose=False) as rehearsal:
         with pytest.raises(ValueError, match="stores nothing by itself, and er does not either"):
             small_trainer(small_dataset(40), STRATEGIES.build("er"), rehearsal=rehearsal)
-        with pytest.raises(ValueError, match="task 1 .* has the class 0 again; use scenario=class_incremental"):
+        with pytest.raises(ValueError, match="task 2 .* has the class 0 again; use scenario=class_incremental"):
             small_icarl(rehearsal, "domain_incremental").run()
     with (
         Rehearsal(3, 2, admission="closed", verbose=False) as rehearsal,
