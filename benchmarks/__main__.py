@@ -31,6 +31,7 @@ NAMES = (
     "online_small",
     "loader",
     "mix",
+    "ledger",
     "checkpoint_pause",
 )
 NOT_QUICK = ("checkpoint_pause",)  # minutes, whatever is left out

@@ -12,6 +12,7 @@ from drb.buffer.admission import ADMISSIONS
 from drb.checkpoint import read_key
 from drb.registry import UnnamedVariantError
 from drb.runs.forget import Purged, cache_of_run, forget_in_run
+from drb.runs.learnt import learnt_from
 from drb.runs.pictures import ids_of_pictures
 
 _EPILOG = """\
@@ -67,6 +68,10 @@ def main(arguments: Sequence[str]) -> int:
         hint = f"; add --admission {error.name}" if isinstance(error, UnnamedVariantError) else ""
         print(f"drb: error: {error}{hint}", file=sys.stderr)
         return 1
+    try:
+        print("\n".join(learnt_from(options.run_dir, purged.sample_ids)))
+    except (ValueError, OSError) as error:
+        print(f"which weights have learnt from these samples cannot be said: {error}")
     _report(purged, options.where or (), dry_run=options.dry_run)
     return 0
 

@@ -86,7 +86,7 @@ class RehearsalLedger:
         Raises:
             ValueError: name is no sample id.
         """
-        if not name.removeprefix("-").isdecimal():
+        if not is_sample_id(name):
             raise ValueError(f"a sample of a run with rehearsal is named by its id, such as 17, got {name!r}")
         steps = self.steps_of([int(name)])[int(name)]
         return steps, self.seen_by(steps)
@@ -142,6 +142,11 @@ def read_rehearsal_ledger(
         raise ValueError(f"{run_dir / FOLDER} holds no ledger: the run was started with ledger=false, or saved nothing")
     last = max(log.end for start in starts for log in start)
     return RehearsalLedger(starts, last if steps is None else min(steps, last), checkpoints or {})
+
+
+def is_sample_id(name: str) -> bool:
+    """Whether a sample's name is an id."""
+    return name.removeprefix("-").isdecimal()
 
 
 def _stretches(log: RankLog) -> list[Stretch]:

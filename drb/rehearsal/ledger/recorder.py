@@ -25,7 +25,7 @@ from drb.types import Int64Array
 ROUNDS_OF_A_BLOCK = 512
 _CHANGES_OF_A_BLOCK = 1 << 15  # at most about so many, where each round changes much
 _ROUNDS_BETWEEN_TABLES = 1 << 15
-_CHANGES_BETWEEN_TABLES = 1 << 16
+_CHANGES_BETWEEN_TABLES = 1 << 18
 _NOTHING: Int64Array = np.empty(0, np.int64)
 
 
@@ -229,15 +229,17 @@ class Recorder:
 
     def _places(self, ids: Int64Array, offered: Int64Array) -> tuple[Int64Array, Int64Array]:
         """Where these samples came last in the stream, int64 [C], -1 for those that did not; the ids of the latter."""
+        if not len(ids):
+            return _NOTHING, ids
         carried = _joined(self._carried)
         stream = np.concatenate((carried, offered))
-        if not len(ids) or not len(stream):
-            return np.full(len(ids), -1, np.int64), ids
-        order = np.argsort(stream, kind="stable")
-        ordered = stream[order]
-        at = np.searchsorted(ordered, ids, side="right") - 1
-        there = (at >= 0) & (ordered[at] == ids)
-        return np.where(there, order[at] + self._place - len(carried), -1), ids[~there]
+        wanted, which = np.unique(ids, return_inverse=True)
+        at = np.searchsorted(wanted, stream)
+        there = np.flatnonzero(wanted[np.minimum(at, len(wanted) - 1)] == stream)
+        last: Int64Array = np.full(len(wanted), -1, np.int64)
+        last[at[there]] = there + self._place - len(carried)  # of a sample that came twice the last one counts
+        places = last[which]
+        return places, ids[places < 0]
 
     def _is_table_due(self, rounds: int) -> bool:
         """Whether the next block gets a table: what is read to know a later one is then bounded."""
