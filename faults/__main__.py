@@ -16,6 +16,11 @@ from faults.plan import SHORT, Fault, draw_faults
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 if every case ended as promised."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["mixes"]:
+        from faults.mixes import main as kill_mixes
+
+        return kill_mixes(words[1:])
     options = _parser().parse_args(arguments)
     drawn = SHORT if options.short else draw_faults(options.count, options.seed)
     faults = [fault for fault in drawn if _is_chosen(fault, options.only)]

@@ -68,12 +68,18 @@ def main(arguments: Sequence[str]) -> int:
         hint = f"; add --admission {error.name}" if isinstance(error, UnnamedVariantError) else ""
         print(f"drb: error: {error}{hint}", file=sys.stderr)
         return 1
-    try:
-        print("\n".join(learnt_from(options.run_dir, purged.sample_ids)))
-    except (ValueError, OSError) as error:
-        print(f"which weights have learnt from these samples cannot be said: {error}")
+    if purged.sample_ids.size:
+        print(_learnt(options.run_dir, purged))
     _report(purged, options.where or (), dry_run=options.dry_run)
     return 0
+
+
+def _learnt(run_dir: Path, purged: Purged) -> str:
+    """A line that says which weights have learnt from the samples, which stay as they are."""
+    try:
+        return learnt_from(run_dir, purged.sample_ids)
+    except (ValueError, OSError) as error:
+        return f"which weights have learnt from these samples cannot be said: {error}"
 
 
 def _confirm(run_dir: Path) -> None:

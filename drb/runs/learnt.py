@@ -10,7 +10,7 @@ from drb.runs.rehearsed import RehearsalLedger
 from drb.types import Int64Array
 
 
-def learnt_from(run_dir: Path, sample_ids: Int64Array) -> list[str]:
+def learnt_from(run_dir: Path, sample_ids: Int64Array) -> str:
     """What to tell someone who forgets samples: how many a run was trained on, and which of its files have seen them.
 
     Raises:
@@ -22,8 +22,8 @@ def learnt_from(run_dir: Path, sample_ids: Int64Array) -> list[str]:
     assert isinstance(ledger, RehearsalLedger)
     steps = [numbers for numbers in ledger.steps_of(sample_ids.tolist()).values() if numbers]
     if not steps:
-        return [f"the run was trained on none of these samples in its {ledger.steps} steps"]
+        return f"the run was trained on none of these samples in its {ledger.steps} steps"
     first = min(numbers[0] for numbers in steps)
     seen_by = ", ".join(ledger.seen_by([first])) or "no checkpoint or export that is left"
     were = "sample was" if len(steps) == 1 else "samples were"
-    return [f"{len(steps)} {were} trained on, from step {first} on: the weights of {seen_by} have learnt from that"]
+    return f"{len(steps)} {were} trained on, from step {first} on: the weights of {seen_by} have learnt from that"
