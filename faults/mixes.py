@@ -192,17 +192,25 @@ def check(starts: Sequence[Start], seed: int, folder: Path, outcome: Outcome) ->
 
 def worst_share(starts: Sequence[Start], steps: Sequence[Sequence[str]]) -> float:
     """How far a source was off its share at worst, in samples, after any step of a segment, counted from its start."""
-    begins = [start.begin for start in starts if start.is_changed or start is starts[0]]
+    segments = segments_of(starts)
     worst = 0.0
-    for begin, stop in zip(begins, [*begins[1:], len(steps)], strict=True):
-        parts = [start.parts for start in starts if start.begin <= begin][-1]
-        total, served, rows = sum(share for _, share in parts.values()), Counter[str](), 0
+    for (begin, shares), stop in zip(segments, [*(begin for begin, _ in segments[1:]), len(steps)], strict=True):
+        total, served, rows = sum(shares.values()), Counter[str](), 0
         for names in steps[begin:stop]:
             served.update(name.partition(":")[0] for name in names)
             rows += len(names)
-            off = (abs(served[name] - rows * share / total) for name, (_, share) in parts.items())
-            worst = max(worst, *off)
+            worst = max(worst, *(abs(served[name] - rows * share / total) for name, share in shares.items()))
     return worst
+
+
+def segments_of(starts: Sequence[Start]) -> list[tuple[int, dict[str, int]]]:
+    """Where other shares begin, and these. A source that grows keeps its share; a start that saved nothing is lost."""
+    by_begin = {start.begin: {name: share for name, (_, share) in start.parts.items()} for start in starts}
+    segments: list[tuple[int, dict[str, int]]] = []
+    for begin, shares in by_begin.items():
+        if not segments or segments[-1][1] != shares:
+            segments.append((begin, shares))
+    return segments
 
 
 def campaign(runs: int, kills: int, seed: int) -> Outcome:
