@@ -68,7 +68,7 @@ def main(arguments: Sequence[str]) -> int:
         hint = f"; add --admission {error.name}" if isinstance(error, UnnamedVariantError) else ""
         print(f"drb: error: {error}{hint}", file=sys.stderr)
         return 1
-    if purged.sample_ids.size:
+    if purged.checkpoints or purged.erased:
         print(_learnt(options.run_dir, purged))
     _report(purged, options.where or (), dry_run=options.dry_run)
     return 0
