@@ -18,6 +18,7 @@ from torch.utils.data import Sampler
 
 from drb.data.sampler_order import Iteration, Shard
 from drb.data.with_ids import require_disjoint
+from drb.options import whole_number
 from drb.seeding import mix64, permutation
 from drb.types import BoolArray, Int64Array
 from drb.warn import warn_caller
@@ -120,12 +121,12 @@ class OwnerSampler(Sampler[int]):
         in_group = dist.is_available() and dist.is_initialized()
         self.rank = (dist.get_rank() if in_group else 0) if rank is None else rank
         self.world_size = (dist.get_world_size() if in_group else 1) if world_size is None else world_size
-        self.seed = seed
+        self.seed = whole_number("the seed of an OwnerSampler", seed)
         self.shuffle = shuffle
         self.drop_last = drop_last
         self.check = check
         self._num_samples = len(dataset)
-        owned_indices(self._num_samples, self.rank, self.world_size, seed)  # raises what there is to raise
+        owned_indices(self._num_samples, self.rank, self.world_size, self.seed)  # raises what there is to raise
         self._next = _Part(0)
         self._running = _Part(0)  # of the last iteration, or of the state that was loaded after it
         self._has_ended = False  # all of `_running` was asked for
@@ -180,9 +181,10 @@ class OwnerSampler(Sampler[int]):
                 given it may be more, for a last minibatch that is short.
         """
         length = self._length(self._running)
-        if not isinstance(taken, int) or taken < 0 or (taken > length and not self._has_ended):
+        taken = whole_number("taken", taken, at_least=0)
+        if taken > length and not self._has_ended:
             raise ValueError(
-                f"taken must be how many of the {length} indices of this iteration were trained on, got {taken!r}"
+                f"taken must be how many of the {length} indices of this iteration were trained on, got {taken}"
             )
         epoch, earlier, skip = self._running
         earlier = (*earlier, (self.world_size, skip + min(taken, length)))

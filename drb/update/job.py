@@ -25,7 +25,7 @@ from drb.program.run import dataset_of
 from drb.program.summary import write_atomically
 from drb.runs.lineage.files import fingerprint_of, require_unchanged
 from drb.runs.lineage.gates import failures
-from drb.runs.lineage.record import Lineage, Version, now, read_lineage
+from drb.runs.lineage.record import Lineage, Version, lock_lineage, now, read_lineage
 from drb.runs.lineage.show import as_text
 from drb.tracking.lineage import track_update
 
@@ -107,9 +107,10 @@ class Update:
         if self.parent is not None:
             accuracies(self.lineage.run_dir(self.parent.number), {})  # it is judged after training, and must be whole
         try:
-            self.lineage.set_link()
             self.run_dir.mkdir(parents=True, exist_ok=True)
             self._lock = lock_run(self.run_dir, HOLDER, patience_s=PATIENCE_S)
+            self._require_nothing_happened()
+            self.lineage.set_link()
             if self.begun() not in (None, self.description()) and not self.has_saved():
                 self._empty()
             write_atomically(self.run_dir / _PENDING, self.description())
@@ -159,6 +160,7 @@ class Update:
         trained = int(summary["steps"]) - (0 if self.mixes else before_steps)
         if self.export:
             export_program(run_dir)
+        lock = lock_lineage(lineage.folder, "an update")
         self._require_nothing_happened()
         run_id = _tracked_as(run_dir)
         lineage.tracking = track_update(
@@ -192,6 +194,7 @@ class Update:
             tracking_run_id=run_id,
         )
         lineage.add(version)
+        lock.release()
         print(as_text(lineage))
         if failed:
             kept = "none" if lineage.current is None else lineage.current
@@ -224,7 +227,10 @@ class Update:
         """Raise ValueError if the lineage is not what this update began from."""
         now = read_lineage(self.lineage.folder) or Lineage(self.lineage.folder)
         if len(now.versions) != len(self.lineage.versions):
-            raise ValueError(f"another process has recorded version {self.number} of {self.lineage.folder} meanwhile")
+            raise ValueError(
+                f"another process has recorded version {self.number} of {self.lineage.folder} meanwhile; give the "
+                "command again to go on from there"
+            )
         if now.current != self.lineage.current:
             raise ValueError(
                 f"version {now.current} of {self.lineage.folder} was made current while this update went on from "

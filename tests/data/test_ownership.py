@@ -283,12 +283,27 @@ def test_a_state_of_another_sampler_is_refused():
             other.load_state_dict(wrong)
 
 
-@pytest.mark.parametrize("taken", [-1, 21, 2.5, None])
-def test_a_count_that_cannot_be_is_refused(taken):
+@pytest.mark.parametrize(
+    ("taken", "message"),
+    [
+        (-1, "taken must be at least 0, got -1"),
+        (21, "taken must be how many of the 20 indices of this iteration were trained on, got 21"),
+        (2.5, r"taken must be an integer, got 2\.5"),
+        (None, "taken must be an integer, got None"),
+    ],
+)
+def test_a_count_that_cannot_be_is_refused(taken, message):
     sampler = OwnerSampler(range(40), 1, 0, 2)
     next(iter(sampler))
-    with pytest.raises(ValueError, match=rf"how many of the 20 indices of this iteration .* got {taken}"):
+    with pytest.raises(ValueError, match=message):
         sampler.state_dict(taken)
+
+
+def test_numbers_of_numpy_are_taken_and_the_state_is_json():
+    sampler, plain = OwnerSampler(range(40), np.int64(1), 0, 2), OwnerSampler(range(40), 1, 0, 2)
+    for each in (sampler, plain):
+        next(iter(each))
+    assert json.dumps(sampler.state_dict(np.int64(3))) == json.dumps(plain.state_dict(3))
 
 
 def test_concatenated_data_sets_of_the_same_ids_are_refused():

@@ -18,11 +18,12 @@ from drb.data.datasets import load_dataset
 from drb.program.config import compose_config
 from drb.program.evaluating import accuracies
 from drb.program.ledger import write_ledger
+from drb.runs.lineage import record
 from drb.runs.lineage.files import fingerprint_of
 from drb.runs.lineage.record import read_lineage
 from drb.training.models.saved import load_network
 from drb.training.phases import PhaseTrainer
-from drb.update import Update, main, update
+from drb.update import Update, job, main, update
 
 FAST = ["model=mlp", "model.hidden=[16]", "training.epochs=6", "training.batch_size=8", "training.batch_scope=total"]
 FAST += ["optimizer.lr=0.1", "rehearsal.capacity=60", "rehearsal.capacity_scope=total", "rehearsal.exemplars=8"]
@@ -324,6 +325,35 @@ def test_a_version_that_was_made_current_meanwhile_is_not_overwritten(again, mon
     assert "version 1 of" in (err := capsys.readouterr().err)
     assert "was made current while this update went on from 2" in err
     assert (again.current, again.lineage.current, len(again.lineage.versions)) == ("versions/0001", 1, 2)
+
+
+def test_nobody_goes_back_while_an_update_is_recorded(again, monkeypatch, capsys):
+    def tracked(*arguments, track=job.track_update, **more):
+        assert drb(["rollback", str(again.state)]) == 1
+        return track(*arguments, **more)
+
+    monkeypatch.setattr(record, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(job, "track_update", tracked)
+    assert again.update(again.folder / "day3.npz") == 0
+    assert "is in use by an update (process" in capsys.readouterr().err
+    assert (again.current, again.lineage.current) == ("versions/0003", 3)
+
+
+def test_of_two_updates_at_once_the_second_is_told_before_it_begins(again, monkeypatch, capsys):
+    def late(update, begin=Update.begin):
+        monkeypatch.setattr(Update, "begin", begin)
+        assert again.update(again.folder / "day3.npz") == 0
+        before.append(contents(again.state))
+        capsys.readouterr()
+        begin(update)
+
+    before = []
+    monkeypatch.setattr(Update, "begin", late)
+    assert again.update(day(again.folder, 4, [4, 0])) == 1
+    said = capsys.readouterr()
+    assert "another process has recorded version 3 of" in said.err
+    assert "is finished" not in said.out
+    assert contents(again.state) == before[0]
 
 
 def test_an_evaluation_set_that_changed_is_taken_if_it_is_named_again(again):

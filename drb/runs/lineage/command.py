@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from drb.runs.lineage.picture import picture
-from drb.runs.lineage.record import Lineage, read_lineage
+from drb.runs.lineage.record import Lineage, lock_lineage, read_lineage
 from drb.runs.lineage.show import as_text, page
 from drb.tracking.lineage import point_alias
 
@@ -54,9 +54,12 @@ def _lineage(options: argparse.Namespace) -> None:
 
 
 def _rollback(options: argparse.Namespace) -> None:
+    existing_lineage(options.state)
+    lock = lock_lineage(options.state, "drb rollback")
     lineage = existing_lineage(options.state)
     before = lineage.current
     version = lineage.roll_back(options.to)
+    lock.release()
     point_alias(lineage.tracking, version.number)
     print(f"version {version.number} is current again, it was {before}: {lineage.run_dir(version.number)}")
 

@@ -13,8 +13,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from drb.checkpoint import CheckpointError, RunLock
+
 LINEAGE_FILE, CURRENT = "lineage.json", "current"
 _FORMAT = "drb-lineage 3"
+PATIENCE_S = 60.0
 
 
 @dataclass
@@ -140,6 +143,19 @@ class Lineage:
 
     def _note(self, what: str, number: int) -> None:
         self.events.append({"time": now(), "what": what, "version": number})
+
+
+def lock_lineage(folder: Path, holder: str) -> RunLock:
+    """Let no other process change a lineage until the lock is released or dropped; wait for one that does.
+
+    holder: who changes it, for other processes' messages.
+    Raises:
+        ValueError: another process changes it for longer than a minute.
+    """
+    try:
+        return RunLock(folder, holder, patience_s=PATIENCE_S)
+    except CheckpointError as error:
+        raise ValueError(str(error)) from error
 
 
 def now() -> str:
