@@ -109,7 +109,7 @@ def submit_study(
     for array in arrays:
         _tell(array, study, folder)
         jobs.append(_sbatch(array.command, slurm, after=jobs[-1:] if slurm.at_once else [], **array.environment))
-        say(f"job {jobs[-1]}: {len(array.places)} runs on {array.ranks} rank{'s' * (array.ranks > 1)} each")
+        say(f"job {jobs[-1]}: {_plural(len(array.places), 'run')}, on {_plural(array.ranks, 'rank')}")
     job = _sbatch(_page_command(f"{arrays[0].name}-page", folder, slurm, page), slurm, after=jobs)
     say(f"job {job}: the page, when those have ended: {folder / PAGE}")
 
@@ -143,6 +143,10 @@ def _array(name: str, ranks: int, places: tuple[int, ...], folder: Path, slurm: 
     ]
     environment = {"DRB_ARGUMENTS": str(folder / FOLDER / name), "DRB_RANKS_PER_NODE": str(per_node)}
     return Array(name, ranks, places, command, environment)
+
+
+def _plural(number: int, name: str) -> str:
+    return f"{number} {name}{'s' * (number != 1)}"
 
 
 def _tell(array: Array, study: Study, folder: Path) -> None:

@@ -70,6 +70,7 @@ def test_the_largest_and_the_smallest_are_chosen():
 def test_a_run_on_a_terminal_shows_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(monitor, "_REDRAW_S", 0.0)
+    monkeypatch.setattr(monitor, "_DRAWING_SHARE", 1e9)
     for name, value in {"TERM": "xterm", "COLUMNS": "110", "LINES": "40"}.items():
         monkeypatch.setenv(name, value)
     own, terminal = pty.openpty()

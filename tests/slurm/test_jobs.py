@@ -116,27 +116,6 @@ def test_a_requeued_job_ends_as_one_that_was_never_interrupted(interrupted: Job,
     assert not (interrupted.folder / "runs/mine/INTERRUPTED").exists()
 
 
-def test_a_scaling_study_reports_on_the_sizes_that_worked(cluster: Cluster):
-    """Python is a script that fails on one node."""
-    folder = cluster.folder / "scaling"
-    python = script(
-        cluster.folder / "two.sh", "[[ $SLURM_JOB_NAME != drb-1-nodes ]] || exit 1", f'exec {warm_python()} "$@"'
-    )
-    options = "--ntasks-per-node=1 --gpus-per-node=1 --cpus-per-task=1 --time=5"
-    settings = {"FILE": str(ROOT / "slurm/train_srun.sbatch"), "SBATCH_OPTIONS": options, "DRB_RUNS": str(folder)}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**settings, "DRB_PYTHON": str(python), "PYTHONPATH": str(ROOT)}.items():
-            patch.setenv(name, value)
-        said = call(str(ROOT / "slurm/scaling.sh"), "2", *TINY, cwd=cluster.folder)
-    one, two, report = (Job(number, cluster.folder) for number in re.findall(r": job (\d+)", said))
-    assert report.wait(90)["JobState"] == "COMPLETED", said
-    assert [job.show()["JobState"] for job in (one, two)] == ["FAILED", "COMPLETED"]
-    table = (folder / "report.txt").read_text()
-    assert "2 nodes" in table
-    assert "1 node" not in table
-    assert list(folder.glob("*.png"))
-
-
 def test_a_time_limit_shorter_than_the_signals_lead_is_refused(cluster: Cluster):
     job = cluster.submit("train.sbatch", *TINY, options=("--time=2",))
     assert job.wait()["JobState"] == "FAILED", job.output

@@ -97,7 +97,7 @@ def test_a_study_is_submitted_once_and_goes_on_where_it_was(folder: Path, capsys
 
     said, jobs = submit(capsys)
     assert "4 runs, 1 of them done, 0 in the queue" in said
-    assert re.findall(r": (\d) runs? on (\d) rank", said) == [("2", "1"), ("1", "2")]
+    assert re.findall(r": (\d) runs?, on (\d) rank", said) == [("2", "1"), ("1", "2")]
     for job in jobs:
         call("scancel", job.id)
 

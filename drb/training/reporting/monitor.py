@@ -1,6 +1,6 @@
 """What a run shows and logs while it trains: its progress and one line per task on rank 0, metrics to the tracker.
 
-Progress is shown by the training thread, a few times per second: a thread of its own would take CPU time from training
+Progress is shown by the training thread, at most three times per second: a thread of its own would take CPU time from training
 at any moment.
 """
 
@@ -19,7 +19,8 @@ from drb.training.reporting.live import Live, LiveView
 if TYPE_CHECKING:
     from drb.rehearsal.rehearsal import Rehearsal
 
-_REDRAW_S = 0.3
+_REDRAW_S = 0.3  # at least from one look to the next, and
+_DRAWING_SHARE = 0.005  # of the time, at most, goes into looking and drawing
 
 
 class Console(Protocol):
@@ -63,8 +64,9 @@ class Monitor:
             return
         self._view.completed += minibatches
         if (now := time.perf_counter()) >= self._next_draw:
-            self._next_draw = now + _REDRAW_S
             self._console.show(self._view.read)
+            ended = time.perf_counter()
+            self._next_draw = ended + max(_REDRAW_S, (ended - now) / _DRAWING_SHARE)
 
     def say(self, line: str) -> None:
         """Something worth knowing while training goes on."""
