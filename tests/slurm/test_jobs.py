@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import shutil
 import signal
 import socket
@@ -20,7 +19,6 @@ from typing import Any
 import pytest
 from programs import ROOT, start_ranks
 from slurm.jobs import Cluster, Job, call
-from warm_python import warm_python
 
 TINY = ["experiment=digits", "tracking=none", "scenario.num_tasks=1", "training.epochs=1"]
 RUN = ["experiment=digits", "tracking=none", "scenario.num_tasks=3", "training.epochs=25"]  # seconds per task

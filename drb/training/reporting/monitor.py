@@ -1,7 +1,7 @@
 """What a run shows and logs while it trains: its progress and one line per task on rank 0, metrics to the tracker.
 
-Progress is shown by the training thread, at most three times per second: a thread of its own would take CPU time from training
-at any moment.
+Progress is shown by the training thread, at most three times per second: a thread of its own would take CPU time from
+training at any moment.
 """
 
 from __future__ import annotations
