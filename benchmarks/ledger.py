@@ -65,8 +65,14 @@ def minibatches(steps: int, recorder: Recorder | None) -> Iterator[Minibatch]:
         epoch += 1
 
 
-def run(settings: dict[str, Any], steps: int, recorder: Recorder | None, folder: Path) -> Iterator[float]:
-    """Train, and give the microseconds of a step after each turn."""
+def run(
+    settings: dict[str, Any],
+    steps: int,
+    recorder: Recorder | None,
+    folder: Path,
+    watched: dict[int, list[int]] | None = None,
+) -> Iterator[float]:
+    """Train, and give the microseconds of a step after each turn. watched: steps, to be given their exemplars."""
     writer = None if recorder is None else LedgerWriter(folder, recorder, 0, 0)
     with Rehearsal(
         CAPACITY, EXEMPLARS, verbose=False, batch_size=ROWS + 1, asynchronous=False, stratum="label", **settings
@@ -76,8 +82,10 @@ def run(settings: dict[str, Any], steps: int, recorder: Recorder | None, folder:
         spent = 0
         for step, minibatch in enumerate(minibatches(steps, recorder), 1):
             start = time.perf_counter_ns()
-            rehearsal.extend(minibatch)
+            batch = rehearsal.extend(minibatch)
             spent += time.perf_counter_ns() - start
+            if watched is not None and step in watched:
+                watched[step] = batch["sample_id"][batch["rehearsed"]].tolist()
             if writer is not None and (step % SAVED_EVERY == 0 or step == steps):
                 writer.take(step)
                 writer.write()
@@ -97,15 +105,16 @@ def size(settings: dict[str, Any], drawn: int) -> dict[str, float]:
     """Bytes of a ledger, and seconds of a look into it."""
     steps = drawn // EXEMPLARS
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for _ in run(settings, steps, Recorder(), folder):
+        folder, rng, times = Path(name), random.Random(0), []
+        watched: dict[int, list[int]] = {rng.randint(1, steps): [] for _ in range(8)}
+        for _ in run(settings, steps, Recorder(), folder, watched):
             pass
-        total, times, rng = bytes_of(folder), [], random.Random(0)
-        for _ in range(5):
+        total = bytes_of(folder)
+        for step, exemplars in watched.items():
             start = time.perf_counter()
-            trained = read_rehearsal_ledger(folder).trained(rng.randint(steps // 2, steps))
+            trained = read_rehearsal_ledger(folder).trained(step)
             times.append(time.perf_counter() - start)
-            assert len(trained.rehearsed) == EXEMPLARS
+            assert trained.rehearsed.tolist() == exemplars, step
     return {"drawn": steps * EXEMPLARS, "bytes_per_drawn": total / steps / EXEMPLARS, "audit_s": max(times)}
 
 

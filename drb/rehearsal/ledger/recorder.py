@@ -102,10 +102,13 @@ class Recorder:
     rules: None until the rehearsal runs. again_after: the last step that was taken, while rounds are run again.
     """
 
-    def __init__(self, *, rounds_of_a_block: int = ROUNDS_OF_A_BLOCK) -> None:
+    def __init__(
+        self, *, rounds_of_a_block: int = ROUNDS_OF_A_BLOCK, rounds_between_tables: int = _ROUNDS_BETWEEN_TABLES
+    ) -> None:
         self.rules: Rules | None = None
         self.again_after: int | None = None
         self._rounds_of_a_block = rounds_of_a_block
+        self._rounds_between_tables = rounds_between_tables
         self._part = Part()
         self._rounds: list[_Round] = []
         self._num_changes = 0
@@ -245,7 +248,7 @@ class Recorder:
         """Whether the next block gets a table: what is read to know a later one is then bounded."""
         assert self.rules is not None
         most = max(self.rules.capacity, _CHANGES_BETWEEN_TABLES)
-        return self._rounds_since >= _ROUNDS_BETWEEN_TABLES or self._changes_since >= most
+        return self._rounds_since >= self._rounds_between_tables or self._changes_since >= most
 
     def _go_on(self, slots: Int64Array, ids: Int64Array, strata: Int64Array, offered: list[Int64Array]) -> None:
         """A block was made; what the next one is made from."""

@@ -40,7 +40,7 @@ def offered_in(step: int, rank: int, world_size: int) -> np.ndarray:
 def train(rank: int, world_size: int, folder: str, settings: Any, first: int, states: Any, last: int) -> dict[str, Any]:
     """Steps first … last - 1, with a checkpoint after step `last`; more steps, which are lost, if a kill follows."""
     os.fsync = lambda descriptor: None  # type: ignore[assignment]  # no machine crashes here
-    recorder = Recorder(rounds_of_a_block=8)
+    recorder = Recorder(rounds_of_a_block=4, rounds_between_tables=8)
     writer = LedgerWriter(Path(folder), recorder, rank, first)
     seen: list[tuple[list[int], list[int]]] = []
     state = None

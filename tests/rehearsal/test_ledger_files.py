@@ -1,0 +1,78 @@
+"""The ledger's files: arrays come back as they were, and what is damaged, missing or cut short is told or left out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from samples import minibatch_of
+
+from drb import Rehearsal
+from drb.rehearsal.ledger.coding import pack, unpack
+from drb.rehearsal.ledger.file import FOLDER, LedgerWriter, cut
+from drb.rehearsal.ledger.recorder import Recorder
+from drb.runs.ledger import read_ledger
+from drb.runs.rehearsed import read_rehearsal_ledger
+
+EXTREMES = [-(1 << 63), (1 << 63) - 1, 0, -1, 1, 255, 256]
+
+
+@pytest.mark.parametrize("differences", [False, True])
+@pytest.mark.parametrize("values", [[], [7], [7] * 5, list(range(300)), EXTREMES, [3, -70_000, 5]])
+def test_arrays_come_back(values, differences):
+    before = np.array(values, np.int64)
+    data = b"x" + pack(before, differences=differences) + b"rest"
+    after, end = unpack(data, 1)
+    assert after.dtype == np.int64
+    assert after.tolist() == values
+    assert data[end:] == b"rest"
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    """Twelve steps, written after six and twelve."""
+    recorder = Recorder()
+    writer = LedgerWriter(tmp_path, recorder, 0, 0)
+    with Rehearsal(6, 2, seed=1, verbose=False) as rehearsal:
+        rehearsal.recorder = recorder
+        for step in range(12):
+            rehearsal.extend(minibatch_of(range(4 * step, 4 * step + 4)))
+            if step % 6 == 5:
+                rehearsal.state_dict()
+                writer.take(step + 1)
+                writer.write()
+        with pytest.raises(ValueError, match="before the first minibatch"):
+            rehearsal.recorder = recorder
+    return tmp_path
+
+
+def test_what_was_cut_short_does_not_count(run_dir):
+    (path,) = (run_dir / FOLDER).iterdir()
+    whole = path.read_bytes()
+    last = read_rehearsal_ledger(run_dir).trained(12)
+    assert last.new.tolist() == [44, 45, 46, 47]
+    assert len(last.rehearsed) == 2
+    path.write_bytes(whole[:-3])  # a write that was killed
+    assert read_rehearsal_ledger(run_dir).steps == 6
+    cut(run_dir, 6)
+    assert whole.startswith(path.read_bytes())
+    assert read_rehearsal_ledger(run_dir).steps == 6
+    cut(run_dir, 0)
+    assert not path.exists()
+
+
+def test_what_is_wrong_is_told(run_dir):
+    ledger = read_ledger(run_dir)
+    with pytest.raises(ValueError, match="the run has trained the steps 1 to 12, got 13"):
+        ledger.step(13)
+    with pytest.raises(ValueError, match="named by its id, such as 17, got 'new:1'"):
+        ledger.sample("new:1")
+    assert ledger.sample("1000") == ([], [])
+    (path,) = (run_dir / FOLDER).iterdir()
+    whole = bytearray(path.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    path.write_bytes(whole)
+    with pytest.raises(ValueError, match="is damaged"):
+        read_ledger(run_dir)
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match="damaged: it has no beginning"):
+        read_ledger(run_dir)
