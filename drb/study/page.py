@@ -20,12 +20,13 @@ from drb.study.table import as_csv, markdown, rows
 
 PAGE, TABLE, NUMBERS = "page.html", "table.md", "table.csv"
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1c1c1c; max-width: 1160px; margin: 2em auto; padding: 0 1em; }
+body { font: 15px/1.5 system-ui, sans-serif; color: #1c1c1c; max-width: 1240px; margin: 2em auto; padding: 0 1em; }
 h1 { margin-bottom: 0.2em; } h2 { margin-top: 1.8em; font-size: 1.15em; }
 .question { font-size: 1.1em; color: #444; margin-top: 0; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.3em 0.8em; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; } th { border-bottom: 2px solid #888; }
+th:first-child, td:first-child { text-align: left; }
+th { border-bottom: 2px solid #888; vertical-align: bottom; white-space: normal; }
 .wide { overflow-x: auto; } .failed { color: #b00020; } .note { color: #666; font-size: 0.9em; }
 figure { margin: 1.4em 0; } img { max-width: 100%; } code, pre { font: 12.5px/1.5 ui-monospace, monospace; }
 pre { background: #f6f6f6; padding: 0.8em; overflow-x: auto; }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from drb.study.drawing import colours, error_of
@@ -52,21 +52,22 @@ def draw_scaling(figure: FigureBase, points: Sequence[PointResults]) -> None:
         axes.set_xticks(counts, [str(count) for count in counts])
         axes.set_xlabel("ranks")
         axes.grid(True)
-    _beside_the_ideal(speed, speeds, speeds_up=True)
+    colour_of = dict(zip(speeds, colours(len(speeds)), strict=True))
+    _beside_the_ideal(speed, speeds, colour_of, speeds_up=True)
     speed.set_ylabel("samples per second, all ranks")
     speed.set_title("Throughput (dotted: ideal)", loc="left")
     speed.legend()
-    _efficiency(efficiency, speeds)
+    _efficiency(efficiency, speeds, colour_of)
     if times:
-        _beside_the_ideal(time[0], times, speeds_up=False)
+        _beside_the_ideal(time[0], times, colour_of, speeds_up=False)
         time[0].set_ylabel("seconds of training")
         time[0].set_title(f"Time to a score of {points[0].point.target:g}", loc="left")
 
 
-def _beside_the_ideal(axes: Axes, lines: Lines, *, speeds_up: bool) -> None:
+def _beside_the_ideal(axes: Axes, lines: Lines, colour_of: Mapping[str, str], *, speeds_up: bool) -> None:
     """Bars of one deviation, and where the number would be if twice the ranks doubled it, or halved it."""
-    for (label, line), colour in zip(lines.items(), colours(len(lines)), strict=True):
-        ranks, means = list(line), [found.mean for found in line.values()]
+    for label, line in lines.items():
+        colour, ranks, means = colour_of[label], list(line), [found.mean for found in line.values()]
         bars = [error_of(found) for found in line.values()]
         axes.errorbar(ranks, means, bars, color=colour, marker="o", capsize=3, label=label)
         ideal = [means[0] * (count / ranks[0] if speeds_up else ranks[0] / count) for count in ranks]
@@ -75,14 +76,18 @@ def _beside_the_ideal(axes: Axes, lines: Lines, *, speeds_up: bool) -> None:
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 10 else f"{value:.3g}")
 
 
-def _efficiency(axes: Axes, speeds: Lines) -> None:
+def _efficiency(axes: Axes, speeds: Lines, colour_of: Mapping[str, str]) -> None:
     from matplotlib.ticker import PercentFormatter
 
-    for (label, line), colour in zip(speeds.items(), colours(len(speeds)), strict=True):
-        shares = efficiencies(line)
+    lines = {label: efficiencies(line) for label, line in speeds.items()}
+    for label, shares in lines.items():
+        colour = colour_of[label]
         axes.plot(list(shares), list(shares.values()), color=colour, marker="o", label=label)
         for place in list(shares.items())[1:]:
-            axes.annotate(f"{place[1]:.0%}", place, (0, 7), textcoords="offset points", ha="center", fontsize=9)
+            is_highest = place[1] == max(other.get(place[0], 0.0) for other in lines.values())
+            offset = (0, 7) if is_highest else (0, -14)  # so that the numbers of two lines are apart
+            text = f"{place[1]:.0%}"
+            axes.annotate(text, place, offset, textcoords="offset points", ha="center", fontsize=9, color=colour)
     axes.set_ylim(0, 1.15 * max(1.0, axes.get_ylim()[1]))
     axes.axhline(1.0, color="#7F7F7F", **_DOTTED)
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))

@@ -37,8 +37,8 @@ def write_sheet(study: Study, points: Sequence[PointResults], results: Sequence[
     with rc_context(cast(Any, {**STYLE, "pdf.fonttype": 42})):
         figure = Figure(figsize=_A4_INCHES)
         head, plots, table, foot = cast(Any, figure.subfigures(4, 1, height_ratios=(1.0, 4.0, 2.6, 1.2)))
-        _write(head, 0.97, study.title, fontsize=20, fontweight="bold")
-        _write(head, 0.42, study.question, fontsize=11)
+        _write(head, 0.72, study.title, fontsize=20, fontweight="bold")
+        _write(head, 0.22, study.question, fontsize=11)
         draw_scaling(plots, points)
         _draw_table(table, rows(points))
         _write(foot, 0.95, _made_with(study, results), fontsize=7.5, color="#444444")

@@ -7,7 +7,6 @@ nor if the store is itself a server.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import subprocess
@@ -16,14 +15,12 @@ import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from typing import Any
-from urllib.parse import quote
 
+from drb.tracking.comparison import VIEW, side_by_side, table_of
 from drb.tracking.store import EXPERIMENT_TAGS, connect, import_quietly, is_server, resolve_uri
 from drb.tracking.tracker import PARENT, one_line
 
-_MOST_COMPARED = 20  # runs in a link
 _START_S = 60.0  # how long the server may take to answer
-_VIEW = "workflowType=machine_learning"  # or MLflow opens in its mode for language models
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -48,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def links(uri: str, address: str) -> Iterator[str]:
-    """A line for each experiment that has runs, and for each study in it the study's page and a comparison of its runs.
+    """A line for each experiment that has runs, and for each study in it its page and two comparisons of its runs.
 
     Raises:
         ValueError: the store cannot be read, or has no runs.
@@ -63,8 +60,8 @@ def links(uri: str, address: str) -> Iterator[str]:
     for experiment, runs in found:
         if runs:
             place = f"{address}/#/experiments/{experiment.experiment_id}"
-            yield f"experiment {experiment.name}: {len(runs)} runs\n    {place}/runs?{_VIEW}"
-            yield from _studies(place, experiment.experiment_id, runs, address)
+            yield f"experiment {experiment.name}: {len(runs)} runs\n    {place}/runs?{VIEW}"
+            yield from _studies(client, place, runs, address)
 
 
 def _experiments(client: Any) -> list[Any]:
@@ -77,21 +74,19 @@ def _experiments(client: Any) -> list[Any]:
     return experiments
 
 
-def _studies(place: str, experiment_id: str, runs: Sequence[Any], address: str) -> Iterator[str]:
+def _studies(client: Any, place: str, runs: Sequence[Any], address: str) -> Iterator[str]:
     for study in runs:
         if study.data.tags.get("drb.kind") != "study":
             continue
         nested = [run for run in runs if run.data.tags.get(PARENT) == study.info.run_id]
-        leaves = [run.info.run_id for run in reversed(nested) if "drb.kind" not in run.data.tags][:_MOST_COMPARED]
-        page = f"{place}/runs/{study.info.run_id}/artifacts/page.html?{_VIEW}"
+        leaves = [run for run in reversed(nested) if "drb.kind" not in run.data.tags]
+        page = f"{place}/runs/{study.info.run_id}/artifacts/page.html?{VIEW}"
         yield f"  study {study.info.run_name}: its page\n    {page}"
         if leaves:
-            yield f"    its {len(leaves)} first runs side by side\n    {_comparison(address, experiment_id, leaves)}"
-
-
-def _comparison(address: str, experiment_id: str, run_ids: Sequence[str]) -> str:
-    runs, experiments = (quote(json.dumps(each, separators=(",", ":"))) for each in (run_ids, [experiment_id]))
-    return f"{address}/#/compare-runs?runs={runs}&experiments={experiments}&{_VIEW}"  # MLflow wants the runs first
+            table = table_of(client, place, study, leaves)
+            yield f"    its {len(leaves)} runs in a table\n    {table}"
+            yield f"    its {len(leaves)} runs in charts\n    {table}&compareRunsMode=CHART"
+            yield f"    its first runs side by side\n    {side_by_side(address, study.info.experiment_id, leaves)}"
 
 
 def _serve(uri: str, address: str, port: int, lines: Sequence[str]) -> int:

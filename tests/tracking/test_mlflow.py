@@ -1,8 +1,10 @@
 """Against MLflow itself: local databases, and its server in a thread."""
 
 import contextlib
+import json
 import logging
 import os
+import re
 import shutil
 import signal
 import socket
@@ -104,20 +106,33 @@ def test_the_dashboard_links_to_experiments_studies_and_comparisons(store, tmp_p
     assert dashboard(["--links"]) == 1
     assert "has no runs yet; drb train" in capsys.readouterr().err
     study = open_study_run(store, "digits", "Bounds", "bounds", None)
-    with open_at(store, tmp_path) as tracker:
-        tracker.log_tags({"mlflow.parentRunId": study.run_id})
+    for seed in ("0", "1"):
+        with open_at(store, tmp_path) as tracker:
+            tracker.log_tags({"mlflow.parentRunId": study.run_id, "strategy": "er", "seed": seed})
+            tracker.log_params({"rehearsal": {"capacity": 100 + int(seed)}, "model": "mlp"})
+            tracker.log_metrics({"accuracy/mean": 0.5, "accuracy/by_task": 0.5, "train/loss": 1.0}, 1)
     study.publish_curve("strong", {1: {"efficiency": 1.0}})
     assert dashboard(["--links", "--port=5001"]) == 0
     place = "http://127.0.0.1:5001/#/experiments/1"
-    assert capsys.readouterr().out.splitlines() == [
-        "experiment digits: 3 runs",
+    runs = rf"%5B%22\w{{32}}%22%2C%22{tracker.run_id}%22%5D"
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:-1] == [
+        "experiment digits: 4 runs",
         f"    {place}/runs?workflowType=machine_learning",
         "  study Bounds: its page",
         f"    {place}/runs/{study.run_id}/artifacts/page.html?workflowType=machine_learning",
-        "    its 1 first runs side by side",
-        f"    http://127.0.0.1:5001/#/compare-runs?runs=%5B%22{tracker.run_id}%22%5D&experiments=%5B%221%22%5D"
-        "&workflowType=machine_learning",
+        "    its 2 runs in a table",
+        f"    {place}/runs?viewStateShareKey=drb-{study.run_id}&workflowType=machine_learning",
+        "    its 2 runs in charts",
+        f"    {place}/runs?viewStateShareKey=drb-{study.run_id}&workflowType=machine_learning&compareRunsMode=CHART",
+        "    its first runs side by side",
     ]
+    comparison = rf"    http://127.0.0.1:5001/#/compare-runs\?runs={runs}&experiments=%5B%221%22%5D&workflowType=machine_learning"
+    assert re.fullmatch(comparison, lines[-1])
+    tags = connect(store).get_experiment("1").tags
+    view = json.loads(tags[f"mlflow.sharedViewState.drb-{study.run_id}"])
+    assert view["searchFilter"] == f"tags.`mlflow.parentRunId` = '{study.run_id}'"
+    assert view["selectedColumns"] == ["tags.`seed`", "params.`rehearsal.capacity`", "metrics.`accuracy/mean`"]
 
 
 SERVER = """\
