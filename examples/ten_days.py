@@ -48,7 +48,7 @@ DAYS: list[tuple[list[int], Callable[[Images, np.random.Generator], Images]]] = 
     ([2, 3, 4, 6], noisy),
     ([7, 8], plain),
     ([0, 1, 5], shifted),
-    ([9, 6], plain),
+    ([9, 1], plain),
     ([5, 7, 8, 9], dark),
 ]
 

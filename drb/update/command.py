@@ -57,7 +57,7 @@ def update(
         ValueError: something that cannot be used, as one line; `current` stays where it was.
     """
     named = {name: str(Path(path).expanduser().absolute()) for name, path in (eval_sets or {}).items()}
-    job = plan(Request(Path(state), Path(data), named, gates or {}, settings, export))
+    job = plan(Request(Path(state), Path(data), named, gates=gates or {}, settings=settings, export=export))
     arguments = job.arguments()
     config, run_dir = compose_config(arguments, detect_world("cpu").run_id or None)
     check_config(config, detect_world("cpu").world_size)
@@ -68,7 +68,14 @@ def update(
 
 def _request(options: argparse.Namespace) -> Request:
     gates = read_gates(options.may_fall, options.must_reach)
-    asked = Request(options.state, options.data, read_eval_sets(options.eval), gates, options.settings, options.export)
+    asked = Request(
+        options.state,
+        options.data,
+        read_eval_sets(options.eval),
+        gates=gates,
+        settings=options.settings,
+        export=options.export,
+    )
     return asked.over(options.config)
 
 

@@ -31,9 +31,13 @@ def plan(request: Request) -> Update:
         raise ValueError(f"drb update chooses {', '.join(decided)} itself; leave it out")
     lineage.settings = _merged(lineage.settings, request.settings)
     lineage.gates = _with(lineage.gates, request.gates)
-    require_known(lineage.gates, ["base", "new", *lineage.eval_sets, *request.eval_sets])
-    lineage.eval_sets |= request.eval_sets
-    lineage.eval_fingerprints |= {name: fingerprint_of(Path(path)) for name, path in request.eval_sets.items()}
+    named = {**request.usual_sets, **request.eval_sets}
+    require_known(lineage.gates, ["base", "new", *lineage.eval_sets, *named])
+    anew = {
+        name: path for name, path in named.items() if name in request.eval_sets or path != lineage.eval_sets.get(name)
+    }
+    lineage.eval_sets |= named
+    lineage.eval_fingerprints |= {name: fingerprint_of(Path(path)) for name, path in anew.items()}
     update = Update(lineage, data, fingerprint_of(data), request.export)
     _require_new(update)
     require_unchanged(lineage)

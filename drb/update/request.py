@@ -17,19 +17,21 @@ class Request:
     """An update that somebody asks for; nothing in it has been looked at yet but for its form.
 
     state: the folder of the lineage. data: the new samples, see `drb.data.datasets.arrivals`.
-    eval_sets: paths by name. gates: see `drb.runs.lineage.gates`. settings: of training, as key=value.
+    eval_sets: paths by name, which are taken as they are now. usual_sets: those that a file names for every update.
+    gates: see `drb.runs.lineage.gates`. settings: of training, as key=value.
     export: whether model.pt2 is written, too.
     """
 
     state: Path
     data: Path
     eval_sets: Mapping[str, str] = field(default_factory=dict)
+    usual_sets: Mapping[str, str] = field(default_factory=dict)
     gates: Gates = field(default_factory=dict)
     settings: Sequence[str] = ()
     export: bool = False
 
     def __post_init__(self) -> None:
-        for name in self.eval_sets:
+        for name in {**self.eval_sets, **self.usual_sets}:
             if name in ("base", "new"):
                 raise ValueError(f"an evaluation set must have a name that is not base or new, got {name!r}")
         check_gates(self.gates)
@@ -46,7 +48,7 @@ class Request:
         names = {*below["gates"], *self.gates}
         return replace(
             self,
-            eval_sets={**below["eval_sets"], **self.eval_sets},
+            usual_sets=below["eval_sets"],
             gates={name: {**below["gates"].get(name, {}), **self.gates.get(name, {})} for name in names},
             settings=[*below["settings"], *self.settings],
         )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 
+import mpiexec
 import numpy as np
 import pytest
 import torch
@@ -361,7 +363,7 @@ def test_an_evaluation_set_that_changed_is_taken_if_it_is_named_again(again):
     assert again.update(again.folder / "day3.npz", "--eval", f"weak={weak}") == 0
 
 
-def test_an_update_from_python_and_by_a_file(again, tmp_path):
+def test_an_update_from_python_and_by_a_file(again, tmp_path, capsys):
     version = update(
         again.state, again.folder / "day3.npz", gates={"new": {"must_reach": 100}, "base": {"may_fall": 0}}
     )
@@ -371,11 +373,15 @@ def test_an_update_from_python_and_by_a_file(again, tmp_path):
     with pytest.raises(ValueError, match="x.npz cannot be read"):
         update(again.state, "x.npz")
     file = tmp_path / "update.yaml"
-    file.write_text("eval_sets: {hard: again/day3.npz}\ngates: {hard: {must_reach: 1}, base: {may_fall: 60}}\n")
+    day(again.folder, 8, [0])
+    file.write_text("eval_sets: {hard: again/day8.npz}\ngates: {hard: {must_reach: 1}, base: {may_fall: 60}}\n")
     assert again.update(day(again.folder, 4, [4, 0]), "--config", str(file), "--may-fall", "base=70") == 0
     assert again.lineage.gates["base"] == {"may_fall": 70}
     assert again.lineage.gates["hard"] == {"must_reach": 1}
     assert again.lineage.versions[-1].after.keys() == {"base", "new", "weak", "hard"}
+    day(again.folder, 8, [0], shift=1.0)
+    assert again.update(day(again.folder, 5, [4, 0]), "--config", str(file)) == 1
+    assert "the evaluation set hard has other content than before" in capsys.readouterr().err
 
 
 def test_a_line_of_updates_is_bit_for_bit_one_run(two_days):
@@ -390,10 +396,8 @@ def test_a_line_of_updates_is_bit_for_bit_one_run(two_days):
 @pytest.mark.timeout(900)
 def test_ten_days_killed_refused_and_gone_back_from_learn_as_one_run(tmp_path):
     tracking = f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"
-    lineage, files = ten_days.play(tmp_path, 0, [*ten_days.SETTINGS, "seed=0", tracking])
-    figures = ten_days.figures_of(
-        lineage, ten_days.uninterrupted(tmp_path, files, [*ten_days.SETTINGS, "seed=0"]), files
-    )
+    lineage, files = ten_days.play(tmp_path, 0, ["seed=0", tracking])
+    figures = ten_days.figures_of(lineage, ten_days.uninterrupted(tmp_path, 0, files), files)
     assert figures["accuracy"] > figures["uninterrupted_accuracy"] - 0.005  # day 7 went on on another number of ranks
     assert figures["largest_fall_points"] <= ten_days.MAY_FALL
     assert figures["world_sizes"] == [day.again for day in ten_days.STORY]
@@ -408,6 +412,17 @@ def test_ten_days_killed_refused_and_gone_back_from_learn_as_one_run(tmp_path):
         assert run["config"]["dataset"]["files"] == version.files
         assert version.files == [*(lineage.version(version.parent).files if version.parent else []), version.data]
     check_tracked(f"sqlite:///{tmp_path}/mlflow.db", lineage)
+
+
+@pytest.mark.full
+@pytest.mark.skipif(bool(mpiexec.missing()), reason=mpiexec.missing() or "MPI is there")
+def test_an_update_by_mpirun(again):
+    options = ["--state", again.state, "--data", again.folder / "day3.npz"]
+    ranks = [mpiexec.MPIEXEC, "-n", "2", sys.executable, "-m", "drb.update", *options]
+    code, output = mpiexec.run_program(ranks, cwd=again.folder)
+    assert code == 0, output
+    assert output.count("outcome") == 1  # rank 0 alone speaks
+    assert [version.environment["world_size"] for version in again.lineage.versions] == [1, 1, 2]
 
 
 @pytest.mark.full
