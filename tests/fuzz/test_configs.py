@@ -85,8 +85,9 @@ def use(config, world_size):
         Rehearsal(**{f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}, verbose=False).close()
 
 
-def test_command_lines(base):
-    rng, names, refused = random.Random(6), list(leaves(base)), 0
+@pytest.mark.parametrize("seed", [6, pytest.param(16, marks=pytest.mark.full)])
+def test_command_lines(base, seed):
+    rng, names, refused = random.Random(seed), list(leaves(base)), 0
     for _ in range(CASES["command lines"]):
         arguments = [override(names, rng) for _ in range(rng.choice([1, 1, 2]))]
         try:

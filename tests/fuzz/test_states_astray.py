@@ -155,8 +155,9 @@ def fuzz(rank: int, world_size: int, seed: int, num_cases: int) -> tuple[int, in
 
 
 @pytest.mark.timeout(150)
-def test_states_that_do_not_belong_together_are_refused():
-    results = run_ranks(fuzz, WORLD, 8, CASES["states astray"], timeout=140)
+@pytest.mark.parametrize("seed", [8, pytest.param(18, marks=pytest.mark.full)])
+def test_states_that_do_not_belong_together_are_refused(seed):
+    results = run_ranks(fuzz, WORLD, seed, CASES["states astray"], timeout=140)
     for went_on, refused in results:
         assert went_on > CASES["states astray"] / 10
         assert refused > CASES["states astray"] / 4

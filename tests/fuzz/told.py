@@ -7,16 +7,16 @@ from collections.abc import Callable
 from typing import Any
 
 CASES = {
-    "command lines": 90,
+    "command lines": 45,
     "configurations": 700,
     "settings": 300,
     "minibatches": 900,
     "states": 250,
     "checkpoints": 250,
-    "resealed checkpoints": 300,
+    "resealed checkpoints": 200,
     "encrypted files": 600,
     "encryption keys": 256,
-    "states astray": 150,
+    "states astray": 75,
 }
 
 

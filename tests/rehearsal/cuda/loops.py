@@ -57,7 +57,7 @@ class Loop:
         use_step: bool = False,
         on_gpu: set[str] | None = None,
         wanted: Any = None,
-        steps: int = 30,
+        steps: int = 24,
         rows: int = ROWS,
         refreshes: bool = False,
         **settings: Any,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -241,10 +242,13 @@ def ends(rank, world_size, how):
 
 
 def test_memory_is_given_back_once_nobody_reads_it_and_not_before():
-    assert run_ranks(ends, 2, "well") == [(False, True)] * 2
-    _, failures = collect_ranks(ends, 2, "killed", patience=10)
+    with ThreadPoolExecutor() as pool:  # they wait, mostly
+        well = pool.submit(run_ranks, ends, 2, "well")
+        killed, badly = (pool.submit(collect_ranks, ends, 2, how, patience=10) for how in ("killed", "badly"))
+    assert well.result() == [(False, True)] * 2
+    _, failures = killed.result()
     assert "rank 1 did not arrive and sends no heartbeat" in failures[0]
-    _, failures = collect_ranks(ends, 2, "badly", patience=10)
+    _, failures = badly.result()
     assert "MemoryError: on purpose" in failures[1]
     assert "rank 1 failed: its training loop, step 6: MemoryError: on purpose" in failures[0]
 

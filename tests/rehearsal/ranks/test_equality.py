@@ -41,7 +41,7 @@ def train(rank, world_size, asynchronous, exchange, admission, proportions, jitt
         verbose=False,
     ) as rehearsal:
         memory = records(ids[:12].copy())  # the caller reuses its memory, as a loader may
-        for t in range(60):
+        for t in range(42):
             rows = ids[places_at(t)]  # batches of different sizes, ids repeat
             fresh = records(rows)
             minibatch = {k: memory[k][: len(rows)].copy_(v) for k, v in fresh.items()}

@@ -19,7 +19,7 @@ R = 5
 SAMPLES = 150
 
 
-def train(rank, world_size, saved, settings):
+def train(rank, world_size, saved, settings, rounds=ROUNDS):
     """Offer this rank's own samples, then only draw: for each seed the state, the draws and what must be true."""
     results = []
     for seed in SEEDS:
@@ -30,8 +30,8 @@ def train(rank, world_size, saved, settings):
                 owner_of = None if settings.get("sample_id") == "arrival" else sampler.owner_of
                 rehearsal.load_state_dict([states[SEEDS.index(seed)] for states in saved], owner_of)
             at_once = rehearsal.sample_ids().tolist()
-            draws, wrong, counts, rounds = [], 0, [], 10 if saved is None else ROUNDS
-            for step in range(rounds):
+            draws, wrong, counts = [], 0, []
+            for step in range(10 if saved is None else rounds):
                 offer = records(order[step * 8 : step * 8 + 8]) if saved is None else nothing()
                 if settings.get("sample_id") == "arrival":
                     del offer["sample_id"]
@@ -91,7 +91,7 @@ def test_arrivals_and_totals_go_on_by_every_proportion(proportions):
     results = run_ranks(train, 4, None, settings | {"admission": "fifo"})
     for world_size in (2, 3):
         states = [[result[0] for result in per_seed] for per_seed in results]
-        results = run_ranks(train, world_size, states, settings | {"admission": "fifo"})
+        results = run_ranks(train, world_size, states, settings | {"admission": "fifo"}, 30)
         for i, _ in enumerate(SEEDS):
             assert [per_seed[i][6] for per_seed in results] == [60 // world_size] * world_size  # nobody's was dropped
-            assert all(per_seed[i][4] == [R] * ROUNDS and per_seed[i][5] == 0 for per_seed in results)
+            assert all(per_seed[i][4] == [R] * 30 and per_seed[i][5] == 0 for per_seed in results)

@@ -11,7 +11,7 @@ import pytest
 from ranks import run_ranks
 from rehearsal.ranks.checks import SMALLEST_P, independence_p, uniformity_p
 from rehearsal.ranks.streams import num_wrong, records
-from rehearsal.ranks.test_unbiased import OCCUPANCIES, R, draw_rounds
+from rehearsal.ranks.test_unbiased import OCCUPANCIES, ROUNDS, R, draw_rounds
 
 from drb import Rehearsal
 from drb.buffer.admission import build_admission
@@ -54,7 +54,7 @@ def draw_rounds_with(rank, world_size, sampler_class, rounds):
 
 
 def test_uniformity_check_catches_slot_modulo_count():
-    results = run_ranks(draw_rounds_with, 3, SlotModuloCount, 700)
+    results = run_ranks(draw_rounds_with, 3, SlotModuloCount, ROUNDS)
     assert uniformity_p([draw for draws, _ in results for draw in draws], UNION) < SMALLEST_P
 
 

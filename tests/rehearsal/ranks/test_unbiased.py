@@ -13,7 +13,7 @@ from rehearsal.ranks.streams import NUM_CLASSES, nothing, num_wrong, records
 
 from drb import Rehearsal
 
-ROUNDS = 450
+ROUNDS = 300  # 35 or more draws of each id by each rank
 R = 7
 
 # ids held by each rank
