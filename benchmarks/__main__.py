@@ -32,6 +32,7 @@ NAMES = (
     "loader",
     "mix",
     "ledger",
+    "prefill",
     "checkpoint_pause",
 )
 NOT_QUICK = ("checkpoint_pause",)  # minutes, whatever is left out

@@ -75,20 +75,33 @@ class MappedSource:
             ValueError: a sample has been erased.
         """
         rows = self._rows[indices]
+        shape = (len(rows), *self._images.shape[1:])
+        images = torch.empty(shape, dtype=self._dtype) if memory is None else memory(shape, self._dtype)
+        self._read(rows, images.numpy().reshape(len(rows), -1))
+        return {
+            "image": images,
+            "label": torch.from_numpy(self._all_labels[rows]),
+            "sample_id": torch.from_numpy(self._all_ids[rows]),
+        }
+
+    def read(self, indices: Int64Array, out: npt.NDArray[Any]) -> tuple[Int64Array, Int64Array]:
+        """Copy samples into out, [B, values of one], contiguous, in their dtype; return labels and ids, int64 [B] each.
+
+        Raises:
+            ValueError: a sample has been erased.
+        """
+        rows = self._rows[indices]
+        self._read(rows, out)
+        return self._all_labels[rows], self._all_ids[rows]
+
+    def _read(self, rows: Int64Array, out: npt.NDArray[Any]) -> None:
         if self._all_erased[rows].any():
             gone = self._all_ids[rows[self._all_erased[rows]][0]]
             raise ValueError(
                 f"the sample {gone} was erased from {self._where} while this run uses it; "
                 "start the run again: it goes on without the sample"
             )
-        shape = (len(rows), *self._images.shape[1:])
-        images = torch.empty(shape, dtype=self._dtype) if memory is None else memory(shape, self._dtype)
-        np.take(self._flat, rows, axis=0, out=images.numpy().reshape(len(rows), -1), mode="clip")
-        return {
-            "image": images,
-            "label": torch.from_numpy(self._all_labels[rows]),
-            "sample_id": torch.from_numpy(self._all_ids[rows]),
-        }
+        np.take(self._flat, rows, axis=0, out=out, mode="clip")
 
     def subset(self, indices: Int64Array) -> MappedSource:
         return MappedSource(

@@ -9,9 +9,11 @@ Letters: N samples of the folder, n that are drawn from, R exemplars, W ranks, K
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from drb.buffer.record import HEADER_WORDS, ROUND, SAMPLE_ID, SLOT, STRATUM, RecordSpec
 from drb.data.cache import open_prefilled
@@ -47,7 +49,11 @@ class Prefilled:
         self._source, self._spec = dataset.train, spec
         self._counts_strata, self._is_labelled = settings.needs_strata, settings.stratum == LABEL
         self._require_records(settings)
-        self._gaps = _gaps(spec)
+        self._gaps, self._image_words = _gaps(spec), _image_words(spec)
+        self._shape = dataset.image_shape
+        kept = max(1, _COPIED_BYTES // (dataset.sample_bytes or 1))
+        dtype = torch.empty(0, dtype=dataset.dtype).numpy().dtype
+        self._passing = np.empty((kept, math.prod(self._shape)), dtype)
         self.offered = int(dataset.identity.decoding.get("of", len(dataset.train)))
         self._sorted_ids: Int64Array = np.sort(self._source.sample_ids)
         self._use(np.flatnonzero(~self._source.erased) if self._source.erased.any() else None)
@@ -114,23 +120,27 @@ class Prefilled:
             self._strata = np.unique(labels, return_counts=True)
 
     def _read(self, rows: Int64Array, out: Int64Array) -> None:
-        if not len(rows):
-            return
-        size = max(1, _COPIED_BYTES // self._spec.row_bytes)
+        size = len(self._passing)
         for first in range(0, len(rows), size):
             self._read_some(rows[first : first + size], out[first : first + size])
 
     def _read_some(self, rows: Int64Array, out: Int64Array) -> None:
         """Every byte of `out` is written: a block is used again and again."""
-        spec, everything = self._spec, np.arange(len(rows))
-        minibatch = self._source.gather(rows)
+        spec, images = self._spec, self._passing[: len(rows)]
+        labels, ids = self._source.read(rows, images)
         for words in self._gaps:
             out[:, words] = 0
-        out[:, SAMPLE_ID] = minibatch["sample_id"].numpy()
-        out[:, STRATUM] = minibatch["label"].numpy() if self._is_labelled else -1
+        out[:, SAMPLE_ID], out[:, STRATUM] = ids, labels if self._is_labelled else -1
         out[:, ROUND], out[:, SLOT] = _BEFORE, rows
-        fields = {name: value for name, value in minibatch.items() if name in spec.fields}
-        spec.pack_all(fields, everything, out, everything)
+        if self._image_words is not None:
+            out[:, self._image_words] = images.view(np.int64)
+            fields = {"label": torch.from_numpy(labels)}
+        else:
+            pixels = torch.from_numpy(images).view(len(rows), *self._shape)
+            fields = {"image": pixels, "label": torch.from_numpy(labels)}
+        for name in fields.keys() & spec.fields.keys():
+            everything = np.arange(len(rows))
+            spec.pack(name, fields[name], everything, out, everything)
 
     def _require_records(self, settings: RehearsalSettings) -> None:
         """Raise ValueError unless the samples are records of the schema."""
@@ -207,6 +217,15 @@ class WithPrefilled:
 
     def close(self, together: bool = False) -> None:
         self._exchange.close(together)
+
+
+def _image_words(spec: RecordSpec) -> slice | None:
+    """The words of a record that are the image's as it is mapped; None if it is stored otherwise, or ends in a word."""
+    field = spec.fields.get("image")
+    if field is None or field.codec is not None or field.stored_bytes % 8:
+        return None
+    first = spec.offsets["image"] // 8
+    return slice(first, first + field.stored_bytes // 8)
 
 
 def _gaps(spec: RecordSpec) -> list[slice]:
