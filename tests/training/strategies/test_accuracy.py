@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.full, pytest.mark.timeout(400)]
 
 METHODS = sorted({*STRATEGIES} - {"from_scratch"})
 ROWS, CAPACITY, SEEDS, SHAPE, CLASSES = 16, 200, range(4), (1, 8, 8), 10
+T = 5  # standard errors; by chance one of 400 differences of four and four runs is larger (Student's t)
 
 
 def network(num_outputs: int, task: int, seed: int) -> Network:
@@ -73,5 +74,5 @@ def test_two_ranks_reach_what_one_does(name):
     one, two = ([accuracies(ranks)[f"{name} {seed}"][0] for seed in SEEDS] for ranks in (1, 2))
     difference = statistics.fmean(one) - statistics.fmean(two)
     noise = math.sqrt((statistics.variance(one) + statistics.variance(two)) / len(SEEDS))
-    assert abs(difference) < 3 * noise + 0.005, (one, two)
+    assert abs(difference) < T * noise + 0.005, (one, two)
     assert min(statistics.fmean(one), statistics.fmean(two)) > 0.15
