@@ -21,7 +21,7 @@ STUDY = """\
 title: Killed
 settings: [experiment=digits, tracking=none, scenario.num_tasks=3, training.epochs=20]
 ranks: 2
-seeds: [0, 1]
+seeds: [0]
 points:
   rehearsal: [strategy=er]
   incremental: [strategy=finetune]
@@ -61,13 +61,13 @@ def test_a_study_killed_ten_times_learns_and_shows_what_one_never_stopped_does(t
     for _ in range(KILLS):
         study = subprocess.Popen(command("killed"), cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
         try:
-            study.wait(moments.uniform(2, 14))
+            study.wait(moments.uniform(2, 9))
         except subprocess.TimeoutExpired:
             study.kill()
         code = study.wait()
         assert code in (0, -signal.SIGKILL)
         done.append(len(list((tmp_path / "killed").rglob("summary.json"))))
-    assert done[0] < 4, done  # it was killed before its end
+    assert done[0] < 2, done  # it was killed before its end
     subprocess.run(command("killed"), cwd=tmp_path, env=environment, check=True, stdout=subprocess.DEVNULL)
     assert numbers(tmp_path / "killed") == numbers(tmp_path / "whole")
     page = (tmp_path / "killed/page.html").read_text()
