@@ -30,7 +30,6 @@ from typing import Any
 
 import numpy as np
 import record
-import torch
 import torch.distributed as dist
 from peers import PEERS, SHAPE, Job
 
@@ -72,7 +71,6 @@ def go_through(peer: ModuleType, folder: Path, job: Job, stop: int | None, state
 def _in_process(out: Path, environment: dict[str, Any], call: Callable[[], Any]) -> None:
     """Call in this process, which was forked for it, and write what it returns or its error."""
     os.environ.update({name: str(value) for name, value in environment.items()})
-    torch.set_num_threads(1)
     silent = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silent, 1)
     os.dup2(silent, 2)

@@ -10,7 +10,8 @@ dataset   all of that for a training loop: `drb.MixedSource`
 """
 
 from drb.data.mix.audit import Mixture, mixture, samples_of_step, steps_of_sample
-from drb.data.mix.dataset import MixedSource, MixSampler, Part
+from drb.data.mix.dataset import MixedSource, MixSampler
+from drb.data.mix.following import Part
 from drb.data.mix.mix import Mix, Rows
 from drb.data.mix.state import mix_from, state_of
 

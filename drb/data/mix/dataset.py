@@ -10,14 +10,14 @@ same however the sources grow and whatever is added.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch.distributed as dist
-from torch.utils.data import Dataset, IterableDataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
-from drb.data.mix.following import Plan, Wanted, begin, follow
+from drb.data.mix.following import Part, Plan, Wanted, begin, follow, has_length, readable
 from drb.data.mix.mix import Rows, has_fixed_owners
 from drb.data.mix.spread import Gap, first_gap, span_of
 from drb.data.mix.state import mix_from, state_of
@@ -27,22 +27,6 @@ from drb.options import whole_number
 _SOURCE_BITS = 44
 _NAMED_AT_MOST = 8
 _BLOCK_ROWS = 8192  # of one rank, computed at once: the cost of the calls is spread over many steps
-
-
-class Part(NamedTuple):
-    """A source of a mix.
-
-    name: by which its history is told. dataset: map-style, of (image, label) pairs or dicts, or an iterable of such,
-    which is a stream without an end (see `drb.data.mix.stream`). share: an integer, or a fraction if those of all
-    sources sum to 1. max_visits: epochs after which it is not served any more; None: no bound. fingerprint: of the
-    data, such as a hash of its file, by which other data of the same length are refused; '' if unknown.
-    """
-
-    name: str
-    dataset: Any
-    share: int | float
-    max_visits: int | None = None
-    fingerprint: str = ""
 
 
 class MixedSource(Dataset[dict[str, Any]]):
@@ -71,12 +55,13 @@ class MixedSource(Dataset[dict[str, Any]]):
                 iterator, or a number that is no integer or below 1.
         """
         self._parts = [Part(*part) for part in parts]
-        self._sources = {part.name: _readable(part) for part in self._parts}
-        counts = [len(self._sources[part.name]) if _has_length(part) else None for part in self._parts]
+        self._sources = {part.name: readable(part) for part in self._parts}
+        counts = [len(self._sources[part.name]) if has_length(part) else None for part in self._parts]
         wanted = [Wanted(part.name, count, *part[2:]) for part, count in zip(self._parts, counts, strict=True)]
         self._plan = Plan(wanted, batch_size, schedule or {})
         self._step = 0
         self._begun: set[tuple[int, int]] = set()
+        self._was_iterated = False  # workers of a loader that persist keep a copy
         self.mix = begin(self._plan, seed)
         self._seed = self.mix.seed
         self._use_datasets()
@@ -133,6 +118,7 @@ class MixedSource(Dataset[dict[str, Any]]):
                 "mix before another pass how many have been trained in all: mixed.load_state_dict(mixed.state_dict(n))"
             )
         self._begun.add((rank, world_size))
+        self._was_iterated = True
 
     # -- state
 
@@ -147,9 +133,12 @@ class MixedSource(Dataset[dict[str, Any]]):
         step: how many steps have been trained since the beginning. (A DataLoader has asked for more already.)
 
         Raises:
-            ValueError: the step is no integer, or below 0.
+            ValueError: the step is no integer, below 0, or more than the mix has.
         """
-        return {**state_of(self.mix), "step": _trained(step)}
+        trained, there_are = _trained(step), self.mix.num_steps
+        if there_are is not None and trained > there_are:
+            raise ValueError(f"the mix has {there_are} steps in all, and {trained} cannot have been trained")
+        return {**state_of(self.mix), "step": trained}
 
     def load_state_dict(self, state: Mapping[str, Any], *, changes: str = "refuse") -> None:
         """Go on at a state's step, also on another number of ranks. Samplers made before go on there, too.
@@ -169,6 +158,13 @@ class MixedSource(Dataset[dict[str, Any]]):
         if mix.seed != self._seed:
             raise ValueError(f"the seed is {self._seed}, and the mix was begun with {mix.seed}; give seed={mix.seed}")
         follow(mix, step, self._plan, allow=changes == "allow")
+        if self._was_iterated and any(
+            mix.number_of(part.name) != self.mix.number_of(part.name) for part in self._parts
+        ):
+            raise ValueError(
+                "the state numbers the sources in another order than this MixedSource, whose samples loaders have been "
+                "given already; load the state into a new one"
+            )
         self.mix, self._step = mix, step
         self._begun.clear()
         self._use_datasets()
@@ -180,26 +176,6 @@ class MixedSource(Dataset[dict[str, Any]]):
             number: with_ids(self._sources[part.name], number << _SOURCE_BITS)
             for number, part in zip(numbers, self._parts, strict=True)
         }
-
-
-def _has_length(part: Part) -> bool:
-    """Whether a source has numbered samples; torch's iterable data sets only look so."""
-    has_indices = hasattr(part.dataset, "__getitem__") and not isinstance(part.dataset, IterableDataset)
-    return has_indices and hasattr(part.dataset, "__len__")
-
-
-def _readable(part: Part) -> Any:
-    """Something with indices."""
-    if _has_length(part):
-        return part.dataset
-    if not isinstance(part.dataset, Iterable):
-        kind = type(part.dataset).__name__
-        raise ValueError(
-            f"source {part.name!r} must be a dataset with a length and indices, or an iterable, got {kind}"
-        )
-    from drb.data.mix.stream import Stream
-
-    return Stream(part.name, part.dataset)
 
 
 def _trained(step: Any) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, NamedTuple, TypeAlias
+
+from torch.utils.data import IterableDataset
 
 from drb.data.mix.mix import Mix
 from drb.data.mix.shares import integer_shares
@@ -14,9 +16,25 @@ from drb.options import whole_number
 Shares: TypeAlias = Mapping[str, int | float]
 
 
+class Part(NamedTuple):
+    """A source of a mix.
+
+    name: by which its history is told. dataset: map-style, of (image, label) pairs or dicts, or an iterable of such,
+    which is a stream without an end (see `drb.data.mix.stream`). share: an integer, or a fraction if those of all
+    sources sum to 1. max_visits: epochs after which it is not served any more; None: no bound. fingerprint: of the
+    data, such as a hash of its file, by which other data of the same length are refused; '' if unknown.
+    """
+
+    name: str
+    dataset: Any
+    share: int | float
+    max_visits: int | None = None
+    fingerprint: str = ""
+
+
 @dataclass(frozen=True)
 class Wanted:
-    """A source as its user gives it; see `drb.data.mix.dataset.Part`. count: None for a stream."""
+    """A source as its user gives it; see `Part`. count: None for a stream."""
 
     name: str
     count: int | None
@@ -141,6 +159,30 @@ def _follow_source(mix: Mix, step: int, wanted: Wanted) -> bool:
             f"source {wanted.name!r} has as many samples as before, and they are others; give it another name"
         )
     return has_other_end
+
+
+def has_length(part: Part) -> bool:
+    """Whether a source has numbered samples; torch's iterable data sets only look so."""
+    has_indices = hasattr(part.dataset, "__getitem__") and not isinstance(part.dataset, IterableDataset)
+    return has_indices and hasattr(part.dataset, "__len__")
+
+
+def readable(part: Part) -> Any:
+    """The samples of a source by their numbers.
+
+    Raises:
+        ValueError: they cannot be read so.
+    """
+    if has_length(part):
+        return part.dataset
+    if not isinstance(part.dataset, Iterable):
+        kind = type(part.dataset).__name__
+        raise ValueError(
+            f"source {part.name!r} must be a dataset with a length and indices, or an iterable, got {kind}"
+        )
+    from drb.data.mix.stream import Stream
+
+    return Stream(part.name, part.dataset)
 
 
 def _kind(is_stream: bool) -> str:

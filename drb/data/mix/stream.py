@@ -1,17 +1,21 @@
 """An iterable read as a source of a mix: its samples are numbered in the order in which it gives them.
 
 What is asked of it: every iteration begins with its first sample and gives the same samples in the same order. Each
-process reads for itself, forward, and passes over what other processes train. If the iterable has `skip(n)`, which
-returns an iterable without its first n samples (as the streamed data sets of Hugging Face have it), then a process
-that goes on later begins there; otherwise it reads up to there.
+process reads for itself, forward, and passes over what other processes train; a data set that gives each worker of a
+loader a part of its own (torch's `get_worker_info`) is read as if there were no workers. If the iterable has `skip(n)`,
+which returns an iterable without its first n samples (as the streamed data sets of Hugging Face have it), then a
+process that goes on later begins there; otherwise it reads up to there.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
+
+from torch.utils.data._utils import worker
 
 
 class Stream:
@@ -41,9 +45,10 @@ class Stream:
         Raises:
             ValueError: the stream has ended before.
         """
-        if self._process != os.getpid() or number < self._next:  # an iterator of another process is not shared
-            self._open(number)
-        found = list(islice(self._samples, number - self._next, number - self._next + 1))
+        with _outside_of_workers():
+            if self._process != os.getpid() or number < self._next:  # an iterator of another process is not shared
+                self._open(number)
+            found = list(islice(self._samples, number - self._next, number - self._next + 1))
         self._next = number + 1
         if not found:
             raise ValueError(
@@ -66,3 +71,13 @@ class Stream:
         skip = getattr(self._iterable, "skip", None) if number else None
         self._process, self._next = os.getpid(), 0 if skip is None else number
         self._samples = iter(self._iterable if skip is None else skip(number))
+
+
+@contextmanager
+def _outside_of_workers() -> Iterator[None]:
+    """Let `torch.utils.data.get_worker_info` say that this process is no worker."""
+    info, worker._worker_info = worker._worker_info, None
+    try:
+        yield
+    finally:
+        worker._worker_info = info

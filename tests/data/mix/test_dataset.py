@@ -184,3 +184,41 @@ def test_steps_that_are_large_enough_are_not_counted():
         assert has_no_gaps(mixed.mix, 0, world_size)
         rows = [mixed.mix.rows(0, 500, rank, world_size).steps for rank in range(world_size)]
         assert all(np.bincount(steps, minlength=500).all() for steps in rows)
+
+
+def test_workers_that_persist_have_the_samples_of_every_pass():
+    """starVLA #470: workers that kept their first copy gave the same samples in every epoch."""
+    mixed = MixedSource([("new", images(20, 0), 1), ("base", images(50, 100), 1)], batch_size=10, seed=0)
+    loader = DataLoader(mixed, batch_sampler=mixed.sampler(0, 1, steps=4), num_workers=2, persistent_workers=True)
+    trained = []
+    for epoch in range(3):
+        mixed.load_state_dict(mixed.state_dict(4 * epoch))
+        trained += [(each, int(image)) for batch in loader for each, image in zip(*named(mixed, batch), strict=True)]
+    assert all(image == position + 100 * (name == "base") for (name, position), image in trained)
+    came = [sample for sample, _ in trained]
+    assert [came.count(("new", sample)) for sample in range(20)] == [3] * 20
+    assert max(came.count(("base", sample)) for sample in range(50)) == 2
+    other = MixedSource([("base", images(50, 100), 1), ("new", images(20, 0), 1)], batch_size=10, seed=0)
+    with pytest.raises(ValueError, match="numbers the sources in another order .* load the state into a new one"):
+        mixed.load_state_dict(other.state_dict(4))
+
+
+def named(mixed, batch):
+    return [mixed.name_of(each) for each in batch["sample_id"]], batch["image"].flatten()
+
+
+def test_more_steps_than_there_are_cannot_have_been_trained():
+    """mosaicml/streaming #869: a state from behind the end of an epoch could not be gone on with."""
+    mixed = MixedSource([("new", Numbers(20), 1, 2)], batch_size=8)
+    assert len(list(mixed.sampler(0, 1))) == 5
+    mixed.load_state_dict(mixed.state_dict(5))
+    assert list(mixed.sampler(0, 1)) == []
+    with pytest.raises(ValueError, match="the mix has 5 steps in all, and 6 cannot have been trained"):
+        mixed.state_dict(6)
+
+
+def test_sizes_as_shares_have_every_sample_once():
+    """Megatron-LM #547: 10 and 20 samples, evenly over all 30."""
+    mixed = MixedSource([("a", Numbers(10), 10), ("b", Numbers(20), 20)], batch_size=6)
+    (trained,) = [[mixed.name_of(each) for ids in mixed.sampler(0, 1, steps=5) for each in ids]]
+    assert sorted(trained) == [("a", i) for i in range(10)] + [("b", i) for i in range(20)]

@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 from data.mix.test_mix import Numbers
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from drb import MixedSource
 from drb.data.mix import samples_of_step, steps_of_sample
@@ -100,3 +100,18 @@ def test_streams_that_end_or_change_into_something_else_are_told():
         MixedSource([("live", (i for i in range(3)), 1)], batch_size=4)
     with pytest.raises(TypeError):
         len(ended)
+
+
+class Sharding(Sensor):
+    """Gives each worker of a loader a part of its own, as many iterable data sets do."""
+
+    def __iter__(self):
+        info = get_worker_info()
+        whole = super().__iter__()
+        return whole if info is None else itertools.islice(whole, info.id, None, info.num_workers)
+
+
+def test_a_stream_that_shares_itself_among_workers_is_read_whole():
+    mixed = mix(Sharding())
+    (steps,) = minibatches(mixed, 1, 6, workers=2)
+    assert list(itertools.chain(*live_of([steps], mixed))) == list(range(36))
