@@ -156,6 +156,7 @@ def mutate(state, rng):
     return rng.choice(ODD)
 
 
+@pytest.mark.filterwarnings("ignore:the state has data=")  # said, and the rest of the state is right
 def test_states():
     rng, refused = random.Random(5), 0
     kinds = [{}, {"admission": "class_balanced"}, {"admission": "fifo", "proportions": "stream"}]

@@ -127,6 +127,7 @@ def stuck(cluster: Cluster) -> Path:
     return script(
         cluster.folder / "stuck.sh",
         "for argument; do case $argument in hydra.run.dir=*) folder=${argument#*=} ;; esac; done",
+        'folder=${folder//\\"/}',  # Hydra is given it in quotes
         "echo '{\"step\": 7}' > $folder/INTERRUPTED; exit 75",
     )
 
