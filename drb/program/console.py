@@ -11,6 +11,7 @@ import torch
 
 from drb.distributed.world import World
 from drb.machine import usable_cores
+from drb.program.figures import duration, figures
 from drb.training.reporting.live import Live
 from drb.training.reporting.monitor import Console
 
@@ -56,20 +57,6 @@ def as_line(live: Live) -> str:
         *([] if live.seconds_left is None else [f"about {duration(live.seconds_left)} left"]),
     ]
     return f"{live.task}: {', '.join(parts)}"
-
-
-def figures(live: Live) -> list[str]:
-    """Loss, score and throughput, as far as they are known."""
-    found = [] if live.loss is None else [f"loss {live.loss:.3f}"]
-    found += [live.score] if live.score else []
-    return found if live.samples_per_second is None else [*found, f"{live.samples_per_second:,.0f} samples/s"]
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them, for example '45 s', '12 min' or '3.4 h'."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def open_console(world: World, *, of_all_ranks: bool) -> Console | None:

@@ -38,7 +38,7 @@ from drb.program.config.resume import require_same_config, require_same_past
 from drb.program.config.variants import build_variant
 from drb.program.console import open_console, warn_of_threads
 from drb.program.energy import EnergyMeter
-from drb.program.ledger import write_ledger
+from drb.program.mix_ledger import write_ledger
 from drb.program.outputs import names_of_strata, outputs_of
 from drb.program.profiling import Profiler
 from drb.program.rehearsal_ledger import RunLedger

@@ -10,7 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from drb.program.console import duration, figures
+from drb.program.figures import duration, figures
 from drb.training.reporting.live import Live
 
 _BAR, _NAME, _GAP = 12, 16, 3  # characters of a bar of the buffer, of a class's name at most, and between columns

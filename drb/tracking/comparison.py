@@ -19,7 +19,7 @@ _MOST_PARAMS = 5
 _SHARED = "mlflow.sharedViewState."  # the beginning of a tag of an experiment
 _TAGS = ("strategy", "world_size", "seed")
 _METRICS = ("transfer/forgetting", "time/train_seconds", "train/samples_per_second")
-_NOT_COMPARED = ("name", "run_id", "seed", "strategy", "rehearsal_settled")  # params by their first name
+_NOT_COMPARED = ("name", "run_id", "seed", "strategy", "world_size", "rehearsal_settled")  # params by their first name
 
 
 def side_by_side(address: str, experiment_id: str, leaves: Sequence[Any]) -> str:

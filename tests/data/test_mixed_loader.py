@@ -13,7 +13,7 @@ from drb.data.mix.following import Wanted
 from drb.data.mixed_loader import MixedLoader
 from drb.data.scenarios import build_scenario
 from drb.data.scenarios.task import TaskMix
-from drb.program.ledger import _go_on
+from drb.program.mix_ledger import _go_on
 
 MIX = TaskMix((Wanted("new", 40, 40), Wanted("base", 117, 25)), epoch=65)
 

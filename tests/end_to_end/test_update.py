@@ -19,7 +19,7 @@ from drb.cli import main as drb
 from drb.data.datasets import load_dataset
 from drb.program.config import compose_config
 from drb.program.evaluating import accuracies
-from drb.program.ledger import write_ledger
+from drb.program.mix_ledger import write_ledger
 from drb.runs.lineage import record
 from drb.runs.lineage.files import fingerprint_of
 from drb.runs.lineage.record import read_lineage
