@@ -13,7 +13,7 @@ PINS := pyproject.toml constraints.txt
 
 help:
 	@echo "make demo     install, then train three runs side by side on two ranks (under two minutes)"
-	@echo "make test     install, then lint and run the tests (twelve minutes on two cores)"
+	@echo "make test     install, then lint and run the tests (seven minutes on two cores)"
 	@echo "make test-all   the same with the full matrices of which make test runs a sample"
 	@echo "make faults   break 72 runs on purpose and check how they end (10 to 20 minutes; Linux)"
 	@echo "make bench    every benchmark, results in benchmarks/results (two hours, on a machine with nothing else to do)"
