@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from drb.data.identity import Identity, hash_of_tensors
-from drb.data.source import Dataset, TensorSource, channel_axis
+from drb.data.source import Dataset, Source, TensorSource, channel_axis
 
+_LOOKED_AT = 10_000
 _KINDS = {"b": "booleans", "U": "strings", "S": "strings", "M": "dates", "m": "durations", "c": "complex numbers"}
 
 
@@ -73,6 +74,12 @@ def channel_statistics(samples: Tensor) -> tuple[tuple[float, ...], tuple[float,
         for channel in samples.unbind(channel_axis(samples.dim()))
     ]
     return tuple(mean for mean, _ in moments), tuple(deviation or 1.0 for _, deviation in moments)
+
+
+def statistics_of_some(source: Source) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The `channel_statistics` of at most 10,000 samples of a source, evenly spaced."""
+    some = np.unique(np.linspace(0, len(source) - 1, min(len(source), _LOOKED_AT)).astype(np.int64))
+    return channel_statistics(source.gather(some)["image"])
 
 
 def _moments_of_bytes(channel: Tensor) -> tuple[float, float]:

@@ -6,6 +6,7 @@ keep ids for as long as a run goes on. Two of 10⁸ files share an id with a pro
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from hashlib import blake2b
 
@@ -31,6 +32,16 @@ def ids_of_paths(source: str, split: str, paths: Iterable[bytes]) -> Int64Array:
 
     words = np.frombuffer(b"".join(map(digest, paths)), "<u8")
     return (words & np.uint64(_MASK)).astype(np.int64)
+
+
+def key_of_content(content: bytes, seen: Counter[bytes]) -> bytes:
+    """What a sample without a name is called: a hash of its content, with a number if that has come before.
+
+    seen: how often each hash has come, which is counted on.
+    """
+    digest = blake2b(content, digest_size=16).digest()
+    seen[digest] += 1
+    return digest if seen[digest] == 1 else digest + b"%d" % (seen[digest] - 1)
 
 
 def first_repeated(ids: Int64Array) -> tuple[int, int] | None:

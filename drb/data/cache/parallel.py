@@ -93,10 +93,10 @@ def build_together(
     ranks = [rank for rank, node in enumerate(nodes) if node == world.node]
     build = _Build(folder, dataset, dict(facts), world.rank, ranks, say if world.is_main else _silent)
     try:
-        if not together("begin", build.begin):
-            together("plan", build.plan)
-            together("write", partial(build.write, leave_out_broken))
-            together("end", build.finish)
+        together("begin", build.begin)
+        together("plan", build.plan)
+        together("write", partial(build.write, leave_out_broken))
+        together("end", build.finish)
     finally:
         build.release()
     found: Dataset | None = together("open", partial(open_cache, folder))
@@ -128,33 +128,38 @@ class _Build:
             for split in SPLITS
             for first in range(0, len(self._sources[split]), size)
         ]
+        self._is_there = False  # on this node; another one may have work left, and all ranks go through all stages
         self._pending: list[int] = []
 
-    def begin(self) -> bool:
-        """Whether the folder is there already; if not, the leading rank prepares what is built."""
+    def begin(self) -> None:
+        """See whether the folder is there already; if not, the leading rank prepares what is built."""
         if (meta := read_meta(self._folder)) is not None:
             if _as_json(meta["facts"]) != _as_json(self._facts):
                 raise ValueError(
                     f"{self._folder} was made from other data, or with other settings; choose another folder or delete "
                     "it"
                 )
-            return True
+            self._is_there = True
+            return
         if self._folder.exists() and (not self._folder.is_dir() or any(self._folder.iterdir())):
             raise ValueError(f"{self._folder} is there already and is no prefilled folder; choose another name")
         if self._leads:
             self._folder.parent.mkdir(parents=True, exist_ok=True)
             self._take_lock()
             self._prepare()
-        return False
 
     def plan(self) -> None:
         """Find what is left to do. Nobody writes yet, so all ranks of the node find the same."""
+        if self._is_there:
+            return
         done = set(numbers_in(self._partial, "done"))
         left = [number for number in range(len(self._blocks)) if number not in done]
         self._pending = left[self._ranks.index(self._rank) :: len(self._ranks)]
 
     def write(self, leave_out_broken: bool) -> None:
         """Write this rank's blocks, all that can be read."""
+        if self._is_there:
+            return
         broken: list[str] = []
         done = self._partial / f"done-{self._rank}"
         if done.exists():
@@ -181,7 +186,7 @@ class _Build:
 
     def finish(self) -> None:
         """Give the folder its name; on the leading rank."""
-        if not self._leads:
+        if self._is_there or not self._leads:
             return
         num_left_out = 0
         for split, source in self._sources.items():
@@ -212,7 +217,8 @@ class _Build:
 
     def _prepare(self) -> None:
         """Make files of their final size, unless what is there can be gone on with."""
-        plan = _as_json({"facts": self._facts, "blocks": len(self._blocks)})
+        data = self._dataset.identity.to_json()  # with the times of files: half of them may have been written anew
+        plan = _as_json({"facts": self._facts, "data": data, "blocks": len(self._blocks)})
         path = self._partial / "plan.json"
         if path.exists() and path.read_text("utf-8") == plan:
             done = len(set(numbers_in(self._partial, "done")))

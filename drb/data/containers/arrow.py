@@ -14,7 +14,6 @@ import os
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from drb.data.containers.container import Value
+from drb.data.ids import key_of_content
 from drb.types import Int64Array
 
 _KEPT_GROUPS = 4  # row groups of Parquet in memory
@@ -66,7 +66,7 @@ class ArrowColumns:
         if len(self._columns) > 2:
             return [str(value).encode() for value in self._values_of(self._columns[2])]
         seen: Counter[bytes] = Counter()
-        return [_numbered(digest, seen) for digest in self._digests()]
+        return [key_of_content(content, seen) for content in self._contents()]
 
     def name_of(self, index: int) -> str:
         block = self._blocks[int(np.searchsorted(self._ends, index, side="right"))]
@@ -117,12 +117,11 @@ class ArrowColumns:
             table = block.table if block.table is not None else self._group(block, [column])
             yield from table.column(column).to_pylist()
 
-    def _digests(self) -> Iterator[bytes]:
+    def _contents(self) -> Iterator[bytes]:
         for number, block in enumerate(self._blocks):
             for row, scalar in enumerate(self._images(number)):
                 value = _value(scalar, block.file, row + block.first)
-                content = value if isinstance(value, bytes) else value.tobytes()
-                yield blake2b(content, digest_size=16).digest()
+                yield value if isinstance(value, bytes) else value.tobytes()
 
     def _all_labels(self) -> npt.NDArray[Any]:
         values = list(self._values_of(self._columns[1]))
@@ -239,13 +238,6 @@ def _class_names(schema: Any, label: str) -> tuple[str, ...]:
         return tuple(features[label].get("names") or ())
     except (KeyError, TypeError, ValueError):
         return ()
-
-
-def _numbered(digest: bytes, seen: Counter[bytes]) -> bytes:
-    """The same content twice is two samples."""
-    number = seen[digest]
-    seen[digest] += 1
-    return digest if number == 0 else digest + b"%d" % number
 
 
 def _unreadable(file: str, error: Exception) -> ValueError:

@@ -1,6 +1,6 @@
 """What all kinds of files with many samples have in common, and the source of minibatches that is made of them.
 
-Shapes: N samples of a container, n of a source, B rows of a minibatch.
+Shapes: N samples of a container, n of a source, B that are read at once.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from drb.data.decoding.pool import DecoderPool
-from drb.types import Int64Array, Minibatch
+from drb.data.file_source import FileSource
+from drb.types import Int64Array
 
 Value: TypeAlias = bytes | npt.NDArray[Any]
 """What a container holds of a sample: the content of a picture file, or an array."""
@@ -49,10 +49,8 @@ class Container(Protocol):
         ...
 
 
-class ContainedSource:
+class ContainedSource(FileSource):
     """Some samples of a container, read on each gather; pictures are decoded by the processes of a pool."""
-
-    in_memory = False
 
     def __init__(
         self,
@@ -68,57 +66,19 @@ class ContainedSource:
         """
         Args:
             rows: int64 [n], which samples of the container these are; labels and sample_ids int64 [n] are theirs.
-            shape, dtype: of a sample in a minibatch.
+            shape, dtype: of a sample in a minibatch; all must be alike.
             decoders: for pictures; None if the container holds arrays.
         """
+        super().__init__(rows, labels, sample_ids, shape=shape, dtype=dtype)
         self._container = container
-        self._rows = rows
-        self._labels = labels
-        self._sample_ids = sample_ids
-        self._shape = shape
-        self._dtype = np.dtype(dtype)
         self._decoders = decoders
 
-    @property
-    def labels(self) -> Int64Array:
-        return self._labels
-
-    @property
-    def sample_ids(self) -> Int64Array:
-        return self._sample_ids
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def gather(self, indices: Int64Array) -> Minibatch:
-        """See `Source.gather`. Thread-safe.
-
-        Raises:
-            ValueError: a sample cannot be read or decoded, or is not like the others; the message names it.
-        """
-        rows = self._rows[indices]
-        images = np.empty((len(rows), *self._shape), self._dtype)
+    def _read(self, rows: Int64Array, out: npt.NDArray[Any]) -> None:
         values = self._container.read(rows)
         if self._decoders is not None:
-            self._decode(rows, values, images, self._decoders)
+            self._decode(rows, values, out, self._decoders)
         else:
-            self._copy(rows, values, images)
-        return {
-            "image": torch.from_numpy(images),
-            "label": torch.from_numpy(self._labels[indices]),
-            "sample_id": torch.from_numpy(self._sample_ids[indices]),
-        }
-
-    def subset(self, indices: Int64Array) -> ContainedSource:
-        return ContainedSource(
-            self._container,
-            self._rows[indices],
-            self._labels[indices],
-            self._sample_ids[indices],
-            shape=self._shape,
-            dtype=self._dtype,
-            decoders=self._decoders,
-        )
+            self._copy(rows, values, out)
 
     def _decode(self, rows: Int64Array, values: list[Value], out: npt.NDArray[Any], decoders: DecoderPool) -> None:
         pictures = []

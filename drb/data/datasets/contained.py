@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from drb.data.arrays import channel_statistics
+from drb.data.arrays import statistics_of_some
 from drb.data.cache import fingerprint
 from drb.data.containers import ContainedSource, Container
 from drb.data.containers.hold_out import held_out
@@ -23,13 +23,12 @@ from drb.data.datasets.image_folder import DECODING_VERSION, IMAGENET_MEAN, IMAG
 from drb.data.decoding.pool import DecoderPool
 from drb.data.identity import Identity
 from drb.data.ids import first_repeated, ids_of_paths
-from drb.data.source import Dataset, Source
+from drb.data.source import Dataset
 from drb.machine import usable_cores
 from drb.options import setting
 from drb.types import Int64Array
 
 TRAIN, TEST = ("train",), ("val", "valid", "validation", "test")  # what the names of splits begin with
-_LOOKED_AT = 10_000  # samples at most from which the statistics of arrays are computed
 
 
 class ContainedDataset(CachedDataset):
@@ -128,7 +127,10 @@ class ContainedDataset(CachedDataset):
                 },
             ),
         )
-        return dataset if self._is_picture else replace(dataset, **_statistics(sources["train"]))
+        if self._is_picture:
+            return dataset
+        mean, std = statistics_of_some(sources["train"])
+        return replace(dataset, mean=mean, std=std)
 
     def _maker(self, container: Container) -> Callable[[Container, Any, Any, Any], ContainedSource]:
         """What makes a source of rows of a container; the first sample tells whether they are pictures or arrays."""
@@ -182,10 +184,6 @@ def _of(splits: Mapping[str, Sequence[str]], words: Sequence[str]) -> list[str]:
     return [path for name, paths in splits.items() if name.startswith(tuple(words)) for path in paths]
 
 
-def _below(top: Path, paths: Sequence[str]) -> list[str]:
-    return [os.path.relpath(path, top) for path in paths]
-
-
 def _some(paths: Sequence[str]) -> str:
     return ", ".join(paths[:2]) + (", …" if len(paths) > 2 else "")
 
@@ -231,13 +229,6 @@ def _ids(container: Container, source: str, part: str) -> Int64Array:
             "dataset.per_shard=true if shards number their samples alike"
         )
     return ids
-
-
-def _statistics(train: Source) -> dict[str, Any]:
-    """Mean and deviation of arrays, from at most 10,000 training samples, evenly spaced."""
-    some = np.unique(np.linspace(0, len(train) - 1, min(len(train), _LOOKED_AT)).astype(np.int64))
-    mean, std = channel_statistics(train.gather(some)["image"])
-    return {"mean": mean, "std": std}
 
 
 def _part(count: int, files: Sequence[str]) -> list[object]:

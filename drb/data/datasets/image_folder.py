@@ -12,21 +12,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import field, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from drb.data.cache import fingerprint
 from drb.data.datasets.builder import CachedDataset
 from drb.data.datasets.listing import Listing, PassedOver, class_folders, list_images
 from drb.data.decoding.greys import note_on_greys
 from drb.data.decoding.pool import DecoderPool
+from drb.data.file_source import FileSource
 from drb.data.identity import Identity
 from drb.data.source import Dataset
 from drb.machine import usable_cores
 from drb.options import setting
-from drb.types import Int64Array, Minibatch
+from drb.types import Int64Array
 
 # every user of pretrained weights normalises with these, the statistics of ImageNet
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -35,10 +36,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 DECODING_VERSION = 2  # raise it when the same file would become other pixels
 
 
-class FolderSource:
+class FolderSource(FileSource):
     """Image files, decoded on each gather by the processes of a pool that a dataset's sources share."""
-
-    in_memory = False
 
     def __init__(
         self,
@@ -51,11 +50,9 @@ class FolderSource:
         decoders: DecoderPool,
     ) -> None:
         """names: paths below `folder`, bytes [n]: a million of them take 40 MB, as Path objects ten times that."""
+        super().__init__(np.arange(len(names)), labels, sample_ids, shape=(3, image_size, image_size))
         self._folder = folder
         self._names = names
-        self._labels = labels
-        self._sample_ids = sample_ids
-        self._image_size = image_size
         self._decoders = decoders
 
     @classmethod
@@ -65,44 +62,12 @@ class FolderSource:
         )
 
     @property
-    def labels(self) -> Int64Array:
-        return self._labels
-
-    @property
-    def sample_ids(self) -> Int64Array:
-        return self._sample_ids
-
-    @property
     def names(self) -> Iterator[str]:
         """The files' paths below the dataset's root."""
-        return (os.path.join(self._folder.name, os.fsdecode(name)) for name in self._names)
+        return (os.path.join(self._folder.name, os.fsdecode(name)) for name in self._names[self._rows])
 
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def gather(self, indices: Int64Array) -> Minibatch:
-        """See `Source.gather`. Thread-safe.
-
-        Raises:
-            ValueError: a file cannot be decoded; the message names it.
-        """
-        images = np.empty((len(indices), 3, self._image_size, self._image_size), np.uint8)
-        self._decoders.decode([os.path.join(self._folder, os.fsdecode(n)) for n in self._names[indices]], images)
-        return {
-            "image": torch.from_numpy(images),
-            "label": torch.from_numpy(self._labels[indices]),
-            "sample_id": torch.from_numpy(self._sample_ids[indices]),
-        }
-
-    def subset(self, indices: Int64Array) -> FolderSource:
-        return FolderSource(
-            self._folder,
-            self._names[indices],
-            self._labels[indices],
-            self._sample_ids[indices],
-            image_size=self._image_size,
-            decoders=self._decoders,
-        )
+    def _read(self, rows: Int64Array, out: npt.NDArray[Any]) -> None:
+        self._decoders.decode([os.path.join(self._folder, os.fsdecode(name)) for name in self._names[rows]], out)
 
 
 class ImageFolder(CachedDataset):

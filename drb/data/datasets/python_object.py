@@ -15,18 +15,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from drb.data.arrays import channel_statistics
+from drb.data.arrays import statistics_of_some
 from drb.data.containers.hold_out import held_out
 from drb.data.datasets.builder import DatasetBuilder
 from drb.data.identity import Identity
-from drb.data.ids import first_repeated, ids_of_paths
+from drb.data.ids import first_repeated, ids_of_paths, key_of_content
 from drb.data.mapped import MappedSource
 from drb.data.source import Dataset
 from drb.data.with_ids import with_ids
 from drb.options import setting
 from drb.types import Int64Array
-
-_LOOKED_AT = 10_000  # training samples at most, from which mean and deviation are computed
 
 
 class PythonObject(DatasetBuilder):
@@ -61,17 +59,18 @@ class PythonObject(DatasetBuilder):
         """
         made = self._call()
         pair = made if isinstance(made, tuple) and len(made) == 2 else (made,)
-        read = [self._read(each, split) for each, split in zip(pair, ("train", "test"), strict=False)]
+        content = blake2b(digest_size=8)
+        read = [self._read(each, split, content) for each, split in zip(pair, ("train", "test"), strict=False)]
         if len(read) == 1:
             is_test = held_out(read[0].sample_ids, self.test_fraction)
             train, test = (read[0].subset(np.flatnonzero(part)) for part in (~is_test, is_test))
         else:
             train, test = read
+        parts = {name: _part(source, content.digest()) for name, source in (("train", train), ("test", test))}
         shapes = [source.gather(np.zeros(1, np.int64))["image"] for source in (train, test)]
         if (shapes[0].shape, shapes[0].dtype) != (shapes[1].shape, shapes[1].dtype):
             raise ValueError(f"the training and the test samples of {self.function} must be alike")
-        some = np.unique(np.linspace(0, len(train) - 1, min(len(train), _LOOKED_AT)).astype(np.int64))
-        mean, std = channel_statistics(train.gather(some)["image"])
+        mean, std = statistics_of_some(train)
         return Dataset(
             train=train,
             test=test,
@@ -80,7 +79,7 @@ class PythonObject(DatasetBuilder):
             mean=mean,
             std=std,
             dtype=shapes[0].dtype,
-            identity=Identity(self.source, parts={"train": _part(train), "test": _part(test)}),
+            identity=Identity(self.source, parts=parts),
         )
 
     def _call(self) -> Any:
@@ -99,8 +98,8 @@ class PythonObject(DatasetBuilder):
         except Exception as error:
             raise ValueError(f"dataset.function={self.function} raised {type(error).__name__}: {error}") from error
 
-    def _read(self, dataset: Any, split: str) -> MappedSource:
-        """All samples of a data set, in an unnamed file."""
+    def _read(self, dataset: Any, split: str, hashed: blake2b) -> MappedSource:
+        """All samples of a data set, in an unnamed file. hashed: of what their ids do not tell."""
         labels: list[int] = []
         keys: list[bytes] = []
         given: list[int] = []
@@ -120,10 +119,9 @@ class PythonObject(DatasetBuilder):
                 labels.append(_integer(item, "label", index, self.function))
                 if "sample_id" in item:
                     given.append(_integer(item, "sample_id", index, self.function))
+                    hashed.update(content)
                 else:
-                    digest = blake2b(content, digest_size=16).digest()
-                    seen[digest] += 1
-                    keys.append(digest + b"%d" % seen[digest])
+                    keys.append(key_of_content(content, seen))
             return self._mapped(spool, labels, self._ids(split, keys, given), shape, dtype)
 
     def _ids(self, split: str, keys: list[bytes], given: list[int]) -> Int64Array:
@@ -189,8 +187,8 @@ def _integer(item: Mapping[str, Any], name: str, index: int, where: str) -> int:
     return number
 
 
-def _part(source: MappedSource) -> list[object]:
-    digest = blake2b(digest_size=8)
+def _part(source: MappedSource, content: bytes) -> list[object]:
+    digest = blake2b(content, digest_size=8)
     digest.update(source.sample_ids.tobytes())
     digest.update(source.labels.tobytes())
     return [len(source), digest.hexdigest()]

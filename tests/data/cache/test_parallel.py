@@ -7,12 +7,12 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from ranks import collect_ranks, run_cases
+from ranks import collect_ranks, run_cases, run_ranks
 
 from drb.data.cache import erase, open_prefilled, parallel
 from drb.data.cache.choose import choose_rows
 from drb.data.cache.parallel import build_together
-from drb.data.datasets import Dataset, MappedSource, load_dataset
+from drb.data.datasets import Dataset, MappedSource, TensorSource, load_dataset
 from drb.distributed.world import World
 
 SHAPE = (3, 1024, 1365)  # 4 MiB: four samples in a block
@@ -136,6 +136,20 @@ def test_what_was_erased_stays_erased_when_the_folder_is_filled_anew(tmp_path, m
     monkeypatch.setattr(parallel.shutil, "disk_usage", lambda path: _Usage())
     with pytest.raises(ValueError, match=r"more needs .* MiB, 1 KiB are free on its disk"):
         fill(0, 1, tmp_path / "more")
+
+
+def on_a_node_of_its_own(rank, world_size, top):
+    source = TensorSource({"image": torch.ones(4, 1, 2, 2), "label": torch.arange(4), "sample_id": torch.arange(4)})
+    dataset = Dataset(source, source, (1, 2, 2), 4, (0.5,), (0.2,), torch.float32)
+    folder = top / f"disk-{rank}" / "base"
+    if rank == 0:
+        build_together(folder, dataset, {}, World(), 20.0, print)
+    world = World(rank=rank, world_size=world_size, node=f"node-{rank}")
+    return len(build_together(folder, dataset, {}, world, 20.0, print).train)
+
+
+def test_a_node_that_has_its_folder_waits_for_one_that_has_not(tmp_path):
+    assert run_ranks(on_a_node_of_its_own, 2, tmp_path) == [4, 4]
 
 
 class _Usage:

@@ -195,6 +195,16 @@ def test_python_objects_with_indices_and_iterables(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def numbered(shade):
+    return [{"image": np.full((3, 4, 4), shade, np.uint8), "label": n % 3, "sample_id": n} for n in range(4)]
+
+
+def test_images_that_change_under_given_ids_are_other_data():
+    first, other = (load_dataset("python", function=f"{__name__}.numbered", arguments={"shade": n}) for n in (1, 2))
+    assert first.train.sample_ids.tolist() == other.train.sample_ids.tolist()
+    assert first.identity.fingerprint != other.identity.fingerprint
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
