@@ -60,7 +60,7 @@ class Running:
             file.touch()
         self._command = [str(part) for part in command]
         self._started = time.monotonic()
-        if self._command[0] == sys.executable and environment["PYTHONPATH"] == str(ROOT) and is_warm(self._command[1:]):
+        if self._command[0] == sys.executable and is_warm(self._command[1:], environment, str(ROOT)):
             self._process = _Fork(self._command[1:], cwd, environment, self._files)
         else:
             self._process = _start(self._command, cwd, environment, self._files)

@@ -1,7 +1,9 @@
 """Stands in for Python in the tests: has a process that is already warm run a module or a script, and ends as it does.
 
 Started as `warm_client.py SOCKET ROOT [-u] (-m MODULE | SCRIPT) ARGUMENTS…` by the script that `warm_python` writes.
-What it is told to do otherwise (`-c`, `-W`, modules of others, another PYTHONPATH) a cold interpreter does.
+What it is told to do otherwise (`-c`, `-W`, modules of others, what is read when Python starts) a cold interpreter
+does. A process that is warm has the hash seed and the cgroup of the others, which cannot be given to it: one test of
+each launcher starts its ranks cold.
 """
 
 import array
@@ -11,20 +13,23 @@ import resource
 import signal
 import socket
 import sys
+from collections.abc import Mapping
 
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
-_COLD = ("PYTHONWARNINGS", "PYTHONOPTIMIZE", "PYTHONHASHSEED", "PYTHONIOENCODING", "PYTHONUTF8", "PYTHONSAFEPATH")
+_COLD = {"PYTHONWARNINGS", "PYTHONOPTIMIZE", "PYTHONHASHSEED", "PYTHONIOENCODING", "PYTHONUTF8", "PYTHONSAFEPATH"}
 
 
 def main() -> None:
     address, root, *command = sys.argv[1:]
-    is_of_checkout = os.environ.get("PYTHONPATH", "").split(os.pathsep)[0] == root
-    if not (is_of_checkout and is_warm(command)) or any(name in os.environ for name in _COLD):
+    if not is_warm(command, os.environ, root):
         os.execv(sys.executable, [sys.executable, *command])
     with socket.socket(socket.AF_UNIX) as server:
         server.connect(address)
         wanted = {"command": command, "cwd": os.getcwd(), "environment": dict(os.environ), "parent": os.getppid()}
         wanted["umask"] = os.umask(0)
+        wanted["cores"] = list(os.sched_getaffinity(0))
+        limits = {getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")}
+        wanted["limits"] = [(number, resource.getrlimit(number)) for number in limits]
         wanted["ignored"] = [number for number in _FORWARDED if signal.getsignal(number) is signal.SIG_IGN]
         body = json.dumps(wanted).encode()
         namespaces = [os.open(f"/proc/self/ns/{name}", os.O_RDONLY) for name in ("uts", "net")]
@@ -49,8 +54,11 @@ def main() -> None:
     os._exit(status)
 
 
-def is_warm(command: list[str]) -> bool:
-    """Whether a process that has imported what `preload` names can run this, as far as the arguments tell."""
+def is_warm(command: list[str], environment: Mapping[str, str], root: str) -> bool:
+    """Whether a process that has imported what `preload` names, with one thread, can run this as a cold one does."""
+    is_of_checkout = environment.get("PYTHONPATH", "").split(os.pathsep)[0] == root
+    if not is_of_checkout or environment.get("OMP_NUM_THREADS") != "1" or _COLD & environment.keys():
+        return False
     if command[:1] == ["-u"]:
         command = command[1:]
     if command[:1] == ["-m"]:

@@ -13,6 +13,7 @@ import ctypes
 import fcntl
 import json
 import os
+import resource
 import runpy
 import selectors
 import shlex
@@ -23,9 +24,12 @@ import subprocess
 import sys
 import tempfile
 import threading
+import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
+
+import numpy as np
 
 _ROOT = Path(__file__).resolve().parents[1]
 _FOLDER, _OWNER = "DRB_TESTS_WARM_PYTHON", "DRB_TESTS_SESSION"  # the workers of one pytest session share one server
@@ -135,6 +139,10 @@ class _Server:
 def _serve_client(wanted: dict[str, Any], descriptors: list[int]) -> NoReturn:
     os.setpgid(0, 0)
     os.umask(wanted["umask"])
+    os.sched_setaffinity(0, wanted["cores"])
+    for number, limits in wanted["limits"]:
+        if resource.getrlimit(number) != tuple(limits):
+            resource.setrlimit(number, limits)
     for number in wanted["ignored"]:
         signal.signal(number, signal.SIG_IGN)
     os.getppid = lambda: wanted["parent"]
@@ -159,11 +167,13 @@ def run_as_python(
     os.chdir(cwd)
     tempfile.tempdir = None  # TMPDIR says where
     sys.executable = environment.get("PYTHON_EXEC", sys.executable)
-    is_unbuffered = command[0] == "-u"
-    _open_outputs(is_unbuffered)
+    if command[0] == "-u":
+        command, environment = command[1:], environment | {"PYTHONUNBUFFERED": "1"}
+    _open_outputs(bool(environment.get("PYTHONUNBUFFERED")))
+    np.random.seed()  # noqa: NPY002 - forked processes have one state, which would hide draws without a seed
     code = 1
     try:
-        _run_main(command[1:] if is_unbuffered else command)
+        _run_main(command, environment["PYTHONPATH"].split(os.pathsep))
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -190,8 +200,10 @@ def _open_outputs(is_unbuffered: bool) -> None:
         setattr(sys, f"__{name}__", stream)
 
 
-def _run_main(command: list[str]) -> None:
-    """`-m MODULE ARGUMENTS…` or `SCRIPT ARGUMENTS…`."""
+def _run_main(command: list[str], paths: list[str]) -> None:
+    """`-m MODULE ARGUMENTS…` or `SCRIPT ARGUMENTS…`. paths: PYTHONPATH; without the tests' they are not found."""
+    own = {"", str(_ROOT), str(_ROOT / "tests")}
+    sys.path[:] = [*paths, *(path for path in sys.path if path not in own)]
     if command[0] == "-m":
         sys.path.insert(0, os.getcwd())
         sys.argv = command[1:]
@@ -200,7 +212,9 @@ def _run_main(command: list[str]) -> None:
     else:
         sys.path.insert(0, str(Path(command[0]).resolve().parent))
         sys.argv = command
-        runpy.run_path(command[0], run_name="__main__")
+        main = sys.modules["__main__"] = types.ModuleType("__main__")
+        main.__file__ = os.path.join(os.getcwd(), command[0])
+        exec(compile(Path(command[0]).read_bytes(), main.__file__, "exec"), vars(main))
 
 
 if __name__ == "__main__":

@@ -101,9 +101,16 @@ def test_so_they_do_in_every_job():
 
 
 @pytest.mark.parametrize("world_size", [1, 3])
-def test_so_do_one_and_three(world_size):
+@pytest.mark.parametrize(
+    ("job", "checkpoints"),
+    [
+        ({"save_at": (2, 11), "at_task_end": False}, 3),
+        pytest.param({"save_at": (2, 8, 11)}, 6, marks=pytest.mark.full),
+    ],
+)
+def test_so_do_one_and_three(world_size, job, checkpoints):
     # three values are added in an order that depends on where DDP puts them: it must be the same order again
-    assert checked(world_size, {"er": {"save_at": (2, 11), "at_task_end": False}}) == [3]
+    assert checked(world_size, {"er": job}) == [checkpoints]
 
 
 @pytest.mark.full

@@ -7,6 +7,7 @@ import copy
 import json
 import random
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -156,9 +157,9 @@ def mutate(state, rng):
     return rng.choice(ODD)
 
 
-@pytest.mark.filterwarnings("ignore:the state has data=")  # said, and the rest of the state is right
 def test_states():
-    rng, refused = random.Random(5), 0
+    """A state of which only the name of its data is odd is taken, with a warning; of no other is one given."""
+    rng, refused, named = random.Random(5), 0, 0
     kinds = [{}, {"admission": "class_balanced"}, {"admission": "fifo", "proportions": "stream"}]
     kinds += [{"proportions": "balanced"}, {"admission": "random_replacement", "candidates": 4}]
     states = []
@@ -177,7 +178,14 @@ def test_states():
                     assert torch.equal(batch["image"][:8], image_of(range(t * 8, t * 8 + 8)))
 
         try:
-            refused += refusal(use) is not None
+            with warnings.catch_warnings(record=True) as given:
+                warnings.simplefilter("always")
+                is_refused = refusal(use) is not None
         except Exception as error:
             raise AssertionError(f"{settings}: {error!r}") from error
+        refused += is_refused
+        names_data = not is_refused and bad["settings"]["data"] is not None
+        assert ["the state has data=" in str(warning.message) for warning in given] == [True] * names_data
+        named += names_data
     assert refused > CASES["states"] / 3
+    assert named

@@ -44,7 +44,9 @@ def test_a_run_that_is_told_to_stop_ends_with_one_line_and_code_75(tmp_path):
 
 
 def test_the_error_of_the_rank_that_failed_first_is_the_last_line(tmp_path):
-    ended = Running([SCRIPT, *TINY, "rehearsal.capacity=0"], tmp_path, NPROC_PER_NODE="1", PYTHON=sys.executable).wait()
+    """As a user starts it: torchrun and its rank are cold Pythons."""
+    python = dict.fromkeys(("PYTHON", "PYTHON_EXEC"), sys.executable)
+    ended = Running([SCRIPT, *TINY, "rehearsal.capacity=0"], tmp_path, NPROC_PER_NODE="1", **python).wait()
     assert ended.code == 1, ended
     assert "Traceback" not in ended.err
     assert "rehearsal.capacity" in ended.err.splitlines()[-1]

@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import socket
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 import pytest
 from programs import ROOT, start_ranks
 from slurm.jobs import Cluster, Job, call
+from warm_python import warm_python
 
 TINY = ["experiment=digits", "tracking=none", "scenario.num_tasks=1", "training.epochs=1"]
 RUN = ["experiment=digits", "tracking=none", "scenario.num_tasks=3", "training.epochs=25"]  # seconds per task
@@ -100,7 +102,14 @@ def test_a_preempted_job_checkpoints_and_restarts_are_capped(cluster: Cluster):
 
 
 def test_an_array_runs_one_seed_per_job(cluster: Cluster):
-    first = cluster.submit("train_srun.sbatch", *TINY, options=("--array=3,5", "--nodes=1"))
+    """One of them as a user starts it, by a cold Python."""
+    python = script(
+        cluster.folder / "python.sh",
+        f'[[ $SLURM_ARRAY_TASK_ID != 3 ]] || exec {sys.executable} "$@"',
+        f'exec {warm_python()} "$@"',
+    )
+    options = ("--array=3,5", "--nodes=1")
+    first = cluster.submit("train_srun.sbatch", *TINY, options=options, DRB_PYTHON=str(python))
     jobs = [Job(f"{first.id}_{seed}", first.folder) for seed in (3, 5)]
     assert [job.wait()["JobState"] for job in jobs] == ["COMPLETED", "COMPLETED"]
     assert [job.summary["seed"] for job in jobs] == [3, 5]

@@ -18,6 +18,8 @@ MOMENTUM = Sgd(lr=0.1, momentum=0.9)
 ADAM = Adam(lr=0.01)
 CASES = {  # strategy, accumulated batches, optimizer
     "finetune": ("finetune", 1, MOMENTUM),
+    "finetune with adam": ("finetune", 1, ADAM),
+    "er": ("er", 1, MOMENTUM),
     "er with adam": ("er", 1, ADAM),
     "er accumulating": ("er", 3, MOMENTUM),
     "er accumulating with adam": ("er", 3, ADAM),

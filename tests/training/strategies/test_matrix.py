@@ -26,6 +26,7 @@ MATRIX = [
     *METHODS,
     *(f"{method}+ema" for method in METHODS),
     *(f"{method}+{penalty}+ema" for penalty in PENALTIES for method in ["finetune", *REHEARSING]),
+    *(f"{method}+{penalty}" for penalty in ("ewc", "si") for method in ("lp_ft", "lwf")),
 ]
 LEVERS = ("balanced_softmax", "mean_teacher")
 WITH_LEVERS = [*(f"{method}+{lever}" for method in ("er", "derpp") for lever in LEVERS), "derpp+ema+logit_refresh"]
