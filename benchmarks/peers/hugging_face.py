@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from datasets import Dataset, Features, Value, interleave_datasets
 from datasets.distributed import split_dataset_by_node
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from peers import SHAPE, Job
+from peers import SHAPE, Job, ResumableMix
 
 VERSION = f"datasets {datasets.__version__}"
 SHARDS = 8
@@ -33,7 +33,7 @@ def _collated(samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     return {"image": torch.from_numpy(images.copy()), **columns}
 
 
-class Mix:
+class Mix(ResumableMix):
     def __init__(self, folders: Mapping[str, Path], shares: Mapping[str, int], job: Job) -> None:
         parts = [
             Dataset.load_from_disk(str(folder)).to_iterable_dataset(num_shards=SHARDS).shuffle(seed=job.seed)
@@ -42,14 +42,5 @@ class Mix:
         total = sum(shares.values())
         mixed = interleave_datasets(parts, probabilities=[shares[name] / total for name in folders], seed=job.seed)
         own = split_dataset_by_node(mixed, rank=job.rank, world_size=job.world_size)
-        self._loader = StatefulDataLoader(own, batch_size=job.batch_size, num_workers=job.workers, collate_fn=_collated)
-
-    def minibatches(self) -> Iterator[list[int]]:
-        for batch in self._loader:
-            yield batch["id"].tolist()
-
-    def state(self, step: int) -> Any:
-        return self._loader.state_dict()
-
-    def load(self, state: Any) -> None:
-        self._loader.load_state_dict(state)
+        loader = StatefulDataLoader(own, batch_size=job.batch_size, num_workers=job.workers, collate_fn=_collated)
+        super().__init__(loader)

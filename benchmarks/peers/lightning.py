@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import litdata
 import numpy as np
 from litdata import CombinedStreamingDataset, StreamingDataLoader, StreamingDataset
 
-from peers import Job
+from peers import Job, ResumableMix
 
 VERSION = f"litdata {litdata.__version__}"
 
@@ -25,20 +25,10 @@ def write(folder: Path, images: np.ndarray, labels: np.ndarray, ids: np.ndarray)
     litdata.optimize(sample, list(range(len(ids))), str(folder), chunk_bytes="4MB", num_workers=1)
 
 
-class Mix:
+class Mix(ResumableMix):
     def __init__(self, folders: Mapping[str, Path], shares: Mapping[str, int], job: Job) -> None:
         parts = [StreamingDataset(str(folder), shuffle=True, seed=job.seed) for folder in folders.values()]
         total = sum(shares.values())
         weights = [shares[name] / total for name in folders]
         mixed = CombinedStreamingDataset(parts, seed=job.seed, weights=weights, iterate_over_all=False)
-        self._loader = StreamingDataLoader(mixed, batch_size=job.batch_size, num_workers=job.workers)
-
-    def minibatches(self) -> Iterator[list[int]]:
-        for batch in self._loader:
-            yield batch["id"].tolist()
-
-    def state(self, step: int) -> Any:
-        return self._loader.state_dict()
-
-    def load(self, state: Any) -> None:
-        self._loader.load_state_dict(state)
+        super().__init__(StreamingDataLoader(mixed, batch_size=job.batch_size, num_workers=job.workers))

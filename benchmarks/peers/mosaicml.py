@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import streaming
 from streaming import MDSWriter, Stream, StreamingDataLoader, StreamingDataset
 from streaming.base.util import clean_stale_shared_memory
 
-from peers import Job
+from peers import Job, ResumableMix
 
 VERSION = f"mosaicml-streaming {streaming.__version__}"
 
@@ -23,7 +22,7 @@ def write(folder: Path, images: np.ndarray, labels: np.ndarray, ids: np.ndarray)
             out.write({"image": image, "label": int(label), "id": int(id_)})
 
 
-class Mix:
+class Mix(ResumableMix):
     def __init__(self, folders: Mapping[str, Path], shares: Mapping[str, int], job: Job) -> None:
         clean_stale_shared_memory()
         total = sum(shares.values())
@@ -34,14 +33,4 @@ class Mix:
             shuffle=True,
             shuffle_seed=job.seed,
         )
-        self._loader = StreamingDataLoader(dataset, batch_size=job.batch_size, num_workers=job.workers)
-
-    def minibatches(self) -> Iterator[list[int]]:
-        for batch in self._loader:
-            yield batch["id"].tolist()
-
-    def state(self, step: int) -> Any:
-        return self._loader.state_dict()
-
-    def load(self, state: Any) -> None:
-        self._loader.load_state_dict(state)
+        super().__init__(StreamingDataLoader(dataset, batch_size=job.batch_size, num_workers=job.workers))

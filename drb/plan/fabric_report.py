@@ -18,7 +18,7 @@ def describe_fabric(found: Fabric) -> str:
     some = f", {found.left_out} others left out" if found.left_out else ""
     lines = [
         _verdict(found),
-        f"  ranks     {len(found.nodes)} on {nodes} node{'s' * (nodes > 1)}; {len(found.links)} links measured{some}",
+        f"  ranks     {len(found.nodes)} on {nodes} node{'s' * (nodes > 1)}; {_links(len(found.links))} measured{some}",
     ]
     for between_nodes, heading in ((False, "within    "), (True, "between   ")):
         if links := found.kind(between_nodes):
@@ -50,16 +50,20 @@ def _verdict(found: Fabric) -> str:
 
 
 def _of_kind(links: Sequence[Link]) -> str:
-    """The medians and the slowest link, for example 'nodes: 21 µs, 3.1 GiB/s (ranks 0 and 1: 2.9 GiB/s)'."""
+    """The medians and the slowest link: 'nodes: 21 µs, 3.1 GiB/s (slowest: ranks 0 and 1, 2.9 GiB/s)'."""
     latency = statistics.median(link.latency_s for link in links)
     speed = statistics.median(link.bytes_per_second for link in links)
     slowest = min(links, key=lambda link: link.bytes_per_second)
-    low, high = slowest.ranks
-    return f"nodes: {readable_time(latency)}, {format_bytes(speed)}/s (ranks {low} and {high}: {_speed(slowest)})"
+    named = f"slowest: ranks {slowest.ranks[0]} and {slowest.ranks[1]}, {_speed(slowest)}"
+    return f"nodes: {readable_time(latency)}, {format_bytes(speed)}/s ({named})"
 
 
 def _speed(link: Link) -> str:
     return f"{format_bytes(link.bytes_per_second)}/s"
+
+
+def _links(count: int) -> str:
+    return f"{count} link{'s' * (count != 1)}"
 
 
 def _host(node: str) -> str:

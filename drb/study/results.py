@@ -47,8 +47,8 @@ def read_results(study: Study, folder: Path) -> list[Result]:
     """One result for each run of the study, in its order.
 
     Raises:
-        ValueError: the folder is another study's, a directory in it holds a run with other settings, or Slurm was given
-            some of the runs and does not answer.
+        ValueError: the folder is another study's, a directory in it holds a run with other settings or on other ranks,
+            or Slurm was given some of the runs and does not answer.
     """
     owner = (_read(folder / OWNER) or {"study": study.name}).get("study")
     if owner != study.name:
@@ -58,6 +58,13 @@ def read_results(study: Study, folder: Path) -> list[Result]:
 
 
 def read_result(run: StudyRun, folder: Path, queue: Callable[[], Mapping[str, str]] = jobs_in_queue) -> Result:
+    """The result of one run.
+
+    Args:
+        queue: tells which jobs wait or run; only called if the run was given to Slurm and has not ended.
+    Raises:
+        ValueError: as `read_results`.
+    """
     run_dir = folder / run.folder
     record = _read(run_dir / RECORD)
     summary = _read(run_dir / "summary.json")
@@ -72,6 +79,10 @@ def read_result(run: StudyRun, folder: Path, queue: Callable[[], Mapping[str, st
             f"{_REMEDY}"
         )
     if summary is not None:
+        if summary["world_size"] != run.point.ranks:  # sbatch was given other numbers of nodes or tasks
+            raise ValueError(
+                f"{run_dir} was run on {summary['world_size']} ranks, the study asks for {run.point.ranks}; {_REMEDY}"
+            )
         return Result(run, "done", summary)
     if job := record.get("job"):
         if job in (waiting := queue()):

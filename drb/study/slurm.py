@@ -108,7 +108,7 @@ def submit_study(
     jobs = sorted({result.job for result in results if result.job})
     for array in arrays:
         _tell(array, study, folder)
-        jobs.append(_sbatch(array.command, slurm, after=jobs[-1:] if slurm.at_once else [], **array.environment))
+        jobs.append(_sbatch(array.command, slurm, after=jobs if slurm.at_once else [], **array.environment))
         say(f"job {jobs[-1]}: {_plural(len(array.places), 'run')}, on {_plural(array.ranks, 'rank')}")
     job = _sbatch(_page_command(f"{arrays[0].name}-page", folder, slurm, page), slurm, after=jobs)
     say(f"job {job}: the page, when those have ended: {folder / PAGE}")

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from drb.tracking.comparison import VIEW, side_by_side, table_of
@@ -52,7 +52,7 @@ def links(uri: str, address: str) -> Iterator[str]:
     """
     try:
         client = connect(uri)
-        found = [(experiment, client.search_runs([experiment.experiment_id])) for experiment in _experiments(client)]
+        found = [(each, _every(client.search_runs, [each.experiment_id])) for each in _experiments(client)]
     except Exception as error:  # MLflow's, the HTTP client's, the database's
         raise ValueError(f"{uri} cannot be read: {one_line(error)}") from error
     if not any(runs for _, runs in found):
@@ -66,12 +66,22 @@ def links(uri: str, address: str) -> Iterator[str]:
 
 def _experiments(client: Any) -> list[Any]:
     """All experiments; those of drb that an earlier version made without a kind get one."""
-    experiments: list[Any] = list(client.search_experiments())
+    experiments = _every(client.search_experiments)
     for experiment in experiments:
         for name, value in EXPERIMENT_TAGS.items():
             if name not in experiment.tags:
                 client.set_experiment_tag(experiment.experiment_id, name, value)
     return experiments
+
+
+def _every(search: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """All that a search of MLflow's finds; it gives at most a thousand at a time."""
+    page = search(*arguments)
+    found = list(page)
+    while page.token:
+        page = search(*arguments, page_token=page.token)
+        found += page
+    return found
 
 
 def _studies(client: Any, place: str, runs: Sequence[Any], address: str) -> Iterator[str]:

@@ -74,8 +74,8 @@ def test_a_slow_link_is_named_and_compared_with_links_of_its_kind_only():
     assert slow_links(even) == []
     lines = describe_fabric(even).splitlines()
     assert lines[0].startswith("No link is slow")
-    assert lines[2] == "  within    nodes: 20 µs, 7.5 GiB/s (ranks 1 and 3: 7 GiB/s)"
-    assert lines[3] == "  between   nodes: 20 µs, 1 GiB/s (ranks 1 and 2: 921.6 MiB/s)"
+    assert lines[2] == "  within    nodes: 20 µs, 7.5 GiB/s (slowest: ranks 1 and 3, 7 GiB/s)"
+    assert lines[3] == "  between   nodes: 20 µs, 1 GiB/s (slowest: ranks 1 and 2, 921.6 MiB/s)"
     assert lines[4] == "  gradients 25 MiB all-reduced in 31 ms"
     one = fabric({(0, 2): 8, (1, 3): 7, (0, 1): 1, (0, 3): 0.4, (1, 2): 0.9, (2, 3): 1})
     assert [link.ranks for link in slow_links(one)] == [(0, 3)]

@@ -75,18 +75,18 @@ class Pages:
 def dashboard(folder: Path, port: int, environment: Mapping[str, str]) -> Iterator[dict[str, str]]:
     """`drb dashboard` of the store in a folder, while it runs; the links that it prints."""
     command = [sys.executable, "-u", "-m", "drb.cli", "dashboard", f"--port={port}"]
-    process = subprocess.Popen(command, cwd=folder, env=dict(environment), stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        lines: list[str] = []
-        for line in process.stdout:
-            lines.append(line)
-            if line.startswith("Ctrl-C"):
-                break
-        yield dict(_LINK.findall("".join(lines)))
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(30)
+    with subprocess.Popen(command, cwd=folder, env=dict(environment), stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            lines: list[str] = []
+            for line in process.stdout:
+                lines.append(line)
+                if line.startswith("Ctrl-C"):
+                    break
+            yield dict(_LINK.findall("".join(lines)))
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(30)
 
 
 @contextlib.contextmanager

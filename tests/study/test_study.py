@@ -236,7 +236,12 @@ def test_what_is_not_this_studys_is_refused_rather_than_mixed(file: Path, tmp_pa
     run_study(study, tmp_path / "out", launch, lambda line: None)
     with pytest.raises(ValueError, match="holds the study made, not other; give another folder"):
         read_results(dataclasses.replace(study, name="other"), tmp_path / "out")
-    (tmp_path / "out" / study.runs[0].folder / "study_run.json").unlink()
+    run_dir = tmp_path / "out" / study.runs[0].folder
+    made = json.loads((run_dir / "summary.json").read_text())
+    (run_dir / "summary.json").write_text(json.dumps({**made, "world_size": 3}))
+    with pytest.raises(ValueError, match="was run on 3 ranks, the study asks for 1; give another folder"):
+        read_results(study, tmp_path / "out")
+    (run_dir / "study_run.json").unlink()
     with pytest.raises(ValueError, match="holds a run that no study has started"):
         read_results(study, tmp_path / "out")
 
