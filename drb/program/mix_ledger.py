@@ -30,10 +30,11 @@ def write_ledger(run_dir: Path, config: TrainConfig, dataset: Dataset, trainer: 
     """
     scenario = build_scenario(build_variant("scenario", config.scenario), dataset, seed=config.seed)
     asked = next(iter(scenario)).mix
+    path, lost = run_dir / LEDGER_FILE, 0
     if asked is None:
+        path.unlink(missing_ok=True)  # of another run, in whose directory this one was started anew
         return
     rows = trainer.rows_per_step
-    path, lost = run_dir / LEDGER_FILE, 0
     mix = asked.begin(rows, loader_seed(config.seed, 0))
     if trainer.steps:
         known = _known(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from drb.rehearsal.ledger.file import LedgerWriter, cut
 from drb.rehearsal.ledger.recorder import Recorder
 from drb.rehearsal.rehearsal import Rehearsal
 from drb.training import Trainer
+
+_log = logging.getLogger(__name__)
 
 
 class RunLedger:
@@ -40,5 +43,8 @@ class RunLedger:
         return writer.write
 
     def finish(self) -> None:
-        """Write the rest. After the rehearsal has ended."""
-        self.start_flush()()
+        """Write the rest, after the rehearsal has ended. A disk that is full does not fail the run."""
+        try:
+            self.start_flush()()
+        except OSError as error:
+            _log.warning("the end of the ledger could not be written (%s); drb audit will lack the last steps", error)

@@ -57,13 +57,16 @@ def main(arguments: Sequence[str]) -> int:
 def _answer(ledger: Ledger | RehearsalLedger, options: argparse.Namespace) -> list[str]:
     if options.step is not None:
         return ledger.step(options.step)
+    lacks = ledger.lacks if isinstance(ledger, RehearsalLedger) else ""
+    note = [f"the ledger lacks the steps {lacks}: what these were trained on is not known"] if lacks else []
     if options.mixture:
-        return ledger.mixture()
+        return [*ledger.mixture(), *note]
     steps, seen_by = ledger.sample(options.sample)
     times = f"{len(steps)} of {ledger.steps} steps" if steps else f"none of {ledger.steps} steps"
     return [
         f"{options.sample} was trained in {times}" + (f": {', '.join(map(str, steps))}" if steps else ""),
         f"seen by {', '.join(seen_by) or 'no checkpoint or export that is left'}",
+        *note,
     ]
 
 

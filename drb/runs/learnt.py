@@ -16,14 +16,15 @@ def learnt_from(run_dir: Path, sample_ids: Int64Array) -> str:
     Raises:
         ValueError: the run has no ledger, or a damaged one.
     """
-    if not (run_dir / FOLDER).is_dir():
+    ledger = read_ledger(run_dir) if (run_dir / FOLDER).is_dir() else None
+    if not isinstance(ledger, RehearsalLedger):
         raise ValueError(f"{run_dir} has no ledger (ledger=false, or it is of an earlier version of drb)")
-    ledger = read_ledger(run_dir)
-    assert isinstance(ledger, RehearsalLedger)
+    lacks = f"; what the steps {ledger.lacks} were trained on is not known" if ledger.lacks else ""
     steps = [numbers for numbers in ledger.steps_of(sample_ids.tolist()).values() if numbers]
     if not steps:
-        return f"the run was trained on none of these samples in its {ledger.steps} steps"
+        return f"the run was trained on none of these samples in its {ledger.steps} steps{lacks}"
     first = min(numbers[0] for numbers in steps)
     seen_by = ", ".join(ledger.seen_by([first])) or "no checkpoint or export that is left"
     were = "sample was" if len(steps) == 1 else "samples were"
-    return f"{len(steps)} {were} trained on, from step {first} on: the weights of {seen_by} have learnt from that"
+    learnt = f"{len(steps)} {were} trained on, from step {first} on: the weights of {seen_by} have learnt from that"
+    return learnt + lacks

@@ -106,8 +106,9 @@ def _seen(run_dir: Path) -> tuple[int, dict[str, int]]:
     steps = max(seen.values(), default=0)
     summary = run_dir / "summary.json"
     if summary.exists():
-        steps = int(json.loads(summary.read_text(encoding="utf-8"))["steps"])
-        seen |= {file: steps for file in ("model.safetensors", "model.pt2") if (run_dir / file).exists()}
+        ended = int(json.loads(summary.read_text(encoding="utf-8"))["steps"])
+        seen |= {file: ended for file in ("model.safetensors", "model.pt2") if (run_dir / file).exists()}
+        steps = max(steps, ended)  # a run that was extended by tasks has checkpoints beyond its summary
     return steps, seen
 
 

@@ -28,7 +28,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class RehearsalLedger:
-    """The ledger of a run, of its optimisation steps up to `steps`.
+    """The ledger of a run that has trained `steps` optimisation steps, of which the ledger may lack some (`lacks`).
 
     checkpoints: by the name of a checkpoint or an export of the run, the steps that it has seen.
     """
@@ -71,6 +71,18 @@ class RehearsalLedger:
     def seen_by(self, steps: list[int]) -> list[str]:
         """The checkpoints and exports whose weights have learnt from one of these steps, which ascend."""
         return [name for name, seen in self.checkpoints.items() if steps and steps[0] <= seen]
+
+    @property
+    def lacks(self) -> str:
+        """The steps of the run that were not logged, such as '1 to 50, 91 to 120'; empty if all were."""
+        gaps, known = [], 0
+        for start in [*self.starts, None]:
+            begin = self.steps if start is None else min(start[0].begin, self.steps)
+            if begin > known:
+                gaps.append(f"{known + 1} to {begin}")
+            if start is not None:
+                known = max(known, min(log.end for log in start))
+        return ", ".join(gaps)
 
     # -- what drb audit prints
 
@@ -132,7 +144,7 @@ class RehearsalLedger:
 def read_rehearsal_ledger(
     run_dir: Path, steps: int | None = None, checkpoints: Mapping[str, int] | None = None
 ) -> RehearsalLedger:
-    """The ledger of a run. steps: that its checkpoints and its summary know of; None: all that were logged.
+    """The ledger of a run. steps: those that its checkpoints and its summary know of; None: all that were logged.
 
     Raises:
         ValueError: it is damaged, or was not written.
@@ -141,12 +153,12 @@ def read_rehearsal_ledger(
     if not starts:
         raise ValueError(f"{run_dir / FOLDER} holds no ledger: the run was started with ledger=false, or saved nothing")
     last = max(log.end for start in starts for log in start)
-    return RehearsalLedger(starts, last if steps is None else min(steps, last), checkpoints or {})
+    return RehearsalLedger(starts, last if steps is None else steps, checkpoints or {})
 
 
 def is_sample_id(name: str) -> bool:
-    """Whether a sample's name is an id."""
-    return name.removeprefix("-").isdecimal()
+    """Whether a sample's name is an id, which is an integer of 64 bits."""
+    return name.removeprefix("-").isdecimal() and -(1 << 63) <= int(name) < 1 << 63
 
 
 def _stretches(log: RankLog) -> list[Stretch]:

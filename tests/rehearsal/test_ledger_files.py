@@ -60,6 +60,34 @@ def test_what_was_cut_short_does_not_count(run_dir):
     assert not path.exists()
 
 
+def test_a_run_goes_on_without_what_is_damaged_and_the_audit_says_what_it_lacks(run_dir, caplog):
+    (path,) = (run_dir / FOLDER).iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    cut(run_dir, 12)
+    assert "drb audit cannot answer for the steps from there on" in caplog.text
+    ledger = read_rehearsal_ledger(run_dir, 15)
+    assert len(ledger.trained(6).new) == 4
+    assert ledger.lacks == "7 to 15"
+    path.write_bytes(bytes([*whole[:20], whole[20] ^ 1, *whole[21:]]))  # the rules
+    cut(run_dir, 12)
+    assert not path.exists()
+
+
+def test_files_of_another_run_or_version_are_refused(run_dir, monkeypatch):
+    (path,) = (run_dir / FOLDER).iterdir()
+    other = path.with_name("0000000006-00000.log")
+    other.write_bytes(path.read_bytes())
+    with pytest.raises(ValueError, match="0000000006-00000.log begins before the end of an earlier start"):
+        read_ledger(run_dir)
+    other.unlink()
+    monkeypatch.setattr("drb.rehearsal.ledger.file._FORMAT", "drb-ledger 2")
+    with pytest.raises(
+        ValueError, match="00000.log is of another version of drb: it is drb-ledger 1, not drb-ledger 2"
+    ):
+        read_ledger(run_dir)
+
+
 def test_what_is_wrong_is_told(run_dir):
     ledger = read_ledger(run_dir)
     with pytest.raises(ValueError, match="the run has trained the steps 1 to 12, got 13"):
@@ -67,6 +95,8 @@ def test_what_is_wrong_is_told(run_dir):
     with pytest.raises(ValueError, match="named by its id, such as 17, got 'new:1'"):
         ledger.sample("new:1")
     assert ledger.sample("1000") == ([], [])
+    with pytest.raises(ValueError, match="named by its id"):
+        ledger.sample(str(1 << 63))
     (path,) = (run_dir / FOLDER).iterdir()
     whole = bytearray(path.read_bytes())
     whole[len(whole) // 2] ^= 1

@@ -1,9 +1,10 @@
-"""`drb inspect` shows what a checkpoint holds, `drb verify` finds what is wrong with it."""
+"""Checkpoints from outside: `drb inspect` shows one, `drb verify` checks it, `drb forget` says who learnt from what."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from ranks import run_ranks
 from drb.checkpoint import Checkpointer, CheckpointError, CheckpointSettings, StopSignals, rewrite_checkpoint
 from drb.cli import main
 from drb.distributed.world import World
+from drb.rehearsal.ledger.file import LedgerWriter, cut
+from drb.rehearsal.ledger.recorder import Recorder
 from drb.rehearsal.rehearsal import Rehearsal
 from drb.runs.verification import verify
 
@@ -25,11 +28,19 @@ def save(rank: int, world_size: int, folder: str, key: str | None) -> list[int]:
     """A run of two ranks, saved after 20 and 22 steps; the ids in this rank's buffer."""
     settings = CheckpointSettings(every_steps=1, signals=[], key_file=key)
     saver = Checkpointer(settings, Path(folder), World(rank, world_size), signals=StopSignals([]))
-    saver.begin_run({"config": CONFIG, "versions": {}, "tracking_run_id": None}, lambda: lambda: None)
+    recorder, step = Recorder(), 0
+    ledger = LedgerWriter(Path(folder), recorder, rank, 0)
+
+    def flush() -> Callable[[], None]:
+        ledger.take(step + 1)
+        return ledger.write
+
+    saver.begin_run({"config": CONFIG, "versions": {}, "tracking_run_id": None}, flush)
     saver.begin_task(0)
     position = {"task": 1, "begun": True, "epoch": 2, "minibatch": 5}
     state = {"trainer": {"position": position}, "model": {"w": torch.ones(2)}, "optimizer": {}}
     with Rehearsal(20, 3, seed=4, verbose=False, asynchronous=True) as rehearsal:
+        rehearsal.recorder = recorder
         for step in range(22):
             ids = torch.arange(4) + 1000 * rank + 4 * step
             rehearsal.extend({"image": torch.ones(4, 9) * ids[:, None], "label": ids % 3, "sample_id": ids})
@@ -154,3 +165,21 @@ def test_what_is_no_checkpoint_is_one_line(tmp_path, capsys):
     (tmp_path / "checkpoints").mkdir()
     assert main(["inspect", str(tmp_path)]) == 1
     assert "is a run directory without a checkpoint" in capsys.readouterr().err
+
+
+def test_forgetting_says_which_weights_have_learnt_and_what_is_not_known(saved, tmp_path, capsys):
+    run_dir = Path(shutil.copytree(saved[0], tmp_path / "run"))
+    assert main(["forget", str(run_dir), "--ids", "84,1084"]) == 0
+    assert "2 samples were trained on, from step 22 on: the weights of step-0000000022 have learnt from that\n" in (
+        capsys.readouterr().out
+    )
+    cut(run_dir, 20)  # what a part of the run was trained on is lost
+    assert main(["forget", str(run_dir), "--ids", "40,85"]) == 0
+    assert (
+        "1 sample was trained on, from step 11 on: the weights of step-0000000020, step-0000000022 have learnt from "
+        "that; what the steps 21 to 22 were trained on is not known\n"
+    ) in capsys.readouterr().out
+    assert main(["audit", str(run_dir), "--sample", "85"]) == 0
+    assert capsys.readouterr().out.endswith(
+        "the ledger lacks the steps 21 to 22: what these were trained on is not known\n"
+    )

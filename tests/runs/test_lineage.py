@@ -6,8 +6,12 @@ import json
 import os
 
 import pytest
+from samples import minibatch_of
 
+from drb import Rehearsal
 from drb.cli import main
+from drb.rehearsal.ledger.file import LedgerWriter
+from drb.rehearsal.ledger.recorder import Recorder
 from drb.runs.lineage.gates import failures, read_gates, require_known
 from drb.runs.lineage.record import Lineage, Version, read_lineage
 
@@ -135,3 +139,22 @@ def test_a_current_version_that_is_not_there_is_damage(tmp_path):
     (tmp_path / "lineage.json").write_text(json.dumps({**content, "current": 7}))
     with pytest.raises(ValueError, match="damaged.*versions 1 to 3, got 7"):
         read_lineage(tmp_path)
+
+
+def test_the_audit_names_the_versions_that_learnt_from_a_sample(tmp_path, capsys):
+    lineage = story(tmp_path)
+    for number in (1, 2, 3):
+        recorder = Recorder()
+        writer = LedgerWriter(lineage.run_dir(number), recorder, 0, 0)
+        with Rehearsal(6, 2, seed=1, verbose=False) as rehearsal:
+            rehearsal.recorder = recorder
+            rehearsal.extend(minibatch_of([10 * number, 10 * number + 1]))
+            rehearsal.state_dict()
+            writer.take(1)
+        writer.write()
+    assert main(["audit", str(tmp_path), "--sample", "20"]) == 0
+    assert capsys.readouterr().out == "version 2 trained on 20 in steps 1\nseen by version 2, version 3\n"
+    assert main(["audit", str(tmp_path), "--sample", "7"]) == 0
+    assert capsys.readouterr().out == "seen by no version\n"
+    assert main(["audit", str(tmp_path), "--step", "1"]) == 1
+    assert "holds a lineage: give the run of a version" in capsys.readouterr().err

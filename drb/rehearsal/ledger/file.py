@@ -9,6 +9,7 @@ Going on from an earlier checkpoint cuts what came after it.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import struct
 import zlib
@@ -17,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from drb.checkpoint.files import sync_folder
 from drb.rehearsal.ledger.coding import pack, unpack
 from drb.rehearsal.ledger.dealt import Stretch
 from drb.rehearsal.ledger.recorder import Entry, Part, Recorder, Rules
@@ -26,6 +28,7 @@ FOLDER = "ledger"
 _FORMAT = "drb-ledger 1"
 _FRAME = struct.Struct("<II")
 _TEXT = struct.Struct("<I")
+_log = logging.getLogger(__name__)
 
 
 class LedgerWriter:
@@ -62,6 +65,9 @@ class LedgerWriter:
             file.write(b"".join(records))
             file.flush()
             os.fsync(file.fileno())
+            if not self._written:
+                sync_folder(self._path.parent)
+                sync_folder(self._path.parent.parent)
             self._written = file.tell()
         self._waiting.clear()
 
@@ -84,7 +90,8 @@ def read_logs(run_dir: Path) -> list[list[RankLog]]:
     """The logs of each start of a run, the earliest first, and in it of each rank.
 
     Raises:
-        ValueError: a file is damaged or missing. OSError: it cannot be read.
+        ValueError: a file is damaged or missing, of another version of drb, or has steps that a later start has, too.
+        OSError: it cannot be read.
     """
     starts: dict[str, list[Path]] = {}
     for path in _files(run_dir):
@@ -95,22 +102,35 @@ def read_logs(run_dir: Path) -> list[list[RankLog]]:
         ranks = start[0].rules.world_size
         if [log.rules.rank for log in start] != list(range(ranks)):
             raise ValueError(f"{paths[0].parent} lacks files of this start of the run: {paths[0].name} is of {ranks}")
+        if logs and start[0].begin < max(log.end for log in logs[-1]):
+            raise ValueError(
+                f"{paths[0]} begins before the end of an earlier start of the run: they do not belong together"
+            )
         logs.append(start)
     return logs
 
 
 def cut(run_dir: Path, steps: int) -> None:
-    """Drop what was logged after an optimisation step, from which the run goes on. While nobody else writes."""
+    """Drop what was logged after an optimisation step, from which the run goes on. While nobody else writes.
+
+    A damaged record ends its file, too: the run goes on without it, and `drb audit` says which steps are lacking.
+    """
     for path in _files(run_dir):
         if int(path.name.partition("-")[0]) >= steps:
             path.unlink()
             continue
         kept = 0
-        for content, _, end in _records(path):
-            if content.get("end", 0) > steps:
-                break
-            kept = end
-        os.truncate(path, kept)
+        try:
+            for content, _, end in _records(path):
+                if content.get("end", 0) > steps:
+                    break
+                kept = end
+        except ValueError as error:
+            _log.warning("%s; drb audit cannot answer for the steps from there on", error)
+        if kept:
+            os.truncate(path, kept)
+        else:
+            path.unlink()
 
 
 def bytes_of(run_dir: Path) -> int:
@@ -168,7 +188,7 @@ def _read(path: Path) -> RankLog:
         for content, body, _ in _records(path):
             if log is None:
                 if content["format"] != _FORMAT:
-                    raise ValueError("it is of another format")
+                    raise ValueError(f"{path} is of another version of drb: it is {content['format']}, not {_FORMAT}")
                 log = RankLog(Rules(**content["rules"]), content["begin"], content["begin"])
                 continue
             _add(log, content, body)

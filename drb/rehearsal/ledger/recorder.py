@@ -226,7 +226,9 @@ class Recorder:
 
     def _is_dealt(self, begin: int, end: int, ids: Int64Array, rows: Int64Array) -> bool:
         """Whether the formula gives what was offered in steps begin … end - 1."""
-        self._stream.stretches = [stretch for stretch in self._stream.stretches if stretch.end > begin]
+        stretches = self._stream.stretches  # the training thread may append to it meanwhile
+        while stretches and stretches[0].end <= begin:
+            del stretches[0]
         dealt = self._stream.ids(begin, end)
         return dealt is not None and np.array_equal(dealt[0], ids) and np.array_equal(dealt[1], rows)
 

@@ -19,6 +19,8 @@ def versions_that_saw(lineage: Lineage, sample_id: int) -> list[str]:
         ledger = read_ledger(run_dir)
         if not isinstance(ledger, RehearsalLedger):
             raise ValueError(f"{run_dir} mixes sources: ask it by drb audit {run_dir} --sample SOURCE:POSITION")
+        if ledger.lacks:
+            lines.append(f"what version {version.number} trained on in steps {ledger.lacks} is not known")
         steps, _ = ledger.sample(str(sample_id))
         if steps:
             trained.add(version.number)
