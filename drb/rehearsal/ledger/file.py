@@ -96,7 +96,7 @@ def read_logs(run_dir: Path) -> list[list[RankLog]]:
     starts: dict[str, list[Path]] = {}
     for path in _files(run_dir):
         starts.setdefault(path.name.partition("-")[0], []).append(path)
-    logs = []
+    logs: list[list[RankLog]] = []
     for paths in starts.values():
         start = [_read(path) for path in paths]
         ranks = start[0].rules.world_size
