@@ -183,7 +183,7 @@ def main() -> None:
     for peer in options.peers or PEERS:
         with tempfile.TemporaryDirectory() as folder:
             figures[peer] = measure(peer, Path(folder), options.quick)
-    record.save("mix_peers", {**_kept(options.quick), **figures})
+    record.save("mix_peers", {**_kept(options.quick), **figures}, adds=bool(options.peers))
 
 
 if __name__ == "__main__":

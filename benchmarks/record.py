@@ -15,18 +15,33 @@ import torch
 RESULTS = Path(__file__).parent / "results"
 
 
-def save(name: str, figures: dict[str, Any]) -> None:
-    """Print the figures and write them to benchmarks/results/NAME.json; of a quick run, to results/quick/."""
+def save(name: str, figures: dict[str, Any], *, adds: bool = False) -> None:
+    """Print the figures and write them to benchmarks/results/NAME.json; of a quick run, to results/quick/.
+
+    adds: some of the figures are those of the file as it was, so that its commands are kept, too.
+    """
     folder = RESULTS / "quick" if "--quick" in sys.argv else RESULTS
+    file = folder / f"{name}.json"
+    earlier = json.loads(file.read_text())["command"].split("; ") if adds and file.exists() else []
     result = {
-        "command": " ".join(["python", *(os.path.relpath(a) if Path(a).is_file() else a for a in sys.argv)]),
+        "command": "; ".join(dict.fromkeys([*earlier, _command()])),
         "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "system": f"{platform.system()} {platform.release()}"},
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         "figures": figures,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
+    file.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
+
+
+def _command() -> str:
+    """The command line of this process, as somebody would give it in a checkout."""
+    started_as = sys.modules["__main__"].__spec__  # of python -m
+    program = (
+        [os.path.relpath(sys.argv[0])] if started_as is None else ["-m", started_as.name.removesuffix(".__main__")]
+    )
+    arguments = [os.path.relpath(each) if Path(each).is_file() else each for each in sys.argv[1:]]
+    return " ".join(["python", *program, *arguments])
 
 
 def _cpu() -> str:

@@ -165,7 +165,7 @@ def main() -> None:
     rows = {row["seed"]: row for row in known}
     for seed in options.seeds or range(1 if options.quick else 5):
         rows[seed] = compare(seed, options.keep.absolute() if options.keep else None)
-    record.save("ten_days", summary_of([rows[seed] for seed in sorted(rows)]))
+    record.save("ten_days", summary_of([rows[seed] for seed in sorted(rows)]), adds=options.add)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,10 @@ from drb.checkpoint.directory import CheckpointDirectory
 from drb.checkpoint.lock import lock_run
 from drb.data.datasets import Dataset, Source, View
 from drb.data.datasets.arrivals import Arrivals
+from drb.data.scenarios.base_plus_new import BasePlusNew
 from drb.program.claim import HOLDER
 from drb.program.config import TrainConfig
+from drb.program.config.keys import every_setting
 from drb.program.config.variants import build_variant
 from drb.program.evaluating import accuracies, export_program
 from drb.program.run import dataset_of
@@ -64,7 +66,7 @@ class Update:
     @property
     def mixes(self) -> bool:
         """Whether the base is read again, and not rehearsed from a buffer."""
-        return bool({"scenario=base_plus_new", "experiment=base_plus_new"} & set(self.lineage.settings))
+        return f"scenario={BasePlusNew.name}" in self.lineage.settings
 
     def description(self) -> dict[str, object]:
         """What tells it from another update."""
@@ -83,20 +85,21 @@ class Update:
         return bool(CheckpointDirectory(self.run_dir / "checkpoints", keep_last=1).checkpoints())
 
     def arguments(self) -> list[str]:
-        """The command line of its training."""
+        """The command line of its training. While there is no base, settings of its mix are left out."""
+        settings = self.lineage.settings
+        if self.mixes and self.parent is None:
+            settings = [each for each in settings if not _is_of_mix(each)]
         quoted = ",".join(f"'{file}'" for file in self.files)
         fixed = ["dataset=arrivals", f"dataset.files=[{quoted}]", f"hydra.run.dir='{self.run_dir}'"]
         fixed += [f"run_id={self.lineage.folder.name}-{self.number:04d}", "dataset.changed=allow"]
-        if not self.mixes:
-            fixed.append("scenario=arrivals")
-        elif self.parent is not None:
+        if self.mixes and self.parent is not None:
             fixed.append("scenario.new_classes=[]")
         else:
-            fixed += ["scenario=arrivals"]  # there is no base yet
+            fixed.append("scenario=arrivals")
         if self.parent is not None:
             before = self.lineage.run_dir(self.parent.number)
             fixed.append(f"model.init='{before}'" if self.mixes else f"checkpoint.resume='{before}'")
-        return [*self.lineage.settings, *fixed]
+        return [*settings, *fixed]
 
     def begin(self) -> None:
         """Take the directory of its run, in place of an update that was begun with other data and saved nothing.
@@ -236,6 +239,12 @@ class Update:
                 f"version {now.current} of {self.lineage.folder} was made current while this update went on from "
                 f"{self.lineage.current}; delete {self.run_dir} and give the command again"
             )
+
+
+def _is_of_mix(setting: str) -> bool:
+    """Whether only scenario=base_plus_new has a setting."""
+    known = every_setting().get(setting.partition("=")[0])
+    return known is not None and known.choices == (f"scenario={BasePlusNew.name}",)
 
 
 def _environment(summary: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from drb.data.datasets import Dataset
+from drb.data.scenarios.base_plus_new import BasePlusNew
 from drb.program.config import compose_config
+from drb.program.config.keys import RUN_DIR
 from drb.program.run import dataset_of
 from drb.runs.lineage.files import fingerprint_of, require_run, require_unchanged
 from drb.runs.lineage.gates import Gates, require_known
@@ -16,6 +18,8 @@ from drb.update.job import Update
 from drb.update.request import Request
 
 _DECIDED = {"dataset", "dataset.files", "dataset.changed", "checkpoint.enabled", "checkpoint.resume", "run_id"}
+_DECIDED |= {"scenario.new_classes", RUN_DIR}
+_SCENARIOS = {"scenario=arrivals", f"scenario={BasePlusNew.name}"}
 
 
 def plan(request: Request) -> Update:
@@ -29,6 +33,12 @@ def plan(request: Request) -> Update:
     lineage = read_lineage(folder) or Lineage(folder)
     if decided := sorted(_DECIDED & {each.partition("=")[0] for each in request.settings}):
         raise ValueError(f"drb update chooses {', '.join(decided)} itself; leave it out")
+    if others := [each for each in request.settings if each.startswith("scenario=") and each not in _SCENARIOS]:
+        raise ValueError(f"drb update takes {' or '.join(sorted(_SCENARIOS))}, got {others[-1]}")
+    if "experiment=base_plus_new" in request.settings:
+        raise ValueError(
+            "experiment=base_plus_new is for data of its own; write scenario=base_plus_new strategy=finetune"
+        )
     lineage.settings = _merged(lineage.settings, request.settings)
     lineage.gates = _with(lineage.gates, request.gates)
     named = {**request.usual_sets, **request.eval_sets}

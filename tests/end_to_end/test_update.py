@@ -143,14 +143,23 @@ def check_tracked(uri, lineage):
 
 
 def test_a_base_that_is_read_again(tmp_path):
-    days = Days(tmp_path, "tracking=none", "scenario=base_plus_new", "strategy=finetune")
-    assert days.update(day(tmp_path, 1, [0, 1, 2])) == 0
+    mix = [
+        "scenario.shares={new: 2, base: 1}",
+        "scenario.schedule={4: {new: 1, base: 1}}",
+        "scenario.max_visits={new: 9}",
+    ]
+    days = Days(tmp_path, "tracking=none", "scenario=base_plus_new", "strategy=finetune", *mix)
+    assert days.update(day(tmp_path, 1, [0, 1, 2])) == 0  # the settings of a mix wait for a base
+    days.settings = []
     assert days.update(day(tmp_path, 2, [3, 0], count=20), "--may-fall", "base=30") == 0
     first, second = days.lineage.versions
     assert second.steps > first.steps
     assert second.after["new"] > 0.5
     ledger = json.loads((days.state / "versions/0002/mix.json").read_text())
     assert [source["sizes"][0][1] for source in ledger["mix"]["sources"]] == [20, 60]
+    assert [source["max_visits"] for source in ledger["mix"]["sources"]] == [9, None]
+    changes = [[step, shares] for step, _, shares, _ in ledger["mix"]["changes"]]
+    assert changes == [[0, {"new": 2, "base": 1}], [4, {"new": 1, "base": 1}]]
 
 
 def test_a_ledger_that_was_lost_when_a_run_went_on_is_not_made_up(tmp_path, capsys):
@@ -256,6 +265,7 @@ REFUSED = {
     "another network": (None, ["model.hidden=[9]"], "was made with model.hidden=[16], this run has [9]"),
     "other training": (None, ["training.epochs=3"], "was made with training.epochs=2, this run has 3"),
     "a setting that drb update decides": (None, ["checkpoint.enabled=false"], "chooses checkpoint.enabled itself"),
+    "another scenario": (None, ["scenario=class_incremental"], "takes scenario=arrivals or scenario=base_plus_new"),
     "no configuration": (None, ["--config", "no.yaml"], "--config no.yaml cannot be read"),
     "another configuration": (
         lambda d: (d / "odd.yaml").write_text("gates: {new: {reach: 3}}"),
