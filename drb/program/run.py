@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from drb.checkpoint import Checkpointer, Saved, StopSignals
-from drb.data.cache import RUN_FILE
+from drb.data.cache import write_run_file
 from drb.data.check import check_dataset, notes_on
 from drb.data.datasets import Dataset, DatasetBuilder
 from drb.data.decoding.pool import close_decoders
@@ -112,8 +112,8 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
                 OUTPUTS: None if outputs is None else dataclasses.asdict(outputs),
             }
             checkpointer.begin_run({**facts, **data}, partial(_start_flush, tracker, ledger))
-        if world.is_main and dataset.cache is not None:
-            write_atomically(run_dir / RUN_FILE, {"cache": str(dataset.cache), "run_dir": str(run_dir.resolve())})
+        if world.is_main:
+            write_run_file(run_dir, dataset.cache, config.rehearsal.prefilled)
         with ExitStack() as training:
             profiler = _open_profiler(config, run_dir, world, console, training)
             on_step = None if profiler is None else profiler.step

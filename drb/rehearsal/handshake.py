@@ -83,7 +83,7 @@ def greet(
     require_agreement(
         [{"prefilled": greeting["prefilled"]} for greeting in greetings],
         "the samples of",
-        "give every node a folder that was filled from the same data",
+        "give every node a folder that was filled from the same data, and from which the same samples were erased",
     )
     require_agreement(
         [greeting["schema"] for greeting in greetings],

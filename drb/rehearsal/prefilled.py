@@ -10,6 +10,7 @@ Letters: N samples of the folder, n that are drawn from, R exemplars, W ranks, K
 from __future__ import annotations
 
 import math
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ class Prefilled:
     """The samples of a folder, in the order of their strata if those are counted.
 
     size: how many there are to draw from. offered: how many a prefill chose them from, at least `size`.
-    fingerprint: what they are. folder: where they lie. changes: how often `size` has changed.
+    folder: where they lie. changes: how often `size` has changed.
     """
 
     def __init__(self, folder: str, spec: RecordSpec, settings: RehearsalSettings) -> None:
@@ -44,8 +45,8 @@ class Prefilled:
         dataset = open_prefilled(Path(folder).expanduser())
         assert isinstance(dataset.train, MappedSource)
         self.folder = folder
-        self.fingerprint = dataset.identity.fingerprint
         self.changes = 0
+        self._data = dataset.identity.fingerprint
         self._source, self._spec = dataset.train, spec
         self._counts_strata, self._is_labelled = settings.needs_strata, settings.stratum == LABEL
         self._require_records(settings)
@@ -60,6 +61,11 @@ class Prefilled:
 
     def __len__(self) -> int:
         return len(self._source)
+
+    @property
+    def fingerprint(self) -> str:
+        """What is drawn from: the data, and which of its samples. Ranks must agree on it, and draws depend on it."""
+        return f"{self._data} {blake2b(np.sort(self.rows).tobytes(), digest_size=8).hexdigest()}"
 
     @property
     def strata(self) -> tuple[Int64Array, Int64Array]:

@@ -48,7 +48,7 @@ def matching_ids(where: Where, spec: RecordSpec, rows: Any, index: Int64Array) -
     for start in range(0, len(index), step):
         block = np.ascontiguousarray(rows[index[start : start + step]])
         ids, fields = block[:, SAMPLE_ID].copy(), _named(spec, block)
-        found.append(ids[_mask(where, fields)])
+        found.append(ids[matches(where, fields)])
         block.fill(0)  # nothing of a record may be left in memory that is given back
         for name in spec.encoded:
             fields[name].zero_()
@@ -60,7 +60,14 @@ def _named(spec: RecordSpec, block: Int64Array) -> Minibatch:
     return {"sample_id": headers[:, SAMPLE_ID], "stratum": headers[:, STRATUM], **spec.views(block)}
 
 
-def _mask(where: Where, fields: Minibatch) -> BoolArray:
+def matches(where: Where, fields: Minibatch) -> BoolArray:
+    """For which of n samples `where` holds, bool [n].
+
+    fields: tensors [n, …] by name, `sample_id` among them.
+
+    Raises:
+        ValueError: no such field, or not a condition.
+    """
     num_rows = len(fields["sample_id"])
     if isinstance(where, Mapping):
         mask = np.ones(num_rows, np.bool_)

@@ -6,7 +6,6 @@ were written. If killed, every checkpoint is either old or new, and doing it aga
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,9 +22,10 @@ from drb.checkpoint import (
     read_rank_states,
     rewrite_checkpoint,
 )
-from drb.data.cache import RUN_FILE, erase
+from drb.data.cache import erase, read_run_file
 from drb.rehearsal.selection import SampleIds, Where, as_ids
 from drb.rehearsal.state.forget import deny_in_state, forget_in_state, ids_in_state
+from drb.runs.forget_prefilled import Prefilled
 from drb.types import Int64Array
 
 
@@ -40,6 +40,8 @@ class Purged:
             checkpoints counts twice.
         num_named: the number of distinct ids that were named; the others were matched.
         erased: the number of samples erased from the cache of the data set, if the run read one.
+        prefilled: the prefilled folder that the run draws from, if any; the run draws these samples from it no more.
+        still_there: how many of them that folder still holds, for other runs.
     """
 
     sample_ids: Int64Array
@@ -47,6 +49,8 @@ class Purged:
     removed: int
     num_named: int = 0
     erased: int = 0
+    prefilled: Path | None = None
+    still_there: int = 0
 
 
 def forget_in_run(
@@ -64,7 +68,8 @@ def forget_in_run(
     go without these samples, too.
 
     Args:
-        where: conditions on fields (`Where`); what matches in any checkpoint is removed from all.
+        where: conditions on fields (`Where`); what matches in any checkpoint, or in the prefilled folder, is removed
+            from all checkpoints and denied.
         key: the key of encrypted checkpoints.
         erase_cache: False leaves the cache as it is.
         dry_run: change nothing, and return what would be removed.
@@ -81,8 +86,12 @@ def forget_in_run(
         checkpoints = folder.checkpoints()
         if not checkpoints:
             raise ValueError(f"{run_dir} has no checkpoints: its run has not saved anything yet")
-        purged = forget_in_checkpoints(checkpoints, as_ids(sample_ids), where, key, dry_run=dry_run)
-        if not (erase_cache and (run_dir / RUN_FILE).exists()):
+        prefilled = Prefilled.of(run_dir)
+        matching = None if prefilled is None or where is None else prefilled.matching(where)
+        purged = forget_in_checkpoints(checkpoints, as_ids(sample_ids), where, key, matching, dry_run=dry_run)
+        if prefilled is not None:
+            purged = replace(purged, prefilled=prefilled.folder, still_there=prefilled.count(purged.sample_ids))
+        if not erase_cache or cache_of_run(run_dir) is None:
             return purged
         of_data = purged.sample_ids[purged.sample_ids >= 0]  # a data set numbers its samples from 0 on
         return replace(purged, erased=erase(run_dir, of_data, dry_run=dry_run))
@@ -103,24 +112,32 @@ class Cache:
 
 def cache_of_run(run_dir: Path) -> Cache | None:
     """The cache that a run has read, or None."""
-    try:
-        known = json.loads((run_dir / RUN_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    known = read_run_file(run_dir)
+    if known is None or known.cache is None:
         return None
-    made_in = Path(known.get("run_dir", run_dir))
-    is_copy = made_in.exists() and not made_in.samefile(run_dir)
-    return Cache(Path(known["cache"]), made_in if is_copy else None)
+    is_copy = known.run_dir.exists() and not known.run_dir.samefile(run_dir)
+    return Cache(known.cache, known.run_dir if is_copy else None)
 
 
 def forget_in_checkpoints(
-    paths: Sequence[Path], sample_ids: Int64Array, where: Where | None, key: Key | None, *, dry_run: bool = False
+    paths: Sequence[Path],
+    sample_ids: Int64Array,
+    where: Where | None,
+    key: Key | None,
+    matching: Int64Array | None = None,
+    *,
+    dry_run: bool = False,
 ) -> Purged:
-    """Do what `forget_in_run` does to these checkpoints, which no other process may be using."""
+    """Do what `forget_in_run` does to these checkpoints, which no other process may be using.
+
+    matching: ids for which `where` holds outside of the checkpoints.
+    """
     num_named = len(np.unique(sample_ids))
     if where is not None:
         states = [state for path in paths for state in _rehearsals(path, key)]
         found = [ids_in_state(state, where) for state in states]
         found += [_denied(state) for state in states]  # what an earlier attempt that was cut short had found
+        found += [] if matching is None else [matching]
         sample_ids = np.unique(np.concatenate([sample_ids, *found]))
     rewritten, removed = [], 0
     for path in paths:

@@ -122,6 +122,12 @@ def _report(purged: Purged, conditions: Sequence[str], *, dry_run: bool) -> None
         print(f"nothing to do: the checkpoints deny {ids} already{nothing}")
     if purged.erased:
         print(f"{_was_or_would(purged.erased, 'sample', dry_run)} erased from the cache of the data set")
+    if purged.still_there:
+        lie = "sample lies" if purged.still_there == 1 else "samples lie"
+        print(
+            f"{purged.still_there} {lie} in the prefilled folder {purged.prefilled} still, from which other runs draw; "
+            f"drb.data.cache.erase({str(purged.prefilled)!r}, ids) erases them there, too"
+        )
     if dry_run:
         print("nothing was changed (--dry-run)")
 

@@ -18,7 +18,9 @@ def learnt_from(run_dir: Path, sample_ids: Int64Array) -> str:
     """
     ledger = read_ledger(run_dir) if (run_dir / FOLDER).is_dir() else None
     if not isinstance(ledger, RehearsalLedger):
-        raise ValueError(f"{run_dir} has no ledger (ledger=false, or it is of an earlier version of drb)")
+        raise ValueError(
+            f"{run_dir} has no ledger of its exemplars (ledger=false, rehearsal.prefilled or an earlier drb)"
+        )
     lacks = f"; what the steps {ledger.lacks} were trained on is not known" if ledger.lacks else ""
     steps = [numbers for numbers in ledger.steps_of(sample_ids.tolist()).values() if numbers]
     if not steps:

@@ -12,7 +12,7 @@ from scipy import stats
 
 from drb import Rehearsal
 from drb.buffer.codecs.deflate import Deflate
-from drb.buffer.record import Field
+from drb.buffer.record import SAMPLE_ID, Field
 from drb.data.cache import erase
 from drb.data.cache.parallel import build_together
 from drb.data.datasets import Dataset, TensorSource
@@ -147,6 +147,16 @@ def test_erased_samples_and_codecs(tmp_path):
     with pytest.raises(ValueError, match=r"the sample 50\d\d was erased from .* while this run uses it"):
         rehearsal.extend(minibatch_of([1]))
     rehearsal.close()
+
+
+def test_what_was_erased_while_a_run_was_stopped_is_not_given_from_its_state(tmp_path):
+    folder = prefilled(tmp_path / "base")
+    _, _, state, _ = run(0, 1, {"folder": folder}, 5)
+    waiting = [each for each in state["fetched"]["rows"][:, SAMPLE_ID].tolist() if is_base(each)]
+    assert waiting
+    erase(Path(folder), waiting)
+    drawn, *_ = run(0, 1, {"folder": folder}, 2, [state], 5)
+    assert not set(waiting) & {each for ids in drawn for each in ids}
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,19 @@ several ranks fill together (drb prefill), with the samples that `choose.py` cho
 from __future__ import annotations
 
 from drb.data.cache.build import cached
-from drb.data.cache.erasing import RUN_FILE, erase, erased_ids
+from drb.data.cache.erasing import erase, erased_ids
 from drb.data.cache.files import fingerprint, open_prefilled
 from drb.data.cache.place import CacheSettings
+from drb.data.cache.run_file import RunFile, read_run_file, write_run_file
 
-__all__ = ["RUN_FILE", "CacheSettings", "cached", "erase", "erased_ids", "fingerprint", "open_prefilled"]
+__all__ = [
+    "CacheSettings",
+    "RunFile",
+    "cached",
+    "erase",
+    "erased_ids",
+    "fingerprint",
+    "open_prefilled",
+    "read_run_file",
+    "write_run_file",
+]

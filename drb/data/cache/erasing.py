@@ -11,7 +11,6 @@ Only the cache is changed, neither the files that it was made from nor what a de
 from __future__ import annotations
 
 import fcntl
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -20,10 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from drb.data.cache.files import SPLITS, id_file, image_file, map_array, map_erased, read_meta
+from drb.data.cache.run_file import read_run_file
 from drb.data.ids import in_guise
 from drb.types import Int64Array
 
-RUN_FILE = "data.json"  # in a run directory if it read a cache: {"cache": the cache's folder, "run_dir": its own path}
 _GUISES = 10_000  # that a sample is looked for in: tasks of a domain-incremental stream
 _OF_A_RUN = "config.yaml"  # in every run directory
 
@@ -93,9 +92,9 @@ def _cache_of(folder: Path) -> Path | None:
     Raises:
         ValueError: neither a cache nor a run, or a damaged cache.
     """
-    if (folder / RUN_FILE).exists():
-        cache = Path(json.loads((folder / RUN_FILE).read_text())["cache"])
-        return None if read_meta(cache) is None else cache
+    note = read_run_file(folder)
+    if note is not None:
+        return None if note.cache is None or read_meta(note.cache) is None else note.cache
     if (folder / _OF_A_RUN).exists():
         return None
     if read_meta(folder) is None:

@@ -79,7 +79,11 @@ class ContainedDataset(CachedDataset):
         """
         splits = self.splits()
         files = {part: chosen for part, names in (("train", TRAIN), ("test", TEST)) if (chosen := _of(splits, names))}
-        files = files if "train" in files else {"train": [path for each in splits.values() for path in each]}
+        others = [path for name, each in splits.items() if not name.startswith((*TRAIN, *TEST)) for path in each]
+        if "train" not in files:
+            files = {"train": others, **files} if others else {"train": files["test"]}
+        elif others:
+            say(f"{_some(others)} of dataset={self.name} left out: other files are named train, and these are no split")
         top = Path(self.root) if Path(self.root).is_dir() else Path(self.root).parent
         facts = {
             "files": {

@@ -139,6 +139,16 @@ def test_splits_names_and_caches(tmp_path):
     assert dataset.test.labels.tolist() == [2, 2]
 
 
+def test_files_without_a_splits_name_are_never_mixed_with_test_files(tmp_path):
+    root = shards(shards(tmp_path / "a", split="pages"), [50, 51], split="val")
+    dataset, said = load("tar_shards", root), []
+    assert (len(dataset.train), len(dataset.test)) == (COUNT, 2)
+    shards(root, [60])
+    dataset = load("tar_shards", root, say=said.append)
+    assert (len(dataset.train), len(dataset.test)) == (1, 2)
+    assert any("pages-000.tar" in line and "left out" in line for line in said)
+
+
 def test_ids_by_column_and_arrays_of_numbers(tmp_path):
     root = parquet(tmp_path / "a", url=pa.array([f"u/{n}" for n in range(COUNT)]))
     one = load("parquet", root, id_column="url")
