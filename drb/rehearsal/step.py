@@ -3,9 +3,9 @@
     check minibatch t → take this step's exemplars → commit minibatch t-1 → stage minibatch t → give → submit round t
 
 The round of step t publishes what was committed, so minibatch t can be drawn from step t+1's on, when its late fields
-are known, for every strategy and engine alike. It is submitted when all else is done: here this thread does many small
-things, between which a round on another thread would take the interpreter from it; in the forward and backward pass it
-does large ones. `drb.rehearsal.pipeline` has the rounds in flight, `drb.rehearsal.round` what happens in one.
+are known, for every strategy and engine alike. It is submitted last: between the many small things that this thread
+does here, a round on another thread would take the interpreter from it. `drb.rehearsal.pipeline` has the rounds in
+flight, `drb.rehearsal.round` what happens in one.
 """
 
 from __future__ import annotations
@@ -109,8 +109,7 @@ class Steps:
             ValueError: late fields are missing, or the minibatch is broken; nothing has changed.
         """
         parts, rounds, there, step = self._parts, self._rounds, self._there, self.last + 1
-        buffer = parts.buffer
-        start = time.perf_counter()
+        buffer, start = parts.buffer, time.perf_counter()
         if rounds.broken_by is not None:
             rounds.require_sound()
         minibatch = self._accept(given)
@@ -168,8 +167,7 @@ class Steps:
 
     def settle(self) -> None:
         """Decide on what was given on a device and has arrived by now, before anything else is done to the buffer."""
-        waiting = self._there or self._late
-        if waiting is None:
+        if (waiting := self._there or self._late) is None:
             return
         try:
             waiting.settle()
@@ -180,8 +178,7 @@ class Steps:
     def erase(self) -> None:
         """Zero what was returned, and what minibatches on a device passed through. After `settle`."""
         self._output.erase()
-        waiting = self._there or self._late
-        if waiting is not None:
+        if (waiting := self._there or self._late) is not None:
             waiting.erase()
 
     def _accept(self, minibatch: Minibatch) -> Minibatch:
@@ -198,7 +195,6 @@ class Steps:
             if device is None:
                 return False
             self._late = DeferredLate(device, self._parts.buffer, self._parts.max_rows)
-        if not self._late.takes(late_fields):
-            return False
-        self._late.attach(late_fields)
-        return True
+        if takes := self._late.takes(late_fields):
+            self._late.attach(late_fields)
+        return takes
