@@ -126,7 +126,15 @@ def _num_outputs(config: TrainConfig, dataset: Dataset, objective: Objective) ->
         return dataset.num_classes if config.model.head == "fixed" else None
     prefilled = open_prefilled(Path(folder).expanduser())
     theirs, ours = prefilled.identity.classes, dataset.identity.classes
-    if theirs and ours and any(one != other for one, other in zip(theirs, ours, strict=False)):
+    if bool(theirs) != bool(ours):
+        named, numbered = (
+            (f"rehearsal.prefilled={folder}", "the data") if theirs else ("the data", f"rehearsal.prefilled={folder}")
+        )
+        raise ValueError(
+            f"{named} has names of classes and {numbered} has numbers, so whether they mean the same cannot be told; "
+            "fill a folder from data that knows its classes alike"
+        )
+    if any(one != other for one, other in zip(theirs, ours, strict=False)):
         raise ValueError(
             f"rehearsal.prefilled={folder} numbers its classes {', '.join(theirs[:5])}, …, and the data "
             f"{', '.join(ours[:5])}, …; fill a folder from data with the same classes"

@@ -75,7 +75,9 @@ def test_a_lineage_is_read_as_it_was_written_and_the_link_follows(tmp_path):
     assert os.readlink(tmp_path / "current") == "versions/0001"
     with pytest.raises(ValueError, match="version 1 is the first one"):
         lineage.roll_back()
-    assert lineage.roll_back(3).number == 3
+    with pytest.raises(ValueError, match=r"version 3 was kept as a candidate \(base < fell\).* --to, or .*--force"):
+        lineage.roll_back(3)
+    assert lineage.roll_back(3, force=True).number == 3
     for to, message in ((3, "3 is current already"), (4, "versions 1 to 3, got 4")):
         with pytest.raises(ValueError, match=message):
             lineage.roll_back(to)
@@ -94,7 +96,7 @@ def test_commands_show_a_lineage_and_go_back(tmp_path, capsys):
     assert "base &lt; fell" in page
     assert page.count("data:image/png;base64,") == 1
     assert main(["rollback", str(tmp_path / "state")]) == 0
-    assert "version 1 is current again, it was 2" in capsys.readouterr().out
+    assert "version 1 is current, it was 2" in capsys.readouterr().out
     assert main(["rollback", str(tmp_path / "state")]) == 1
     assert capsys.readouterr().err.count("\n") == 1
 

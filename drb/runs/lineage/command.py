@@ -40,6 +40,7 @@ def _rollback_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="drb rollback", description=description)
     parser.add_argument("state", type=Path, metavar="DIR", help="the folder of drb update --state")
     parser.add_argument("--to", type=int, metavar="N", help="the version; the parent of the current one if not given")
+    parser.add_argument("--force", action="store_true", help="take a version that failed its gates, too")
     return parser
 
 
@@ -58,10 +59,10 @@ def _rollback(options: argparse.Namespace) -> None:
     lock = lock_lineage(options.state, "drb rollback")
     lineage = existing_lineage(options.state)
     before = lineage.current
-    version = lineage.roll_back(options.to)
+    version = lineage.roll_back(options.to, force=options.force)
     lock.release()
     point_alias(lineage.tracking, version.number)
-    print(f"version {version.number} is current again, it was {before}: {lineage.run_dir(version.number)}")
+    print(f"version {version.number} is current, it was {before}: {lineage.run_dir(version.number)}")
 
 
 def existing_lineage(folder: Path) -> Lineage:

@@ -96,11 +96,13 @@ class Lineage:
         self._note("promoted" if version.promoted else "kept as a candidate", version.number)
         self.save()
 
-    def roll_back(self, to: int | None = None) -> Version:
-        """Make an earlier version current: the parent of the current one unless told.
+    def roll_back(self, to: int | None = None, *, force: bool = False) -> Version:
+        """Make another version current: the parent of the current one unless told.
+
+        The next update goes on from it and is judged beside it, so a version that failed its gates has to be forced.
 
         Raises:
-            ValueError: there is none.
+            ValueError: there is none, or it is a candidate.
         """
         if self.current is None:
             raise ValueError(f"{self.folder} has no current version to go back from")
@@ -109,6 +111,11 @@ class Lineage:
             raise ValueError(f"version {self.current} is the first one; there is nothing to go back to")
         if target == self.current:
             raise ValueError(f"version {target} is current already")
+        if not (force or self.version(target).promoted):
+            raise ValueError(
+                f"version {target} was kept as a candidate ({'; '.join(self.version(target).failed)}), and the next "
+                "update would be judged beside it; choose another with --to, or take it all the same with --force"
+            )
         self.current = target
         self._note("rolled back to", target)
         self.save()
