@@ -40,7 +40,8 @@ class Reporter:
         self.monitor.log_interval(metrics, self._components.rehearsal, self._progress.steps)
 
     def end_task(self, task: Task, checkpoint_seconds: float) -> None:
-        """
+        """Log the evaluation after a task, and add it and the exemplars that are stored to the run's history.
+
         Args:
             checkpoint_seconds: that training has waited for checkpoints.
         Raises:
