@@ -184,6 +184,12 @@ def test_a_ledger_that_was_lost_when_a_run_went_on_is_not_made_up(tmp_path, caps
             write_ledger(tmp_path, config, dataset, trainer)
             assert drb(["audit", str(tmp_path), "--mixture"]) == 1
             assert "when the run went on after step 3: which samples" in capsys.readouterr().err
+    trainer.steps = 0  # another run is started anew in the directory, and mixes nothing
+    other, _ = compose_config(
+        ["scenario=class_incremental", "scenario.num_tasks=2", "dataset=digits", "run_id=x"], None
+    )
+    write_ledger(tmp_path, other, load_dataset("digits"), trainer)
+    assert not (tmp_path / "mix.json").exists()
 
 
 @pytest.fixture(scope="module")
