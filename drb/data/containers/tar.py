@@ -25,6 +25,7 @@ from drb.types import Int64Array
 
 PICTURES = ("bmp", "jpeg", "jpg", "pgm", "png", "ppm", "tif", "tiff", "webp")
 _ARRAY = "npy"
+_MOST_NAMED = 5  # endings, in a message
 _END = bytes(512)  # an archive ends with blocks of zeros
 
 
@@ -119,7 +120,9 @@ class TarShards:
             sample.label = content.read()
 
     def _require_whole(self, path: str, sample: _Sample) -> None:
-        has = ", ".join(f".{extension}" for extension in sample.extensions)
+        has = ", ".join(f".{extension}" for extension in sample.extensions[:_MOST_NAMED])
+        if any("." in extension for extension in sample.extensions):
+            has += "; a sample's name ends at the first dot of its files' names, so rename files with more dots"
         if sample.image is None:
             raise ValueError(
                 f"the sample {sample.key} of {path} has no picture and no .npy array, it has {has}; pictures end in "
