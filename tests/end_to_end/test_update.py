@@ -410,6 +410,7 @@ def test_a_line_of_updates_is_bit_for_bit_one_run(two_days):
 
 @pytest.mark.full
 @pytest.mark.timeout(900)
+@pytest.mark.filterwarnings("ignore:The .noload. loader strategy")  # of MLflow's own store, with a new SQLAlchemy
 def test_ten_days_killed_refused_and_gone_back_from_learn_as_one_run(tmp_path):
     tracking = f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"
     lineage, files = ten_days.play(tmp_path, 0, ["seed=0", tracking])
