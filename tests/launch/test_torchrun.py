@@ -29,7 +29,7 @@ def test_two_agents_are_one_run(tmp_path):
     assert [agent.code for agent in ended] == [0, 0], [agent.err for agent in ended]
     assert [folder.name for folder in (tmp_path / "runs").iterdir()] == ["july"]
     assert json.loads((tmp_path / "runs/july/summary.json").read_text())["world_size"] == 2
-    assert sorted(agent.out.count("after task 1") for agent in ended) == [0, 1]  # rank 0 alone speaks
+    assert sorted(agent.out.count("\nafter task 1") for agent in ended) == [0, 1]  # rank 0 alone speaks
 
 
 def test_a_run_that_is_told_to_stop_ends_with_one_line_and_code_75(tmp_path):

@@ -70,7 +70,7 @@ def test_two_nodes_are_one_world_and_learn_what_two_ranks_of_one_learn(cluster: 
     job = cluster.submit("train_srun.sbatch", *RUN)
     assert job.wait()["JobState"] == "COMPLETED", job.output
     assert "the ranks are on 2 nodes" in job.output
-    assert job.output.count("after task 2") == 1  # rank 0 alone speaks
+    assert job.output.count("\nafter task 2") == 1  # rank 0 alone speaks
     assert results(job.summary) == expected
 
 
@@ -118,7 +118,7 @@ def test_an_array_runs_one_seed_per_job(cluster: Cluster):
 def test_a_requeued_job_ends_as_one_that_was_never_interrupted(interrupted: Job, expected: dict[str, Any]):
     assert interrupted.wait()["JobState"] == "COMPLETED", interrupted.output
     assert "restart 1:" in interrupted.output
-    assert interrupted.output.count("after task 1") == 1  # it did not begin anew
+    assert interrupted.output.count("\nafter task 1") == 1  # it did not begin anew
     assert results(json.loads((interrupted.folder / "runs/mine/summary.json").read_text())) == expected
     assert not (interrupted.folder / "runs/mine/INTERRUPTED").exists()
 
