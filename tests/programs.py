@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ranks import FORKS
+from ranks import FORKS, share_preload
 from warm_client import is_warm
 from warm_python import run_as_python, warm_python
 
@@ -108,6 +108,7 @@ class _Fork:
     """A process forked from the server of `ranks`; has the methods of Popen that are needed here."""
 
     def __init__(self, command: list[str], cwd: Path, environment: dict[str, str], files: tuple[Path, Path]) -> None:
+        share_preload()
         self._process = FORKS.Process(target=_run, args=(command, cwd, environment, files), daemon=True)
         self._process.start()
         self.pid = self._process.pid

@@ -17,21 +17,29 @@ import time
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from warm_python import warm_python
 
 FORKS = mp.get_context("forkserver")
 SPAWNS = mp.get_context("spawn")  # for CUDA, which does not serve a process forked from one that has asked for devices
 FORKS.set_forkserver_preload(["preload"])
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch reads it when the server imports it
-# the server is a fresh interpreter that finds what it preloads by PYTHONPATH alone
+# the server finds what it preloads by PYTHONPATH alone
 _ROOT = Path(__file__).resolve().parents[1]
 os.environ["PYTHONPATH"] = os.pathsep.join(
     [str(_ROOT), str(_ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
 )
+
+
+@cache
+def share_preload() -> None:
+    """Have this worker's fork server forked from the process that has preloaded already, for all workers."""
+    FORKS.set_executable(warm_python())
 
 
 def run_ranks(
@@ -97,6 +105,7 @@ def collect_ranks(
     patience: seconds that the other ranks get after the first failure.
     abandon: ranks that are not waited for once all others have ended, such as stopped ones.
     """
+    share_preload()
     with tempfile.TemporaryDirectory() as scratch:
         pipes, ranks = [], []
         for rank in range(world_size):

@@ -1,14 +1,15 @@
 """Stands in for Python in the tests: has a process that is already warm run a module or a script, and ends as it does.
 
 Started as `warm_client.py SOCKET ROOT [-u] (-m MODULE | SCRIPT) ARGUMENTS…` by the script that `warm_python` writes.
-What it is told to do otherwise (`-c`, `-W`, modules of others, what is read when Python starts) a cold interpreter
-does. A process that is warm has the hash seed and the cgroup of the others, which cannot be given to it: one test of
-each launcher starts its ranks cold.
+It also runs multiprocessing's fork server. What it is told to do otherwise (`-c`, `-W`, modules of others, what is read
+when Python starts) a cold interpreter does. A process that is warm has the hash seed and the cgroup of the others,
+which cannot be given to it; so one test of each launcher starts its ranks cold.
 """
 
 import array
 import json
 import os
+import re
 import resource
 import signal
 import socket
@@ -31,10 +32,10 @@ def main() -> None:
         limits = {getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")}
         wanted["limits"] = [(number, resource.getrlimit(number)) for number in limits]
         wanted["ignored"] = [number for number in _FORWARDED if signal.getsignal(number) is signal.SIG_IGN]
-        body = json.dumps(wanted).encode()
         namespaces = [os.open(f"/proc/self/ns/{name}", os.O_RDONLY) for name in ("uts", "net")]
-        mpi = [int(os.environ["PMI_FD"])] if "PMI_FD" in os.environ else []  # its connection to mpiexec
-        descriptors = array.array("i", [0, 1, 2, *namespaces, *mpi]).tobytes()
+        wanted["kept"] = [int(os.environ["PMI_FD"])] if "PMI_FD" in os.environ else _of_fork_server(command)
+        descriptors = array.array("i", [0, 1, 2, *namespaces, *wanted["kept"]]).tobytes()
+        body = json.dumps(wanted).encode()
         server.sendmsg([len(body).to_bytes(8, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
         server.sendall(body)
         answers = server.makefile("r")
@@ -61,9 +62,18 @@ def is_warm(command: list[str], environment: Mapping[str, str], root: str) -> bo
         return False
     if command[:1] == ["-u"]:
         command = command[1:]
+    if _of_fork_server(command):
+        return True
     if command[:1] == ["-m"]:
         return command[1].split(".")[0] in ("drb", "faults", "torch")
     return bool(command) and command[0].endswith(".py")
+
+
+def _of_fork_server(command: list[str]) -> list[int]:
+    """What multiprocessing gives to the fork server that it starts by this command: a listener and a pipe."""
+    code = command[command.index("-c") + 1] if "-c" in command[:2] else ""
+    found = re.match(r"from multiprocessing\.forkserver import main; main\((\d+), (\d+), ", code)
+    return [int(number) for number in found.groups()] if found else []
 
 
 if __name__ == "__main__":

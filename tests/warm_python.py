@@ -33,6 +33,7 @@ import numpy as np
 
 _ROOT = Path(__file__).resolve().parents[1]
 _FOLDER, _OWNER = "DRB_TESTS_WARM_PYTHON", "DRB_TESTS_SESSION"  # the workers of one pytest session share one server
+_ABOVE_ALL = 200  # a descriptor that no command knows by its number
 
 
 def open_session() -> Callable[[], None]:
@@ -93,7 +94,7 @@ class _Server:
 
     def _fork(self) -> None:
         client, _address = self._listener.accept()
-        header, descriptors, _flags, _address = socket.recv_fds(client, 8, 6)
+        header, descriptors, _flags, _address = socket.recv_fds(client, 8, 7)
         if not header:  # it was killed before it could say anything
             return client.close()
         body = client.recv(int.from_bytes(header, "big"), socket.MSG_WAITALL)
@@ -140,19 +141,24 @@ def _serve_client(wanted: dict[str, Any], descriptors: list[int]) -> NoReturn:
     os.setpgid(0, 0)
     os.umask(wanted["umask"])
     os.sched_setaffinity(0, wanted["cores"])
-    for number, limits in wanted["limits"]:
-        if resource.getrlimit(number) != tuple(limits):
-            resource.setrlimit(number, limits)
     for number in wanted["ignored"]:
         signal.signal(number, signal.SIG_IGN)
     os.getppid = lambda: wanted["parent"]
-    outputs, (uts, net, *mpi) = descriptors[:3], descriptors[3:]
+    moved = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, _ABOVE_ALL) for descriptor in descriptors]
+    for descriptor in descriptors:
+        os.close(descriptor)
+    outputs, (uts, net, *kept) = moved[:3], moved[3:]
+    for descriptor, number in zip(kept, wanted["kept"], strict=True):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
     for descriptor, name in ((uts, "uts"), (net, "net")):  # a virtual node of Slurm has its own host name
         if not os.path.samestat(os.fstat(descriptor), os.stat(f"/proc/self/ns/{name}")):
             assert ctypes.CDLL(None, use_errno=True).setns(descriptor, 0) == 0, os.strerror(ctypes.get_errno())
         os.close(descriptor)
-    environment = wanted["environment"] | ({"PMI_FD": str(mpi[0])} if mpi else {})
-    run_as_python(wanted["command"], wanted["cwd"], environment, outputs)
+    for number, limits in wanted["limits"]:
+        if resource.getrlimit(number) != tuple(limits):
+            resource.setrlimit(number, limits)
+    run_as_python(wanted["command"], wanted["cwd"], wanted["environment"], outputs)
 
 
 def run_as_python(
@@ -201,10 +207,15 @@ def _open_outputs(is_unbuffered: bool) -> None:
 
 
 def _run_main(command: list[str], paths: list[str]) -> None:
-    """`-m MODULE ARGUMENTS…` or `SCRIPT ARGUMENTS…`. paths: PYTHONPATH; without the tests' they are not found."""
+    """`-m MODULE ARGUMENTS…`, `-c CODE` or `SCRIPT ARGUMENTS…`.
+
+    paths: PYTHONPATH; without the tests' they are not found.
+    """
     own = {"", str(_ROOT), str(_ROOT / "tests")}
     sys.path[:] = [*paths, *(path for path in sys.path if path not in own)]
-    if command[0] == "-m":
+    if "-c" in command[:2]:  # maybe after -B
+        exec(command[command.index("-c") + 1], {})
+    elif command[0] == "-m":
         sys.path.insert(0, os.getcwd())
         sys.argv = command[1:]
         sys.modules.pop(command[1], None)  # runpy warns of a main module that was imported before
