@@ -27,9 +27,9 @@ help:
 demo: $(INSTALLED)
 	$(PY) -m drb.demo
 
-# Three workers on two cores, since ranks wait for one another much of the time; each takes one file after the other.
+# Four workers on two cores, since ranks wait for one another much of the time; each takes one file after the other.
 # Python's bytecode is kept, whatever the shell says, so that each new process need not compile what it imports.
-WORKERS ?= 3
+WORKERS ?= 4
 PYTEST := $(PY) -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder --durations=10
 test test-all: export OMP_NUM_THREADS ?= 1
 test test-all: export PYTHONDONTWRITEBYTECODE =
