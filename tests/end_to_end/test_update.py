@@ -23,6 +23,7 @@ from drb.program.mix_ledger import write_ledger
 from drb.runs.lineage import record
 from drb.runs.lineage.files import fingerprint_of
 from drb.runs.lineage.record import read_lineage
+from drb.training.method.batch import Batch
 from drb.training.models.saved import load_network
 from drb.training.phases import PhaseTrainer
 from drb.update import Update, job, main, update
@@ -160,6 +161,41 @@ def test_a_base_that_is_read_again(tmp_path):
     assert [source["max_visits"] for source in ledger["mix"]["sources"]] == [9, None]
     changes = [[step, shares] for step, _, shares, _ in ledger["mix"]["changes"]]
     assert changes == [[0, {"new": 2, "base": 1}], [4, {"new": 1, "base": 1}]]
+
+
+def test_new_classes_grow_the_head_of_a_base_that_is_read_again(tmp_path):
+    days = Days(tmp_path, "tracking=none", "scenario=base_plus_new", "strategy=finetune")
+    assert days.update(day(tmp_path, 1, [0, 2])) == 0
+    days.settings = ["optimizer.lr=1e-9", "training.epochs=1"]  # what it began with is what it ends with
+    assert days.update(day(tmp_path, 2, [4, 1], count=20)) == 0
+    before, after = (load_file(days.state / f"versions/000{number}/model.safetensors") for number in (1, 2))
+    for name in before:
+        known = len(before[name])
+        assert torch.allclose(after[name][:known], before[name], atol=1e-6), name
+        assert len(after[name]) == (5 if name.startswith("head.") else known)
+    assert after["head.weight"][3:].std() > 0
+    assert days.lineage.versions[1].before.keys() == {"base", "new"}
+
+
+def test_stored_outputs_are_widened_when_an_update_brings_new_classes(tmp_path, monkeypatch):
+    def counting(self, *arguments, attach=Batch.attach, **late):
+        widths.append(late["logits"].shape[1])
+        stored = self._fields.get("logits")
+        if stored is not None:
+            known.update(torch.isfinite(stored[self.exemplars]).sum(1).tolist())
+            assert stored.shape[1] == 4 or widths[-1] == 2
+        attach(self, *arguments, **late)
+
+    widths, known = [], set[int]()
+    monkeypatch.setattr(Batch, "attach", counting)
+    days = Days(tmp_path, "tracking=none", "strategy=derpp", "optimizer.lr=0.02")
+    assert days.update(day(tmp_path, 1, [0, 1])) == 0
+    assert (set(widths), known) == ({2}, {2})
+    widths.clear()
+    assert days.update(day(tmp_path, 2, [3, 0]), "--may-fall", "base=40") == 0
+    assert set(widths) == {4}
+    assert known == {2, 4}  # columns that a sample was stored without are masked
+    assert all(np.isfinite(value) for version in days.lineage.versions for value in version.after.values())
 
 
 def test_a_ledger_that_was_lost_when_a_run_went_on_is_not_made_up(tmp_path, capsys):

@@ -111,7 +111,7 @@ def animals(tmp_path_factory) -> Path:
 def train_animals(run_dir: Path, classes: str, *arguments: str) -> int:
     chosen = ["experiment=none", "model=mlp", "dataset=animals.Animals", f"dataset.classes=[{classes}]"]
     few = [
-        "scenario.classes_per_task=4",
+        f"scenario.classes_per_task={classes.count(',') + 1}",
         "tracking=none",
         "strategy=finetune",
         "model.hidden=[16]",
@@ -126,7 +126,9 @@ def train_animals(run_dir: Path, classes: str, *arguments: str) -> int:
         ("cat,dog,elk,fox", "natural", 1.0, None),
         ("cat,dog,elk,fox", "shuffled", 1.0, "rows of the head were taken by the names of classes"),
         ("dog,elk,fox,cat", "natural", 1.0, "rows of the head were taken by the names of classes"),
-        ("dog,elk,fox,zebu", "natural", 0.75, "by the names of classes, and left as initialised for zebu"),
+        ("dog,elk,fox,zebu", "natural", 0.75, "by the names of classes, and left as initialised for zebu; nothing"),
+        ("fox,zebu,cat,elk,dog", "natural", 0.8, "by the names of classes, and left as initialised for zebu"),
+        ("elk,dog", "natural", 0.98, "by the names of classes; nothing took those of cat, fox"),
     ],
 )
 def test_a_head_is_put_on_the_classes_that_it_was_learnt_on(

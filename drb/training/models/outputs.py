@@ -35,14 +35,17 @@ class Outputs:
         places = {name: place for place, name in enumerate(others.names)}
         rows = [places.get(name, -1) for name in self.names]
         new = [name for name, row in zip(self.names, rows, strict=True) if row < 0]
+        unused = [name for name in others.names if name not in self.names]
         if len(new) == len(rows):
             return rows, f"its head is of other classes ({_some(others.names)}), and this one is left as initialised"
-        if rows != list(range(len(rows))):
+        notes = []
+        if rows != list(range(len(others.names))):
             left = f", and left as initialised for {_some(new)}" if new else ""
-            return rows, f"rows of the head were taken by the names of classes{left}"
+            left += f"; nothing took those of {_some(unused)}" if unused else ""
+            notes.append(f"rows of the head were taken by the names of classes{left}")
         if self.dataset != others.dataset and self.names[0].isdigit():
-            return rows, f"its head was learnt on the numbered classes of dataset={others.dataset}"
-        return rows, ""
+            notes.append(f"its head was learnt on the numbered classes of dataset={others.dataset}")
+        return rows, "; ".join(notes)
 
 
 def rows_taken(own: Mapping[str, Tensor], offered: Mapping[str, Tensor], rows: list[int]) -> dict[str, Tensor]:

@@ -69,8 +69,9 @@ def load_weights(
 
     Args:
         outputs, offered_outputs: what the outputs of the network and of the weights mean. If both are known, a head of
-            the same shape is taken row by row, each class's row by its name; if only those of the network are, the rows
-            are taken in their order, and the report notes it.
+            any number of rows is taken row by row, each class's row by its name; rows of classes that only the network
+            has stay as they are initialised. If only those of the network are known, the rows of a head of the same
+            shape are taken in their order, and the report notes it.
     Raises:
         ValueError: nothing fits.
     """
@@ -81,13 +82,14 @@ def load_weights(
     misfits = {_layer(name) for name in common if own[name].shape != offered[name].shape}
     fitting = {name: offered[name] for name in own if name in common and _layer(name) not in misfits}
     note = ""
-    if outputs is not None and fitting.keys() >= set(_HEAD):
-        count = len(own[_HEAD[0]])  # fewer than there are classes, if the head grows
-        if offered_outputs is None or count > min(len(offered_outputs.names), len(outputs.names)):
+    if outputs is not None and _have_heads_of_one_width(own, offered):
+        # a head that grows has fewer rows than there are classes
+        means, meant = _first(outputs, len(own[_HEAD[0]])), _first(offered_outputs, len(offered[_HEAD[0]]))
+        if means is not None and meant is not None:
+            rows, note = means.taken_from(meant)
+            fitting.update(rows_taken({name: own[name] for name in _HEAD}, offered, rows))
+        elif fitting.keys() >= set(_HEAD):
             note = "nothing tells the classes of its head, whose rows were taken in their order"
-        else:
-            rows, note = outputs.first(count).taken_from(offered_outputs.first(count))
-            fitting.update(rows_taken({name: own[name] for name in _HEAD}, fitting, rows))
     report = LoadReport(
         note=note,
         origin=origin,
@@ -174,6 +176,16 @@ def torchvision_weights(name: str) -> dict[str, Tensor]:
             "set init to its path"
         ) from error
     return weights
+
+
+def _have_heads_of_one_width(own: Mapping[str, Tensor], offered: Mapping[str, Tensor]) -> bool:
+    """Whether both have a head with a row for each class, of as many features."""
+    return all(name in own and name in offered and own[name].shape[1:] == offered[name].shape[1:] for name in _HEAD)
+
+
+def _first(outputs: Outputs | None, count: int) -> Outputs | None:
+    """What so many outputs mean; None if not all of them are known."""
+    return None if outputs is None or count > len(outputs.names) else outputs.first(count)
 
 
 def _layer(name: str) -> str:
