@@ -4,7 +4,7 @@ A study is a YAML file (`configs/study/`). Each of its runs is one `drb train` i
 study's folder, so a study that was stopped goes on where it was: a run that has its `summary.json` is not done again.
 
     definition  what a study is: its points, their settings, and the runs that follow from them
-    results     what a study's folder holds so far
+    results     what a study's folder holds so far; checks refuses what is not the study's
     launch      starts runs here, by torchrun or mpirun
     slurm, queue    or as jobs of Slurm
     tracked     the study's own run in MLflow, below which its runs are nested

@@ -54,7 +54,7 @@ def _carry_out(study: Study, folder: Path, options: argparse.Namespace, settings
         every_run = [Result(run, "open") for run in study.runs]
         arrays = [] if slurm is None else arrays_of(study, folder, every_run, slurm)
         submitted = [shlex.join(["sbatch", *array.command]) for array in arrays]
-        print("\n".join(submitted or [run.command for run in study.runs]))
+        print("\n".join(submitted or [run.command(options.launcher) for run in study.runs]))
         return 0
     results = read_results(study, folder)
     require_same_configs(results, configs, folder)
@@ -73,7 +73,7 @@ def _carry_out(study: Study, folder: Path, options: argparse.Namespace, settings
             return 0
         if launch is not None:
             launch.environment |= variables(study, tracked)
-            results = run_study(study, folder, launch, _say)
+            results = run_study(study, folder, launch, _say, options.launcher)
     except BaseException as error:
         if tracked is not None:
             tracked.end(status_of(error))

@@ -29,6 +29,8 @@ from drb.program.config import TrainConfig, check_config, compose_config
 from drb.program.config.studies import question_of, read_study, study_files
 
 _KEYS = ("title", "settings", "points", "vary", "ranks", "seeds", "target")
+STARTS = {"torchrun": "torchrun --nproc-per-node={ranks} -m", "mpirun": "mpirun -n {ranks} python -m"}
+"""How each launcher starts a run's ranks."""
 _SET_BY_DRB = {
     "seed": "the key seeds of the study, or --seeds, says which seeds there are",
     "name": "each run is named after its point and seed",
@@ -81,10 +83,9 @@ class StudyRun:
         """Where the run's files are, below the study's folder."""
         return f"{self.point.folder}/seed-{self.seed}"
 
-    @property
-    def command(self) -> str:
-        """A command line that repeats the run outside the study."""
-        return f"torchrun --nproc-per-node={self.point.ranks} -m drb.train {shlex.join(self.settings)}"
+    def command(self, launcher: str = "torchrun") -> str:
+        """A command line that repeats the run outside the study; launcher: one of STARTS."""
+        return f"{STARTS[launcher].format(ranks=self.point.ranks)} drb.train {shlex.join(self.settings)}"
 
 
 @dataclass(frozen=True)

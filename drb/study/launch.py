@@ -16,11 +16,11 @@ from typing import Protocol
 
 from drb.program.config.explain import as_text
 from drb.runs.report.metric import shown
-from drb.study.definition import Study, StudyRun
+from drb.study.definition import STARTS, Study, StudyRun
 from drb.study.results import Result, last_line, read_result, read_results, write_owner, write_record
 
 OUTPUT = "output.txt"  # what a run has printed, in its directory
-LAUNCHERS = ("torchrun", "mpirun")
+LAUNCHERS = tuple(STARTS)
 
 
 class Launch(Protocol):
@@ -29,9 +29,12 @@ class Launch(Protocol):
     def __call__(self, run: StudyRun, run_dir: Path) -> int: ...
 
 
-def run_study(study: Study, folder: Path, launch: Launch, say: Callable[[str], None]) -> list[Result]:
+def run_study(
+    study: Study, folder: Path, launch: Launch, say: Callable[[str], None], launcher: str = "torchrun"
+) -> list[Result]:
     """Start every run that is not done, once; returns the result of each run of the study.
 
+    launcher: what `launch` starts ranks by, one of LAUNCHERS.
     Raises:
         ValueError: what is in the folder is not this study's, or has other settings.
     """
@@ -44,14 +47,14 @@ def run_study(study: Study, folder: Path, launch: Launch, say: Callable[[str], N
     started = time.monotonic()
     for number, run in enumerate(left, 1):
         say(f"[{number}/{len(left)}] {run.name}")
-        say(f"    {_run(run, folder, launch)}{_time_left(started, number, len(left))}")
+        say(f"    {_run(run, folder, launch, launcher)}{_time_left(started, number, len(left))}")
     return read_results(study, folder)
 
 
-def _run(run: StudyRun, folder: Path, launch: Launch) -> str:
+def _run(run: StudyRun, folder: Path, launch: Launch, launcher: str) -> str:
     """Train, note how it ended, and return that in one line."""
     run_dir = folder / run.folder
-    facts = {"host": socket.gethostname(), "command": run.command}
+    facts = {"host": socket.gethostname(), "launcher": launcher}
     write_record(run, folder, **facts)
     code = launch(run, run_dir)
     result = read_result(run, folder)

@@ -59,7 +59,7 @@ def _html(study: Study, points: Sequence[PointResults], results: Sequence[Result
         *(_figure(plot) for plot in plots),
         "<h2>Commands</h2>",
         '<p class="note">Each number above is the mean of the runs of its point; a line below repeats one.</p>',
-        f"<pre>{escape(chr(10).join(result.run.command for result in results))}</pre>",
+        f"<pre>{escape(chr(10).join(result.command for result in results))}</pre>",
         "<h2>Made with</h2>",
         _table([["", ""], *([name, ", ".join(values)] for name, values in origins(results).items())]),
         "</body></html>\n",

@@ -9,31 +9,31 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from drb.program.config import TrainConfig
-from drb.program.config.resume import require_same_config
 from drb.program.summary import write_atomically
 from drb.runs.report import Summary
-from drb.study.definition import Study, StudyRun
+from drb.study.checks import require_same_config_today, require_same_run, require_same_study, require_summary
+from drb.study.definition import STARTS, Study, StudyRun
 from drb.study.queue import jobs_in_queue
 
 Status = Literal["done", "failed", "open"]
 RECORD, OWNER = "study_run.json", "study.json"
-_REMEDY = "give another folder with --out, or delete that one"
 
 
 @dataclass(frozen=True)
 class Result:
     """What is known of a run.
 
-    status:  done; failed (its last start ended with an error); or open (not started, or stopped before its end).
-    summary: the run's summary.json if it is done.
-    error:   what a failed run said last.
-    job:     the Slurm job of an open run that waits or runs; else empty.
+    status:   done; failed (its last start ended with an error); or open (not started, or stopped before its end).
+    summary:  the run's summary.json if it is done.
+    error:    what a failed run said last.
+    job:      the Slurm job of an open run that waits or runs; else empty.
+    launcher: what started its ranks here, one of `drb.study.definition.STARTS`.
     """
 
     run: StudyRun
@@ -41,18 +41,22 @@ class Result:
     summary: Summary | None = None
     error: str = ""
     job: str = ""
+    launcher: str = "torchrun"
+
+    @property
+    def command(self) -> str:
+        """A command line that repeats the run outside the study."""
+        return self.run.command(self.launcher)
 
 
 def read_results(study: Study, folder: Path) -> list[Result]:
     """One result for each run of the study, in its order.
 
     Raises:
-        ValueError: the folder is another study's, a directory in it holds a run with other settings or on other ranks,
-            or Slurm was given some of the runs and does not answer.
+        ValueError: the folder is another study's, a directory in it holds a run with other settings or on other ranks
+            or an incomplete summary, or Slurm was given some of the runs and does not answer.
     """
-    owner = (_read(folder / OWNER) or {"study": study.name}).get("study")
-    if owner != study.name:
-        raise ValueError(f"{folder} holds the study {owner}, not {study.name}; {_REMEDY}")
+    require_same_study(study.name, (_read(folder / OWNER) or {}).get("study"), folder)
     queue = cache(jobs_in_queue)
     return [read_result(run, folder, queue) for run in study.runs]
 
@@ -68,29 +72,22 @@ def read_result(run: StudyRun, folder: Path, queue: Callable[[], Mapping[str, st
     run_dir = folder / run.folder
     record = _read(run_dir / RECORD)
     summary = _read(run_dir / "summary.json")
-    if record is None:
-        if summary is not None:
-            raise ValueError(f"{run_dir} holds a run that no study has started; {_REMEDY}")
+    if record is None and summary is None:
         return Result(run, "open")
-    wanted = {"settings": run.settings, "ranks": run.point.ranks}
-    if found := [key for key, value in wanted.items() if record.get(key) != value]:
-        raise ValueError(
-            f"{run_dir} was run with {found[0]} {record.get(found[0])}, the study asks for {wanted[found[0]]}; "
-            f"{_REMEDY}"
-        )
+    require_same_run(run, record, run_dir)
+    record = record or {}
+    launcher = record.get("launcher")
+    begun = Result(run, "open", launcher=launcher if launcher in STARTS else "torchrun")
     if summary is not None:
-        if summary["world_size"] != run.point.ranks:  # sbatch was given other numbers of nodes or tasks
-            raise ValueError(
-                f"{run_dir} was run on {summary['world_size']} ranks, the study asks for {run.point.ranks}; {_REMEDY}"
-            )
-        return Result(run, "done", summary)
+        require_summary(run, summary, run_dir)
+        return replace(begun, status="done", summary=summary)
     if job := record.get("job"):
         if job in (waiting := queue()):
-            return Result(run, "open", job=waiting[job])
+            return replace(begun, job=waiting[job])
         output = Path(record["output"])
         said = last_line(output, "drb: error:") or last_line(output)  # srun may have the last word
-        return Result(run, "failed", error=f"{said} (all it said: {output})") if said else Result(run, "open")
-    return Result(run, "failed", error=str(record["error"])) if record.get("error") else Result(run, "open")
+        return replace(begun, status="failed", error=f"{said} (all it said: {output})") if said else begun
+    return replace(begun, status="failed", error=str(record["error"])) if record.get("error") else begun
 
 
 def require_same_configs(results: Iterable[Result], configs: Mapping[str, TrainConfig], folder: Path) -> None:
@@ -103,9 +100,8 @@ def require_same_configs(results: Iterable[Result], configs: Mapping[str, TrainC
     """
     for result in results:
         if result.summary is not None:
-            now = {**asdict(configs[result.run.point.label]), "seed": result.run.seed}
-            where = str(folder / result.run.folder)
-            require_same_config(result.summary["config"], now, where, remedy=_REMEDY)
+            config = asdict(configs[result.run.point.label])
+            require_same_config_today(result.run, result.summary, config, folder / result.run.folder)
 
 
 def origins(results: Iterable[Result]) -> dict[str, list[str]]:

@@ -82,6 +82,6 @@ def _made_with(study: Study, results: Sequence[Result]) -> str:
         + ("" if target is None else f" Time to {target:g}: until the mean score over all tasks has reached it."),
         *filter(None, [mixture(results)]),
         f"Made by drb with {facts}.",
-        f"One of the runs: {study.runs[-1].command}",
+        f"One of the runs: {results[-1].command}",
     ]
     return "\n".join(textwrap.fill(line, 190) for line in lines)

@@ -158,7 +158,7 @@ def _tell(array: Array, study: Study, folder: Path) -> None:
         run_dir = folder / run.folder
         (told / str(place)).write_text("\n".join([str(run_dir), *run_settings(run), ""]), encoding="utf-8")
         job = {"job": f"{array.name} {place}", "output": str(told / f"{place}.out")}
-        write_record(run, folder, host=socket.gethostname(), command=run.command, **job)
+        write_record(run, folder, host=socket.gethostname(), **job)
 
 
 def _ranks_per_node(ranks: int, slurm: Slurm) -> int:

@@ -82,10 +82,25 @@ write_conf() {
     printf 'CgroupAutomount=no\n' > "$DIR/etc/cgroup.conf"
 }
 
-hosts_remove() { local t; t=$(grep -v "$MARK\$" /etc/hosts || true); printf '%s\n' "$t" > /etc/hosts; }
-hosts_add() {
-    hosts_remove; local i
-    for ((i = 1; i <= NODES; i++)); do echo "127.0.0.1 $PREFIX$i $MARK" >> /etc/hosts; done
+# hosts_set [LINE...]: in /etc/hosts, these lines for this cluster's, and none of clusters that were killed
+hosts_set() {
+    local line kept=()
+    {
+        flock 9
+        while IFS= read -r line || [ -n "$line" ]; do
+            if [[ $line == *"$MARK" ]]; then continue; fi
+            if [[ $line == *"# drb-slurm "* ]] && ! is_alive "${line##*# drb-slurm }"; then continue; fi
+            kept+=("$line")
+        done < /etc/hosts
+        printf '%s\n' "${kept[@]}" "$@" > /etc/hosts    # not a new file: containers mount this one
+    } 9>> /etc/hosts
+}
+is_alive() {    # folder of a cluster: it runs, or is being started
+    local f p
+    for f in "$1/starting.pid" "$1/slurmctld.pid"; do
+        p=$(cat "$f" 2>/dev/null) && kill -0 "$p" 2>/dev/null && return 0
+    done
+    return 1
 }
 
 cmd_install() {
@@ -101,14 +116,16 @@ cmd_up() {
     [ "$(id -u)" = 0 ] || die "needs root"
     [ -e "$DIR/slurmctld.pid" ] && die "already up in $DIR"
     [ "$CPUS" -ge "$(nproc)" ] || die "CPUS must be at least $(nproc): slurmd refuses a node with fewer CPUs than the machine"
-    rm -f "$DIR"/log/*; write_conf; hosts_add
+    rm -f "$DIR"/log/*; write_conf; echo $$ > "$DIR/starting.pid"
+    local i hosts=()
+    for ((i = 1; i <= NODES; i++)); do hosts+=("127.0.0.1 $PREFIX$i $MARK"); done
+    hosts_set "${hosts[@]}"
     export SLURM_CONF="$DIR/etc/slurm.conf"
     # munge: own key and socket, as root (--force silences the owner checks of the default paths)
     head -c 1024 /dev/urandom > "$DIR/munge/munge.key"; chmod 400 "$DIR/munge/munge.key"; chmod 711 "$DIR" "$DIR/munge"
     munged --force --key-file="$DIR/munge/munge.key" --socket="$DIR/munge/munge.sock" \
            --pid-file="$DIR/munge/munged.pid" --log-file="$DIR/log/munged.log" --seed-file="$DIR/munge/seed"
     slurmctld -c
-    local i
     for ((i = 1; i <= NODES; i++)); do
         mkdir -p "$DIR/spool/$PREFIX$i" "$DIR/tmp/$PREFIX$i"
         # an own UTS namespace gives each virtual node its own hostname, as on a real cluster
@@ -147,7 +164,7 @@ cmd_down() {
         [ -e "$f" ] && { kill "$(cat "$f")" 2>/dev/null || true; }
     done
     for f in "$DIR"/slurmd-*.pid "$DIR/slurmctld.pid" "$DIR/munge/munged.pid"; do end_pid "$f"; done
-    hosts_remove; rm -rf "$DIR/state" "$DIR/spool" "$DIR/gpu"
+    hosts_set; rm -rf "$DIR/state" "$DIR/spool" "$DIR/gpu" "$DIR/starting.pid"
 }
 
 cmd_run() {

@@ -45,6 +45,7 @@ def summary_of(run: StudyRun, acc: float | None = None) -> dict:
         ],
         "during": [[5, 0.9], [15, acc]],
         "during_seconds": [0.5, 1.5],
+        "config": {},
         "train_seconds": 2.0,
         "samples_per_second": 100.0 * run.point.ranks**0.5,
         "breakdown": {"steps": 10, "training": parts, "round": None, "setup": 0.0},

@@ -50,7 +50,7 @@ def test_every_combination_is_a_point_and_every_seed_a_run(file: Path):
         "rehearsal · capacity=200 · W=1",
     ]
     assert len(study.runs) == 2 * 2 * 2 * 3
-    assert study.runs[-1].command == (
+    assert study.runs[-1].command() == (
         "torchrun --nproc-per-node=2 -m drb.train experiment=digits strategy=finetune rehearsal.capacity=200 "
         "optimizer.lr=0.1 seed=2"
     )
@@ -116,10 +116,55 @@ def test_a_study_killed_at_random_moments_ends_with_the_same_page(kills: int, fi
         assert whole.replace("/whole/", "") == other.replace("/killed/", ""), name
 
 
-def test_results_of_other_settings_are_refused_rather_than_mixed(file: Path, tmp_path: Path):
-    run_study(load_study(str(file)).with_seeds([0]), tmp_path / "out", launch, lambda line: None)
-    with pytest.raises(ValueError, match=r"was run with settings .*the study asks for .*--out, or delete"):
-        read_results(load_study(str(file), ["optimizer.lr=0.1"]).with_seeds([0]), tmp_path / "out")
+def test_results_of_other_settings_are_refused_in_a_sentence_that_names_what_differs(file: Path, tmp_path: Path):
+    def asked(*settings: str, of: str = STUDY):
+        file.write_text(of)
+        return load_study(str(file), settings).with_seeds([0])
+
+    done = asked("optimizer.lr=0.1", "optimizer.momentum=0")
+    run_study(done, tmp_path / "out", launch, lambda line: None)
+    run_dir = tmp_path / "out" / done.runs[0].folder
+    differs = {
+        "with optimizer.lr=0.1, the study asks for optimizer.lr=0.2": asked("optimizer.lr=0.2", "optimizer.momentum=0"),
+        "with optimizer.lr=0.1 and optimizer.momentum=0, which the study does not ask for": asked(),
+        "without optimizer.x=1, which the study asks for": asked(
+            "optimizer.lr=0.1", "optimizer.momentum=0", "optimizer.x=1"
+        ),
+        "with the same settings in another order, of which the last one counts": asked(
+            "optimizer.momentum=0", "optimizer.lr=0.1"
+        ),
+    }
+    for words, study in differs.items():
+        with pytest.raises(ValueError) as refused:
+            read_results(study, tmp_path / "out")
+        said = f"{run_dir} was run {words}; give another folder with --out, or delete that one"
+        assert str(refused.value) == said
+
+
+@pytest.mark.parametrize("missing", ["during_seconds", "config", "acc"])
+def test_a_summary_without_what_the_page_needs_is_refused_in_one_sentence(missing: str, file: Path, tmp_path: Path):
+    study = load_study(str(file)).with_seeds([0])
+    run_study(study, tmp_path / "out", launch, lambda line: None)
+    run_dir = tmp_path / "out" / study.runs[0].folder
+    summary = json.loads((run_dir / "summary.json").read_text())
+    del summary[missing]
+    (run_dir / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(ValueError, match=f"summary.json lacks {missing}, which the page .* delete {run_dir}, and"):
+        read_results(study, tmp_path / "out")
+    if missing == "during_seconds":  # which is of no use without a target
+        file.write_text(STUDY.replace("target: 0.21\n", ""))
+        assert read_results(load_study(str(file)).with_seeds([0]), tmp_path / "out")[0].status == "done"
+
+
+def test_each_run_has_the_command_of_the_launcher_that_started_it(file: Path, tmp_path: Path):
+    first, both = load_study(str(file)).with_seeds([0]), load_study(str(file)).with_seeds([0, 1])
+    run_study(first, tmp_path, launch, lambda line: None, "mpirun")
+    commands = [result.command for result in run_study(both, tmp_path, launch, lambda line: None)]
+    by_mpirun = "mpirun -n 2 python -m drb.train experiment=digits strategy=er rehearsal.capacity=100 seed=0"
+    assert by_mpirun in commands  # was done; `broken` was tried again
+    assert [command.partition(" ")[0] for command in commands].count("mpirun") == 4
+    by_torchrun = by_mpirun.replace("mpirun -n 2 python", "torchrun --nproc-per-node=2")
+    assert by_torchrun.replace("seed=0", "seed=1") in commands
 
 
 def test_a_page_beside_a_running_study_leaves_its_run_in_the_tracker_running(file: Path, tmp_path: Path, monkeypatch):
