@@ -22,7 +22,7 @@ from drb.tracking.tracker import PARENT, Data, Point
 
 _log = logging.getLogger(__name__)
 _MAX_PARAMS = 100  # that MLflow takes at a time
-_LOCKED_S = 15.0  # how long to wait for a local store that another process has locked
+_LOCKED_S, _MADE_S = 15.0, 120.0  # how long to wait for a local store that another process has locked, or is making
 SETTING, VARIABLE = "tracking.uri", "MLFLOW_TRACKING_URI"
 _DEFAULT_URI = "sqlite:///mlflow.db"
 # or MLflow's page shows the runs as 'Evaluation runs' of a language model
@@ -264,14 +264,14 @@ def _alone(uri: str) -> Iterator[None]:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path.with_name(f".{path.name}.lock"), "w") as lock:
-        deadline = time.monotonic() + _LOCKED_S
+        deadline = time.monotonic() + _MADE_S
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise LockedError(f"another process has held {lock.name} for {_LOCKED_S:.0f} s") from None
+                    raise LockedError(f"another process has held {lock.name} for {_MADE_S:.0f} s") from None
             time.sleep(0.1)
         yield
 

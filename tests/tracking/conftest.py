@@ -12,6 +12,13 @@ from pathlib import Path
 import pytest
 
 
+@pytest.fixture(autouse=True)
+def no_mlflow_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="mlflow|sqlalchemy|alembic|flask|werkzeug")
+        yield
+
+
 class Server:
     """MLflow's own Flask app on a free port of loopback."""
 
@@ -76,4 +83,5 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) ->
     """A local store's URI, mlflow.db in the working directory, which is temporary."""
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # which MLflow's server sets in this process
     return f"sqlite:///{tmp_path}/mlflow.db"

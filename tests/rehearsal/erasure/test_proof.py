@@ -26,7 +26,7 @@ from drb.rehearsal.state.forget import ids_in_state
 from drb.runs.forget import CheckpointPurge, forget_in_run
 
 STEPS, ROWS = 12, 6
-FORGOTTEN = [i for i in range(2 * STEPS * ROWS) if i % 4 < 2]  # half of what each rank is offered
+FORGOTTEN = [i for i in range(4 * STEPS * ROWS) if i % 8 < 4]  # half of what each of up to 4 ranks is offered
 
 
 def ids_of(rank, world_size, step):

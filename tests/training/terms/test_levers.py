@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from training.method.reference import DarkExperienceReplayPlusPlus
 from training.method.runs import EXEMPLARS, ODD_STEP, SAMPLES, LoaderOfOneRankLess, case
 from training.parts import make_network, preprocess, small_dataset
-from training.terms.replay import Reference, Vector, pixels, replay, values
+from training.terms.replay import Reference, Vector, replay, values
+from training.terms.rows import of_step, rows_of, shares_of
 
 from drb.seeding import sample_keys
 from drb.training.strategies import ExperienceReplay
@@ -129,28 +130,6 @@ def check(name: str, loss: Any, reference: Reference | None = None) -> None:
     for rank in ranks:
         for (parameter, _), value in zip(network.named_parameters(), values(network), strict=True):
             np.testing.assert_allclose(rank["weights"][parameter], value.numpy(), rtol=0, atol=1e-5)
-
-
-def rows_of(pair: Any, kind: str) -> tuple[Tensor, Tensor]:
-    """Pixels and labels of both ranks' new or rehearsed rows."""
-    cut = {
-        "new": lambda b: slice(0, b["new"]),
-        "rehearsed": lambda b: slice(b["new"], None),
-        "all": lambda b: slice(None),
-    }
-    parts = [{n: batch["fields"][n][cut[kind](batch)] for n in ("image", "label")} for batch in pair]
-    image, label = (torch.from_numpy(np.concatenate([part[n] for part in parts])) for n in ("image", "label"))
-    return pixels(image), label
-
-
-def of_step(pairs: Any, of_batch: Any) -> Tensor:
-    """Each batch counts by its rows."""
-    sizes = [len(rows_of(pair, "all")[1]) for pair in pairs]
-    return sum(of_batch(pair) * size / sum(sizes) for pair, size in zip(pairs, sizes, strict=True))
-
-
-def shares_of(labels: Tensor, num_classes: int) -> Tensor:
-    return torch.bincount(labels, minlength=num_classes).double() / max(1, len(labels))
 
 
 def test_the_running_prior_is_that_of_all_ranks_rows():
