@@ -2,7 +2,7 @@
 
 Ranks share memory (exchange=shared); each has seen enough minibatches to have a full buffer. Of several extends the
 median counts, since how a rank meets the others depends on who comes first. Two ways: rounds inline, where everything
-is on the training thread, and rounds on a worker, whose calls are counted apart.
+is on the training thread, and rounds on a worker, whose calls are counted apart. The ledger is kept, as in every run.
 
     python benchmarks/hops.py [--show] [--drb FOLDER]
 
@@ -79,12 +79,14 @@ def hops(calls: list[Call]) -> dict[str, int]:
 def steady_extends(rank: int, world_size: int, asynchronous: bool) -> list[dict[str, list[Call]]]:
     """The calls of each of several extends of this rank, by thread. Collective over the default group."""
     import drb
+    from drb.rehearsal.ledger import recorder as ledger
 
     recorder = Recorder(Path(drb.__file__).parent)
     threading.setprofile(recorder.profile)  # for the worker, which does not run yet
     settings = {"seed": 0, "exchange": "shared", "asynchronous": asynchronous, "verbose": False}
     found: list[dict[str, list[Call]]] = []
     with drb.Rehearsal(CAPACITY, EXEMPLARS, **settings) as rehearsal:
+        rehearsal.recorder = ledger.Recorder()
         for step in range(WARM_UP + EXTENDS):
             ids = torch.arange(B) + (step * world_size + rank) * B
             minibatch = {"image": torch.zeros(B, 3, 32, 32, dtype=torch.uint8), "label": ids % 10, "sample_id": ids}

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from drb.distributed.agreement import value_of_main
 from drb.distributed.world import World
 from drb.rehearsal.ledger.file import LedgerWriter, cut
 from drb.rehearsal.ledger.recorder import Recorder
@@ -22,16 +23,28 @@ class RunLedger:
         self._writer: LedgerWriter | None = None
         self._steps: Callable[[], int] = lambda: 0
 
-    def begin(self, run_dir: Path, rehearsal: Rehearsal | None, trainer: Trainer, world: World, *, log: bool) -> None:
-        """Drop what was logged after the steps that count, and log what follows. Before the first minibatch.
+    def begin(
+        self,
+        run_dir: Path,
+        rehearsal: Rehearsal | None,
+        trainer: Trainer,
+        world: World,
+        *,
+        log: bool,
+        run_id: str | None = None,
+    ) -> None:
+        """Drop what was logged after the steps that count, and log what follows.
 
-        log: False logs nothing. Draws from prefilled samples are not logged either.
+        Before the first minibatch. Collective.
+
+        log: False logs nothing. Draws from prefilled samples are not logged either. run_id: rank 0's counts.
         """
+        run = value_of_main("ledger", run_id or "", world)
         if world.is_main:
-            cut(run_dir, trainer.steps)
+            cut(run_dir, trainer.steps, run)
         if log and rehearsal is not None and rehearsal.settings.prefilled is None:
             rehearsal.recorder = recorder = Recorder()
-            self._writer = LedgerWriter(run_dir, recorder, world.rank, trainer.steps)
+            self._writer = LedgerWriter(run_dir, recorder, world.rank, trainer.steps, run)
             self._steps = lambda: trainer.steps
 
     def start_flush(self) -> Callable[[], None]:

@@ -124,7 +124,7 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
                 saved = None  # it may hold samples: what is forgotten must not stay in memory
             if world.is_main:
                 write_ledger(run_dir, config, dataset, trainer)
-            ledger.begin(run_dir, rehearsal, trainer, world, log=config.ledger)
+            ledger.begin(run_dir, rehearsal, trainer, world, log=config.ledger, run_id=config.run_id)
             if rehearsal is not None and checkpointer is not None:
                 rehearsal.forget_observers.append(CheckpointPurge(checkpointer))
             stage.where = lambda: trainer.whereabouts

@@ -130,7 +130,9 @@ class RoundRunner:
         messages_WH = self._exchange.gather_counts(self._message)
         if self.on_gathered is not None:
             self.on_gathered(messages_WH[:, _STATUS].copy())
-        ends = self._ends(messages_WH)
+        heads_W2, own = messages_WH[:, : _STEP + 1], self._message[: _STEP + 1]
+        all_go_on = own[_STATUS] == ACTIVE and heads_W2.tobytes() == own.tobytes() * len(heads_W2)  # all say the same
+        ends = None if all_go_on else self._ends(heads_W2)
         counts_WS, offered_W = messages_WH[:, _SIZE : _SIZE + 1], messages_WH[:, _OFFERED]  # one stratum, or replaced
         if self._prefilled is not None:
             counts_WS, offered_W = self._prefilled.counted_with(counts_WS, offered_W)
@@ -173,15 +175,13 @@ class RoundRunner:
         times.exemplars += count * len(draws)
         return RoundResult(per_step)
 
-    def _ends(self, messages_WH: Int64Array) -> Ends | None:
-        """How the ranks stand, if this is the last round of one; None if all go on.
+    @staticmethod
+    def _ends(heads_W2: Int64Array) -> Ends:
+        """How the ranks stand in the last round of one of them. heads_W2: their statuses and steps.
 
         Raises:
             UnevenError: all go on, at different steps.
         """
-        heads_W2, own = messages_WH[:, : _STEP + 1], self._message[: _STEP + 1]
-        if own[_STATUS] == ACTIVE and heads_W2.tobytes() == own.tobytes() * len(heads_W2):  # all say what this one says
-            return None
         statuses, steps = heads_W2.T.copy()
         if not np.count_nonzero(statuses):  # ACTIVE is 0
             raise UnevenError(f"the ranks are at different steps: {steps.tolist()}; resume all from one checkpoint")

@@ -221,6 +221,7 @@ class Unstarted:
 
         settings = self._settings
         rules = Rules(
+            run=parts.origin.run,
             rank=self._rank,
             world_size=self._world_size,
             capacity=parts.buffer.capacity,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Sequence
@@ -9,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from drb.checkpoint.errors import CheckpointError
+from drb.checkpoint.format import read_manifest, read_part
 from drb.data.mix import Mix, mix_from, mixture, samples_of_step, steps_of_sample
 from drb.rehearsal.ledger.file import FOLDER
 from drb.runs.rehearsed import RehearsalLedger, read_rehearsal_ledger
@@ -80,7 +83,7 @@ def read_ledger(run_dir: Path) -> Ledger | RehearsalLedger:
     path = run_dir / LEDGER_FILE
     if (run_dir / FOLDER).is_dir() and not path.exists():
         steps, seen = _seen(run_dir)
-        return read_rehearsal_ledger(run_dir, steps if seen else None, seen)
+        return read_rehearsal_ledger(run_dir, steps if seen else None, seen, _names_of_run(run_dir))
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         mix, origins, lost = mix_from(content["mix"]), dict(content["origins"]), int(content["lost"])
@@ -111,6 +114,18 @@ def _seen(run_dir: Path) -> tuple[int, dict[str, int]]:
         seen |= {file: ended for file in ("model.safetensors", "model.pt2") if (run_dir / file).exists()}
         steps = max(steps, ended)  # a run that was extended by tasks has checkpoints beyond its summary
     return steps, seen
+
+
+def _names_of_run(run_dir: Path) -> set[str]:
+    """What its last checkpoint and its summary call the run; they may be of two, if it was started anew."""
+    configs = []
+    with contextlib.suppress(CheckpointError):
+        if checkpoints := _checkpoints(run_dir):
+            last = checkpoints[-1]
+            configs.append(read_part(last, read_manifest(last), "trainer").get("config"))
+    with contextlib.suppress(OSError, ValueError):
+        configs.append(json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))["config"])
+    return {config["run_id"] for config in configs if config and config.get("run_id")}
 
 
 def _checkpoints(run_dir: Path) -> list[Path]:

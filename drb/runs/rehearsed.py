@@ -5,7 +5,7 @@ Answers follow from `ledger/` of its directory: see `drb.rehearsal.ledger`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 from drb.rehearsal.ledger.dealt import Stretch
 from drb.rehearsal.ledger.file import FOLDER, RankLog, read_logs
 from drb.rehearsal.ledger.replay import Replay
-from drb.types import Int64Array
+from drb.types import BoolArray, Int64Array
 
 
 @dataclass(frozen=True)
@@ -108,13 +108,12 @@ class RehearsalLedger:
         new = drawn = asked = 0
         for start in self.starts:
             replay, last = Replay(start), min(self.steps, *(log.end for log in start))
-            counts = replay.counts_of_draws()
             rows = [rank.rows_offered() for rank in replay.ranks]
-            for step in rows[0]:
-                if all(number <= last for number in _optimisation_steps(_stretches(start[0]), [step])):
-                    new += sum(of_rank.get(step, 0) for of_rank in rows)
-                    given, wanted = counts.get(step, (0, 0))
-                    drawn, asked = drawn + given, asked + wanted
+            num_steps = 1 + max((int(steps[-1]) for steps, _ in rows if len(steps)), default=-1)
+            is_counted = _are_up_to(last, _stretches(start[0]), num_steps)
+            new += sum(int(amounts[is_counted[steps]].sum()) for steps, amounts in rows)
+            given, wanted = replay.counts_of_draws(len(is_counted))
+            drawn, asked = drawn + int(given[is_counted].sum()), asked + int(wanted[is_counted].sum())
         total = max(new + drawn, 1)
         return [
             f"new: {new} samples, {100 * new / total:.2f} % of all",
@@ -142,14 +141,19 @@ class RehearsalLedger:
 
 
 def read_rehearsal_ledger(
-    run_dir: Path, steps: int | None = None, checkpoints: Mapping[str, int] | None = None
+    run_dir: Path,
+    steps: int | None = None,
+    checkpoints: Mapping[str, int] | None = None,
+    runs: Collection[str] = (),
 ) -> RehearsalLedger:
     """The ledger of a run. steps: those that its checkpoints and its summary know of; None: all that were logged.
 
+    runs: the names that they know the run by.
+
     Raises:
-        ValueError: it is damaged, or was not written.
+        ValueError: it is damaged or of another run, or was not written.
     """
-    starts = read_logs(run_dir)
+    starts = read_logs(run_dir, runs)
     if not starts:
         raise ValueError(f"{run_dir / FOLDER} holds no ledger: the run was started with ledger=false, or saved nothing")
     last = max(log.end for start in starts for log in start)
@@ -167,6 +171,15 @@ def _stretches(log: RankLog) -> list[Stretch]:
         return log.stretches
     begin = log.entries[0].begin
     return [Stretch(begin, log.entries[-1].end - begin, log.begin, 1, -1, None)]
+
+
+def _are_up_to(number: int, stretches: list[Stretch], steps: int) -> BoolArray:
+    """Which of the rehearsal's steps 0 … steps - 1 are part of optimisation steps up to this one, bool [steps]."""
+    are: BoolArray = np.ones(steps, bool)
+    for stretch in stretches:
+        minibatches = max(0, number - stretch.taken) * stretch.accumulate
+        are[stretch.begin + minibatches : stretch.end] = False
+    return are
 
 
 def _optimisation_steps(stretches: list[Stretch], steps: Iterable[int]) -> Iterator[int]:

@@ -27,12 +27,11 @@ def test_arrays_come_back(values, differences):
     assert data[end:] == b"rest"
 
 
-@pytest.fixture
-def run_dir(tmp_path):
+def train(folder, run="", seed=1):
     """Twelve steps, written after six and twelve."""
     recorder = Recorder()
-    writer = LedgerWriter(tmp_path, recorder, 0, 0)
-    with Rehearsal(6, 2, seed=1, verbose=False) as rehearsal:
+    writer = LedgerWriter(folder, recorder, 0, 0, run)
+    with Rehearsal(6, 2, seed=seed, verbose=False) as rehearsal:
         rehearsal.recorder = recorder
         for step in range(12):
             rehearsal.extend(minibatch_of(range(4 * step, 4 * step + 4)))
@@ -42,7 +41,12 @@ def run_dir(tmp_path):
                 writer.write()
         with pytest.raises(ValueError, match="before the first minibatch"):
             rehearsal.recorder = recorder
-    return tmp_path
+    return folder
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    return train(tmp_path)
 
 
 def test_what_was_cut_short_does_not_count(run_dir):
@@ -81,11 +85,31 @@ def test_files_of_another_run_or_version_are_refused(run_dir, monkeypatch):
     with pytest.raises(ValueError, match="0000000006-00000.log begins before the end of an earlier start"):
         read_ledger(run_dir)
     other.unlink()
-    monkeypatch.setattr("drb.rehearsal.ledger.file._FORMAT", "drb-ledger 2")
+    monkeypatch.setattr("drb.rehearsal.ledger.file._FORMAT", "drb-ledger 3")
     with pytest.raises(
-        ValueError, match="00000.log is of another version of drb: it is drb-ledger 1, not drb-ledger 2"
+        ValueError, match="00000.log is of another version of drb: it is drb-ledger 2, not drb-ledger 3"
     ):
         read_ledger(run_dir)
+
+
+@pytest.mark.parametrize(("run", "seed"), [("theirs", 1), ("ours", 2)])
+def test_a_ledger_copied_from_another_run_of_as_many_steps_is_refused(tmp_path, caplog, run, seed):
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    ours.mkdir()
+    theirs.mkdir()
+    train(ours, "ours")
+    train(theirs, run, seed)
+    (ours / "summary.json").write_text('{"steps": 12, "config": {"run_id": "ours"}}')
+    (path,) = (ours / FOLDER).iterdir()
+    assert len(read_ledger(ours).step(12)) == 6
+    (their_path,) = (theirs / FOLDER).iterdir()
+    their_path.rename(path.with_name("0000000012-00000.log") if seed == 2 else path)
+    what = "are of different runs" if seed == 2 else "is of the run 'theirs', and the checkpoints .* of 'ours'"
+    with pytest.raises(ValueError, match=what):
+        read_ledger(ours)
+    cut(ours, 12, "ours")
+    assert ("is of the run 'theirs', not of this one" in caplog.text) == (run == "theirs")
+    assert path.exists() == (run == "ours")
 
 
 def test_what_is_wrong_is_told(run_dir):

@@ -1,9 +1,9 @@
 """The ledger on disk: LEDGER/<steps taken at the start>-<rank>.log of each start of a run and each of its ranks.
 
 A file is a sequence of records: 8 bytes with length and checksum, then 4 with the length of a JSON text, the text
-deflated, and bytes that it describes. The first one has the rules; each other one has what was logged up to a
-checkpoint, and says of how many optimisation steps (`end`). A record is on the disk before its checkpoint has a name.
-Going on from an earlier checkpoint cuts what came after it.
+deflated, and bytes that it describes. The first one has the rules and says whose run it is; each other one has what was
+logged up to a checkpoint, and says of how many optimisation steps (`end`). A record is on the disk before its
+checkpoint has a name. Going on from an earlier checkpoint cuts what came after it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import logging
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,16 +25,21 @@ from drb.rehearsal.ledger.recorder import Entry, Part, Recorder, Rules
 from drb.types import Int64Array
 
 FOLDER = "ledger"
-_FORMAT = "drb-ledger 1"
+_FORMAT = "drb-ledger 2"
 _FRAME = struct.Struct("<II")
 _TEXT = struct.Struct("<I")
 _log = logging.getLogger(__name__)
 
 
 class LedgerWriter:
-    """Writes what one rank has logged. steps: optimisation steps that had been taken when this process began."""
+    """Writes what one rank has logged.
 
-    def __init__(self, run_dir: Path, recorder: Recorder, rank: int, steps: int) -> None:
+    steps: optimisation steps that had been taken when this process began. run: the run's name, alike on all ranks and
+    in all its starts; nothing is compared with "".
+    """
+
+    def __init__(self, run_dir: Path, recorder: Recorder, rank: int, steps: int, run: str = "") -> None:
+        self._run = run
         self._path = run_dir / FOLDER / f"{steps:010d}-{rank:05d}.log"
         self._recorder = recorder
         self._steps = steps
@@ -56,7 +61,7 @@ class LedgerWriter:
             return
         records = [_record(*_content(part, end)) for part, end in self._waiting]
         if not self._written:
-            header = {"format": _FORMAT, "rules": asdict(rules), "begin": self._steps}
+            header = {"format": _FORMAT, "run": self._run, "rules": asdict(rules), "begin": self._steps}
             records.insert(0, _record(header, []))
             self._path.parent.mkdir(exist_ok=True)
         with open(self._path, "r+b" if self._written else "wb") as file:
@@ -74,8 +79,9 @@ class LedgerWriter:
 
 @dataclass
 class RankLog:
-    """What one rank logged from a start of the run on, up to optimisation step `end`. blocks: as bytes."""
+    """What one rank logged from a start of the run `run` on, up to optimisation step `end`. blocks: as bytes."""
 
+    run: str
     rules: Rules
     begin: int
     end: int = 0
@@ -86,19 +92,26 @@ class RankLog:
     fetched: dict[int, Int64Array] = field(default_factory=dict)
 
 
-def read_logs(run_dir: Path) -> list[list[RankLog]]:
+def read_logs(run_dir: Path, runs: Collection[str] = ()) -> list[list[RankLog]]:
     """The logs of each start of a run, the earliest first, and in it of each rank.
 
+    runs: the names that the run may have; empty if that is not known.
+
     Raises:
-        ValueError: a file is damaged or missing, of another version of drb, or has steps that a later start has, too.
+        ValueError: a file is damaged or missing, of another run or version of drb, or has steps that a later start has,
+            too.
         OSError: it cannot be read.
     """
     starts: dict[str, list[Path]] = {}
+    first: tuple[Path, RankLog] | None = None
     for path in _files(run_dir):
         starts.setdefault(path.name.partition("-")[0], []).append(path)
     logs: list[list[RankLog]] = []
     for paths in starts.values():
         start = [_read(path) for path in paths]
+        for path, log in zip(paths, start, strict=True):
+            first = first or (path, log)
+            _require_own(path, log, first, runs)
         ranks = start[0].rules.world_size
         if [log.rules.rank for log in start] != list(range(ranks)):
             raise ValueError(f"{paths[0].parent} lacks files of this start of the run: {paths[0].name} is of {ranks}")
@@ -110,10 +123,22 @@ def read_logs(run_dir: Path) -> list[list[RankLog]]:
     return logs
 
 
-def cut(run_dir: Path, steps: int) -> None:
+def _require_own(path: Path, log: RankLog, first: tuple[Path, RankLog], runs: Collection[str]) -> None:
+    """Raise ValueError unless a file is of one of these runs, and of the same one as the first file."""
+    if runs and log.run not in runs:
+        raise ValueError(
+            f"{path} is of the run {log.run!r}, and the checkpoints and summary beside it are of {sorted(runs)[0]!r}: "
+            f"put the ledger of this run in its place, or remove {path.parent}"
+        )
+    if (log.run, log.rules.run) != (first[1].run, first[1].rules.run):
+        raise ValueError(f"{path} and {first[0]} are of different runs: remove those of the other one")
+
+
+def cut(run_dir: Path, steps: int, run: str = "") -> None:
     """Drop what was logged after an optimisation step, from which the run goes on. While nobody else writes.
 
-    A damaged record ends its file, too: the run goes on without it, and `drb audit` says which steps are lacking.
+    A damaged record ends its file, too, and a file of another run than `run` goes: the run goes on without them, and
+    `drb audit` says which steps are lacking.
     """
     for path in _files(run_dir):
         if int(path.name.partition("-")[0]) >= steps:
@@ -124,6 +149,8 @@ def cut(run_dir: Path, steps: int) -> None:
             for content, _, end in _records(path):
                 if content.get("end", 0) > steps:
                     break
+                if content.get("run", run) != run:
+                    raise ValueError(f"{path} is of the run {content['run']!r}, not of this one, and is removed")
                 kept = end
         except ValueError as error:
             _log.warning("%s; drb audit cannot answer for the steps from there on", error)
@@ -189,7 +216,7 @@ def _read(path: Path) -> RankLog:
             if log is None:
                 if content["format"] != _FORMAT:
                     raise ValueError(f"{path} is of another version of drb: it is {content['format']}, not {_FORMAT}")
-                log = RankLog(Rules(**content["rules"]), content["begin"], content["begin"])
+                log = RankLog(content["run"], Rules(**content["rules"]), content["begin"], content["begin"])
                 continue
             _add(log, content, body)
     except (KeyError, TypeError, struct.error, zlib.error, UnicodeDecodeError) as error:

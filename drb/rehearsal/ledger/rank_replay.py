@@ -14,6 +14,7 @@ import numpy as np
 from drb.rehearsal.ledger.block import Block
 from drb.rehearsal.ledger.dealt import DealtStream
 from drb.rehearsal.ledger.file import RankLog
+from drb.rehearsal.ledger.recorder import joined
 from drb.types import Int64Array
 
 _BLOCKS_AT_HAND = 32
@@ -73,12 +74,17 @@ class RankReplay:
                 found.setdefault(sample_id, []).append(step)
         return found
 
-    def rows_offered(self) -> dict[int, int]:
-        """How many rows the rank was offered, by step."""
-        rows: dict[int, int] = {}
-        for number, entry in enumerate(self.log.entries):
-            rows.update(zip(range(entry.begin, entry.end), self._offered(number)[1].tolist(), strict=True))
-        return rows
+    def rows_offered(self) -> tuple[Int64Array, Int64Array]:
+        """The steps of which it is known how many rows the rank was offered, and how many those are, int64 [n] each."""
+        entries = self.log.entries
+        steps = [np.arange(entry.begin, entry.end) for entry in entries]
+        return joined(steps), joined([self._offered(number)[1] for number in range(len(entries))])
+
+    def sizes(self) -> Int64Array:
+        """Of every round, in the order in which they were run: its step, how late it was run, r and n, int64 [N, 4]."""
+        blocks = map(self._block, range(len(self.log.entries)))
+        columns = [np.column_stack((b.step, b.late, b.exemplars, b.size)) for b in blocks]
+        return np.concatenate([np.empty((0, 4), np.int64), *columns])
 
     def _offered_in(self, number: int) -> tuple[Int64Array, Int64Array]:
         """What was offered in the steps of a block: ids, and rows of each."""

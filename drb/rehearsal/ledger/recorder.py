@@ -33,9 +33,11 @@ _NOTHING: Int64Array = np.empty(0, np.int64)
 class Rules:
     """What draws depend on besides what is stored: see `RehearsalSettings`. All but rank are alike on all ranks.
 
-    proportions: their `identity`. by_stratum: whether tables are in the order of strata.
+    proportions: their `identity`. by_stratum: whether tables are in the order of strata. run: whose it is, see
+    `drb.rehearsal.state.origin`.
     """
 
+    run: str
     rank: int
     world_size: int
     capacity: int
@@ -187,10 +189,10 @@ class Recorder:
         block.step, block.late, block.exemplars, block.offered, block.size = columns.T.copy()
         changes = [each.change for each in rounds if each.change is not None]
         block.changes = np.array([0 if r.change is None else len(r.change[0]) for r in rounds], np.int64)
-        block.slot, ids, strata = (_joined([change[i] for change in changes]) for i in range(3))
+        block.slot, ids, strata = (joined([change[i] for change in changes]) for i in range(3))
         begin = offers[0][0] if offers else self._next_offer
         offered = [each for _, each in offers]
-        rows, offered_ids = np.array([len(each) for each in offered], np.int64), _joined(offered)
+        rows, offered_ids = np.array([len(each) for each in offered], np.int64), joined(offered)
         is_dealt = self._is_dealt(begin, begin + len(offers), offered_ids, rows)
         if not is_dealt:
             block.rows, block.offered_ids = rows, offered_ids
@@ -236,7 +238,7 @@ class Recorder:
         """Where these samples came last in the stream, int64 [C], -1 for those that did not; the ids of the latter."""
         if not len(ids):
             return _NOTHING, ids
-        carried = _joined(self._carried)
+        carried = joined(self._carried)
         stream = np.concatenate((carried, offered))
         wanted, which = np.unique(ids, return_inverse=True)
         at = np.searchsorted(wanted, stream)
@@ -267,5 +269,6 @@ class Recorder:
         self._carried = [*self._carried, *offered][-(self.rules.interval + 1) :]
 
 
-def _joined(parts: Sequence[Int64Array]) -> Int64Array:
+def joined(parts: Sequence[Int64Array]) -> Int64Array:
+    """Arrays one behind the other; none are an empty one."""
     return np.concatenate(parts) if parts else _NOTHING

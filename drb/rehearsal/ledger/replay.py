@@ -71,21 +71,28 @@ class Replay:
                 steps[each].append(step)
         return steps
 
-    def counts_of_draws(self) -> dict[int, tuple[int, int]]:
-        """For each step of the rehearsal: the exemplars that all ranks were given, and how many were asked for."""
+    def counts_of_draws(self, steps: int) -> tuple[Int64Array, Int64Array]:
+        """The exemplars that all ranks were given in steps 0 … steps - 1 of the rehearsal, and how many were asked for.
+
+        int64 [steps] each.
+        """
         rules, ahead = self.rules, self.rules.depth * self.rules.interval
-        counts = {}
+        given, asked = np.zeros((2, steps + ahead + rules.interval), np.int64)
         for step in self.ranks[0].log.fetched:
-            given = sum(len(rank.log.fetched[step]) for rank in self.ranks)
-            counts[step] = given, given
-        for step, late, tables in self._rounds():
-            union, asked = sum(len(table.ids) for table in tables), tables[0].exemplars
-            given = min(asked, union) if union >= max(rules.min_fill, 1) else 0
-            times = len(tables) * rules.draws
-            for draw_step in range(step, step + rules.interval):
-                if not late or draw_step + ahead >= step + late:
-                    counts[draw_step + ahead] = times * given, times * asked
-        return counts
+            if step < len(given):
+                given[step] = asked[step] = sum(len(rank.log.fetched[step]) for rank in self.ranks)
+        sizes = [rank.sizes() for rank in self.ranks]
+        rounds = min(map(len, sizes))
+        step, late, exemplars, _ = sizes[0][:rounds].T
+        union = np.sum([of_rank[:rounds, 3] for of_rank in sizes], axis=0)
+        drawn = np.where(union >= max(rules.min_fill, 1), np.minimum(exemplars, union), 0)
+        times = len(self.ranks) * rules.draws
+        used_in = step[:, None] + np.arange(rules.interval) + ahead
+        counts = (late == 0)[:, None] | (used_in >= (step + late)[:, None])
+        counts &= used_in < len(given)
+        for amounts, of_round in ((given, drawn), (asked, exemplars)):  # of a round that was run again the last counts
+            amounts[used_in[counts]] = np.broadcast_to(times * of_round[:, None], used_in.shape)[counts]
+        return given[:steps], asked[:steps]
 
     def _rounds(self) -> Iterator[tuple[int, int, list[Table]]]:
         """Every round, and what all ranks published in it."""

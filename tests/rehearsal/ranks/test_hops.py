@@ -1,4 +1,7 @@
-"""A step can be followed: a steady `extend` on two ranks crosses few files. `benchmarks/hops.py` prints which."""
+"""A step can be followed: a steady `extend` on two ranks, with a ledger, crosses few files.
+
+`benchmarks/hops.py` prints which.
+"""
 
 from __future__ import annotations
 
