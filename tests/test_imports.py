@@ -17,6 +17,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "drb"
 LAYERS = [
     {"types", "warn", "seeding", "options", "registry", "variant", "machine", "tracking"},
     {"buffer", "sampling", "distributed"},  # must not know one another
+    {"coreset"},
     {"exchange", "checkpoint", "data"},  # must not know one another
     {"rehearsal"},
     {"training", "runs"},  # must not know one another
@@ -27,7 +28,7 @@ LAYERS = [
     {"__main__"},
 ]
 LAYER = {unit: level for level, units in enumerate(LAYERS) for unit in units}
-STRANGERS = [LAYERS[1], LAYERS[2], LAYERS[4]]
+STRANGERS = [LAYERS[1], LAYERS[3], LAYERS[5]]
 
 MOST_LINES = 300  # of a file
 
