@@ -36,20 +36,21 @@ def radii(places: Tensor, neighbours: int) -> Tensor:
 
 
 def thinned(places: Tensor, keys: UInt64Array, size: int, *, outliers: float, neighbours: int) -> Tensor:
-    """Return which samples to keep, in their order: int64 [min(size, n less the outliers)], places among them.
+    """Return which samples to keep, in their order: int64 [min(size, n)], places among them; outliers come last.
 
     The first of a list are a list of that size themselves.
 
     Args:
         places: the samples in the map, [n, d]. keys: of the samples, uniform, by which chance decides.
-        outliers: the share of the samples that are left out first.
+        outliers: the share of the samples that are left out.
     """
     radius = radii(places, neighbours).cpu().numpy()
     left_out = int(outliers * len(radius))
-    inside = np.sort(np.argsort(radius, kind="stable")[: len(radius) - left_out])
+    by_radius = np.argsort(radius, kind="stable")
+    inside, outside = np.sort(by_radius[: len(radius) - left_out]), by_radius[len(radius) - left_out :]
     uniform = (keys[inside] >> np.uint64(11)).astype(np.float64) + 0.5
     waits = -np.log(uniform / 2.0**53)
     scaled = radius[inside] / max(float(radius[inside].max(initial=0.0)), 1e-300)
     with np.errstate(divide="ignore"):
         logs = np.log(waits) - places.shape[1] * np.log(scaled)  # of wait / weight, which would be too small or large
-    return torch.from_numpy(inside[np.argsort(logs, kind="stable")][:size])
+    return torch.from_numpy(np.concatenate((inside[np.argsort(logs, kind="stable")], outside))[:size])

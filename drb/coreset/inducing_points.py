@@ -5,8 +5,8 @@ moved by gradient descent so that half the sum of its squared errors becomes sma
 
     ½ Σ_i w_i ‖ y_i − K_is (K_ss + λ m̄ I)⁻¹ y_s ‖² / Σ_i w_i,   m̄ the mean of the diagonal of K_ss
 
-The kernel is the neural tangent kernel of a network with one hidden layer of ReLUs and biases, without width. Labels are
-one-hot less 1/C, and are not moved: a record has a class.
+The kernel is the neural tangent kernel of an endlessly wide network with one hidden layer of ReLUs and biases. Labels
+are one-hot less 1/C, and are not moved: a record has a class.
 
 Shapes: n rows of the data, m points, D numbers of each, C classes.
 """
@@ -34,6 +34,7 @@ def adapted(
     steps: int = 250,
     rate: float = 0.02,
     ridge: float = 1e-3,
+    rows: int | None = None,
 ) -> Tensor:
     """Return the points after so many steps of Adam on `error`: float64 [m, D].
 
@@ -42,16 +43,21 @@ def adapted(
         data: the rows to be predicted, [n, D], in the same units, about 1; labels: their classes, int64 [n].
         weights: of the rows [n]; None: alike.
         moved: bool [m], the points that may move; None: all.
+        rows: of the data that a step looks at, one stretch after the other; None: all.
     """
     points = start.double().clone().requires_grad_()
-    data, answers = data.double(), F.one_hot(labels, num_classes).double() - 1 / num_classes
+    rows = len(data) if rows is None else min(rows, len(data))
+    answers = F.one_hot(labels, num_classes).double() - 1 / num_classes
     targets = F.one_hot(start_labels, num_classes).double() - 1 / num_classes
     held = None if moved is None else ~moved
     optimizer = torch.optim.Adam([points], lr=rate)
     with torch.enable_grad():
-        for _ in range(steps):
+        for step in range(steps):
+            some = (torch.arange(rows, device=data.device) + step * rows) % len(data)
+            of_some = None if weights is None else weights[some]
             optimizer.zero_grad()
-            error(points, targets, data, answers, ridge, weights).backward()  # type: ignore[no-untyped-call]
+            loss = error(points, targets, data[some].double(), answers[some], ridge, of_some)
+            loss.backward()  # type: ignore[no-untyped-call]
             if held is not None and points.grad is not None:
                 points.grad[held] = 0
             optimizer.step()
@@ -70,7 +76,8 @@ def error(
     ridged = inner + ridge * inner.diagonal().mean() * torch.eye(len(points), dtype=inner.dtype, device=inner.device)
     predicted = tangent_kernel(data, points) @ torch.linalg.solve(ridged, targets)
     squares = (labels - predicted).square().sum(1)
-    return 0.5 * (squares.mean() if weights is None else (squares * weights).sum() / weights.sum())
+    mean: Tensor = squares.mean() if weights is None else (squares * weights).sum() / weights.sum()
+    return 0.5 * mean
 
 
 def tangent_kernel(left: Tensor, right: Tensor) -> Tensor:

@@ -5,8 +5,8 @@ multiples of a power of two before, so that float64 sums are exact and do not de
 Starts are chosen by k-means++ (Arthur & Vassilvitskii 2007) among the rows with the smallest keys of their ids. A
 cluster that lost all its rows begins anew at the row that is farthest from its centroid.
 
-With `parts` > 1 a step takes one part of the rows, divided by their keys, and a centroid is the mean of all rows that it
-ever got: mini-batch k-means (Sculley 2010).
+With `parts` > 1 a step takes one part of the rows, divided by their keys, and a centroid is the mean of all rows that
+it ever got: mini-batch k-means (Sculley 2010).
 
 Shapes: n rows of this rank, N of all ranks, D numbers of a row, k clusters.
 """
@@ -64,7 +64,7 @@ class Rows:
     def chunks(self, chosen: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """A few rows at a time: float64 [c, D], their weights [c] and their places [c]. chosen: places; None: all."""
         places = torch.arange(len(self.points)) if chosen is None else chosen
-        for some in places.split(_ROWS):
+        for some in torch.split(places, _ROWS):
             where = some.to(self.points.device)
             yield self.points[where].double(), self.weights[where], where
 
@@ -131,7 +131,7 @@ def kmeans(
 def nearest(points: Tensor, centroids: Tensor) -> Tensor:
     """The nearest centroid of each row: int64 [n]. points: [n, D], any dtype; centroids: float64 [k, D]."""
     found = [
-        (centroids.square().sum(1) - 2 * (some.double() @ centroids.T)).argmin(1) for some in points.split(_ROWS)
+        (centroids.square().sum(1) - 2 * (some.double() @ centroids.T)).argmin(1) for some in torch.split(points, _ROWS)
     ]
     return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64, device=points.device)
 
@@ -188,6 +188,6 @@ def _refilled(rows: Rows, before: Tensor, moved: Tensor, masses: Tensor) -> Tens
 
 def _distances(points: Tensor, centroids: Tensor, owner: Tensor) -> Tensor:
     """The squared distance of each row to the centroid that it belongs to: float64 [n], 0 exactly for the same."""
-    parts = zip(points.split(_ROWS), owner.split(_ROWS), strict=True)
+    parts = zip(torch.split(points, _ROWS), torch.split(owner, _ROWS), strict=True)
     found = [(some.double() - centroids[which]).square().sum(1) for some, which in parts]
     return torch.cat(found) if found else centroids.new_zeros(0)

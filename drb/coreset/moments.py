@@ -40,9 +40,9 @@ def moments_of(parts: Iterable[Tensor], numbers: int, world: World) -> Moments:
         rows = part.double().cpu()
         count, total, outer = count + len(rows), total + rows.sum(0), outer + rows.T @ rows
     count, total, outer = sum_over_ranks([count, total, outer], world)
-    rows = max(1.0, float(count))
-    mean = (total / rows).numpy()
-    return Moments(int(count), mean, (outer / rows).numpy() - np.outer(mean, mean))
+    divisor = max(1.0, float(count))
+    mean = (total / divisor).numpy()
+    return Moments(int(count), mean, (outer / divisor).numpy() - np.outer(mean, mean))
 
 
 def principal_axes(moments: Moments, dimensions: int) -> Float64Array:

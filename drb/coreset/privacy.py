@@ -1,9 +1,9 @@
 """k-means with Gaussian noise on sums and counts, and the privacy that it spends.
 
-Every release adds noise to the pair (sum of the rows / clip, number of rows) of each cluster. A row counts in one cluster
-of a release, with a length of at most `clip`, so leaving one sample out changes the pairs by at most √2. With noise of
-standard deviation noise · √2 a release is 1/noise-Gaussian-DP, and R releases together are √R/noise-GDP (Dong, Roth & Su
-2019, arXiv 1905.02383, theorem 2.7 and corollary 3.3), which corollary 2.13 turns into (ε, δ).
+Every release adds noise to the pair (sum of the rows / clip, number of rows) of each cluster. A row counts in one
+cluster of a release, with a length of at most `clip`, so leaving one sample out changes the pairs by at most √2. With
+noise of standard deviation noise · √2 a release is 1/noise-Gaussian-DP, and R releases together are √R/noise-GDP (Dong,
+Roth & Su 2019, arXiv 1905.02383), for which the paper gives δ as a function of ε.
 
 It covers what is released, the centroids and masses; it covers neither the network that was trained on the samples, nor
 attacks on the floating-point arithmetic of the noise.

@@ -85,6 +85,10 @@ class Edit:
         self._require_open()
         return self._buffer.sample_ids()
 
+    def may_store(self, sample_ids: Tensor) -> Tensor:
+        """Return which of these samples, int64 [n], were not forgotten: bool [n]."""
+        return ~torch.isin(sample_ids.cpu(), torch.from_numpy(self._buffer.denied))
+
     def stored(self, *fields: str, rows: int | None = None) -> Iterator[Stored]:
         """Read this rank's exemplars, a few at a time. Do not remove or insert any before the last was read.
 
@@ -263,13 +267,6 @@ def told_on_all_ranks(peers: Peers | None, what: str) -> Iterator[dict[str, Any]
     for rank, others in enumerate(ranks):
         if others["problem"]:
             raise ValueError(f"{what} failed on rank {rank}: {others['problem']}")
-
-
-class Refusing:
-    """Stands in the place of a rehearsal's steps while it is edited: whatever is asked of them is refused."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise ValueError("the rehearsal is being edited: leave `with rehearsal.edit()` before anything else")
 
 
 def _deal(count: int, room: Int64Array) -> Int64Array:

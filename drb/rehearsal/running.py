@@ -11,7 +11,7 @@ import numpy as np
 
 from drb.buffer.editing import EditableBuffer
 from drb.exchange import Peers
-from drb.rehearsal.edit import Edit, Refusing, told_on_all_ranks, total_of
+from drb.rehearsal.edit import Edit, told_on_all_ranks, total_of
 from drb.rehearsal.forget import Forgotten, agree_on_ids, total
 from drb.rehearsal.intake import Intake
 from drb.rehearsal.parts import Parts
@@ -214,3 +214,10 @@ class Running:
     def _settled_buffer(self) -> EditableBuffer:
         self.steps.settle()
         return self.parts.buffer
+
+
+class Refusing:
+    """Stands in the place of a rehearsal's steps while it is edited: whatever is asked of them is refused."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise ValueError("the rehearsal is being edited: leave `with rehearsal.edit()` before anything else")

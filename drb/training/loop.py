@@ -263,7 +263,8 @@ class Trainer:
     def _finish(self, task: Task, learner: Learner, loader: Loader) -> None:
         """What the method does at a task's end, with the task's data."""
         with eval_mode(learner.network):
-            finished = FinishedTask(task, learner.network, self._components, partial(loader.epoch, 0))
+            samples, say = partial(loader.epoch, 0), self._reporter.monitor.say
+            finished = FinishedTask(task, learner.network, self._components, samples, say)
             self._components.method.end_task(finished)
 
     def _loader(self, source: Source, task: Task) -> Loader:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ def test_a_step_is_that_of_a_loop_in_float64(dtype):
     points, ids = blobs(200, dtype), torch.arange(200)
     weights = torch.from_numpy(np.random.default_rng(1).uniform(0.2, 3, 200))
     by_steps = [kmeans(points, ids, 5, ALONE, seed=2, weights=weights, steps=steps).centroids for steps in range(4)]
-    for before, after in zip(by_steps, by_steps[1:], strict=False):
+    for before, after in pairwise(by_steps):
         expected = loop_means(points.double().tolist(), weights.tolist(), before.tolist())
         np.testing.assert_allclose(after.numpy(), expected, rtol=1e-11)
     clusters = kmeans(points, ids, 5, ALONE, seed=2, weights=weights)

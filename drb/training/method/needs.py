@@ -185,7 +185,7 @@ def _require_written(parts: Sequence[tuple[str, Needs]], needs: Needs) -> None:
     storing = parts[closed][0]
     for field_name in needs.late:
         writers = {number: name for number, (name, own) in enumerate(parts) if field_name in own.rewrites}
-        if any(number > closed for number in writers):
+        if any(number >= closed for number in writers):
             continue
         advice = f"list {', '.join(writers.values())} after it" if writers else "list a term that does after it"
         hint = ", such as logit_refresh" if not writers and field_name == "logits" else ""

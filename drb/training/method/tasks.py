@@ -66,16 +66,23 @@ class FinishedTask(CurrentTask):
     """
 
     def __init__(
-        self, task: Task, network: nn.Module, components: Components, minibatches: Callable[[], Iterator[Minibatch]]
+        self,
+        task: Task,
+        network: nn.Module,
+        components: Components,
+        minibatches: Callable[[], Iterator[Minibatch]],
+        say: Callable[[str], None] = lambda line: None,
     ) -> None:
         """
         Args:
             minibatches: gives this rank's samples of the task, each once.
+            say: shows a line to the user; on rank 0 only.
         """
         super().__init__(task, network)
         self.objective = components.objective
         self.rehearsal = components.rehearsal
         self.world = components.world
+        self.say = say
         self._method = components.method
         self._cost = components.progress.cost
         self._preprocess = components.preprocess
@@ -120,10 +127,10 @@ class FinishedTask(CurrentTask):
         with self.edit() as edit:
             yield from self.stored_in(edit)
 
-    def stored_in(self, edit: Edit) -> Iterator[tuple[Any, Minibatch]]:
-        """The same inside an edit; exemplars may be rewritten meanwhile."""
+    def stored_in(self, edit: Edit, *late: str) -> Iterator[tuple[Any, Minibatch]]:
+        """The same inside an edit, perhaps with late fields; exemplars may be rewritten meanwhile."""
         first = next(self._minibatches())
-        names = [name for name in first if name != "sample_id"]
+        names = [*late, *(name for name in first if name != "sample_id")]
         for stored in edit.stored(*names):
             yield self.prepared({**stored.fields, "sample_id": stored.sample_id})
 

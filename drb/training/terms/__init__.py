@@ -2,6 +2,8 @@
 
 from drb.registry import Registry
 from drb.training.terms.balanced_softmax import BalancedSoftmax
+from drb.training.terms.cluster_storage import ClusterStorage
+from drb.training.terms.density_storage import DensityStorage
 from drb.training.terms.ema import ExponentialMovingAverage
 from drb.training.terms.ewc import ElasticWeightConsolidation
 from drb.training.terms.final_review import FinalReview
@@ -21,6 +23,8 @@ TERMS: Registry[Term] = Registry("term", Term, "drb.training.terms", "drb.terms"
 __all__ = [
     "TERMS",
     "BalancedSoftmax",
+    "ClusterStorage",
+    "DensityStorage",
     "ElasticWeightConsolidation",
     "ExponentialMovingAverage",
     "FinalReview",
