@@ -14,12 +14,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from drb.distributed.peers import Peers
-from drb.exchange.node_gather import NodeGather, node_gather_words
-from drb.exchange.segment import open_segment
+from drb.exchange.node_gather import NodeGather
 from drb.exchange.topology import Topology
 from drb.types import Int64Array
 
-MOST_WORDS = 8  # of a message
+_WORDS = 8  # that there is room for in a message, until a longer one comes
 
 _log = logging.getLogger("drb")
 
@@ -30,8 +29,8 @@ class CountsGather:
     nodes: names every rank's node. needs_memory: a node without room in shared memory is an error (ValueError, on all
     ranks). Otherwise all messages then go over Gloo, and rank 0 says so.
 
-    gather_counts: every rank's message, int64 [W, H], valid until the next call, as a function of one's own, int64 [H].
-    Nobody returns before everybody has called.
+    gather_counts: every rank's message, int64 [W, H], valid until the next call, as a function of one's own, int64 [H],
+    with H alike on all ranks. Nobody returns before everybody has called.
 
     node_peers, rail_peers: the ranks of this rank's node, and of its rail; `peers` itself where that is everyone.
     """
@@ -45,7 +44,7 @@ class CountsGather:
         num_nodes = len(topology.rail)
         self._in_memory: NodeGather | None = None
         if topology.has_rails and len(topology.neighbours) > 1:
-            self._in_memory = self._open_memory(MOST_WORDS * num_nodes, needs_memory)
+            self._in_memory = self._open_memory(_WORDS * num_nodes, needs_memory)
         self.gather_counts: Callable[[Int64Array], Int64Array] = self._gather_between_nodes
         if self._in_memory is None:
             self.gather_counts = peers.gather_counts
@@ -70,10 +69,9 @@ class CountsGather:
         return self._peers if len(ranks) == self._peers.world_size else self._peers.subset(ranks)
 
     def _open_memory(self, most_words: int, needs_memory: bool) -> NodeGather | None:
-        num_words, gather, problem = node_gather_words(self.node_peers.world_size, most_words), None, ""
+        gather, problem = None, ""
         try:
-            segment = open_segment(self.node_peers, num_words, [(0, num_words)])
-            gather = NodeGather(self.node_peers, segment.words[:num_words], most_words)
+            gather = NodeGather(self.node_peers, most_words)
         except (OSError, ValueError) as error:
             problem = str(error)
         problems = [p for p in self._peers.gather_json(problem, "shared memory") if p]

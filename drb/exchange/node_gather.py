@@ -18,6 +18,7 @@ from pathlib import Path
 
 from drb.distributed.heartbeat import running_heartbeat
 from drb.distributed.peers import Peers
+from drb.exchange.segment import open_segment
 from drb.exchange.semaphores import WORDS, Semaphore
 from drb.types import Int64Array
 
@@ -25,20 +26,26 @@ _SEMAPHORES = 4
 _LOOK_S = 1.0  # how often a rank that waits looks whether the one it waits for is alive
 
 
-def node_gather_words(world_size: int, most_words: int) -> int:
-    """The shared memory that it takes, in 64-bit words."""
-    return _SEMAPHORES * WORDS + world_size * 2 * most_words
-
-
 class NodeGather:
-    """An all-gather in `memory`, int64 [node_gather_words(W, most_words)], shared by all peers and zeroed. Collective.
+    """An all-gather in memory that all peers share. Collective.
 
-    most_words: the longest message.
+    most_words: of a message, that there is room for. A longer one, which all ranks then have, takes more memory.
+
+    Raises:
+        ValueError: the node has no such memory; on all ranks.
+        OSError: nor semaphores.
     """
 
-    def __init__(self, peers: Peers, memory: Int64Array, most_words: int) -> None:
+    def __init__(self, peers: Peers, most_words: int) -> None:
         self._peers = peers
         self._others = peers.world_size - 1
+        self._open(most_words)
+
+    def _open(self, most_words: int) -> None:
+        """Open memory for messages of so many words."""
+        peers = self._peers
+        num_words = _SEMAPHORES * WORDS + peers.world_size * 2 * most_words
+        memory = open_segment(peers, num_words, [(0, num_words)]).words[:num_words]
         semaphores = [Semaphore(words) for words in memory[: _SEMAPHORES * WORDS].reshape(_SEMAPHORES, WORDS)]
         self._arrived, self._tickets, *self._go = semaphores  # one to go by per version
         self._places = memory[_SEMAPHORES * WORDS :].reshape(2, peers.world_size, most_words)
@@ -49,6 +56,7 @@ class NodeGather:
         processes = peers.gather_json(own, "shared memory")  # from now on every semaphore may be used
         self._pids = [pid for pid, namespace in processes if namespace and namespace == own[1]]
         self._version = 0
+        self._most_words = most_words
 
     def gather_counts(self, message: Int64Array) -> Int64Array:
         """Every rank's message, int64 [W, H], valid until the next call; a barrier.
@@ -56,6 +64,8 @@ class NodeGather:
         Raises:
             PeerError: a rank has failed or ended, or did not come in time.
         """
+        if len(message) > self._most_words:
+            self._open(len(message))
         self._version ^= 1
         places = self._places[self._version, :, : len(message)]
         places[self._peers.rank] = message

@@ -12,6 +12,7 @@ from drb.rehearsal.ledger.file import LedgerWriter, cut
 from drb.rehearsal.ledger.recorder import Recorder
 from drb.rehearsal.rehearsal import Rehearsal
 from drb.training import Trainer
+from drb.variant import name_of
 
 _log = logging.getLogger(__name__)
 
@@ -37,12 +38,20 @@ class RunLedger:
 
         Before the first minibatch. Collective.
 
-        log: False logs nothing. Draws from prefilled samples are not logged either. run_id: rank 0's counts.
+        log: False logs nothing. Draws from prefilled samples are not logged either. Nor are those that follow from
+        feedback, which rank 0 says. run_id: rank 0's counts.
         """
         run = value_of_main("ledger", run_id or "", world)
         if world.is_main:
             cut(run_dir, trainer.steps, run)
-        if log and rehearsal is not None and rehearsal.settings.prefilled is None:
+        if log and rehearsal is not None and rehearsal.settings.shares.needs_feedback:
+            if world.is_main:
+                _log.warning(
+                    "no ledger: the draws of proportions=%s follow from losses, which are not logged, so drb audit "
+                    "cannot tell what this run is trained on",
+                    name_of(rehearsal.settings.shares),
+                )
+        elif log and rehearsal is not None and rehearsal.settings.prefilled is None:
             rehearsal.recorder = recorder = Recorder()
             self._writer = LedgerWriter(run_dir, recorder, world.rank, trainer.steps, run)
             self._steps = lambda: trainer.steps

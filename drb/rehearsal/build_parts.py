@@ -26,6 +26,7 @@ from drb.rehearsal.cuda import Device, DeviceRing, DeviceSide, NcclExchange, Row
 from drb.rehearsal.delivery import Delivery, allocate_blocks, deliver_on_host
 from drb.rehearsal.handshake import greet, most_exemplars_of_all, require_devices
 from drb.rehearsal.memory import free_memory, own_capacity, require_room_for_buffers, rows_of_ranks
+from drb.rehearsal.observing import Observing
 from drb.rehearsal.parts import Parts
 from drb.rehearsal.round import RoundRunner
 from drb.rehearsal.settings import RehearsalSettings
@@ -33,6 +34,7 @@ from drb.rehearsal.state.origin import Origin
 from drb.sampling.proportions import Proportions
 from drb.sampling.sampler import Sampler
 from drb.types import Int64Array
+from drb.variant import fresh
 
 if TYPE_CHECKING:
     from drb.rehearsal.prefilled import Prefilled  # seldom needed
@@ -173,7 +175,7 @@ def build_parts(
     buffer = factory.buffer(settings, spec, capacity, exchange.rows, rank)
     if prefilled is not None:
         buffer.leave_out(prefilled.sorted_ids)
-    proportions = settings.shares
+    proportions = fresh(settings.shares)  # what it learns is this rehearsal's
     blocks = allocate_blocks(sizes.num_blocks, sizes.at_once, spec.words)
     side = None
     if device is not None:
@@ -193,6 +195,7 @@ def build_parts(
         draws=draws,
         peers=peers,
         prefilled=prefilled,
+        observing=_observing(settings, proportions, sizes.at_once),
     )
     engine, engine_why = choose_engine(
         settings,
@@ -212,6 +215,7 @@ def build_parts(
         exchange,
         runner,
         engine,
+        proportions,
         capacities,
         max_rows,
         exemplars,
@@ -241,6 +245,14 @@ def _open_prefilled(
     if denied is not None and len(denied):
         prefilled.drop(denied)
     return prefilled, ""
+
+
+def _observing(settings: RehearsalSettings, proportions: Proportions, most_rows: int) -> Observing | None:
+    """What tells of feedback who learns from it; None if nobody does."""
+    if not settings.needs_feedback:
+        return None
+    observers = [proportions.observe] if proportions.needs_feedback else []
+    return Observing(most_rows, *observers, needs_correct=settings.needs_correct)
 
 
 def _ahead(depth: int, interval: int) -> str:

@@ -22,6 +22,7 @@ from drb.rehearsal.settings import RehearsalSettings
 from drb.rehearsal.step import outside_inference_mode
 from drb.rehearsal.unstarted import Unstarted
 from drb.types import Minibatch
+from drb.variant import name_of
 
 if TYPE_CHECKING:
     from drb.rehearsal.ledger.recorder import Recorder
@@ -92,6 +93,12 @@ class Lifetime:
             raise ValueError("a recorder must be given before the first minibatch")
         if self.settings.prefilled is not None:
             raise ValueError("a recorder does not log draws from prefilled samples: leave it out, or prefilled=")
+        if self.settings.shares.needs_feedback:
+            name = name_of(self.settings.shares)
+            raise ValueError(
+                f"a recorder does not log feedback, from which the draws of proportions={name} follow: leave it out, "
+                "or choose other proportions"
+            )
         self._unstarted.recorder = recorder
 
     @property

@@ -18,6 +18,7 @@ from drb.rehearsal.memory import decision_bytes, memory_bytes
 from drb.rehearsal.round import RoundRunner
 from drb.rehearsal.settings import RehearsalSettings
 from drb.rehearsal.state.origin import Origin
+from drb.sampling.proportions import Proportions
 from drb.types import Int64Array
 from drb.variant import name_of
 
@@ -33,7 +34,7 @@ class Parts:
     depth: rounds in flight. interval: steps per round. why: the choices that were made, and their reasons.
     counts_offers: whether distinct offers are counted. outlet: the delivery to a device, if exemplars are wanted there.
     origin: of the states that are saved. auto: chooses how many exemplars are drawn, if the settings do not say.
-    prefilled: samples on disk that are drawn, too.
+    prefilled: samples on disk that are drawn, too. proportions: with what they have learnt.
     """
 
     spec: RecordSpec
@@ -41,6 +42,7 @@ class Parts:
     exchange: Exchange
     runner: RoundRunner
     engine: Engine[RoundResult]
+    proportions: Proportions
     capacities: Int64Array
     max_rows: int
     exemplars: int

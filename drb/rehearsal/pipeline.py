@@ -22,6 +22,7 @@ from drb.distributed.failure import GRACE_S, PeerError
 from drb.exchange import Peers
 from drb.rehearsal.engine import EarlyNews
 from drb.rehearsal.exemplars import ACTIVE, FINISHED, RoundResult, StepExemplars, UnevenError
+from drb.rehearsal.feedback import FeedbackIntake
 from drb.rehearsal.parts import Parts
 from drb.rehearsal.settings import RehearsalSettings
 from drb.rehearsal.state.fetched import fetched_state, restore_fetched
@@ -85,17 +86,19 @@ class Pipeline:
                 self._delivery.mark(self._runner.block_of(step))  # the exemplars in this round's block are used up
         return exemplars
 
-    def submit(self, step: int, offered: int, status: int = ACTIVE) -> None:
+    def submit(self, step: int, offered: int, status: int = ACTIVE, feedback: FeedbackIntake | None = None) -> None:
         """Fix what this step's round reads, and let it begin; nothing if this step has no round.
 
         With uneven="stop", hear whether some rank has ended, as soon as all ranks have begun theirs.
 
-        offered: distinct samples that this rank was offered and the round can draw.
+        offered: distinct samples that this rank was offered and the round can draw. feedback: has what the round tells;
+        None if it tells nothing, as one that is run again.
         """
         if status == ACTIVE and step % self._interval:
             return
         parts = self._parts
-        call = partial(self._runner.run, step, status, offered, parts.buffer.hand_in())
+        rows = None if feedback is None else feedback.due(step)
+        call = partial(self._runner.run, step, status, offered, parts.buffer.hand_in(), rows)
         parts.engine.submit(call if self._statuses is None else partial(self._statuses.watch, call))
         self._in_flight += 1
         if self._statuses is not None:

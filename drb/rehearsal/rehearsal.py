@@ -19,23 +19,23 @@ from torch import Tensor
 
 from drb.buffer.admission import Admission
 from drb.buffer.record import Field, RecordSpec
-from drb.exchange import Transport, count_distinct, open_peers
+from drb.exchange import Transport, open_peers
 from drb.rehearsal.build_parts import PartsFactory
 from drb.rehearsal.cuda import Device
 from drb.rehearsal.edit import Edit
 from drb.rehearsal.forget import ForgetObserver
 from drb.rehearsal.intake import REHEARSED
-from drb.rehearsal.lifetime import TWO_THREADS, Lifetime
+from drb.rehearsal.known import Known
+from drb.rehearsal.lifetime import TWO_THREADS
 from drb.rehearsal.selection import SampleIds, Where
 from drb.rehearsal.settings import RehearsalSettings
 from drb.rehearsal.state.origin import group_of
-from drb.rehearsal.stats import statistics
 from drb.rehearsal.unstarted import Unstarted
 from drb.sampling.proportions import Proportions
-from drb.types import Exemplars, Int64Array, Minibatch, OwnerOf
+from drb.types import Exemplars, Handle, Minibatch, OwnerOf
 
 
-class Rehearsal(Lifetime):
+class Rehearsal(Known):
     """A distributed rehearsal buffer for a training loop of one's own. A context manager.
 
         with Rehearsal(capacity=500, exemplars=7, seed=0) as rehearsal:
@@ -56,7 +56,7 @@ class Rehearsal(Lifetime):
             dotted path, a class or an object (docs/extending.md), as may be proportions and exchange.
         max_age: exemplars expire when they are older: steps (1000) or a time ("12h", "30d"); None: never.
         refill: what takes slots that were freed. none: what would be stored anyhow (unbiased); recent: what comes next.
-        proportions: uniform, stream or balanced; see `drb.sampling.proportions`.
+        proportions: what is drawn: uniform, stream, balanced, or by what `feedback` tells (docs/which_past.md).
         exchange: auto, loopback, collective, shared, hierarchical, rma (one-sided MPI) or nccl (GPU to GPU).
         storage: where the buffer lies: host, device (the GPU's memory; docs/gpu.md) or auto.
         device_share: storage=auto is device if the buffer takes no more than this share of what is free there.
@@ -125,7 +125,6 @@ class Rehearsal(Lifetime):
         spec = spec if spec is None or isinstance(spec, RecordSpec) else RecordSpec(spec)
         self._unstarted = Unstarted(self.settings, spec, self._peers, self._factory, device, group_of(process_group))
         self._in_step = threading.Lock()  # held during a step
-        self._stored_and_distinct: tuple[int, int] | None = None
 
     # -- a step
 
@@ -178,49 +177,31 @@ class Rehearsal(Lifetime):
         self._require_open("attach")
         self._require_running("attach").steps.attach(late_fields)
 
-    # -- what is known
+    def feedback(
+        self,
+        handle: Handle | None = None,
+        *,
+        loss: Tensor,
+        correct: Tensor | None = None,
+        known: Tensor | None = None,
+    ) -> None:
+        """Tell what was learnt about this step's exemplars, for proportions that draw by it (docs/which_past.md).
 
-    def describe(self) -> str:
-        """One paragraph: what was chosen, and the memory it takes on this rank."""
-        return self._require_running("describe").parts.describe(self.settings)
+        Give it once per step, after the forward and before the next step. Values may lie on a GPU, for which nobody
+        waits. They are summed by stratum over all ranks, in messages that are sent anyway, and enter the draws of the
+        round that is submitted two steps later. Not collective; without a use for it nothing is done.
 
-    def stats(self) -> dict[str, Any]:
-        """This rank's counts, bytes and seconds so far, and all ranks' where a name says total. Not collective.
-
-        extend_seconds: on the training thread, in rehearsal calls; of those, wait_seconds: waiting for a round,
-        inline_seconds: in rounds that run there, and admission_seconds: deciding who is stored and copying those.
-        setup_seconds: of the first call, not in extend's. round_seconds: of all rounds, with announce (waiting for the
-        slowest rank), draw and fetch; index_seconds: of fetch, saying which rows are wanted.
-        late_bytes: that late fields take of a rank's buffer, on average. stored_total: as of the last round or
-        `duplicate_share`; distinct_total: as of the latter, else None.
+        Args:
+            handle: `Exemplars.handle` of this step, to be compared; None: they are this step's.
+            loss: of each exemplar, in the order given: floating-point [r], with draws=D of all draws.
+            correct: whether the network was right about each, bool [r]. Some proportions need it.
+            known: which exemplars there is feedback on, bool [r]; None: all.
+        Raises:
+            ValueError: no exemplars of this step, or given before; another length or kind; a loss that is not finite,
+                which for values on a GPU is told by the `extend` two steps later. Nothing was taken.
         """
-        if self._running is None:
-            return {"rounds": 0, "exemplars": self.settings.exemplars, **self._unstarted.earlier}
-        return statistics(self._running, self.settings.exemplars, self._setup_seconds, self._stored_and_distinct)
-
-    def counts(self, *, wait: bool = True) -> dict[int, int]:
-        """Exemplars in this rank's buffer per stratum, with those of the last minibatch if it is waited for."""
-        return (self._running or self._unstarted).counts(wait=wait)
-
-    def sample_ids(self) -> Int64Array:
-        """Ids of the samples in this rank's buffer, the last minibatch's included: int64 [n], a copy."""
-        return (self._running or self._unstarted).sample_ids()
-
-    def ages(self) -> Int64Array:
-        """How many minibatches ago each exemplar in this rank's buffer was stored: int64 [n], 0 with the last one."""
-        return (self._running or self._unstarted).ages()
-
-    def duplicate_share(self) -> float:
-        """The share of the union's exemplars that are stored more than once. Collective.
-
-        It is 0 with `OwnerSampler`; with reshuffled shards every rank sooner or later holds the same samples. Ids are
-        compared by hash bucket, so each rank receives about as many as it stores.
-        """
-        self._require_open("ask")
-        if self._running is not None:
-            self._running.drain()
-        stored, distinct = self._stored_and_distinct = count_distinct(self.sample_ids(), self._peers)
-        return 1 - distinct / stored if stored else 0.0
+        self._require_open("give feedback")
+        self._require_running("feedback").steps.give_feedback(handle, loss, correct, known)
 
     # -- what is stored
 

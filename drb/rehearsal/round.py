@@ -3,6 +3,7 @@
     prepare    rows that were admitted on a device are written
     publish    peers may read this rank's new position table
     gather     every rank's status, step and sizes; the round's barrier
+    observe    what all ranks have learnt about rehearsed rows, if something depends on it
     draw       this rank's exemplars, for each step that the round serves
     fetch      their rows, into the block that is this round's turn
 
@@ -25,6 +26,7 @@ from drb.buffer.positions import PositionTable, TableChange
 from drb.exchange import Exchange, Peers
 from drb.rehearsal.delivery import Delivery
 from drb.rehearsal.exemplars import ACTIVE, Ends, RoundResult, StepExemplars, UnevenError
+from drb.rehearsal.observing import NO_ROWS, FeedbackRows, Observing
 from drb.sampling.counts import UnionCounts
 from drb.sampling.sampler import Draw, Sampler
 from drb.types import Int64Array
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from drb.rehearsal.ledger.recorder import Recorder
     from drb.rehearsal.prefilled import Prefilled
 
-_STATUS, _STEP, _SIZE, _OFFERED, _CHANGED = range(5)  # a rank's message
+_STATUS, _STEP, _SIZE, _OFFERED, _CHANGED, _FEEDBACK = range(6)  # a rank's message; feedback is the rest of it
 
 
 @dataclass
@@ -74,8 +76,10 @@ class RoundRunner:
         draws: int = 1,
         peers: Peers | None = None,
         prefilled: Prefilled | None = None,
+        observing: Observing | None = None,
     ) -> None:
         self.interval = interval
+        self.observing = observing  # None: feedback is of no use
         self.draws = draws
         self.delivery = delivery
         self.blocks = delivery.host_blocks
@@ -95,14 +99,19 @@ class RoundRunner:
         self._changes = -1  # of it, that the union knows
         self._union = UnionCounts(world_size + (prefilled is not None)) if count_strata else None
         self._counted = b""  # what `union_size` is the sum of
-        self._message: Int64Array = np.zeros(_CHANGED + 1, np.int64)
+        self._is_by_stratum = count_strata and (sampler.weighs_strata or observing is not None)
+        self._message: Int64Array = np.zeros(_FEEDBACK + (observing.words if observing else 0), np.int64)
 
     def block_of(self, step: int) -> int:
         """The block of the round that serves this step's draw."""
         return step // self.interval % len(self.blocks)
 
-    def run(self, step: int, status: int, offered: int, change: TableChange) -> RoundResult:
+    def run(
+        self, step: int, status: int, offered: int, change: TableChange, feedback: FeedbackRows | None = None
+    ) -> RoundResult:
         """The round that was submitted in `step`.
+
+        feedback: what this rank has learnt; None if the round is run again, which nobody learns from.
 
         After the last round of some rank its result is given again, and after one that failed its error is raised
         again: then no other round is run, whatever is queued.
@@ -114,7 +123,7 @@ class RoundRunner:
         if self._peers is not None:
             self._peers.context = f"round {step // self.interval}"
         try:
-            result = self._run(step, status, offered, change)
+            result = self._run(step, status, offered, change, feedback)
         except BaseException as error:
             self.failure = error
             raise
@@ -122,11 +131,15 @@ class RoundRunner:
             self._last = result
         return result
 
-    def _run(self, step: int, status: int, offered: int, change: TableChange) -> RoundResult:
+    def _run(
+        self, step: int, status: int, offered: int, change: TableChange, feedback: FeedbackRows | None
+    ) -> RoundResult:
         start, block = time.perf_counter(), self.block_of(step)
         if self.delivery.prepares:
             self.delivery.prepare()
-        changes = self._publish(step, status, offered, change)
+        changes, observing = self._publish(step, status, offered, change), self.observing
+        if observing is not None:
+            observing.write(feedback or NO_ROWS, self._message[_FEEDBACK:])
         messages_WH = self._exchange.gather_counts(self._message)
         if self.on_gathered is not None:
             self.on_gathered(messages_WH[:, _STATUS].copy())
@@ -145,13 +158,16 @@ class RoundRunner:
             return RoundResult([], ends)
         gathered = time.perf_counter()
 
+        if observing is not None and feedback is not None:
+            observing.observe(messages_WH[:, _FEEDBACK:])
         if self.exemplars_of is not None:
             self._sampler.exemplars = self.exemplars_of(self.union_size)
         if self.recorder is not None:
             self.recorder.round(step, self._sampler.exemplars, offered, change)
+        strata_S = self._union.values if self._union is not None and self._is_by_stratum else None
         draw, draws = self._sampler.draw if self.draws == 1 else self._draw, []
         for draw_step in range(step, step + self.interval):
-            draws.append(draw(draw_step, counts_WS, offered_W))  # noqa: PERF401  # a call less
+            draws.append(draw(draw_step, counts_WS, offered_W, 0, strata_S))  # noqa: PERF401  # a call less
         drawn = time.perf_counter()
 
         owners, positions, count = draws[0].owner, draws[0].position, len(draws[0].owner)  # all draw as many
@@ -187,9 +203,12 @@ class RoundRunner:
             raise UnevenError(f"the ranks are at different steps: {steps.tolist()}; resume all from one checkpoint")
         return Ends(statuses, steps)
 
-    def _draw(self, step: int, counts_WS: Int64Array, offered_W: Int64Array) -> Draw:
-        """All draws of one step, one after the other."""
-        return Draw.join([self._sampler.draw(step, counts_WS, offered_W, index) for index in range(self.draws)])
+    def _draw(
+        self, step: int, counts_WS: Int64Array, offered_W: Int64Array, first: int, strata_S: Int64Array | None
+    ) -> Draw:
+        """All draws of one step, one after the other, from the draw number `first` on."""
+        numbers, draw = range(first, self.draws), self._sampler.draw
+        return Draw.join([draw(step, counts_WS, offered_W, number, strata_S) for number in numbers])
 
     def _publish(self, step: int, status: int, offered: int, change: TableChange) -> Int64Array:
         """Write this rank's message and show peers its table; the strata whose counts have changed, with those."""
@@ -199,7 +218,7 @@ class RoundRunner:
         changes = np.empty(0, np.int64)
         if self._union is not None and changed:
             changes = self._union.changes(self._rank, *table.stratum_counts())
-        self._message[:] = (status, step, len(rows), offered, len(changes))
+        self._message[:_FEEDBACK] = (status, step, len(rows), offered, len(changes))
         return changes
 
     def _counts(self, union: UnionCounts, lengths_W: Int64Array, changes: Int64Array) -> Int64Array:

@@ -18,6 +18,7 @@ from drb.rehearsal.parts import Parts
 from drb.rehearsal.pipeline import Pipeline
 from drb.rehearsal.selection import SampleIds, Where, as_ids, matching_ids
 from drb.rehearsal.settings import RehearsalSettings
+from drb.rehearsal.state.learnt import learnt_state, load_learnt
 from drb.rehearsal.state.loading import kind_of_state
 from drb.rehearsal.step import Steps
 from drb.types import Int64Array
@@ -186,6 +187,7 @@ class Running:
             "fetched": self.rounds.state_dict(),
             "prefilled": "" if parts.prefilled is None else parts.prefilled.fingerprint,
             **({} if parts.auto is None else {"auto": parts.auto.state_dict()}),
+            **learnt_state(parts.proportions, parts.runner.observing, self.steps.feedback, self._settings.stratum),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -195,6 +197,9 @@ class Running:
         self.parts.buffer.load_state_dict(state["buffer"])
         if self.parts.auto is not None and "auto" in state:
             self.parts.auto.load_state_dict(state["auto"])
+        load_learnt(
+            state, self.parts.proportions, self.parts.runner.observing, self.steps.feedback, self._settings.stratum
+        )
         self.rounds.load_state_dict(state["fetched"], self.steps.last, self._intake.num_distinct)
 
     # -- the end

@@ -123,6 +123,16 @@ class RehearsalSettings:
         return self.policy.needs_strata or self.shares.needs_strata
 
     @property
+    def needs_feedback(self) -> bool:
+        """Whether something depends on what `Rehearsal.feedback` tells."""
+        return self.shares.needs_feedback
+
+    @property
+    def needs_correct(self) -> bool:
+        """Whether of that not only losses are needed, but also which exemplars were right."""
+        return self.shares.needs_correct
+
+    @property
     def id_field(self) -> str | None:
         """The field that holds sample ids; None if every offer is a new sample."""
         return None if self.sample_id == ARRIVAL else self.sample_id

@@ -20,12 +20,13 @@ from torch import Tensor
 
 from drb.rehearsal.cuda import DeferredLate, DeviceExtension, DeviceIntake, find_device
 from drb.rehearsal.exemplars import StepExemplars
+from drb.rehearsal.feedback import FeedbackIntake
 from drb.rehearsal.intake import Intake, on_cpu, require_fields
 from drb.rehearsal.output import Extension
 from drb.rehearsal.parts import Parts
 from drb.rehearsal.pipeline import Pipeline
 from drb.rehearsal.settings import RehearsalSettings
-from drb.types import Exemplars, Minibatch
+from drb.types import Exemplars, Handle, Minibatch
 
 Output: TypeAlias = Extension | DeviceExtension
 P = ParamSpec("P")
@@ -53,6 +54,7 @@ class Steps:
 
     there: takes minibatches to the GPU where results are returned; None: minibatches and results are on the host.
     returns_home: a minibatch that lay elsewhere is sent back to where it lay, extended.
+    feedback: takes what is learnt about exemplars; None: nothing depends on it.
     last: the number of the last step that was taken; -1 before the first.
     """
 
@@ -66,8 +68,10 @@ class Steps:
         *,
         there: DeviceIntake | None = None,
         returns_home: bool = True,
+        feedback: FeedbackIntake | None = None,
     ) -> None:
         self.last = -1
+        self.feedback = feedback
         self.extend_seconds = 0.0  # in all methods, of which:
         self.wait_seconds = 0.0  # waiting for a round
         self.inline_seconds = 0.0  # in rounds that run on this thread
@@ -115,6 +119,9 @@ class Steps:
         minibatch = self._accept(given)
         if there is not None or self._late is not None:
             self.settle()
+        feedback = self.feedback
+        if feedback is not None:
+            feedback.settle(step)
         if parts.spec.late:
             buffer.require_late_fields()
         offered = self._intake.num_distinct  # of the minibatches that this step's round can draw
@@ -126,6 +133,8 @@ class Steps:
         try:
             exemplars = rounds.take(step)
             received, self.last = time.perf_counter(), step
+            if feedback is not None:
+                feedback.begin(step, exemplars)
             buffer.commit()
             buffer.expire(step)
             if there is not None:
@@ -137,7 +146,7 @@ class Steps:
             if there is not None:
                 there.send()
             before = time.perf_counter()
-            rounds.submit(step, offered)
+            rounds.submit(step, offered, feedback=feedback)
             end = time.perf_counter()
         except BaseException as error:
             rounds.break_off(error)
@@ -164,6 +173,14 @@ class Steps:
             self._parts.spec.check(values, buffer.num_staged_rows, late=True)
             buffer.attach(values)
         self.extend_seconds += time.perf_counter() - start
+
+    @outside_inference_mode
+    def give_feedback(self, handle: Handle | None, loss: Tensor, correct: Tensor | None, known: Tensor | None) -> None:
+        """Take what was learnt about this step's exemplars. See `Rehearsal.feedback`."""
+        if self.feedback is not None:
+            start = time.perf_counter()
+            self.feedback.give(handle, loss, correct, known)
+            self.extend_seconds += time.perf_counter() - start
 
     def settle(self) -> None:
         """Decide on what was given on a device and has arrived by now, before anything else is done to the buffer."""

@@ -13,6 +13,7 @@ from drb.data.sampler_order import Shard
 from drb.exchange import Peers
 from drb.rehearsal.build_parts import PartsFactory, build_parts
 from drb.rehearsal.cuda import DeviceExtension, DeviceIntake, find_device
+from drb.rehearsal.feedback import FeedbackIntake
 from drb.rehearsal.forget import Forgotten, forget_saved
 from drb.rehearsal.handshake import greet_finished
 from drb.rehearsal.intake import Intake, on_cpu, require_fields
@@ -204,6 +205,14 @@ class Unstarted:
         if self.recorder is not None:
             self._begin_ledger(self.recorder, parts)
         rounds = Pipeline(parts, self._peers, settings)
+        feedback = None
+        if (observing := parts.runner.observing) is not None:
+            feedback = FeedbackIntake(
+                observing.most_rows,
+                settings.choices,
+                needs_correct=observing.needs_correct,
+                device=None if parts.outlet is None else parts.outlet.side.device,
+            )
         steps = Steps(
             parts,
             self._intake,
@@ -212,6 +221,7 @@ class Unstarted:
             settings,
             there=there,
             returns_home=not self._is_device_given,
+            feedback=feedback,
         )
         return Running(parts, self._intake, steps, rounds, self._peers, settings, self.earlier)
 

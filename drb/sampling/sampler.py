@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from drb.sampling.proportions import Proportions
+from drb.sampling.proportions import Proportions, StratumWeights
 from drb.sampling.proportions.check import CheckedProportions
 from drb.seeding import RoundGenerator
 from drb.types import Float64Array, Int64Array
@@ -27,11 +27,13 @@ class Draw:
     owner:    int64 [R], the rank that holds it
     position: int64 [R], its place in the owner's position table (grouped by stratum where strata are counted)
     weight:   float64 [R], inverse inclusion probability
+    stratum:  int64 [R], the value of its stratum; None unless the strata's values were given
     """
 
     owner: Int64Array
     position: Int64Array
     weight: Float64Array
+    stratum: Int64Array | None = None
 
     def __len__(self) -> int:
         return len(self.owner)
@@ -39,7 +41,12 @@ class Draw:
     @staticmethod
     def join(draws: Sequence[Draw]) -> Draw:
         """Return several draws one after the other, as one."""
-        return Draw(*(np.concatenate([getattr(draw, name) for draw in draws]) for name in _PARTS))
+        return Draw(*(np.concatenate([getattr(draw, name) for draw in draws]) for name in parts_of(draws[0])))
+
+
+def parts_of(draw: Draw) -> tuple[str, ...]:
+    """Return the names of the arrays that this draw has."""
+    return _PARTS if draw.stratum is None else (*_PARTS, "stratum")
 
 
 _PARTS = ("owner", "position", "weight")
@@ -48,21 +55,34 @@ _PARTS = ("owner", "position", "weight")
 class Sampler:
     """Draws min(exemplars, N) distinct exemplars per round; none while the union holds fewer than min_fill.
 
-    exemplars: may change between rounds, on all ranks alike.
+    exemplars: may change between rounds, on all ranks alike. weighs_strata: draws need the strata's values.
     """
 
     def __init__(self, exemplars: int, proportions: Proportions, *, seed: int, rank: int, min_fill: int = 1) -> None:
         self.exemplars = exemplars
         is_own = type(proportions).__module__.startswith("drb.")
-        self._groups = (proportions if is_own else CheckedProportions(proportions)).groups
+        checked = CheckedProportions(proportions)
+        self._groups = (proportions if is_own else checked).groups
+        self._weights = None
+        if isinstance(proportions, StratumWeights):
+            self._weights = proportions.weights if is_own else checked.weights
+        self.weighs_strata = self._weights is not None
         self._min_fill = max(min_fill, 1)
         self._rng = RoundGenerator(seed, "draw", rank)
         self._union: _Union | None = None  # of the last draw: most of the time no count has changed since
 
-    def draw(self, round_: int, counts_WS: Int64Array, offered_W: Int64Array, index: int = 0) -> Draw:
+    def draw(
+        self,
+        round_: int,
+        counts_WS: Int64Array,
+        offered_W: Int64Array,
+        index: int = 0,
+        strata_S: Int64Array | None = None,
+    ) -> Draw:
         """This rank's draw in a round; counts_WS int64 [W, S] exemplars per rank and stratum, strata ascending.
 
-        index: of the draw, where a round makes several, each independent of the others.
+        index: of the draw, where a round makes several, each independent of the others. strata_S: the strata's values,
+        int64 [S], if exemplars are counted by them.
         """
         known_by = (counts_WS.tobytes(), counts_WS.shape, offered_W.tobytes())
         union = self._union
@@ -71,10 +91,14 @@ class Sampler:
         count = min(self.exemplars, union.size) if union.size >= self._min_fill else 0
         if count == 0:
             nothing = np.empty(0, np.int64)
-            return Draw(nothing, nothing, np.empty(0))
+            return Draw(nothing, nothing, np.empty(0), None if strata_S is None else nothing)
         rng = self._rng.at(round_, index)
+        if self._weights is not None and len(union.group_sizes) > 1:
+            assert strata_S is not None, "exemplars are counted by stratum"
+            union.group_weights = self._weights(strata_S, union.group_sizes, round_)
         if len(union.cells) == 1:  # one rank, one group: nothing to look up
-            return Draw(np.zeros(count, np.int64), _draw_from_one(union.size, count, rng), union.weight(count))
+            position = _draw_from_one(union.size, count, rng)
+            return Draw(np.zeros(count, np.int64), position, union.weight(count), _repeated(strata_S, count))
         if len(union.group_sizes) == 1:
             flat, weight = _draw_from_one(union.size, count, rng), union.weight(count)
         else:
@@ -82,10 +106,11 @@ class Sampler:
         cell = union.ends.searchsorted(flat, side="right")
         position = flat - union.starts[cell]
         if union.owner is None:  # cells are ranks, already in order
-            return Draw(cell, position, weight)
+            return Draw(cell, position, weight, _repeated(strata_S, count))
         owner = union.owner[cell]
         order = np.argsort(owner, kind="stable")
-        return Draw(owner[order], position[order], weight[order])
+        stratum = None if strata_S is None else strata_S[cell[order] // len(counts_WS)]
+        return Draw(owner[order], position[order], weight[order], stratum)
 
 
 @dataclass
@@ -125,6 +150,11 @@ class _Union:
             starts -= (np.cumsum(counts_WS, axis=1) - counts_WS)[owner, stratum]
         sizes_G = cells_GC.sum(axis=1) if len(cells_GC) > 1 else ends[-1:]
         return cls(known_by, int(ends[-1]) if len(ends) else 0, cells, ends, starts, owner, sizes_G, weights_G)
+
+
+def _repeated(strata_S: Int64Array | None, count: int) -> Int64Array | None:
+    """The one stratum there is, int64 [count]; None where there are several that the draw does not tell apart."""
+    return np.full(count, strata_S[0]) if strata_S is not None and len(strata_S) == 1 else None
 
 
 def draw_from_groups(

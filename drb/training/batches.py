@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from drb.distributed.reduction import sum_over_ranks
 from drb.training.components import Components
+from drb.training.feedback import FeedbackGiver
 from drb.training.learner import Learner
 from drb.training.method.batch import Batch
 from drb.training.method.needs import ORIGIN
@@ -60,6 +61,9 @@ class Batches:
         self._breakdown = components.progress.breakdown
         self._generator = components.randomness.augmentation
         self._num_exemplars = num_exemplars
+        self._feedback: FeedbackGiver | None = None
+        if self._rehearsal is not None and self._rehearsal.settings.needs_feedback:
+            self._feedback = FeedbackGiver(self._rehearsal, self.method, self.objective)
 
     def make(self, minibatch: Minibatch, new_rows_total: int, step: Step) -> Batch:
         """The next batch of a step. Collective.
@@ -99,6 +103,11 @@ class Batches:
                 f"the loss of {names} must use batch.outputs(), once per batch; extra_outputs() is beside it"
             )
         return value
+
+    def give_feedback(self, batch: Batch) -> None:
+        """Tell the rehearsal how its exemplars fared in the batch's forward, if it learns from that."""
+        if self._feedback is not None:
+            self._feedback.give(batch)
 
     def add_references(self, batch: Batch) -> None:
         """Gradients of the loss on the exemplars apart, summed over this rank's rows, for the end of the step."""

@@ -139,6 +139,7 @@ class PhaseTrainer:
             self._check(minibatch)
             batch = batches.make(minibatch, rows_A[index], step)
             part = learner.backward(partial(batches.loss, batch), more=index < len(rows_A) - 1)
+            batches.give_feedback(batch)
             batches.add_references(batch)
             loss = part if loss is None else loss + part
         step.reduce_references()

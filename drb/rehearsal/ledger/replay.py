@@ -26,6 +26,11 @@ class Replay:
         self.ranks = [RankReplay(log, [ids for _, ids in self.tasks]) for log in logs]
         rules = self.rules
         kind = PROPORTIONS.recall(rules.proportions["name"])
+        if kind.needs_feedback:
+            raise ValueError(
+                f"the draws of proportions={rules.proportions['name']} followed from feedback, which a ledger does not "
+                "hold: what was rehearsed cannot be told"
+            )
         options = {name: value for name, value in rules.proportions.items() if name != "name"}
         self._proportions = PROPORTIONS.build(kind, options)
 
@@ -105,12 +110,12 @@ class Replay:
     def _draws(self, step: int, tables: Sequence[Table]) -> list[Int64Array]:
         """The ids that each rank draws for a step from these tables."""
         rules = self.rules
-        counts, offered = self._counts(tables), np.array([table.offered for table in tables])
+        (counts, strata), offered = self._counts(tables), np.array([table.offered for table in tables])
         by_position = [table.by_position(by_stratum=rules.by_stratum) for table in tables]
         drawn = []
         for rank, table in enumerate(tables):
             sampler = Sampler(table.exemplars, self._proportions, seed=rules.seed, rank=rank, min_fill=rules.min_fill)
-            draw = Draw.join([sampler.draw(step, counts, offered, index) for index in range(rules.draws)])
+            draw = Draw.join([sampler.draw(step, counts, offered, index, strata) for index in range(rules.draws)])
             ids = np.empty(len(draw), np.int64)
             for owner in np.unique(draw.owner):  # ranks, not samples
                 own = draw.owner == owner
@@ -118,14 +123,14 @@ class Replay:
             drawn.append(ids)
         return drawn
 
-    def _counts(self, tables: Sequence[Table]) -> Int64Array:
-        """Exemplars per rank and stratum, int64 [W, S], as the ranks had told one another."""
+    def _counts(self, tables: Sequence[Table]) -> tuple[Int64Array, Int64Array | None]:
+        """Exemplars per rank and stratum, int64 [W, S], as the ranks had told one another; the strata, None for one."""
         if not self.rules.by_stratum:
-            return np.array([[len(table.ids)] for table in tables])
+            return np.array([[len(table.ids)] for table in tables]), None
         union = UnionCounts(len(tables))
         for rank, table in enumerate(tables):
             values, sizes = np.unique(table.strata, return_counts=True)
             union.apply(rank, np.column_stack((values, sizes)).reshape(-1))
             gone = np.setdiff1d(table.seen, values)
             union.apply(rank, np.column_stack((gone, np.zeros_like(gone))).reshape(-1))
-        return union.counts
+        return union.counts, union.values

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from drb.buffer.record import STRATUM
 from drb.rehearsal.exemplars import StepExemplars
 from drb.rehearsal.round import RoundRunner
 from drb.sampling.sampler import Draw
@@ -44,7 +45,7 @@ def restore_fetched(state: Mapping[str, Any], last_step: int, runner: RoundRunne
     after = last_step // runner.interval * runner.interval + runner.interval  # the step of the last draw, and 1
     for step, count in zip(range(after - len(counts), after), counts.tolist(), strict=True):
         part = slice(begin, begin + count)
-        draw = Draw(**{name: state[name][part] for name in _OF_DRAW})
+        draw = Draw(**{name: state[name][part] for name in _OF_DRAW}, stratum=state["rows"][part, STRATUM].copy())
         exemplars = runner.exemplars_at(step, draw, runner.block_of(step), step % runner.interval * count)
         exemplars.rows[:] = state["rows"][part]
         ready.append(exemplars)

@@ -30,6 +30,7 @@ from drb.buffer.snapshot import LazyRows
 from drb.rehearsal.intake import reshard_intake
 from drb.rehearsal.state.check import policy_of, spec_in
 from drb.rehearsal.state.fetched import uncounted
+from drb.rehearsal.state.learnt import reshard_learnt
 from drb.seeding import sample_keys
 from drb.types import Int64Array, OwnerOf
 
@@ -99,6 +100,7 @@ def reshard(
         "buffer": buffer,
         "fetched": None,
         "stats": uncounted(states[rank % len(states)]),
+        **reshard_learnt(states),
         "resharded": {"from": len(states), "stored": len(pool.part), "dropped": len(own) - len(stays)},
     }
 

@@ -6,10 +6,10 @@ To add one, derive a class from `Proportions`; `drb.registry` says how it is fou
 from __future__ import annotations
 
 from drb.registry import Registry
-from drb.sampling.proportions.base import Proportions
+from drb.sampling.proportions.base import Proportions, StratumWeights
 
 PROPORTIONS: Registry[Proportions] = Registry(
     "proportions", Proportions, package=__name__, entry_points="drb.proportions"
 )
 
-__all__ = ["PROPORTIONS", "Proportions"]
+__all__ = ["PROPORTIONS", "Proportions", "StratumWeights"]

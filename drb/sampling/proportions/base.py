@@ -6,8 +6,12 @@ Letters: W ranks, S strata, G groups, C cells of a group (a cell = one stratum o
 from __future__ import annotations
 
 import abc
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
+import numpy as np
+
+from drb.sampling.feedback import Feedback
 from drb.types import Float64Array, Int64Array
 from drb.variant import Variant
 
@@ -17,10 +21,14 @@ class Proportions(Variant):
 
     needs_strata: exemplars must be counted per stratum (S > 1), so that records must have a field for them.
     needs_offered: each rank's distinct offered samples must be counted.
+    needs_feedback: `observe` must be told what was learnt about rehearsed samples (`Rehearsal.feedback`).
+    needs_correct: of that not only the losses, but also which samples were right.
     """
 
     needs_strata: ClassVar[bool] = False
     needs_offered: ClassVar[bool] = False
+    needs_feedback: ClassVar[bool] = False
+    needs_correct: ClassVar[bool] = False
 
     @abc.abstractmethod
     def groups(self, counts_WS: Int64Array, offered_W: Int64Array) -> tuple[Int64Array, Float64Array]:
@@ -32,3 +40,52 @@ class Proportions(Variant):
         Returns:
             Exemplars in the cells of each group, int64 [G, C], and weights, float64 [G].
         """
+
+    def observe(self, feedback: Feedback) -> None:
+        """Take note of what all ranks have learnt about rehearsed samples, before the draws of a round.
+
+        It is called on every rank with the same sums, once for each round to which any rank gave feedback. What follows
+        from it must be in `state_dict`.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what has been observed, as arrays, numbers and strings: alike on all ranks."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned, perhaps with another number of ranks."""
+
+
+class StratumWeights(Proportions):
+    """Proportions whose groups are the strata, and whose weights may change from draw to draw.
+
+    A subclass gives the weights only; `groups` is called when counts have changed, `weights` for every draw.
+    """
+
+    needs_strata = True
+
+    def groups(self, counts_WS: Int64Array, offered_W: Int64Array) -> tuple[Int64Array, Float64Array]:
+        return np.ascontiguousarray(counts_WS.T), np.ones(counts_WS.shape[1])
+
+    @abc.abstractmethod
+    def weights(self, strata_S: Int64Array, sizes_S: Int64Array, step: int) -> Float64Array:
+        """The weight of each stratum in a draw, alike on all ranks: float64 [S], at least 0, in any unit.
+
+        Expected shares follow the weights as far as strata hold that many exemplars.
+
+        Args:
+            strata_S: the values of the strata, int64 [S], ascending; all that there ever were.
+            sizes_S: how many exemplars all ranks hold of each, int64 [S], 0 for some.
+            step: of the draw, counted from 0 and on in a resumed run.
+        """
+
+
+def with_floor(weights_S: Float64Array, sizes_S: Int64Array, floor: float) -> Float64Array:
+    """The same shares for 1 − floor of the draws, and as the uniform draw has them for the rest: float64 [S].
+
+    Without any weight all are uniform.
+    """
+    total, size = float(weights_S.sum()), float(sizes_S.sum())
+    if not total > 0:
+        return sizes_S.astype(np.float64)
+    return weights_S * ((1 - floor) / total) + sizes_S * (floor / max(size, 1.0))

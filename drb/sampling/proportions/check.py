@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from drb.sampling.proportions.base import Proportions
+from drb.sampling.proportions.base import Proportions, StratumWeights
 from drb.types import Float64Array, Int64Array
 from drb.variant import name_of
 
@@ -30,11 +30,27 @@ class CheckedProportions:
                 f"{name}.groups must return a weight for each of its {len(cells_GC)} groups, got weights of shape "
                 f"{list(weights_G.shape)}"
             )
-        if not np.isfinite(weights_G).all() or (weights_G < 0).any() or (len(weights_G) and weights_G.sum() == 0):
-            raise ValueError(f"{name}.groups must return weights of at least 0, not all 0, got {weights_G}")
+        _require_weights(weights_G, f"{name}.groups must return weights")
         stored = int(counts_WS.sum())
         if (cells_GC < 0).any() or int(cells_GC.sum()) > stored:
             raise ValueError(
                 f"{name}.groups must divide the {stored} stored exemplars among its cells, got {int(cells_GC.sum())}"
             )
         return cells_GC, weights_G.astype(np.float64)
+
+    def weights(self, strata_S: Int64Array, sizes_S: Int64Array, step: int) -> Float64Array:
+        """See `StratumWeights.weights`."""
+        assert isinstance(self._proportions, StratumWeights)
+        returned = np.asarray(self._proportions.weights(strata_S, sizes_S, step))
+        name = f"{name_of(self._proportions)}.weights must return"
+        if returned.shape != sizes_S.shape or returned.dtype.kind not in "iuf":
+            raise ValueError(
+                f"{name} a number for each of {len(sizes_S)} strata, got {returned.dtype} {list(returned.shape)}"
+            )
+        _require_weights(returned, f"{name} numbers")
+        return returned.astype(np.float64)
+
+
+def _require_weights(weights_G: Float64Array, begin: str) -> None:
+    if not np.isfinite(weights_G).all() or (weights_G < 0).any() or (len(weights_G) and weights_G.sum() == 0):
+        raise ValueError(f"{begin} of at least 0, not all 0, got {weights_G}")

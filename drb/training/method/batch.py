@@ -37,6 +37,8 @@ class Batch(Mapping[str, Tensor]):
     new:       the minibatch's own rows
     exemplars: the joined exemplars of all draws
     all:       all rows
+    places:    where the exemplars are among those that the rehearsal gave, int64 [r] or a slice; None: they are all
+    num_given: how many the rehearsal gave, those apart included
     """
 
     def __init__(
@@ -55,9 +57,13 @@ class Batch(Mapping[str, Tensor]):
         """
         self.step = step
         self.apart = apart
+        self.places: slice | Tensor | None = None
+        self.num_given = count_rows(fields) - new_rows + (count_rows(apart) if apart else 0)
         self._fields = fields
         self._of = of
         self._new_rows, self._num_draws, self._new_rows_total = new_rows, draws, new_rows_total
+        if apart:
+            self.places = slice(0, count_rows(fields) - new_rows)
         self._outputs: Any = None
         self._inputs: Any = None
         self._divide()
@@ -251,6 +257,7 @@ class Batch(Mapping[str, Tensor]):
     def keep(self, chosen: Tensor) -> None:
         """Keep these of the candidates behind the new rows, before the forward."""
         assert self._outputs is None
+        self.places = chosen
         places = torch.cat([torch.arange(self._new_rows, device=chosen.device), chosen + self._new_rows])
         self._fields = map_tensors(lambda field: field[places], self._fields)
         self._inputs = None if self._inputs is None else rows_of(self._inputs, places)

@@ -80,6 +80,10 @@ class Classification(Objective):
     def row_losses(self, outputs: Tensor, batch: Minibatch) -> Tensor:
         return self._cross_entropy(outputs, batch, "none")
 
+    def right(self, outputs: Tensor, batch: Minibatch) -> Tensor:
+        """The likeliest class is the row's."""
+        return self._of_task(outputs, batch).argmax(dim=1) == batch[self.target]
+
     def mean_loss(self, outputs: Tensor, batch: Minibatch) -> Tensor:
         return self._cross_entropy(outputs, batch, "mean")
 

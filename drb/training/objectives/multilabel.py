@@ -57,6 +57,10 @@ class Multilabel(Objective):
             )
         return F.binary_cross_entropy_with_logits(outputs, present, reduction="none").mean(dim=1)
 
+    def right(self, outputs: Tensor, batch: Minibatch) -> Tensor:
+        """Each class is said to be present just where it is."""
+        return ((outputs >= 0) == (self._present(batch) != 0)).all(dim=1)
+
     def fisher_terms(self, outputs: Tensor, batch: Minibatch) -> Tensor:
         """√(p (1 − p)) / K times each output: classes are independent, and the loss is their mean."""
         p = outputs.detach().sigmoid()

@@ -136,6 +136,19 @@ class Objective(Part):
         """The loss of each row, float32 [B]."""
         raise NotImplementedError
 
+    def right(self, outputs: Any, batch: Minibatch) -> Tensor:
+        """Return whether the outputs are right about each row, bool [B].
+
+        Raises:
+            ValueError: the objective does not say what is right.
+        """
+        raise ValueError(f"the objective {name_of(self)} does not say which outputs are right")
+
+    @classmethod
+    def tells_right(cls) -> bool:
+        """Whether `right` says something."""
+        return cls.right is not Objective.right
+
     def mean_loss(self, outputs: Any, batch: Minibatch) -> Tensor:
         """The mean of `row_losses`, a scalar; for losses that one operation computes at once."""
         return self.row_losses(outputs, batch).mean()
