@@ -12,7 +12,7 @@ SETTINGS = (
     "batch_size num_samples data prefilled device verbose"
 )
 MEMBERS = (
-    "ages attach close counts describe duplicate_share edit extend forget forget_observers load_state_dict "
+    "ages attach close counts describe duplicate_share edit extend feedback forget forget_observers load_state_dict "
     "next_step recorder resharded sample_ids settings state_dict stats step stopped"
 )
 
