@@ -26,7 +26,6 @@ from drb.rehearsal.cuda import Device, DeviceRing, DeviceSide, NcclExchange, Row
 from drb.rehearsal.delivery import Delivery, allocate_blocks, deliver_on_host
 from drb.rehearsal.handshake import greet, most_exemplars_of_all, require_devices
 from drb.rehearsal.memory import free_memory, own_capacity, require_room_for_buffers, rows_of_ranks
-from drb.rehearsal.observing import Observing
 from drb.rehearsal.parts import Parts
 from drb.rehearsal.round import RoundRunner
 from drb.rehearsal.settings import RehearsalSettings
@@ -37,7 +36,8 @@ from drb.types import Int64Array
 from drb.variant import fresh
 
 if TYPE_CHECKING:
-    from drb.rehearsal.prefilled import Prefilled  # seldom needed
+    from drb.rehearsal.observing import Observing  # seldom needed
+    from drb.rehearsal.prefilled import Prefilled
 
 
 class PartsFactory:
@@ -251,6 +251,8 @@ def _observing(settings: RehearsalSettings, proportions: Proportions, most_rows:
     """What tells of feedback who learns from it; None if nobody does."""
     if not settings.needs_feedback:
         return None
+    from drb.rehearsal.observing import Observing
+
     observers = [proportions.observe] if proportions.needs_feedback else []
     return Observing(most_rows, *observers, needs_correct=settings.needs_correct)
 

@@ -53,9 +53,9 @@ class Observing:
         self.brought = NOTHING
         self._own = NOTHING
 
-    def write(self, rows: FeedbackRows, message_H: Int64Array) -> None:
-        """Sum up this rank's rows, and put the sums into its message."""
-        own = self._own = Feedback.of_rows(rows.strata, rows.loss, rows.right) if len(rows) else NOTHING
+    def write(self, rows: FeedbackRows | None, message_H: Int64Array) -> None:
+        """Sum up this rank's rows, if there are some, and put the sums into its message."""
+        own = self._own = Feedback.of_rows(rows.strata, rows.loss, rows.right) if rows else NOTHING
         message_H[0] = len(own)
         if len(own):
             message_H[1 : 1 + WORDS * len(own)] = own.to_words().reshape(-1)

@@ -16,17 +16,19 @@ import contextlib
 from collections import deque
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from drb.distributed.failure import GRACE_S, PeerError
 from drb.exchange import Peers
 from drb.rehearsal.engine import EarlyNews
 from drb.rehearsal.exemplars import ACTIVE, FINISHED, RoundResult, StepExemplars, UnevenError
-from drb.rehearsal.feedback import FeedbackIntake
 from drb.rehearsal.parts import Parts
 from drb.rehearsal.settings import RehearsalSettings
 from drb.rehearsal.state.fetched import fetched_state, restore_fetched
 from drb.types import Int64Array
+
+if TYPE_CHECKING:
+    from drb.rehearsal.feedback import FeedbackIntake
 
 MOST_COLLECTIVES = 6  # of a round, each of which may take timeout_s
 

@@ -26,13 +26,13 @@ from drb.buffer.positions import PositionTable, TableChange
 from drb.exchange import Exchange, Peers
 from drb.rehearsal.delivery import Delivery
 from drb.rehearsal.exemplars import ACTIVE, Ends, RoundResult, StepExemplars, UnevenError
-from drb.rehearsal.observing import NO_ROWS, FeedbackRows, Observing
 from drb.sampling.counts import UnionCounts
 from drb.sampling.sampler import Draw, Sampler
 from drb.types import Int64Array
 
 if TYPE_CHECKING:
     from drb.rehearsal.ledger.recorder import Recorder
+    from drb.rehearsal.observing import FeedbackRows, Observing
     from drb.rehearsal.prefilled import Prefilled
 
 _STATUS, _STEP, _SIZE, _OFFERED, _CHANGED, _FEEDBACK = range(6)  # a rank's message; feedback is the rest of it
@@ -139,7 +139,7 @@ class RoundRunner:
             self.delivery.prepare()
         changes, observing = self._publish(step, status, offered, change), self.observing
         if observing is not None:
-            observing.write(feedback or NO_ROWS, self._message[_FEEDBACK:])
+            observing.write(feedback, self._message[_FEEDBACK:])
         messages_WH = self._exchange.gather_counts(self._message)
         if self.on_gathered is not None:
             self.on_gathered(messages_WH[:, _STATUS].copy())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,10 +18,12 @@ from drb.rehearsal.parts import Parts
 from drb.rehearsal.pipeline import Pipeline
 from drb.rehearsal.selection import SampleIds, Where, as_ids, matching_ids
 from drb.rehearsal.settings import RehearsalSettings
-from drb.rehearsal.state.learnt import learnt_state, load_learnt
 from drb.rehearsal.state.loading import kind_of_state
 from drb.rehearsal.step import Steps
 from drb.types import Int64Array
+
+if TYPE_CHECKING:
+    from drb.rehearsal.state.learnt import Learnt
 
 
 class Running:
@@ -187,7 +189,7 @@ class Running:
             "fetched": self.rounds.state_dict(),
             "prefilled": "" if parts.prefilled is None else parts.prefilled.fingerprint,
             **({} if parts.auto is None else {"auto": parts.auto.state_dict()}),
-            **learnt_state(parts.proportions, parts.runner.observing, self.steps.feedback, self._settings.stratum),
+            **self._learnt().state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -197,9 +199,8 @@ class Running:
         self.parts.buffer.load_state_dict(state["buffer"])
         if self.parts.auto is not None and "auto" in state:
             self.parts.auto.load_state_dict(state["auto"])
-        load_learnt(
-            state, self.parts.proportions, self.parts.runner.observing, self.steps.feedback, self._settings.stratum
-        )
+        if "learnt" in state:
+            self._learnt().load_state_dict(state["learnt"])
         self.rounds.load_state_dict(state["fetched"], self.steps.last, self._intake.num_distinct)
 
     # -- the end
@@ -215,6 +216,13 @@ class Running:
             if not self.parts.buffer.lacks_late_fields:
                 self.parts.buffer.commit()
         self.rounds.finish(self.steps.last + 1, self._intake.num_distinct)
+
+    def _learnt(self) -> Learnt:
+        """What the proportions have learnt, to be saved or loaded."""
+        from drb.rehearsal.state.learnt import Learnt  # seldom needed
+
+        parts = self.parts
+        return Learnt(parts.proportions, parts.runner.observing, self.steps.feedback, self._settings.stratum or "")
 
     def _settled_buffer(self) -> EditableBuffer:
         self.steps.settle()

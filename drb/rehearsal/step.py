@@ -13,20 +13,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import wraps
-from typing import ParamSpec, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
 from drb.rehearsal.cuda import DeferredLate, DeviceExtension, DeviceIntake, find_device
 from drb.rehearsal.exemplars import StepExemplars
-from drb.rehearsal.feedback import FeedbackIntake
 from drb.rehearsal.intake import Intake, on_cpu, require_fields
 from drb.rehearsal.output import Extension
 from drb.rehearsal.parts import Parts
 from drb.rehearsal.pipeline import Pipeline
 from drb.rehearsal.settings import RehearsalSettings
 from drb.types import Exemplars, Handle, Minibatch
+
+if TYPE_CHECKING:
+    from drb.rehearsal.feedback import FeedbackIntake
 
 Output: TypeAlias = Extension | DeviceExtension
 P = ParamSpec("P")

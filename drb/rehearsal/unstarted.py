@@ -13,7 +13,6 @@ from drb.data.sampler_order import Shard
 from drb.exchange import Peers
 from drb.rehearsal.build_parts import PartsFactory, build_parts
 from drb.rehearsal.cuda import DeviceExtension, DeviceIntake, find_device
-from drb.rehearsal.feedback import FeedbackIntake
 from drb.rehearsal.forget import Forgotten, forget_saved
 from drb.rehearsal.handshake import greet_finished
 from drb.rehearsal.intake import Intake, on_cpu, require_fields
@@ -207,6 +206,8 @@ class Unstarted:
         rounds = Pipeline(parts, self._peers, settings)
         feedback = None
         if (observing := parts.runner.observing) is not None:
+            from drb.rehearsal.feedback import FeedbackIntake  # seldom needed
+
             feedback = FeedbackIntake(
                 observing.most_rows,
                 settings.choices,

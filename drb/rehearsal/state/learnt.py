@@ -1,15 +1,15 @@
 """What proportions have learnt, and feedback that no round has told yet, as a part of a saved state.
 
-by         what learnt it: the name and options of the proportions, as JSON. stratum: the field of the strata
-learnt     what the proportions have observed, alike on all ranks
-waiting    this rank's feedback for the next rounds, row by row
-brought    sums for the next round that all ranks know already: what was waiting when ranks became more or fewer
+It holds `by`, the name and options of the proportions as JSON, and `stratum`, the field that their strata are of;
+`learnt`, what they have observed, alike on all ranks; `waiting`, this rank's feedback for the next rounds, row by row;
+and `brought`, sums for the next round that all ranks know: what waited on the ranks there were, if these are others.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,79 +26,85 @@ _WAITING = {"step": np.int64, "stratum": np.int64, "loss": np.float64, "right": 
 _BROUGHT = {"strata": np.int64, "rows": np.int64, "loss": np.float64, "right": np.int64}
 
 
-def learnt_state(
-    proportions: Proportions, observing: Observing | None, intake: FeedbackIntake | None, stratum: str | None
-) -> dict[str, Any]:
-    """{"learnt": …} for a state; nothing where nothing is learnt."""
-    learnt = proportions.state_dict()
-    if not learnt and intake is None:
-        return {}
-    brought = NOTHING if observing is None else observing.brought
-    waiting = {} if intake is None else intake.state_dict()
-    return {
-        "learnt": {
-            "by": _by(proportions),
-            "stratum": stratum or "",
+@dataclass(frozen=True)
+class Learnt:
+    """What has to be saved, and who goes on with it. observing, intake: None where nobody learns from feedback."""
+
+    proportions: Proportions
+    observing: Observing | None
+    intake: FeedbackIntake | None
+    stratum: str
+
+    def state_dict(self) -> dict[str, Any]:
+        """{"learnt": …} for a rehearsal's state; nothing where nothing is learnt."""
+        learnt = self.proportions.state_dict()
+        if not learnt and self.intake is None:
+            return {}
+        brought = NOTHING if self.observing is None else self.observing.brought
+        state = {
+            "by": self._by,
+            "stratum": self.stratum,
             "learnt": learnt,
-            "waiting": waiting,
+            "waiting": {} if self.intake is None else self.intake.state_dict(),
             "brought": {name: getattr(brought, name) for name in _BROUGHT},
         }
-    }
+        return {"learnt": state}
 
+    def load_state_dict(self, saved: State) -> None:
+        """Go on from there.
 
-def load_learnt(
-    state: State,
-    proportions: Proportions,
-    observing: Observing | None,
-    intake: FeedbackIntake | None,
-    stratum: str | None,
-) -> None:
-    """Go on from a rehearsal's state, if something was learnt in it.
+        Raises:
+            ValueError: it was learnt by strata of another field; it is damaged.
+        """
+        _check(saved)
+        uses_it = self.intake is not None or bool(self.proportions.state_dict())
+        if uses_it and saved["stratum"] != self.stratum:
+            raise ValueError(
+                f"the state's proportions learnt by strata of the field {saved['stratum']!r}, this rehearsal has "
+                f"stratum={self.stratum!r}; resume with the same"
+            )
+        if saved["by"] == self._by:
+            self.proportions.load_state_dict(saved["learnt"])
+        elif uses_it and saved["learnt"]:
+            warn_caller(
+                f"the state holds what the proportions {saved['by']} have learnt, which {self._by} do not go on from: "
+                "these begin anew"
+            )
+        if self.observing is not None and self.intake is not None:
+            self.intake.load_state_dict(saved["waiting"])
+            self.observing.brought = _brought(saved)
 
-    Raises:
-        ValueError: by strata of another field; a damaged state.
-    """
-    saved = state.get("learnt")
-    if saved is None:
-        return
-    check_learnt(saved)
-    uses_it = intake is not None or bool(proportions.state_dict())
-    if uses_it and saved["stratum"] != (stratum or ""):
-        raise ValueError(
-            f"the state's proportions learnt by strata of the field {saved['stratum']!r}, this rehearsal has "
-            f"stratum={stratum!r}; resume with the same"
-        )
-    if saved["by"] == _by(proportions):
-        proportions.load_state_dict(saved["learnt"])
-    elif uses_it and saved["learnt"]:
-        warn_caller(
-            f"the state holds what the proportions {saved['by']} have learnt, which {_by(proportions)} do not go on "
-            "from: these begin anew"
-        )
-    if observing is not None and intake is not None:
-        intake.load_state_dict(saved["waiting"])
-        observing.brought = Feedback(**{name: saved["brought"][name] for name in _BROUGHT})
+    @property
+    def _by(self) -> str:
+        return json.dumps(identity(self.proportions), sort_keys=True)
 
 
 def reshard_learnt(states: Sequence[State]) -> dict[str, Any]:
-    """The same for any number of ranks: what waited on all of the old ones is brought to all of the new ones."""
-    if "learnt" not in states[0]:
-        return {}
-    every = [state["learnt"] for state in states]
-    for saved in every:
-        check_learnt(saved)
-    brought = [Feedback(**{name: every[0]["brought"][name] for name in _BROUGHT})]
-    waiting = [saved["waiting"] for saved in every if len(saved["waiting"].get("step", ()))]
-    brought += [Feedback.of_rows(rows["stratum"], rows["loss"], rows["right"]) for rows in waiting]
-    total = Feedback.joined(brought)
+    """The same for any number of ranks: what waited on all of the old ones is brought to each of the new ones.
+
+    Raises:
+        ValueError: the ranks had learnt different things, or a state is damaged.
+    """
+    for rank, saved in enumerate(states):
+        _check(saved)
+        if saved["by"] != states[0]["by"] or not _are_alike(saved["learnt"], states[0]["learnt"]):
+            raise ValueError(
+                f"the proportions of ranks 0 and {rank} had learnt different things: give the states of all ranks of "
+                "one run, saved after the same step"
+            )
+    waiting = [saved["waiting"] for saved in states if len(saved["waiting"].get("step", ()))]
+    sums = [Feedback.of_rows(rows["stratum"], rows["loss"], rows["right"]) for rows in waiting]
+    total = Feedback.joined([_brought(states[0]), *sums])
     nothing: dict[str, Any] = {name: np.empty(0, dtype) for name, dtype in _WAITING.items()}
-    return {
-        "learnt": {**every[0], "waiting": nothing, "brought": {name: getattr(total, name) for name in _BROUGHT}},
-    }
+    return {**states[0], "waiting": nothing, "brought": {name: getattr(total, name) for name in _BROUGHT}}
 
 
-def check_learnt(saved: State) -> None:
-    """Raise ValueError if this cannot be what `learnt_state` gave."""
+def _brought(saved: State) -> Feedback:
+    return Feedback(**{name: saved["brought"][name] for name in _BROUGHT})
+
+
+def _check(saved: State) -> None:
+    """Raise ValueError if this cannot be what `Learnt.state_dict` gave."""
     waiting, brought = saved["waiting"], saved["brought"]
     is_sound = isinstance(saved["by"], str) and isinstance(saved["stratum"], str)
     for columns, dtypes in ((waiting, _WAITING if waiting else {}), (brought, _BROUGHT)):
@@ -110,5 +116,8 @@ def check_learnt(saved: State) -> None:
         raise ValueError("the rehearsal state is damaged: the feedback in it cannot be")
 
 
-def _by(proportions: Proportions) -> str:
-    return json.dumps(identity(proportions), sort_keys=True)
+def _are_alike(one: Any, other: Any) -> bool:
+    """Whether two saved states are the same, bit for bit."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_are_alike(one[name], other[name]) for name in one)
+    return bool(np.array_equal(one, other))

@@ -30,7 +30,6 @@ from drb.buffer.snapshot import LazyRows
 from drb.rehearsal.intake import reshard_intake
 from drb.rehearsal.state.check import policy_of, spec_in
 from drb.rehearsal.state.fetched import uncounted
-from drb.rehearsal.state.learnt import reshard_learnt
 from drb.seeding import sample_keys
 from drb.types import Int64Array, OwnerOf
 
@@ -100,9 +99,18 @@ def reshard(
         "buffer": buffer,
         "fetched": None,
         "stats": uncounted(states[rank % len(states)]),
-        **reshard_learnt(states),
+        **_learnt(states),
         "resharded": {"from": len(states), "stored": len(pool.part), "dropped": len(own) - len(stays)},
     }
+
+
+def _learnt(states: Sequence[State]) -> dict[str, Any]:
+    """What proportions have learnt, if they have."""
+    if "learnt" not in states[0]:
+        return {}
+    from drb.rehearsal.state.learnt import reshard_learnt  # seldom needed
+
+    return {"learnt": reshard_learnt([state["learnt"] for state in states])}
 
 
 class PickedRows(LazyRows):

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from drb.sampling.feedback import Feedback
 from drb.types import Float64Array, Int64Array
 from drb.variant import Variant
+
+if TYPE_CHECKING:
+    from drb.sampling.feedback import Feedback
 
 
 class Proportions(Variant):
