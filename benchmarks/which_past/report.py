@@ -5,6 +5,7 @@ All differences are paired by seed: means ± standard errors, in points of accur
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 import sys
@@ -12,12 +13,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
-import record
-from points import POINTS, SHARES
-from run import FOLDER
-from streams import STREAMS
+from benchmarks import record
+from benchmarks.which_past.points import POINTS, SHARES
+from benchmarks.which_past.streams import STREAMS
 
+FOLDER = Path("runs/which_past")
 ROOT = Path(__file__).resolve().parents[2]
 CLASS_SHARE = 4 / 36  # of the loss, where every row counts alike
 FORWARD = 1 / 3  # of a row's forward and backward: the former alone
@@ -115,7 +115,7 @@ def at_equal_new(results: Results, point: str) -> dict[str, Any] | None:
     """
     wanted = results.mean(point, new)["mean"]
     points = curve(results, "uniform")
-    for low, high in zip(points, points[1:], strict=False):
+    for low, high in itertools.pairwise(points):
         first, second = (results.mean(each, new)["mean"] for each in (low, high))
         if min(first, second) <= wanted <= max(first, second) and first != second:
             part = (wanted - first) / (second - first)
@@ -154,9 +154,9 @@ def verdicts(results: Results, figures: dict[str, Any]) -> dict[str, Any]:
 
 def show(number: dict[str, float] | None, digits: int = 1, sign: bool = True) -> str:
     if number is None:
-        return "–"
+        return "-"
     form = f"{'+' if sign else ''}.{digits}f"
-    return f"{number['mean']:{form}} ± {number['error']:.{digits}f}".replace("-", "−")
+    return f"{number['mean']:{form}} ± {number['error']:.{digits}f}"
 
 
 def table(figures: dict[str, Any]) -> str:
@@ -165,8 +165,8 @@ def table(figures: dict[str, Any]) -> str:
         "old, %",
         "new, %",
         "damaged, %",
-        "old − uniform's",
-        "at equal new",
+        "old, against uniform",
+        "the same at equal new",
         "draws in damaged",
         "in the worst",
         "cost",
@@ -222,7 +222,8 @@ def _errorbar(axis: Any, results: Results, points: list[str], colour: str, label
     )
 
 
-def main() -> None:
+def report() -> None:
+    """Write all of it, and print the tables."""
     pilot = json.loads((record.RESULTS / "which_past_pilot.json").read_text())["figures"]
     files = {name: FOLDER / f"{name}.jsonl" for name in STREAMS}
     found = {name: Results(name, file, pilot[name]) for name, file in files.items() if file.exists()}
@@ -235,7 +236,3 @@ def main() -> None:
         claims[file.stem] = {"mix_cd": row_of(Results(name, file, pilot[name]), "mix_cd")}
     picture(found, ROOT / "docs/images/which_past.png")
     record.save("which_past", {"claims": claims, **figures})
-
-
-if __name__ == "__main__":
-    main()

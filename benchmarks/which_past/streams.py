@@ -2,7 +2,7 @@
 
 flipped: Fashion-MNIST; three of its classes come upside down, as three new classes.
 turned: Fashion-MNIST; images of three classes come turned by a quarter and keep their labels: their domain drifts.
-series: 20 regimes of a time series (dataset=drifting_series), to be told apart; two of them come louder, as new classes.
+series: 20 regimes of a time series (dataset=drifting_series), to be told apart; two come louder, as new classes.
 
 A sample is one row: 784 bytes of an image or 24 floats of a window. The base is divided into 20 clusters by k-means, of
 pixels or, for windows, of the amplitudes of frequencies, which do not depend on where a window begins.
@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from drb.coreset.kmeans import kmeans, nearest
 from torch import Tensor
 
-from drb.coreset.kmeans import kmeans, nearest
 from drb.data.datasets.drifting_series import DriftingSeries
 from drb.data.datasets.fashion_mnist import FashionMnist
 from drb.data.source import Dataset

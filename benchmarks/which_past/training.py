@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from points import Point
-from streams import CLUSTERS, KMEANS_PARTS, KMEANS_STEPS, Samples, Stream, as_input
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.which_past.points import Point
+from benchmarks.which_past.streams import CLUSTERS, KMEANS_PARTS, KMEANS_STEPS, Samples, Stream, as_input
 from drb import Rehearsal
 from drb.sampling.proportions import PROPORTIONS, Proportions
 

@@ -1,9 +1,9 @@
 """Claims of docs/which_past.md: what each way to choose the past is worth where forgetting is planted.
 
-    python benchmarks/which_past/run.py pilot              which clusters uniform rehearsal damages, with seeds of its own
-    python benchmarks/which_past/run.py measure STREAM     every point with seeds 0 to 9, into runs/which_past/STREAM.jsonl
-    torchrun --nproc-per-node=2 benchmarks/which_past/run.py measure STREAM --points uniform mix_cd --seeds 3
-    python benchmarks/which_past/report.py                 tables, picture and benchmarks/results/which_past.json
+    python -m benchmarks.which_past pilot             which clusters uniform rehearsal damages, with seeds of its own
+    python -m benchmarks.which_past measure STREAM    every point with seeds 0 to 9, into runs/which_past/STREAM.jsonl
+    python -m benchmarks.which_past report            tables, picture and benchmarks/results/which_past.json
+    torchrun --nproc-per-node=2 -m benchmarks.which_past measure STREAM --points uniform mix_cd --seeds 3
 
 `measure` goes on where it was. A run takes one thread for about 2 s.
 """
@@ -14,21 +14,19 @@ import argparse
 import json
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
-import record
-from points import POINTS
-from streams import CLUSTERS, STREAMS, Stream
-from training import Base, by_cluster, train
+from benchmarks import record
+from benchmarks.which_past.points import POINTS
+from benchmarks.which_past.report import FOLDER, report
+from benchmarks.which_past.streams import CLUSTERS, STREAMS, Stream
+from benchmarks.which_past.training import Base, by_cluster, train
 
 PILOT_SEEDS = range(100, 105)
 LOST = 0.15  # of a damaged cluster's accuracy, on average over the seeds of the pilot
-FOLDER = Path("runs/which_past")
 
 
 def pilot() -> None:
@@ -102,7 +100,7 @@ def measure(name: str, points: list[str], seeds: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("pilot", "measure"))
+    parser.add_argument("what", choices=("pilot", "measure", "report"))
     parser.add_argument("stream", nargs="?", choices=tuple(STREAMS))
     parser.add_argument("--points", nargs="+", default=list(POINTS), choices=tuple(POINTS), metavar="POINT")
     parser.add_argument("--seeds", type=int, default=10)
@@ -112,6 +110,8 @@ def main() -> None:
         dist.init_process_group("gloo")
     if arguments.what == "pilot":
         pilot()
+    elif arguments.what == "report":
+        report()
     else:
         measure(arguments.stream, arguments.points, arguments.seeds)
     if dist.is_initialized():
