@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from drb.coreset.kmeans import kmeans, nearest
 from torch import Tensor
 
+from drb.coreset.kmeans import kmeans, nearest
 from drb.data.datasets.drifting_series import DriftingSeries
 from drb.data.datasets.fashion_mnist import FashionMnist
 from drb.data.source import Dataset
