@@ -2,6 +2,7 @@
 stored samples.
 
     drb prefill DIR dataset=image_folder dataset.root=PICTURES [--capacity 50000]
+    drb prefill DIR --forget 17,4711
     torchrun --nproc-per-node=N -m drb.prefill DIR dataset=… [--capacity …]
 """
 
@@ -18,8 +19,9 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from drb.data.cache import erase, open_prefilled
 from drb.data.cache.choose import choose_rows
-from drb.data.cache.files import VERSION
+from drb.data.cache.files import SPLITS, VERSION
 from drb.data.cache.parallel import build_together
 from drb.data.decoding.pool import close_decoders
 from drb.data.load_on_all_ranks import load_on_all_ranks
@@ -32,6 +34,7 @@ from drb.program.config import compose_config
 from drb.program.console import open_console
 from drb.program.last_words import tell_launcher
 from drb.program.run import dataset_of
+from drb.runs.forget_command import read_ids, read_text
 
 _GRACE_S = 3.0  # what rank 0 has to say an error that all ranks have
 
@@ -129,16 +132,60 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the choice")
     parser.add_argument("--leave-out-broken", action="store_true", help="go without samples that cannot be read")
+    parser.add_argument(
+        "--forget", metavar="IDS", help="erase these samples from a folder that is filled: ids, separated by commas"
+    )
+    parser.add_argument("--forget-file", type=Path, metavar="FILE", help="the same, with the ids in a file")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings of the data set")
     options = parser.parse_intermixed_args(list(arguments))
-    if "=" in str(options.folder):
+    if _is_setting(str(options.folder)):
         raise ValueError("name the folder to fill first: drb prefill DIR dataset=…; see drb prefill --help")
+    if options.forget is not None or options.forget_file is not None:
+        if options.settings or options.capacity is not None:
+            raise ValueError("drb prefill DIR --forget takes ids and nothing else: it erases, and fills nothing")
+        return options
     for setting in options.settings:
-        if setting.partition("=")[0].partition(".")[0] not in ("dataset", "timeout_s"):
+        if not _is_setting(setting):
             raise ValueError(f"drb prefill takes settings of the data set, dataset=… and dataset.…, not {setting}")
     if not any(setting.startswith("dataset=") for setting in options.settings):
         raise ValueError("say which data set, for example dataset=image_folder dataset.root=PICTURES")
     return options
+
+
+def _is_setting(text: str) -> bool:
+    name, equals, _ = text.partition("=")
+    return bool(equals) and name.partition(".")[0] in ("dataset", "timeout_s")
+
+
+def forget(folder: Path, sample_ids: Sequence[int]) -> str:
+    """Erase samples from a folder that is filled, for good; returns what was done, in words.
+
+    Of each id that is of a training sample; or else of a test sample. Runs go on without them.
+
+    Raises:
+        ValueError: the folder is not filled, or an id below 0.
+    """
+    folder = folder.expanduser().absolute()
+    dataset = open_prefilled(folder)
+    ids = np.unique(np.asarray(sample_ids, np.int64))
+    of = {split: np.intersect1d(ids, getattr(dataset, split).sample_ids) for split in SPLITS}
+    of["test"] = np.setdiff1d(of["test"], of["train"])
+    erased = {split: erase(folder, found, split) for split, found in of.items()}
+    done = sum(erased.values())
+    held = sum(map(len, of.values()))
+    told = f"{folder}: {erased['train']} training and {erased['test']} test samples were erased"
+    told += f"; {held - done} had been erased before" if held > done else ""
+    return told + (f"; it does not hold {len(ids) - held} of the ids" if held < len(ids) else "")
+
+
+def _forget(options: argparse.Namespace, world: World) -> None:
+    if world.world_size > 1:
+        raise ValueError("start drb prefill --forget by itself, once on each node that has the folder")
+    ids = read_ids(options.forget or "", "--forget")
+    if options.forget_file is not None:
+        ids += read_ids(read_text(options.forget_file), str(options.forget_file))
+    print(forget(options.folder, ids))
+    print("what runs have taken from it is in their checkpoints: drb forget RUN_DIR --ids … removes it there")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -149,6 +196,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         world = detect_world("cpu")
         rank = world.rank
         options = parse(sys.argv[1:] if arguments is None else arguments)
+        if options.forget is not None or options.forget_file is not None:
+            _forget(options, world)
+            return 0
         console = open_console(world, of_all_ranks=False)
         say = (lambda line: None) if console is None else console.say
         with open_world(world, _timeout_s(options)):
@@ -159,7 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"{dataset.cache}: {len(dataset.train)} training and {len(dataset.test)} test samples, "
                 f"{format_bytes(size)}"
             )
-    except (ValueError, PeerError) as error:
+    except (ValueError, PeerError, OSError) as error:
         line = f"drb: error: {' '.join(str(error).split())}"
         if rank:
             time.sleep(_GRACE_S)  # mostly rank 0 says the same, and the launcher ends the others

@@ -54,15 +54,33 @@ class Job(Protocol):
 
 
 def main(arguments: Sequence[str] | None = None, prepare: Callable[[], Job] | None = None) -> int:
-    """Run, and return the process's exit code.
+    """Run, and return the process's exit code; one of several ranks that has trained ends with it.
 
     prepare: makes the job whose command line counts instead; called on all ranks, it may raise ValueError.
     """
+    return leave(*train_once(arguments, prepare))
+
+
+def leave(code: int, world: World | None) -> int:
+    """Return the exit code for what `train_once` returned, or end this process with it if it was one of several."""
+    if world is None:
+        return code
+    # torchrun would take it for a failure, and the run would go on instead of stopping
+    code = 0 if code == os.EX_TEMPFAIL and world.restarts else code
+    if world.world_size > 1:
+        _exit_at_once(code)
+    return code
+
+
+def train_once(
+    arguments: Sequence[str] | None = None, prepare: Callable[[], Job] | None = None
+) -> tuple[int, World | None]:
+    """Run as `main`; return an exit code, and this rank's world unless nothing was begun."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     print_whatever_comes()
     if {"-h", "--help"} & set(arguments):
         sys.stdout.write(help_text())
-        return 0
+        return 0, None
     rank = 0
     try:
         place = detect_world("cpu")
@@ -73,19 +91,16 @@ def main(arguments: Sequence[str] | None = None, prepare: Callable[[], Job] | No
         config, run_dir = compose_config([a for a in arguments if a != "--cfg"], place.run_id or None)
         check_config(config, detect_world("cpu").world_size)
     except ValueError as error:
-        return _say(str(error), rank, all_know=True)
+        return _say(str(error), rank, all_know=True), None
     try:
         world = detect_world(config.device)
     except ValueError as error:  # another machine may have the devices that this one lacks
-        return _say(str(error), rank)
+        return _say(str(error), rank), None
     if "--cfg" in arguments:
         sys.stdout.write(to_yaml(config) if world.is_main else "")
-        return 0
+        return 0, None
     with ending_on_interrupt(world.rank):
-        code = _run_to_exit_code(config, run_dir, world, arguments, job)
-    if world.world_size > 1:
-        _exit_at_once(code)
-    return code
+        return _run_to_exit_code(config, run_dir, world, arguments, job), world
 
 
 def _run_to_exit_code(
@@ -107,9 +122,7 @@ def _run_to_exit_code(
         except KeyboardInterrupt:
             return 128 + signal.SIGINT
         except SystemExit as stop:
-            code = int(stop.code or 0)
-            # torchrun would take it for a failure, and the run would go on instead of stopping
-            return 0 if code == os.EX_TEMPFAIL and world.restarts else code
+            return int(stop.code or 0)
         except Exception:
             traceback.print_exc()
             tell_launcher(traceback.format_exc())

@@ -75,7 +75,7 @@ class MixedLoader:
             ValueError: shares that make no mix, or samples of the source were erased.
         """
         erased = erased_rows(source)
-        if erased is not None:
+        if erased is not None and erased.any():
             raise ValueError(
                 f"{int(erased.sum())} samples of a mixed task have been erased; leave them out of its data"
             )

@@ -62,6 +62,7 @@ def with_data_of_now(
     """
     changes, settings = dataset.identity.changes_since(known), config.dataset
     if not changes:
+        _require_same_mixes(saved, config, dataset)
         if console is not None and (rewritten := dataset.identity.rewritten_since(known)):
             console.say(_REWRITTEN.format(path=saved.path, parts="; ".join(rewritten)))
         return saved
@@ -82,6 +83,17 @@ def with_data_of_now(
         )
     states = [_of_data(state, dataset.identity.fingerprint) for state in states]
     return replace(saved, state={**saved.state, "ranks": states}, facts={**saved.facts, CHANGED: True})
+
+
+def _require_same_mixes(saved: Saved, config: TrainConfig, dataset: Dataset) -> None:
+    """Raise ValueError if samples of mixed tasks were erased since: the order is a formula of their number."""
+    for before, now in zip(saved.facts.get(TASKS, []), tasks_of(config, dataset), strict=False):
+        if list(before)[2:] != now[2:]:
+            raise ValueError(
+                f"samples were erased since {saved.path}, which mixes {before[2]}, and there are {now[2]}: the order "
+                "of a mix is a formula of these numbers; start anew with checkpoint.resume=never, and maybe "
+                "model.init=RUN"
+            )
 
 
 def _require_same_tasks(saved: Saved, told: str, config: TrainConfig, dataset: Dataset) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from drb.data.datasets import Source
 from drb.data.source import channel_axis
@@ -23,7 +25,13 @@ def accuracies(folder: Path, eval_sets: Mapping[str, Source]) -> dict[str, float
     Raises:
         ValueError: the folder holds no network, or one for other samples.
     """
-    network, description = load_network(folder), json.loads((folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))
+    return accuracies_of(load_network(folder), json.loads((folder / DESCRIPTION_FILE).read_text("utf-8")), eval_sets)
+
+
+def accuracies_of(
+    network: nn.Module, description: Mapping[str, Any], eval_sets: Mapping[str, Source]
+) -> dict[str, float]:
+    """The accuracy of a network in evaluation mode, as `accuracies`; description: of model.json."""
     shape = tuple(description["image_shape"])
     found = {}
     for name, source in eval_sets.items():

@@ -49,9 +49,9 @@ def main(arguments: Sequence[str]) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        ids = _ids(options.ids or "", "--ids")
+        ids = read_ids(options.ids or "", "--ids")
         if options.ids_file is not None:
-            ids += _ids(_read(options.ids_file), str(options.ids_file))
+            ids += read_ids(read_text(options.ids_file), str(options.ids_file))
         key = None if options.key_file is None else read_key(options.key_file)
         ids += ids_of_pictures(options.run_dir, options.file, key) if options.file else []
         where = dict(map(_condition, options.where)) if options.where else None
@@ -126,7 +126,7 @@ def _report(purged: Purged, conditions: Sequence[str], *, dry_run: bool) -> None
         lie = "sample lies" if purged.still_there == 1 else "samples lie"
         print(
             f"{purged.still_there} {lie} in the prefilled folder {purged.prefilled} still, from which other runs draw; "
-            f"drb.data.cache.erase({str(purged.prefilled)!r}, ids) erases them there, too"
+            f"drb prefill {purged.prefilled} --forget IDS erases them there, too"
         )
     if dry_run:
         print("nothing was changed (--dry-run)")
@@ -142,7 +142,8 @@ def _was_or_would(count: int, what: str, dry_run: bool, plural: str = "were") ->
     return f"{_counted(count, what)} {'would be' if dry_run else singular if count == 1 else plural}"
 
 
-def _ids(text: str, where: str) -> list[int]:
+def read_ids(text: str, where: str) -> list[int]:
+    """Sample ids, separated by commas or white space. Raises ValueError, naming `where`, for anything else."""
     words = re.split(r"[\s,]+", text.strip()) if text.strip() else []
     try:
         return [int(word) for word in words]
@@ -151,7 +152,8 @@ def _ids(text: str, where: str) -> list[int]:
         raise ValueError(f"{where} must hold integers, got {wrong!r}") from None
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text of a file. Raises ValueError if it is none."""
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from drb.distributed.world import detect_world
 from drb.program.config import check_config, compose_config
@@ -13,6 +14,7 @@ from drb.runs.lineage.gates import Gates, read_gates
 from drb.runs.lineage.record import Version
 from drb.train import main as train
 from drb.train import run_job
+from drb.update.follow import follow
 from drb.update.planning import plan
 from drb.update.request import Request, read_eval_sets
 
@@ -28,13 +30,16 @@ docs/update.md walks through ten days of updates.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `drb update`; returns the exit code."""
     options = _parser().parse_intermixed_args(list(sys.argv[1:] if arguments is None else arguments))
-    return train([], lambda: plan(_request(options)))
+    if options.data is not None:
+        return train([], lambda: plan(_request(options)))
+    return follow(lambda: _request(options))
 
 
 def update(
     state: str | Path,
     data: str | Path,
     *,
+    base: str | Path | None = None,
     settings: Sequence[str] = (),
     eval_sets: Mapping[str, str | Path] | None = None,
     gates: Gates | None = None,
@@ -47,6 +52,7 @@ def update(
     Args:
         state: the folder of the lineage, which the first update makes.
         data: the new samples, see `drb.data.datasets.arrivals`.
+        base: a folder that drb prefill has filled, which a new lineage rehearses from, or mixes with the new samples.
         settings: of training, as for drb train: ["model=mlp", "training.epochs=2"]. The lineage keeps them.
         eval_sets: paths of evaluation sets by name, besides `base` and `new`. The lineage keeps them.
         gates: {"base": {"may_fall": 0.5}, "new": {"must_reach": 90}}, points and percent. The lineage keeps them.
@@ -57,7 +63,8 @@ def update(
         ValueError: something that cannot be used, as one line; `current` stays where it was.
     """
     named = {name: str(Path(path).expanduser().absolute()) for name, path in (eval_sets or {}).items()}
-    job = plan(Request(Path(state), Path(data), named, gates=gates or {}, settings=settings, export=export))
+    start = None if base is None else Path(base)
+    job = plan(Request(Path(state), Path(data), named, gates=gates or {}, settings=settings, export=export, base=start))
     arguments = job.arguments()
     config, run_dir = compose_config(arguments, detect_world("cpu").run_id or None)
     check_config(config, detect_world("cpu").world_size)
@@ -75,16 +82,29 @@ def _request(options: argparse.Namespace) -> Request:
         gates=gates,
         settings=options.settings,
         export=options.export,
+        base=options.base,
+        stream={} if options.data is not None else _stream_of(options),
     )
     return asked.over(options.config)
+
+
+def _stream_of(options: argparse.Namespace) -> dict[str, Any]:
+    given = {"function": options.stream, "every": options.every, "states": options.states}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="drb update", description=_DESCRIPTION, epilog=_EPILOG, allow_abbrev=False)
     parser.add_argument("--state", type=Path, required=True, metavar="DIR", help="the folder of the lineage")
+    parser.add_argument("--data", type=Path, metavar="PATH", help="the new samples; docs/update.md says of which kinds")
     parser.add_argument(
-        "--data", type=Path, required=True, metavar="PATH", help="the new samples; docs/update.md says of which kinds"
+        "--base", type=Path, metavar="DIR", help="a folder that drb prefill has filled, to begin a lineage from"
     )
+    parser.add_argument(
+        "--stream", metavar="MODULE.FUNCTION", help="instead of --data: what returns an iterable without an end"
+    )
+    parser.add_argument("--every", type=int, metavar="N", help="samples of the stream that make a state")
+    parser.add_argument("--states", type=int, metavar="N", help="end when the stream has given so many states")
     parser.add_argument("--eval", action="append", default=[], metavar="NAME=PATH", help="an evaluation set")
     parser.add_argument(
         "--may-fall", action="append", default=[], metavar="NAME=POINTS", help="a gate: what a set may lose"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,15 @@ from drb.checkpoint.lock import lock_run
 from drb.data.datasets import Dataset, Source, View
 from drb.data.datasets.arrivals import Arrivals
 from drb.data.scenarios.base_plus_new import BasePlusNew
+from drb.program.build import build_network
 from drb.program.claim import HOLDER
 from drb.program.config import TrainConfig
 from drb.program.config.keys import every_setting
 from drb.program.config.variants import build_variant
-from drb.program.evaluating import accuracies, export_program
+from drb.program.evaluating import accuracies, accuracies_of, export_program
 from drb.program.run import dataset_of
 from drb.program.summary import write_atomically
+from drb.program.trained import describe_network
 from drb.runs.lineage.files import fingerprint_of, require_unchanged
 from drb.runs.lineage.gates import failures
 from drb.runs.lineage.record import Lineage, Version, lock_lineage, now, read_lineage
@@ -61,7 +64,8 @@ class Update:
 
     @property
     def files(self) -> list[str]:
-        return [*(self.parent.files if self.parent else []), str(self.data)]
+        before = self.parent.files if self.parent else [self.lineage.base] if self.lineage.base else []
+        return [*before, str(self.data)]
 
     @property
     def mixes(self) -> bool:
@@ -87,15 +91,17 @@ class Update:
     def arguments(self) -> list[str]:
         """The command line of its training. While there is no base, settings of its mix are left out."""
         settings = self.lineage.settings
-        if self.mixes and self.parent is None:
+        if self.mixes and len(self.files) == 1:
             settings = [each for each in settings if not _is_of_mix(each)]
         quoted = ",".join(f"'{file}'" for file in self.files)
         fixed = ["dataset=arrivals", f"dataset.files=[{quoted}]", f"hydra.run.dir='{self.run_dir}'"]
         fixed += [f"run_id={self.lineage.folder.name}-{self.number:04d}", "dataset.changed=allow"]
-        if self.mixes and self.parent is not None:
+        if self.mixes and len(self.files) > 1:
             fixed.append("scenario.new_classes=[]")
         else:
             fixed.append("scenario=arrivals")
+            if base := self.lineage.base:
+                fixed += ["scenario.rehearsed=1", f"rehearsal.prefilled='{base}'"]
         if self.parent is not None:
             before = self.lineage.run_dir(self.parent.number)
             fixed.append(f"model.init='{before}'" if self.mixes else f"checkpoint.resume='{before}'")
@@ -155,7 +161,7 @@ class Update:
                 f"{self.data} has changed while it was trained on; delete {self.run_dir} and give the command again"
             )
         sets, samples = self._eval_sets(config)
-        before = {} if parent is None else accuracies(lineage.run_dir(parent.number), sets)
+        before = self._before(config, sets)
         after = accuracies(run_dir, sets)
         failed = failures(lineage.gates, before, after)
         summary = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
@@ -202,6 +208,16 @@ class Update:
         if failed:
             kept = "none" if lineage.current is None else lineage.current
             print(f"version {version.number} is kept as a candidate, current stays {kept}: {'; '.join(failed)}")
+
+    def _before(self, config: TrainConfig, sets: Mapping[str, Source]) -> dict[str, float]:
+        """The accuracy of what was trained on: of the parent, or of a pretrained network; empty if there was none."""
+        if self.parent is not None:
+            return accuracies(self.lineage.run_dir(self.parent.number), sets)
+        if config.model.init in ("random", "torchvision"):
+            return {}
+        dataset = dataset_of(config, None)
+        network = build_network(config, dataset, dataset.num_classes, 0).eval()
+        return accuracies_of(network, describe_network(config, dataset, network), sets)
 
     def eval_set(self, name: str, config: TrainConfig, dataset: Dataset) -> Dataset:
         """A named evaluation set as test samples, with the labels that classes have in the data.

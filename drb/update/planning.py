@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from drb.data.cache import open_prefilled
 from drb.data.datasets import Dataset
 from drb.data.scenarios.base_plus_new import BasePlusNew
 from drb.program.config import compose_config
@@ -18,7 +19,7 @@ from drb.update.job import Update
 from drb.update.request import Request
 
 _DECIDED = {"dataset", "dataset.files", "dataset.changed", "checkpoint.enabled", "checkpoint.resume", "run_id"}
-_DECIDED |= {"scenario.new_classes", RUN_DIR}
+_DECIDED |= {"scenario.new_classes", "scenario.rehearsed", "rehearsal.prefilled", RUN_DIR}
 _SCENARIOS = {"scenario=arrivals", f"scenario={BasePlusNew.name}"}
 
 
@@ -29,8 +30,10 @@ def plan(request: Request) -> Update:
         ValueError: a state, data, evaluation set or gate that cannot be used, data that was learnt already, or another
             update that was begun and not finished.
     """
+    assert request.data is not None
     folder, data = request.state.expanduser().absolute(), request.data.expanduser().absolute()
     lineage = read_lineage(folder) or Lineage(folder)
+    _begin_from(lineage, request.base)
     if decided := sorted(_DECIDED & {each.partition("=")[0] for each in request.settings}):
         raise ValueError(f"drb update chooses {', '.join(decided)} itself; leave it out")
     if others := [each for each in request.settings if each.startswith("scenario=") and each not in _SCENARIOS]:
@@ -59,6 +62,24 @@ def plan(request: Request) -> Update:
         _require_same_kind(name, update.eval_set(name, config, dataset), dataset)
     _require_nothing_unfinished(update)
     return update
+
+
+def _begin_from(lineage: Lineage, base: Path | None) -> None:
+    """Let a lineage without versions begin from a prefilled folder.
+
+    Raises:
+        ValueError: it is not filled, or the lineage began otherwise.
+    """
+    folder = "" if base is None else str(base.expanduser().absolute())
+    if lineage.versions:
+        if folder not in ("", lineage.base):
+            began = f"from {lineage.base}" if lineage.base else "without a base"
+            raise ValueError(
+                f"{lineage.folder} began {began}, got --base {folder}; leave it out, or begin another lineage"
+            )
+    elif folder:
+        open_prefilled(Path(folder))
+        lineage.base, lineage.base_fingerprint = folder, fingerprint_of(Path(folder))
 
 
 def _require_new(update: Update) -> None:

@@ -9,26 +9,30 @@ from typing import Any
 
 from drb.runs.lineage.gates import Gates, check_gates
 
-_KEYS = ("eval_sets", "gates", "settings")
+_KEYS = {"eval_sets": dict, "gates": dict, "settings": list, "stream": dict}
 
 
 @dataclass(frozen=True)
 class Request:
     """An update that somebody asks for; nothing in it has been looked at yet but for its form.
 
-    state: the folder of the lineage. data: the new samples, see `drb.data.datasets.arrivals`.
+    state: the folder of the lineage. data: the new samples, see `drb.data.datasets.arrivals`; None: of the stream.
+    base: a folder that drb prefill has filled, which a new lineage begins from.
+    stream: what `drb.update.stream.StreamSettings.made_of` takes.
     eval_sets: paths by name, which are taken as they are now. usual_sets: those that a file names for every update.
     gates: see `drb.runs.lineage.gates`. settings: of training, as key=value.
     export: whether model.pt2 is written, too.
     """
 
     state: Path
-    data: Path
+    data: Path | None
     eval_sets: Mapping[str, str] = field(default_factory=dict)
     usual_sets: Mapping[str, str] = field(default_factory=dict)
     gates: Gates = field(default_factory=dict)
     settings: Sequence[str] = ()
     export: bool = False
+    base: Path | None = None
+    stream: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in {**self.eval_sets, **self.usual_sets}:
@@ -51,6 +55,7 @@ class Request:
             usual_sets=below["eval_sets"],
             gates={name: {**below["gates"].get(name, {}), **self.gates.get(name, {})} for name in names},
             settings=[*below["settings"], *self.settings],
+            stream={**below["stream"], **self.stream},
         )
 
 
@@ -70,7 +75,7 @@ def read_eval_sets(texts: Sequence[str]) -> dict[str, str]:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """The file's eval_sets (whose paths are relative to the file), gates and settings."""
+    """The file's eval_sets (whose paths are relative to the file), gates, settings and stream."""
     import yaml  # only a lineage that has such a file needs it
 
     try:
@@ -82,13 +87,13 @@ def _read(file: Path) -> dict[str, Any]:
     expected = f"--config {file} must have the keys {', '.join(_KEYS)}"
     if not isinstance(content, dict) or (unknown := sorted(map(str, content.keys() - set(_KEYS)))):
         raise ValueError(f"{expected}, got {', '.join(unknown) if isinstance(content, dict) else 'no mapping'}")
-    eval_sets, gates, settings = (
-        content.get(key) or kind() for key, kind in zip(_KEYS, (dict, dict, list), strict=True)
-    )
+    eval_sets, gates, settings, stream = (content.get(key) or kind() for key, kind in _KEYS.items())
     if not isinstance(eval_sets, dict) or not all(isinstance(path, str) for path in eval_sets.values()):
         raise ValueError(f"{expected}: eval_sets is {{NAME: PATH}}, got {eval_sets!r}")
     if not isinstance(settings, list) or not all(isinstance(each, str) and "=" in each for each in settings):
         raise ValueError(f"{expected}: settings is a list of key=value, got {settings!r}")
+    if not isinstance(stream, dict):
+        raise ValueError(f"{expected}: stream is {{function: MODULE.FUNCTION, every: N}}, got {stream!r}")
     check_gates(gates)
     paths = {str(name): str((file.parent / Path(path).expanduser()).absolute()) for name, path in eval_sets.items()}
-    return {"eval_sets": paths, "gates": gates, "settings": settings}
+    return {"eval_sets": paths, "gates": gates, "settings": settings, "stream": stream}

@@ -2,10 +2,13 @@
 
 import re
 
+import numpy as np
+import pytest
+
 import drb.program.run
 from drb.checkpoint import read_rank_states
 from drb.cli import main as drb_main
-from drb.data.cache import erase, open_prefilled
+from drb.data.cache import erase, erased_ids, open_prefilled
 from drb.distributed.world import World
 from drb.prefill import main as prefill
 from drb.program.config import check_config, compose_config
@@ -30,6 +33,34 @@ def test_forgotten_samples_of_a_prefilled_folder_are_denied_and_those_left_there
     assert f"{len(threes)} samples lie in the prefilled folder {folder} still" in said
     for path in (run_dir / "checkpoints").iterdir():
         assert set(threes) <= set(read_rank_states(path)[0]["rehearsal"]["denied"].tolist())
-    assert erase(folder, threes) == len(threes)
+    pictures = [source.gather(np.flatnonzero(source.sample_ids == each))["image"].numpy().tobytes() for each in threes]
+    files = [path for path in folder.iterdir() if path.is_file()]
+    assert all(any(picture in path.read_bytes() for path in files) for picture in pictures)
+    (tmp_path / "ids").write_text(" ".join(map(str, threes[1:])))
+    assert drb_main(["prefill", str(folder), "--forget", f"{threes[0]},{1 << 60}"]) == 0
+    assert "1 training and 0 test samples were erased; it does not hold 1 of the ids" in capsys.readouterr().out
+    assert drb_main(["prefill", str(folder), "--forget-file", str(tmp_path / "ids"), "--forget", str(threes[0])]) == 0
+    assert f"{len(threes) - 1} training and 0 test samples were erased; 1 had been erased" in capsys.readouterr().out
+    assert not any(picture in path.read_bytes() for path in files for picture in pictures)
+    assert sorted(erased_ids(folder)) == sorted(threes)
+    assert erase(folder, threes) == 0
     assert drb_main(["forget", str(run_dir), "--where", "label=3"]) == 0
     assert not re.search("prefilled folder", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere", "--forget", "1"], "nowhere is not there; make it with drb prefill"),
+        (["nowhere", "--forget", "one"], "--forget must hold integers, got 'one'"),
+        (["nowhere", "--forget", "1", "dataset=digits"], "--forget takes ids and nothing else"),
+        (["nowhere", "--forget-file", "no.txt"], "No such file or directory: 'no.txt'"),
+        (["dataset=digits", "nowhere"], "name the folder to fill first"),
+    ],
+)
+def test_what_cannot_be_erased_is_one_line(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert prefill(arguments) == 1
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1

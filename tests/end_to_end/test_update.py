@@ -13,7 +13,9 @@ from safetensors.torch import load_file
 
 from benchmarks import ten_days
 from drb.cli import main as drb
+from drb.data.cache import open_prefilled
 from drb.data.datasets import load_dataset
+from drb.prefill import main as prefill
 from drb.program.config import compose_config
 from drb.program.evaluating import accuracies
 from drb.program.mix_ledger import write_ledger
@@ -154,6 +156,41 @@ def test_stored_outputs_are_widened_when_an_update_brings_new_classes(tmp_path, 
     assert set(widths) == {4}
     assert known == {2, 4}  # columns that a sample was stored without are masked
     assert all(np.isfinite(value) for version in days.lineage.versions for value in version.after.values())
+
+
+@pytest.mark.parametrize("mixes", [False, True])
+def test_a_lineage_that_begins_from_a_pretrained_model_and_a_prefilled_folder(tmp_path, capsys, mixes):
+    """The folder's samples are `base` from the first update on, rehearsed or mixed; a sample may be erased from it."""
+    kind = ["scenario=base_plus_new", "strategy=finetune"] if mixes else []
+    old, new = day(tmp_path, 1, [0, 1, 2]), day(tmp_path, 2, [4, 1], count=30)
+    data = ["dataset=arrivals", f"dataset.files=[{old}]"]
+    few = [setting for setting in FAST if not setting.startswith("rehearsal")]
+    alone = ["experiment=none", "strategy=finetune", "scenario=arrivals", "tracking=none", *few]
+    assert drb(["train", *alone, *data, f"hydra.run.dir={tmp_path}/pretrained"]) == 0
+    base = tmp_path / "base=all"
+    assert prefill([str(base), *data]) == 0
+    days = Days(tmp_path, "tracking=none", *kind, f"model.init={tmp_path}/pretrained")
+    begin = ["--base", str(base), "--may-fall", "base=25"]
+    assert days.update(new, "--base", str(tmp_path)) == 1
+    assert "drb prefill has not made it" in capsys.readouterr().err
+    assert days.update(new, *begin) == 0
+    (first,) = days.lineage.versions
+    assert first.files == [str(base), str(new)]
+    assert first.before["base"] > 0.9 > 0.6 > first.before["new"]  # the pretrained network knows one of two classes
+    assert first.after["new"] > 0.9
+    assert first.promoted
+    config = json.loads((days.state / "versions/0001/summary.json").read_text())["config"]
+    assert config["rehearsal"]["prefilled"] == (None if mixes else str(base))
+    gone = open_prefilled(base).train.sample_ids[:3]
+    assert prefill([str(base), "--forget", ",".join(map(str, gone))]) == 0
+    days.settings = days.settings if mixes else days.settings[:-1]
+    assert days.update(day(tmp_path, 3, [5], count=20), "--may-fall", "base=40") == 0
+    assert days.lineage.versions[1].files == [str(base), str(new), str(tmp_path / "day3.npz")]
+    assert days.update(day(tmp_path, 4, [6], count=20), "--base", str(tmp_path)) == 1
+    assert f"began from {base}, got --base {tmp_path}" in capsys.readouterr().err
+    if mixes:
+        counts = json.loads((days.state / "versions/0002/mix.json").read_text())["mix"]["sources"]
+        assert [source["sizes"][0][1] for source in counts] == [20, 30 + 60 - 3]
 
 
 def test_a_ledger_that_was_lost_when_a_run_went_on_is_not_made_up(tmp_path, capsys):

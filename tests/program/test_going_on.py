@@ -174,7 +174,7 @@ def test_a_head_of_fewer_rows_than_classes_and_one_without_names():
     offered, own = saved.state_dict(), Outputs(("bee", "cat", "dog"), "b")
     before = network.head.weight.detach().clone()
     report = load_weights(network, offered, "a run", own, Outputs(("ant", "bee", "cat"), "a"))
-    assert report.note.endswith("by the names of classes, and left as initialised for cat")
+    assert report.note.endswith("by the names of classes, and left as initialised for cat; nothing took those of ant")
     assert torch.equal(network.head.weight, torch.stack([offered["head.weight"][1], before[1]]))
     for unknown in (None, Outputs(("ant",), "a")):
         report = load_weights(network, offered, "a file", own, unknown)

@@ -2,6 +2,7 @@
 
     cat/0001.jpg  cat/0001.cls        a picture and its label, an integer or a name
     0002.npy      0002.json           an array, and {"label": 3}
+    3.left.png  3.right.png  3.cls    two pictures, of which one is chosen
 
 The members are listed once; samples are then read from where they lie, in any order.
 """
@@ -24,7 +25,7 @@ from drb.data.containers.container import Value
 from drb.types import Int64Array
 
 PICTURES = ("bmp", "jpeg", "jpg", "pgm", "png", "ppm", "tif", "tiff", "webp")
-_ARRAY = "npy"
+ARRAY = "npy"
 _MOST_NAMED = 5  # endings, in a message
 _END = bytes(512)  # an archive ends with blocks of zeros
 
@@ -44,14 +45,16 @@ class TarShards:
     """The samples of several shards.
 
     files: paths of the shards. label: the extension of the labels' members; "json:NAME" takes NAME of a .json member.
+    image: the extension of the members that are the pictures, such as left.png; None: each sample has only one.
     per_shard: whether keys count in their shard only, because every shard numbers its samples from 0.
 
     Raises:
         ValueError: a shard that is no whole tar file, or a sample without picture or label.
     """
 
-    def __init__(self, files: Sequence[str], label: str, *, per_shard: bool = False) -> None:
+    def __init__(self, files: Sequence[str], label: str, *, image: str | None = None, per_shard: bool = False) -> None:
         self.files = files
+        self._image = None if image is None else image.removeprefix(".").lower()
         self._extension, _, self._field = label.partition(":")
         self._per_shard = per_shard
         self._samples = [sample for number in range(len(files)) for sample in self._listed(number)]
@@ -79,7 +82,7 @@ class TarShards:
         content = _part_of(self.files[sample.shard], offset, size)
         if len(content) < size:
             raise ValueError(f"{self.name_of(index)} is cut short: the shard has changed or is damaged")
-        return content if extension in PICTURES else _array(content, self.name_of(index))
+        return content if _kind(extension) in PICTURES else _array(content, self.name_of(index))
 
     def _key(self, sample: _Sample) -> str:
         return f"{Path(self.files[sample.shard]).name}/{sample.key}" if self._per_shard else sample.key
@@ -110,9 +113,12 @@ class TarShards:
         sample = found.setdefault(key, _Sample(key, number))
         sample.extensions.append(extension)
         extension = extension.lower()
-        if extension in (*PICTURES, _ARRAY):
+        if extension == self._image or (self._image is None and extension in (*PICTURES, ARRAY)):
             if sample.image is not None:
-                raise tarfile.ReadError(f"the sample {key} has two images, .{sample.image[0]} and .{extension}")
+                raise tarfile.ReadError(
+                    f"the sample {key} has two images, .{sample.image[0]} and .{extension}; choose one by "
+                    f"dataset.image={extension}"
+                )
             sample.image = extension, member.offset_data, member.size
         elif extension == self._extension:
             content = archive.extractfile(member)
@@ -121,8 +127,17 @@ class TarShards:
 
     def _require_whole(self, path: str, sample: _Sample) -> None:
         has = ", ".join(f".{extension}" for extension in sample.extensions[:_MOST_NAMED])
-        if any("." in extension for extension in sample.extensions):
-            has += "; a sample's name ends at the first dot of its files' names, so rename files with more dots"
+        several = [each for each in sample.extensions if "." in each and _kind(each.lower()) in (*PICTURES, ARRAY)]
+        if sample.image is None and self._image is not None:
+            raise ValueError(
+                f"the sample {sample.key} of {path} has no picture .{self._image}, it has {has}; set dataset.image to "
+                "an extension that all samples have"
+            )
+        if several and self._image is None:
+            has += (
+                f"; a sample's name ends at the first dot of its files' names: choose its picture by "
+                f"dataset.image={several[0]}, or rename files with more dots"
+            )
         if sample.image is None:
             raise ValueError(
                 f"the sample {sample.key} of {path} has no picture and no .npy array, it has {has}; pictures end in "
@@ -154,6 +169,11 @@ class TarShards:
         if not isinstance(content, dict) or not isinstance(content.get(self._field), (int, str)):
             raise ValueError(f"{where} has no integer or name {self._field!r}")
         return str(content[self._field])
+
+
+def _kind(extension: str) -> str:
+    """The last part of an extension, such as png of left.png."""
+    return extension.rpartition(".")[2]
 
 
 def _part_of(path: str, offset: int, size: int) -> bytes:

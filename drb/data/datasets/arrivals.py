@@ -7,14 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from drb.data.cache.files import META
 from drb.data.datasets.builder import CachedDataset
 from drb.data.datasets.hugging_face import HuggingFace
 from drb.data.datasets.image_folder import ImageFolder, class_names
 from drb.data.datasets.parquet import Parquet
+from drb.data.datasets.prefilled import Prefilled
 from drb.data.datasets.tar_shards import TarShards
 from drb.data.identity import Identity
+from drb.data.ids import first_repeated
 from drb.data.npz import npz_dataset, npz_samples
 from drb.data.source import Arrival, Dataset, Source, TensorSource
 from drb.data.view import Concat
@@ -32,6 +36,7 @@ class Arrivals(CachedDataset):
     - file.npz with the arrays `image`, uint8 [n, C, H, W] or floats [n, …], and `label`, integers [n]; and, if it has
       test samples of its own, `test_image` and `test_label`
     - a folder of pictures, train/<class>/* and val/<class>/*, as for dataset=image_folder
+    - a folder that `drb prefill` has filled
     - shards of tar or Parquet files (one, or a folder of them), or what `save_to_disk` of Hugging Face's library wrote,
       as for dataset=tar_shards, parquet and hugging_face
 
@@ -65,8 +70,10 @@ class Arrivals(CachedDataset):
             parts.append(self._load_part(Path(file), f"arrival {number}", known, say))
             _require_alike(self.files, parts)
         _require_distinct(self.files, parts)
+        train = _joined([part.train for part in parts])
+        _require_own_ids(self.files, parts, train)
         return Dataset(
-            train=_joined([part.train for part in parts]),
+            train=train,
             test=_joined([part.test for part in parts]),
             image_shape=parts[0].image_shape,
             num_classes=max(part.num_classes for part in parts),
@@ -86,7 +93,7 @@ class Arrivals(CachedDataset):
         Raises:
             ValueError: as `load`.
         """
-        if kind_of(path) is None:
+        if not is_prefilled(path) and kind_of(path) is None:
             return npz_samples(path)
         found = self._load_part(path, "all", known_classes, lambda line: None)
         return replace(found, test=Concat([found.train, found.test]))
@@ -96,6 +103,8 @@ class Arrivals(CachedDataset):
 
         source: a part of its samples' ids.
         """
+        if is_prefilled(path):
+            return Prefilled(root=str(path)).load(say, known)
         kind = kind_of(path)
         if kind is None:
             return npz_dataset(path, self.test_fraction)
@@ -108,6 +117,11 @@ class Arrivals(CachedDataset):
 
 
 _BY_SUFFIX: dict[str, type[CachedDataset]] = {".tar": TarShards, ".parquet": Parquet}
+
+
+def is_prefilled(path: Path) -> bool:
+    """Whether `drb prefill` has filled this folder."""
+    return (path / META).exists()
 
 
 def kind_of(path: Path) -> type[CachedDataset] | None:
@@ -149,6 +163,18 @@ def _require_distinct(files: Sequence[str], parts: Sequence[Dataset]) -> None:
             raise ValueError(
                 f"dataset.files has the same samples twice, as {files[first]} and as {files[number]}; name them once"
             )
+
+
+def _require_own_ids(files: Sequence[str], parts: Sequence[Dataset], train: Source) -> None:
+    """Raise ValueError if a prefilled folder has a sample of the same id as another part."""
+    if not any(is_prefilled(Path(file)) for file in files) or (pair := first_repeated(train.sample_ids)) is None:
+        return
+    ends = np.cumsum([len(part.train) for part in parts])
+    first, second = (files[int(np.searchsorted(ends, place, side="right"))] for place in pair)
+    raise ValueError(
+        f"{first} and {second} of dataset=arrivals both have a sample of the id {train.sample_ids[pair[0]]}, which "
+        "would count as one; name the prefilled folder first, or fill it anew from data of another dataset.source"
+    )
 
 
 def _identity(name: str, files: Sequence[str], parts: Sequence[Dataset]) -> Identity:

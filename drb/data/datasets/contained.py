@@ -59,6 +59,11 @@ class ContainedDataset(CachedDataset):
                 f"{self.name}.resize must be at least {self.name}.image_size, {self.image_size}, got {self.resize}"
             )
 
+    @property
+    def _image(self) -> str | None:
+        """Which of several pictures or columns is the sample, where there may be several."""
+        return getattr(self, "image", None)
+
     @abc.abstractmethod
     def splits(self) -> Mapping[str, Sequence[str]]:
         """The files of each split, by the split's name; "" if they are in no named split.
@@ -128,6 +133,7 @@ class ContainedDataset(CachedDataset):
                     "resize": self.resize or self.image_size,
                     "upright": self.upright,
                     "version": DECODING_VERSION,
+                    **({} if self._image == getattr(type(self), "image", None) else {"image": self._image}),
                 },
             ),
         )

@@ -57,12 +57,23 @@ class PythonObject(DatasetBuilder):
         Raises:
             ValueError: the function cannot be imported or fails, or samples that are not alike.
         """
-        made = self._call()
+        return self.dataset_of(self.call())
+
+    def dataset_of(self, made: Any, *, is_whole: bool = True) -> Dataset:
+        """The samples of a data set, an iterable or a pair of them.
+
+        is_whole: whether others may come to these later, so that each must stay on its side of what is held out. If
+            not, what is held out has no labels that the rest lacks.
+        Raises:
+            ValueError: samples that are not alike or cannot be read.
+        """
         pair = made if isinstance(made, tuple) and len(made) == 2 else (made,)
         content = blake2b(digest_size=8)
         read = [self._read(each, split, content) for each, split in zip(pair, ("train", "test"), strict=False)]
         if len(read) == 1:
             is_test = held_out(read[0].sample_ids, self.test_fraction)
+            if not is_whole:
+                is_test &= np.isin(read[0].labels, read[0].labels[~is_test])
             train, test = (read[0].subset(np.flatnonzero(part)) for part in (~is_test, is_test))
         else:
             train, test = read
@@ -82,7 +93,8 @@ class PythonObject(DatasetBuilder):
             identity=Identity(self.source, parts=parts),
         )
 
-    def _call(self) -> Any:
+    def call(self) -> Any:
+        """What the function returns. Raises ValueError if it cannot be imported or fails."""
         if not self.function:
             raise ValueError("dataset.function is empty: name the function that returns the data, as mypkg.data.pages")
         module, _, name = self.function.rpartition(".")

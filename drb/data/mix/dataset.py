@@ -97,7 +97,7 @@ class MixedSource(Dataset[dict[str, Any]]):
         """The sampler of minibatches for a DataLoader's `batch_sampler`.
 
         Args:
-            rank, world_size: of the default process group if None; 0 and 1 without one.
+            rank, world_size: of the default process group, when an iteration begins, if None; 0 and 1 without one.
             steps: how many an iteration has; None: until all sources have had their last visit, which may be never.
             rehearsed: whether these minibatches are offered to a rehearsal, which needs samples that stay on a rank.
         Raises:
@@ -195,18 +195,9 @@ class MixSampler(Sampler[list[int]]):
     def __init__(
         self, mixed: MixedSource, rank: int | None, world_size: int | None, steps: int | None, rehearsed: bool
     ) -> None:
-        in_group = dist.is_available() and dist.is_initialized()
-        self.rank = (dist.get_rank() if in_group else 0) if rank is None else rank
-        self.world_size = (dist.get_world_size() if in_group else 1) if world_size is None else world_size
-        if not 0 <= self.rank < self.world_size:
-            raise ValueError(f"rank must be in [0, world_size), got rank={self.rank}, world_size={self.world_size}")
-        if rehearsed and not has_fixed_owners(self.world_size):
-            raise ValueError(
-                f"on {self.world_size} ranks samples of a mix change their rank, so that buffers would fill with the "
-                "same ones; use a number of ranks that divides 48, or do not offer these minibatches to a rehearsal"
-            )
-        self._mixed = mixed
+        self._mixed, self._rehearsed, self._given = mixed, rehearsed, (rank, world_size)
         self._steps = None if steps is None else whole_number("steps of a sampler", steps, at_least=0)
+        self._find_place()
         self._require_none(self._look_ahead(mixed.step)[1])
 
     def __len__(self) -> int:
@@ -221,6 +212,7 @@ class MixSampler(Sampler[list[int]]):
         return max(last - self._mixed.step, 0)
 
     def __iter__(self) -> Iterator[list[int]]:
+        self._find_place()  # trainers such as Lightning's open the process group after loaders were made
         self._mixed.begin_pass(self.rank, self.world_size)
         mix, block = self._mixed.mix, 1
         for step, last in self._spans():
@@ -230,6 +222,20 @@ class MixSampler(Sampler[list[int]]):
                 yield from _minibatches(rows, step, stop)
                 block = min(2 * block, max(1, _BLOCK_ROWS * (stop - step) // max(len(rows), 1)))
                 step = stop
+
+    def _find_place(self) -> None:
+        """Set rank and world_size: as given, else those of the default process group as it is now."""
+        in_group = dist.is_available() and dist.is_initialized()
+        rank, world_size = self._given
+        self.rank = (dist.get_rank() if in_group else 0) if rank is None else rank
+        self.world_size = (dist.get_world_size() if in_group else 1) if world_size is None else world_size
+        if not 0 <= self.rank < self.world_size:
+            raise ValueError(f"rank must be in [0, world_size), got rank={self.rank}, world_size={self.world_size}")
+        if self._rehearsed and not has_fixed_owners(self.world_size):
+            raise ValueError(
+                f"on {self.world_size} ranks samples of a mix change their rank, so that buffers would fill with the "
+                "same ones; use a number of ranks that divides 48, or do not offer these minibatches to a rehearsal"
+            )
 
     def _spans(self) -> Iterator[tuple[int, int]]:
         """The steps of an iteration in parts, [first, stop), in all of which every rank has samples.

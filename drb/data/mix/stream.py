@@ -18,6 +18,14 @@ from typing import Any
 from torch.utils.data._utils import worker
 
 
+class StreamEndedError(ValueError):
+    """A stream has no sample of a number. number: of the first one that is missing, or a later one."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.number = number
+
+
 class Stream:
     """Samples of an iterable by their number, cheap as long as the numbers ascend."""
 
@@ -43,7 +51,7 @@ class Stream:
         """Sample `number`.
 
         Raises:
-            ValueError: the stream has ended before.
+            StreamEndedError: the stream has ended before.
         """
         with _outside_of_workers():
             if self._process != os.getpid() or number < self._next:  # an iterator of another process is not shared
@@ -51,9 +59,10 @@ class Stream:
             found = list(islice(self._samples, number - self._next, number - self._next + 1))
         self._next = number + 1
         if not found:
-            raise ValueError(
+            raise StreamEndedError(
                 f"source {self._name!r} ended before its sample {number}; a stream is expected to go on. To go on "
-                "without it, leave it out and load the state with changes='allow'"
+                "without it, leave it out and load the state with changes='allow'",
+                number,
             )
         return found[0]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from drb.data.datasets import Dataset, View
+from drb.data.datasets import Dataset, View, erased_rows
 from drb.data.mix.following import Wanted
 from drb.data.mix.shares import integer_shares
 from drb.data.scenarios.task import Scenario, Task, TaskMix, hold_out
@@ -102,6 +102,8 @@ class BasePlusNew(Scenario):
     def __iter__(self) -> Iterator[Task]:
         source = self.dataset.train
         train, held_out = hold_out(len(source), self.validation, self.seed, 0)
+        if (erased := erased_rows(source)) is not None:
+            train, held_out = train[~erased[train]], held_out[~erased[held_out]]
         rows = {name: train[of[train]] for name, of in self._rows.items()}
         shares = self.shares or self._counts_of_an_epoch(rows)
         if unknown := [name for name in shares if name not in rows]:
@@ -120,7 +122,7 @@ class BasePlusNew(Scenario):
                 ),
                 epoch=round(len(rows["new"]) * sum(whole.values()) / whole["new"]),
                 schedule=self.schedule,
-                origins={} if len(held_out) else self._origins(),
+                origins={} if len(held_out) or erased is not None else self._origins(),
             ),
         )
 

@@ -36,11 +36,18 @@ def check_stream(scenario: Scenario, world_size: int) -> None:
 
 
 def composition_of(scenario: Scenario) -> list[list[str]]:
-    """Name and hash of the labels of each task: what a task is made of, apart from its samples."""
+    """Name and hash of the labels of each task: what a task is made of, apart from its samples.
+
+    Of a mixed task also how many samples each source has, of which its order is a formula.
+    """
     return [
-        [task.name, f"{zlib.crc32(np.array(task.classes, np.int64).tobytes()):08x}"]
+        [task.name, f"{zlib.crc32(np.array(task.classes, np.int64).tobytes()):08x}", *_counts(task)]
         for task in islice(scenario, _TASKS_AT_MOST)
     ]
+
+
+def _counts(task: Task) -> list[str]:
+    return [] if task.mix is None else [", ".join(f"{each.name} {each.count}" for each in task.mix.sources)]
 
 
 def _require_own_ids(tasks: list[Task]) -> None:

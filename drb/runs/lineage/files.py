@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import NoReturn
 
+from drb.data.cache.files import META
 from drb.data.cache.place import FOLDER_NAME
 from drb.runs.lineage.record import Lineage
 
@@ -15,7 +16,8 @@ from drb.runs.lineage.record import Lineage
 def fingerprint_of(path: Path) -> str:
     """A hash, 32 hexadecimal digits: of a file's content, or of the names and sizes of all files below a folder.
 
-    Hidden files and the folders of drb's caches do not count.
+    Of a prefilled folder also of what it says of itself, which has a hash of the ids. Hidden files and the folders of
+    drb's caches do not count.
 
     Raises:
         ValueError: it cannot be read, or the folder is empty.
@@ -25,6 +27,8 @@ def fingerprint_of(path: Path) -> str:
         if path.is_dir():
             for name, size in _files_below(path):
                 digest.update(f"{name}\0{size}\0".encode("utf-8", "surrogateescape"))
+            if (path / META).exists():
+                digest.update((path / META).read_bytes())
         else:
             with open(path, "rb") as stream:
                 while block := stream.read(1 << 20):
@@ -57,6 +61,8 @@ def require_unchanged(lineage: Lineage) -> None:
             raise ValueError(
                 f"{version.data} has other content than version {version.number} learnt; put back what was there"
             )
+    if lineage.base and fingerprint_of(Path(lineage.base)) != lineage.base_fingerprint:
+        raise ValueError(f"{lineage.base} is not what {lineage.folder} began with; put back what was there")
     for name, file in lineage.eval_sets.items():
         if fingerprint_of(Path(file)) != lineage.eval_fingerprints[name]:
             raise ValueError(

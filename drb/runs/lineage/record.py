@@ -16,6 +16,7 @@ from typing import Any
 from drb.checkpoint import CheckpointError, RunLock
 
 LINEAGE_FILE, CURRENT = "lineage.json", "current"
+STREAM = "stream"  # a folder of the samples that were read from one
 _FORMAT = "drb-lineage 3"
 PATIENCE_S = 60.0
 
@@ -56,6 +57,7 @@ class Lineage:
 
     settings: of training, as key=value. eval_sets: files by name; eval_fingerprints: their hashes.
     gates: see `drb.runs.lineage.gates`.
+    base, base_fingerprint: the prefilled folder that the first version began with, and a hash of it; "" if with none.
     tracking: where the tracker has it. events: what happened to `current`, the oldest first.
     """
 
@@ -64,6 +66,8 @@ class Lineage:
     eval_sets: dict[str, str] = field(default_factory=dict)
     eval_fingerprints: dict[str, str] = field(default_factory=dict)
     gates: dict[str, dict[str, float]] = field(default_factory=dict)
+    base: str = ""
+    base_fingerprint: str = ""
     tracking: dict[str, Any] = field(default_factory=dict)
     current: int | None = None
     versions: list[Version] = field(default_factory=list)
@@ -179,7 +183,7 @@ def read_lineage(folder: Path) -> Lineage | None:
     path = folder / LINEAGE_FILE
     if not path.exists():
         names = os.listdir(folder) if folder.is_dir() else []
-        others = [name for name in names if name != "versions" and not name.startswith(".")]
+        others = [name for name in names if name not in ("versions", STREAM) and not name.startswith(".")]
         if others or (folder.exists() and not folder.is_dir()):
             raise ValueError(
                 f"{folder} holds no {LINEAGE_FILE}, but {', '.join(others[:3]) or 'is a file'}; choose an empty folder"

@@ -173,6 +173,31 @@ def test_ids_by_column_and_arrays_of_numbers(tmp_path):
         load("tar_shards", root, label="json:y")
 
 
+def test_one_of_two_pictures_of_each_sample(tmp_path):
+    """WebDataset's names with more dots: 0001.left.png and 0001.right.png are two pictures of one sample."""
+    members = [
+        (f"{n}.{name}", content)
+        for n in range(COUNT)
+        for name, content in (("left.png", picture(n)), ("right.png", picture(n + 40)), ("cls", b"%d" % (n % 3)))
+    ]
+    write_tar(tmp_path / "a.tar", members)
+    left, right = (load("tar_shards", tmp_path, image=f"{side}.png") for side in ("left", "Right"))
+    assert np.array_equal(left.train.sample_ids, right.train.sample_ids)
+    pairs_of = zip(colours(left.train).items(), colours(right.train).items(), strict=True)
+    assert all((one, colour + 40, label) == (two, *other) for (one, (colour, label)), (two, other) in pairs_of)
+    assert left.identity.fingerprint != right.identity.fingerprint
+    for image, message in (
+        (None, r"has \.left\.png, \.right\.png, \.cls; .* choose its picture by dataset\.image=left\.png"),
+        ("top.png", r"has no picture \.top\.png, it has \.left\.png"),
+        ("left.txt", r"tar_shards.image must be the extension of pictures or arrays, such as left.png"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load("tar_shards", tmp_path, image=image)
+    write_tar(tmp_path / "a.tar", [("x.png", picture(1)), ("x.jpg", picture(1)), ("x.cls", b"1")])
+    with pytest.raises(ValueError, match=r"two images, \.png and \.jpg; choose one by dataset\.image=jpg"):
+        load("tar_shards", tmp_path)
+
+
 def pairs(count=COUNT):
     return [(Image.new("RGB", (4, 4), (n, n, n)), n % 3) for n in range(count)]
 

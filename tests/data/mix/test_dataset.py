@@ -222,3 +222,17 @@ def test_sizes_as_shares_have_every_sample_once():
     mixed = MixedSource([("a", Numbers(10), 10), ("b", Numbers(20), 20)], batch_size=6)
     (trained,) = [[mixed.name_of(each) for ids in mixed.sampler(0, 1, steps=5) for each in ids]]
     assert sorted(trained) == [("a", i) for i in range(10)] + [("b", i) for i in range(20)]
+
+
+def test_a_sampler_that_was_made_before_the_process_group_is_of_its_ranks(monkeypatch):
+    """Trainers such as Lightning's open the group after their user has made the loaders."""
+    mixed = MixedSource([("new", Numbers(40), 1), ("base", Numbers(60), 1)], batch_size=8)
+    sampler = mixed.sampler(steps=3)
+    expected = list(
+        MixedSource([("new", Numbers(40), 1), ("base", Numbers(60), 1)], batch_size=8).sampler(1, 2, steps=3)
+    )
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    assert list(sampler) == expected
+    assert (sampler.rank, sampler.world_size) == (1, 2)
