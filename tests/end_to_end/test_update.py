@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from end_to_end.updates import Days, day
+from end_to_end.updates import FAST, Days, day
 from programs import TORCHRUN, Running
 from safetensors.torch import load_file
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from end_to_end.test_update import FAST
+from end_to_end.updates import FAST
 from programs import TORCHRUN, Running
 from safetensors.torch import load_file
 
