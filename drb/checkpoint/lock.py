@@ -43,7 +43,7 @@ class RunLock:
         """
         path = run_dir / _NAME
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        self.release = weakref.finalize(self, os.close, descriptor)
+        self.release = weakref.finalize(self, _unlock, descriptor, os.getpid())
         deadline = time.monotonic() + patience_s
         while True:
             try:
@@ -60,3 +60,11 @@ class RunLock:
         with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{holder} (process {os.getpid()} on {os.uname().nodename})\n".encode(), 0)
+
+
+def _unlock(descriptor: int, holder: int) -> None:
+    """Also where forked processes have the descriptor, which would keep the lock; one of those only closes its own."""
+    if os.getpid() == holder:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+    os.close(descriptor)

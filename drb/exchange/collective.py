@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from drb.buffer.storage import HeapStorage
+from drb.buffer.storage import HeapStorage, MappedRows
 from drb.distributed.peers import Peers
 from drb.exchange.base import DirectRows
 from drb.exchange.gather import CountsGather
@@ -16,15 +16,26 @@ from drb.types import Int64Array
 
 
 class CollectiveExchange:
-    """nodes: names every rank's node. max_exemplars: the most rows that one rank fetches at once (r)."""
+    """nodes: names every rank's node. max_exemplars: the most rows that one rank fetches at once (r).
+
+    folder: where this rank's rows lie in a file; None: in memory.
+    """
 
     name = "collective"
     direct: DirectRows | None = None
 
-    def __init__(self, peers: Peers, nodes: Sequence[object], num_rows: int, words: int, max_exemplars: int) -> None:
+    def __init__(
+        self,
+        peers: Peers,
+        nodes: Sequence[object],
+        num_rows: int,
+        words: int,
+        max_exemplars: int,
+        folder: str | None = None,
+    ) -> None:
         self._peers = peers
-        self._storage = HeapStorage(num_rows, words)
-        self.rows = self._storage.rows
+        self._file = None if folder is None else _map_rows(peers, num_rows, words, folder)
+        self.rows = HeapStorage(num_rows, words).rows if self._file is None else self._file.rows
         self._table: Int64Array = np.empty(0, np.int64)
         self._counts = CountsGather(peers, nodes, needs_memory=False)
         self._requests = RowRequests(peers, max_exemplars, words)
@@ -47,6 +58,8 @@ class CollectiveExchange:
 
     def erase(self) -> None:
         self._requests.erase()
+        if self._file is not None:
+            self._file.sync()
 
     @property
     def index_seconds(self) -> float:
@@ -61,10 +74,23 @@ class CollectiveExchange:
             self._counts.close()
 
 
+def _map_rows(peers: Peers, num_rows: int, words: int, folder: str) -> MappedRows:
+    """This rank's rows in a file of its own. Raises ValueError on all ranks if one cannot have its file."""
+    file, problem = None, ""
+    try:
+        file = MappedRows(num_rows, words, folder)
+    except ValueError as error:
+        problem = f"rank {peers.rank}: {error}"
+    peers.raise_any(problem, "storage")
+    assert file is not None
+    return file
+
+
 class Collective(Transport):
     """Rows by torch.distributed, between any ranks."""
 
     name = "collective"
+    in_files = True
 
     def open(self, peers: Peers, nodes: Sequence[str], sizes: Sizes) -> CollectiveExchange:
-        return CollectiveExchange(peers, nodes, int(sizes.rows[peers.rank]), sizes.words, sizes.at_once)
+        return CollectiveExchange(peers, nodes, int(sizes.rows[peers.rank]), sizes.words, sizes.at_once, sizes.folder)

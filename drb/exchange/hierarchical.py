@@ -29,7 +29,7 @@ _POSITION_MASK = (1 << _OWNER_SHIFT) - 1
 class HierarchicalExchange:
     """nodes: names every rank's node. rows_per_rank, capacities: int64 [W], known to all ranks.
 
-    max_exemplars: the most rows that one rank fetches at once (r).
+    max_exemplars: the most rows that one rank fetches at once (r). folder: as of `SharedExchange`.
     """
 
     name = "hierarchical"
@@ -43,12 +43,15 @@ class HierarchicalExchange:
         capacities: Int64Array,
         words: int,
         max_exemplars: int,
+        folder: str | None = None,
     ) -> None:
         self._peers = peers
         self._counts = CountsGather(peers, nodes, needs_memory=True)
         self._topology = self._counts.topology
         near = self._topology.neighbours
-        self._node = SharedExchange(self._counts.node_peers, rows_per_rank[near], capacities[near], words, self._counts)
+        self._node = SharedExchange(
+            self._counts.node_peers, rows_per_rank[near], capacities[near], words, self._counts, folder
+        )
         self.rows = self._node.rows
         self._requests = RowRequests(self._counts.rail_peers, max_exemplars, words)
 
@@ -74,6 +77,7 @@ class HierarchicalExchange:
 
     def erase(self) -> None:
         self._requests.erase()
+        self._node.erase()
 
     @property
     def index_seconds(self) -> float:
@@ -93,6 +97,9 @@ class Hierarchical(Transport):
 
     name = "hierarchical"
     in_shared_memory = True
+    in_files = True
 
     def open(self, peers: Peers, nodes: Sequence[str], sizes: Sizes) -> HierarchicalExchange:
-        return HierarchicalExchange(peers, nodes, sizes.rows, sizes.capacities, sizes.words, sizes.at_once)
+        return HierarchicalExchange(
+            peers, nodes, sizes.rows, sizes.capacities, sizes.words, sizes.at_once, sizes.folder
+        )

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from drb.buffer.storage import HeapStorage
+from drb.buffer.storage import HeapStorage, MappedRows
 from drb.buffer.storage.device import DeviceRows
 from drb.distributed.peers import Peers
 from drb.exchange.base import DirectRows
@@ -20,11 +20,17 @@ class LoopbackExchange:
     staging_bytes = 0
     index_seconds = 0.0
 
-    def __init__(self, num_rows: int, words: int, rows: Any = None) -> None:
-        """rows: int64 [num_rows, words] somewhere else, such as `DeviceRows`, which `fetch` does not read."""
-        self.rows = HeapStorage(num_rows, words).rows if rows is None else rows
-        self.reachable = self.rows
-        self.direct: DirectRows | None = self
+    def __init__(self, num_rows: int, words: int, rows: Any = None, *, folder: str | None = None) -> None:
+        """
+        Args:
+            rows: int64 [num_rows, words] somewhere else, such as `DeviceRows`, which `fetch` does not read.
+            folder: where they lie in a file; None: in memory.
+        """
+        self._file = None if folder is None else MappedRows(num_rows, words, folder)
+        if rows is None:
+            rows = HeapStorage(num_rows, words).rows if self._file is None else self._file.rows
+        self.rows = self.reachable = rows
+        self.direct: DirectRows | None = self if folder is None else None  # a GPU would lock all of a file in memory
         self._table: Int64Array = np.empty(0, np.int64)
 
     def publish(self, table: Int64Array, changed: bool) -> None:
@@ -43,9 +49,11 @@ class LoopbackExchange:
         np.take(self.rows, self._table[positions], axis=0, out=out, mode="clip")
 
     def erase(self) -> None:
-        """Nothing but what rows on a device pass through: others go straight from buffer to block."""
+        """What rows on a device pass through; others go straight from buffer to block. A file is zeroed on its disk."""
         if isinstance(self.rows, DeviceRows):
             self.rows.erase()
+        if self._file is not None:
+            self._file.sync()
 
     def close(self, together: bool = False) -> None:
         pass
@@ -56,6 +64,7 @@ class Loopback(Transport):
 
     name = "loopback"
     one_rank = True
+    in_files = True
 
     def open(self, peers: Peers | None, nodes: Sequence[str], sizes: Sizes) -> LoopbackExchange:
-        return LoopbackExchange(int(sizes.rows[0]), sizes.words)
+        return LoopbackExchange(int(sizes.rows[0]), sizes.words, folder=sizes.folder)

@@ -27,6 +27,7 @@ class SharedExchange:
     """rows_per_rank, capacities: int64 [W], known to all ranks. All ranks of the group must share one node.
 
     counts: gathers those of these ranks, and perhaps of others, if someone else calls it; None: one of its own.
+    folder: where the segment is a file on the node's disk; None: in shared memory.
     table: where the table begins that this rank published last; tables_of_all: those of all ranks in this round, int64
     [W].
     """
@@ -42,6 +43,7 @@ class SharedExchange:
         capacities: Int64Array,
         words: int,
         counts: CountsGather | None = None,
+        folder: str | None = None,
     ) -> None:
         self._peers = peers
         rank = peers.rank
@@ -52,12 +54,13 @@ class SharedExchange:
         own += [(num_rows * words + v * num_entries + int(first_entry[rank]), int(capacities[rank])) for v in (0, 1)]
         try:
             self._counts = counts or CountsGather(peers, [0] * peers.world_size, needs_memory=True)
-            memory = open_segment(peers, num_rows * words + 2 * num_entries, own).words
+            segment = open_segment(peers, num_rows * words + 2 * num_entries, own, folder)
         except ValueError as error:
-            raise ValueError(f"exchange=shared: {error}") from None
+            raise ValueError(f"exchange=shared: {error}" if folder is None else str(error)) from None
+        self._file, memory = None if folder is None else segment, segment.words
         self._all_rows = memory[: num_rows * words].reshape(num_rows, words)
         self.reachable = self._all_rows
-        self.direct: DirectRows | None = self
+        self.direct: DirectRows | None = self if folder is None else None  # a GPU would lock all of a file in memory
         self._tables = memory[num_rows * words :]  # both versions, flat
         self._first_row = int(first_row[rank])
         self.rows = self._all_rows[first_row[rank] : first_row[rank + 1]]
@@ -94,7 +97,8 @@ class SharedExchange:
         self._all_rows.take(self.locate(owners, positions), axis=0, out=out, mode="clip")
 
     def erase(self) -> None:
-        pass  # rows go straight from buffer to block
+        if self._file is not None:  # else rows go straight from buffer to block
+            self._file.sync()
 
     def close(self, together: bool = False) -> None:
         """The memory goes with the last view of it; its name is long gone."""
@@ -108,7 +112,8 @@ class Shared(Transport):
     name = "shared"
     one_node = True
     in_shared_memory = True
+    in_files = True
     meets_in_memory = True
 
     def open(self, peers: Peers, nodes: Sequence[str], sizes: Sizes) -> SharedExchange:
-        return SharedExchange(peers, sizes.rows, sizes.capacities, sizes.words)
+        return SharedExchange(peers, sizes.rows, sizes.capacities, sizes.words, folder=sizes.folder)

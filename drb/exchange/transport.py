@@ -18,6 +18,7 @@ class Sizes:
     """What all ranks have agreed on. capacities, rows (with spare ones): int64 [W].
 
     words: of a row. exemplars: the most of a step. at_once: the most that one round fetches. num_blocks: to fetch into.
+    folder: of this node's disk, where rows lie in a file; None: in memory.
     """
 
     capacities: Int64Array
@@ -26,6 +27,7 @@ class Sizes:
     exemplars: int
     at_once: int
     num_blocks: int
+    folder: str | None = None
 
 
 class Transport(Variant):
@@ -35,6 +37,7 @@ class Transport(Variant):
     one_node: all ranks must share one node.
     from_gpu_to_gpu: exemplars must be wanted on a GPU, by every rank.
     in_shared_memory: the buffers' rows lie in the node's shared memory.
+    in_files: the buffers' rows may lie in files, in `Sizes.folder`.
     meets_in_memory: a round waits for no socket, unless it counts strata.
     least_depth: rounds that must be in flight at least.
     """
@@ -43,6 +46,7 @@ class Transport(Variant):
     one_node: ClassVar[bool] = False
     from_gpu_to_gpu: ClassVar[bool] = False
     in_shared_memory: ClassVar[bool] = False
+    in_files: ClassVar[bool] = False
     meets_in_memory: ClassVar[bool] = False
     least_depth: ClassVar[int] = 1
 

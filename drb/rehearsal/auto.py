@@ -68,10 +68,17 @@ def choose_storage(
     greetings, rows: of every rank, what it has told and how many rows it is to have.
 
     Raises:
-        ValueError: storage=device, and that cannot be; alike on all ranks.
+        ValueError: storage=device or mmap, and that cannot be; alike on all ranks.
     """
     if settings.storage == "host":
         return False, ""
+    if settings.storage == "mmap":
+        if not transport.in_files:
+            raise ValueError(
+                f"storage=mmap serves no exchange={name_of(transport)}, whose rows lie in memory of its own: set "
+                "exchange=auto"
+            )
+        return False, f"; storage mmap in {settings.storage_folder}"
     what, advice = _obstacle(spec, transport, greetings)
     if settings.prefilled is not None:
         what, advice = "cannot hold prefilled samples, which are mapped on the host", "set storage=host"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from drb.rehearsal.parts import Parts
 from drb.rehearsal.round import RoundRunner
 from drb.rehearsal.settings import RehearsalSettings
 from drb.rehearsal.state.origin import Origin
+from drb.rehearsal.storage_folder import claim_folder
 from drb.sampling.proportions import Proportions
 from drb.sampling.sampler import Sampler
 from drb.types import Int64Array
@@ -153,7 +155,9 @@ def build_parts(
             f"min_fill={settings.min_fill} is more than all buffers hold: {most} exemplars; nothing would ever be "
             "rehearsed"
         )
-    sizes = Sizes(capacities, np.array(rows), spec.words, exemplars, interval * exemplars, depth + 1)
+    folder = None if settings.storage_folder is None else str(Path(settings.storage_folder).expanduser().absolute())
+    sizes = Sizes(capacities, np.array(rows), spec.words, exemplars, interval * exemplars, depth + 1, folder)
+    folder_lock = None if folder is None else claim_folder(folder, greetings, peers)
     exchange = None
     require_room = functools.partial(
         require_room_for_buffers, greetings, transport, spec, exemplars, depth, interval, settings.policy
@@ -168,7 +172,7 @@ def build_parts(
                 raise ValueError(f"storage=device: {error}; or set storage=host") from None
             storage_why = f"; storage host (auto: {error})"
     if exchange is None:
-        require_room(None)
+        require_room(None if folder is None else 0)
         exchange = factory.exchange(transport, peers, nodes, sizes)
     if prefilled is not None:
         exchange = prefilled.beside(exchange, world_size)
@@ -181,7 +185,16 @@ def build_parts(
     if device is not None:
         places = (depth + 1) * interval
         has_peers, counted_by = peers is not None, settings.stratum
-        side = DeviceSide(device, spec, exchange, max_rows, places, has_peers=has_peers, counted_by=counted_by)
+        side = DeviceSide(
+            device,
+            spec,
+            exchange,
+            max_rows,
+            places,
+            has_peers=has_peers,
+            counted_by=counted_by,
+            in_files=folder is not None,
+        )
     delivery = factory.delivery(transport, side, exchange, peers, blocks)
     runner = RoundRunner(
         PositionTable(capacity, by_stratum=proportions.needs_strata),
@@ -227,6 +240,8 @@ def build_parts(
         auto,
         (origin or Origin(rank, world_size)).began(saved or {}, [greeting["start"] for greeting in greetings]),
         prefilled,
+        folder,
+        folder_lock,
     )
 
 

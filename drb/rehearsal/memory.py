@@ -58,7 +58,7 @@ def memory_bytes(
         counts_offers: distinct ones, as proportions=stream needs.
         decoded_bytes: bytes of one record where it is used; None: those of a row.
         decision_bytes: what `decision_bytes` gives.
-        stored_bytes: of host memory for each record of the buffer; None: those of a row.
+        stored_bytes: of host memory for each record of the buffer, 0 where it lies in a file; None: those of a row.
     """
     decoded_bytes, stored_bytes = decoded_bytes or row_bytes, row_bytes if stored_bytes is None else stored_bytes
     fetched, extended = (depth + 1) * interval * exemplars, 2 * (max_rows + exemplars)
@@ -135,7 +135,7 @@ def require_room_for_buffers(
             stored_bytes=stored_bytes,
         )
         # without what the exchange stages: its bound is for one rank that holds the whole union
-        in_shared_memory = rows * row_bytes + 16 * capacity if transport.in_shared_memory else 0
+        in_shared_memory = rows * row_bytes + 16 * capacity if transport.in_shared_memory and row_bytes else 0
         needed.append(amounts | {SHARED: in_shared_memory})
     free, nodes = ([greeting[name] for greeting in greetings] for name in ("free", "node"))
     require_room(needed, free, nodes, exchange=name_of(transport))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from drb.buffer.editing import EditableBuffer
 from drb.buffer.record import RecordSpec
 from drb.buffer.storage.device import HEADER_BYTES
+from drb.checkpoint.lock import RunLock
 from drb.exchange import Exchange
 from drb.machine import format_bytes
 from drb.rehearsal.auto_exemplars import AutoExemplars
@@ -35,6 +36,7 @@ class Parts:
     counts_offers: whether distinct offers are counted. outlet: the delivery to a device, if exemplars are wanted there.
     origin: of the states that are saved. auto: chooses how many exemplars are drawn, if the settings do not say.
     prefilled: samples on disk that are drawn, too. proportions: with what they have learnt.
+    folder: where the buffer lies in a file, if it does; a node's first rank has its lock.
     """
 
     spec: RecordSpec
@@ -54,6 +56,14 @@ class Parts:
     auto: AutoExemplars | None = None
     origin: Origin = field(default_factory=Origin)
     prefilled: Prefilled | None = None
+    folder: str | None = None
+    folder_lock: RunLock | None = None
+
+    def close(self, together: bool) -> None:
+        """Let go of the rows. together: every rank is closing now."""
+        self.exchange.close(together)
+        if self.folder_lock is not None:
+            self.folder_lock.release()
 
     def run_round(self, step: int) -> RoundResult:
         """A round by itself, here and now, of what the buffer holds: to measure it. Collective."""
@@ -79,6 +89,7 @@ class Parts:
             f"{self._codecs()}{retention}{self.why}; "
             f"memory per rank at most {format_bytes(sum(memory.values()))} ({amounts})"
             + ("" if self.outlet is None else f", of {self.outlet.device.device} {format_bytes(self.device_bytes())}")
+            + ("" if self.folder is None else f", of the disk of {self.folder} {format_bytes(self.buffer.rows.nbytes)}")
         )
 
     def _codecs(self) -> str:
@@ -104,8 +115,15 @@ class Parts:
             counts_offers=self.counts_offers,
             decoded_bytes=self.spec.decoded_bytes,
             decision_bytes=decision_bytes(self.buffer.admission, self.spec, self.buffer.capacity, self.max_rows),
-            stored_bytes=HEADER_BYTES if self.outlet is not None and self.outlet.side.rows is not None else None,
+            stored_bytes=self._stored_bytes,
         )
+
+    @property
+    def _stored_bytes(self) -> int | None:
+        """Bytes of host memory for each record of the buffer; None: those of a row."""
+        if self.folder is not None:
+            return 0
+        return HEADER_BYTES if self.outlet is not None and self.outlet.side.rows is not None else None
 
     def device_bytes(self) -> int:
         """Bytes that this rank takes of its device at most."""

@@ -164,7 +164,7 @@ class Pipeline:
         """Let go of threads and memory. together: all ranks ended well, so they may wait for one another."""
         self._parts.engine.close(wait=not self._is_stuck and (together or not self._in_flight))
         self._delivery.close(together)
-        self._parts.exchange.close(together)
+        self._parts.close(together)
 
     @property
     def is_running(self) -> bool:

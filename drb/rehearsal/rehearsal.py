@@ -58,7 +58,7 @@ class Rehearsal(Known):
         refill: what takes slots that were freed. none: what would be stored anyhow (unbiased); recent: what comes next.
         proportions: what is drawn: uniform, stream, balanced, or by what `feedback` tells (docs/which_past.md).
         exchange: auto, loopback, collective, shared, hierarchical, rma (one-sided MPI) or nccl (GPU to GPU).
-        storage: where the buffer lies: host, device (the GPU's memory; docs/gpu.md) or auto.
+        storage: where rows lie: host, device (docs/gpu.md), auto, or mmap: a file in storage_folder (docs/storage.md).
         device_share: storage=auto is device if the buffer takes no more than this share of what is free there.
         stratum: the integer field by which exemplars are counted, if there is one.
         sample_id: the int64 field that identifies samples in the whole stream; "arrival": every offer is new.
@@ -99,6 +99,7 @@ class Rehearsal(Known):
         proportions: str | type[Proportions] | Proportions = "uniform",
         exchange: str | type[Transport] | Transport = "auto",
         storage: str = "auto",
+        storage_folder: str | None = None,
         device_share: float = 0.25,
         stratum: str | None = "label",
         sample_id: str = "sample_id",
@@ -157,8 +158,7 @@ class Rehearsal(Known):
     def step(self, minibatch: Minibatch) -> Exemplars | None:
         """Offer a minibatch and get this step's exemplars by themselves.
 
-        The result is None until exemplars exist and, with uneven="stop", after a rank's end. It is overwritten by the
-        next call.
+        The next call overwrites the result. It is None until exemplars exist and, with uneven="stop", at the end.
         """
         if not self._in_step.acquire(blocking=False):
             raise ValueError(TWO_THREADS)

@@ -43,7 +43,8 @@ class RehearsalSettings:
     refill: str = setting("none", one_of=REFILLS)
     proportions: str | type[Proportions] | Proportions = "uniform"
     exchange: str | type[Transport] | Transport = AUTO
-    storage: str = setting("auto", one_of=("auto", "host", "device"))
+    storage: str = setting("auto", one_of=("auto", "host", "device", "mmap"))
+    storage_folder: str | None = None
     device_share: float = setting(0.25, above=0, at_most=1)
     stratum: str | None = LABEL
     sample_id: str = "sample_id"
@@ -69,6 +70,11 @@ class RehearsalSettings:
         if self.max_age is not None:
             MaxAge.parse(self.max_age)
         check_settings(self)
+        if (self.storage == "mmap") != (self.storage_folder is not None):
+            raise ValueError(
+                f"storage=mmap and storage_folder, a folder on the node's own disk, go together: got storage="
+                f"{self.storage} with storage_folder={self.storage_folder}"
+            )
         if self.is_auto:
             check_auto(str(self.exemplars), self.asynchronous)
             if self.draws != 1:

@@ -1,6 +1,9 @@
-"""Where the rows of a buffer lie: `heap` (this process), `shared` (a segment that the node's ranks read), `device`."""
+"""Where the rows of a buffer lie: `heap` (this process), `shared` (a segment that the node's ranks read), `mapped` (a
+file on the node's disk), `device`.
+"""
 
 from drb.buffer.storage.heap import HeapStorage
+from drb.buffer.storage.mapped import FileSegment, MappedRows
 from drb.buffer.storage.shared import SharedSegment
 
-__all__ = ["HeapStorage", "SharedSegment"]
+__all__ = ["FileSegment", "HeapStorage", "MappedRows", "SharedSegment"]

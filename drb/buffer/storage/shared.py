@@ -16,9 +16,12 @@ import os
 import secrets
 
 import numpy as np
+from typing_extensions import Self
 
 from drb.machine import SHM_DIRECTORY, free_shared_memory_bytes
 from drb.types import Int64Array
+
+PREFIX = "drb-"  # of the names of segments
 
 
 class SharedSegment:
@@ -31,8 +34,8 @@ class SharedSegment:
         self.words: Int64Array = np.frombuffer(self._map, dtype=np.int64)
 
     @classmethod
-    def create(cls, size_bytes: int, directory: str = SHM_DIRECTORY) -> SharedSegment:
-        path = os.path.join(directory, f"drb-{secrets.token_hex(8)}")
+    def create(cls, size_bytes: int, directory: str = SHM_DIRECTORY) -> Self:
+        path = os.path.join(directory, f"{PREFIX}{secrets.token_hex(8)}")
         fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
         try:
             os.ftruncate(fd, size_bytes)
@@ -43,7 +46,7 @@ class SharedSegment:
             raise
 
     @classmethod
-    def attach(cls, path: str, size_bytes: int) -> SharedSegment:
+    def attach(cls, path: str, size_bytes: int) -> Self:
         return cls(path, os.open(path, os.O_RDWR), size_bytes)
 
     def reserve(self, start_bytes: int, size_bytes: int) -> None:
@@ -55,11 +58,12 @@ class SharedSegment:
             if error.errno not in (errno.ENOSPC, errno.ENOMEM):
                 raise
             free = free_shared_memory_bytes(os.path.dirname(self.path))
-            raise ValueError(
-                f"{os.path.dirname(self.path)} has {free / 2**20:.0f} MiB left, but this rank's buffer needs "
-                f"{size_bytes / 2**20:.0f} MiB of it; enlarge it (docker run --shm-size=…), lower the capacity "
-                "or set exchange=collective"
-            ) from None
+            amounts = (f"{amount / 2**20:.0f} MiB" for amount in (free, size_bytes))
+            raise ValueError(self._too_small(*amounts)) from None
+
+    def sync(self) -> None:
+        """Wait until everything that was written to it is where it stays: for a file, on the disk."""
+        self._map.flush()
 
     def unlink(self) -> None:
         """Remove the name; the memory lives until the last rank unmaps it. Idempotent."""
@@ -68,3 +72,9 @@ class SharedSegment:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def _too_small(self, free: str, needed: str) -> str:
+        return (
+            f"{os.path.dirname(self.path)} has {free} left, but this rank's buffer needs {needed} of it; enlarge it "
+            "(docker run --shm-size=…), lower the capacity or set exchange=collective"
+        )

@@ -32,8 +32,9 @@ class RehearsalConfig:
                       its options, for example rehearsal.admission_options.alpha=0.5
     codec:            how the network's input is stored in fewer bytes: one of drb's own or the dotted path of a class;
                       null stores it as it is. codec_options are its options, for example rehearsal.codec_options.bits=4
-    storage:          host, device (the GPU's memory) or auto: device if the buffers take no more than device_share of
-                      what is free there
+    storage:          host, device (the GPU's memory), auto: device if the buffers take no more than device_share of
+                      what is free there, or mmap: a file in storage_folder
+    storage_folder:   a folder on each node's own disk, of this run alone, for storage=mmap
     prefilled:        a folder that drb prefill has filled: its samples are drawn, too, and not stored
     depth:            rounds in flight; more than 1 hides rounds that now and then take longer than a step
     interval:         steps per round, which draws exemplars for each of them: less work where steps take milliseconds
@@ -54,6 +55,7 @@ class RehearsalConfig:
     exchange: str = same_as(RehearsalSettings, "exchange")
     exchange_options: dict[str, Any] = field(default_factory=dict)
     storage: str = same_as(RehearsalSettings, "storage")
+    storage_folder: str | None = same_as(RehearsalSettings, "storage_folder")
     device_share: float = same_as(RehearsalSettings, "device_share")
     codec: str | None = None
     codec_options: dict[str, Any] = field(default_factory=dict)

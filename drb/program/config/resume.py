@@ -31,6 +31,7 @@ _MAY_CHANGE = (
     "training.on_nonfinite",  # so that a run that stopped can go on
     "rehearsal.exchange",
     "rehearsal.storage",
+    "rehearsal.storage_folder",
     "rehearsal.device_share",
     "rehearsal.asynchronous",
     "rehearsal.timeout_s",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # loaded once it is needed
 class DeviceSide:
     """max_rows: of a minibatch. places: how many minibatches may be on their way from the device into rows.
 
-    has_peers: other ranks read this rank's rows.
+    has_peers: other ranks read this rank's rows. in_files: rows lie in a file, which no GPU may lock in memory.
     by_host: the fields that the host writes into rows, because it encodes them or counts their columns.
     lanes: of the others, as they are given.
     block_lanes: of all that is fetched of a record.
@@ -44,6 +44,7 @@ class DeviceSide:
         *,
         has_peers: bool,
         counted_by: str | None = None,
+        in_files: bool = False,
     ) -> None:
         self.device = device
         self.spec = spec
@@ -66,7 +67,7 @@ class DeviceSide:
             self._own_rows = self.rows.there
             self.reachable = self._own_rows if self.shared is None else self.shared.peer_rows.window
         elif direct is None or (reachable := device.map_host(direct.reachable)) is None:
-            self._own_rows = device.map_host(exchange.rows)
+            self._own_rows = None if in_files else device.map_host(exchange.rows)
         else:
             self.reachable = reachable
             first = (exchange.rows.ctypes.data - direct.reachable.ctypes.data) // spec.row_bytes
@@ -74,8 +75,8 @@ class DeviceSide:
         self.landing = Landing(device, spec, self.lanes, exchange.rows, self._own_rows, max_rows, self.stream, places)
 
     def land(self) -> None:
-        """Write what was admitted, and return once that is done if peers are to be told of it."""
-        self.landing.land(wait=self.has_peers)
+        """Write what was admitted, and return once that is done if peers are told of it, or this host reads it."""
+        self.landing.land(wait=self.has_peers or not self.is_direct)
 
     def locate(self, owners: Int64Array, rows: Int64Array) -> Int64Array:
         """Where `reachable` has rows of `owners`, which the exchange has located: int64 [r] each."""
