@@ -31,7 +31,6 @@ from drb.rehearsal.parts import Parts
 from drb.rehearsal.round import RoundRunner
 from drb.rehearsal.settings import RehearsalSettings
 from drb.rehearsal.state.origin import Origin
-from drb.rehearsal.storage_folder import claim_folder
 from drb.sampling.proportions import Proportions
 from drb.sampling.sampler import Sampler
 from drb.types import Int64Array
@@ -157,7 +156,11 @@ def build_parts(
         )
     folder = None if settings.storage_folder is None else str(Path(settings.storage_folder).expanduser().absolute())
     sizes = Sizes(capacities, np.array(rows), spec.words, exemplars, interval * exemplars, depth + 1, folder)
-    folder_lock = None if folder is None else claim_folder(folder, greetings, peers)
+    folder_lock = None
+    if folder is not None:
+        from drb.rehearsal.storage_folder import claim_folder  # seldom needed
+
+        folder_lock = claim_folder(folder, greetings, peers)
     exchange = None
     require_room = functools.partial(
         require_room_for_buffers, greetings, transport, spec, exemplars, depth, interval, settings.policy

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from drb.buffer.editing import EditableBuffer
 from drb.buffer.record import RecordSpec
 from drb.buffer.storage.device import HEADER_BYTES
-from drb.checkpoint.lock import RunLock
 from drb.exchange import Exchange
 from drb.machine import format_bytes
 from drb.rehearsal.auto_exemplars import AutoExemplars
@@ -24,6 +23,7 @@ from drb.types import Int64Array
 from drb.variant import name_of
 
 if TYPE_CHECKING:
+    from drb.checkpoint.lock import RunLock
     from drb.rehearsal.prefilled import Prefilled  # seldom needed
 
 

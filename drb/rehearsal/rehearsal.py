@@ -58,7 +58,8 @@ class Rehearsal(Known):
         refill: what takes slots that were freed. none: what would be stored anyhow (unbiased); recent: what comes next.
         proportions: what is drawn: uniform, stream, balanced, or by what `feedback` tells (docs/which_past.md).
         exchange: auto, loopback, collective, shared, hierarchical, rma (one-sided MPI) or nccl (GPU to GPU).
-        storage: where rows lie: host, device (docs/gpu.md), auto, or mmap: a file in storage_folder (docs/storage.md).
+        storage: where rows lie: host, device (docs/gpu.md), auto, or mmap, a file on a disk (docs/storage.md).
+        storage_folder: for storage=mmap: a folder on each node's own disk, which is this run's alone.
         device_share: storage=auto is device if the buffer takes no more than this share of what is free there.
         stratum: the integer field by which exemplars are counted, if there is one.
         sample_id: the int64 field that identifies samples in the whole stream; "arrival": every offer is new.
@@ -72,8 +73,7 @@ class Rehearsal(Known):
         depth: rounds in flight; more than 1 hides rounds that now and then take longer than a step.
         interval: steps per round, which draws r exemplars for each of them: less work where steps take few
             milliseconds. The first depth · interval steps have no exemplars.
-        draws: independent draws of r exemplars per step (D), one behind the other: for methods that rehearse two terms
-            on different exemplars. Every one is distinct inside; the same sample may come in several.
+        draws: independent draws of r exemplars per step (D): each is distinct inside, a sample may come in several.
         batch_size: the largest minibatch's rows, if the first is not the largest.
         num_samples: of the whole stream; for a capacity given as a share.
         data: a fingerprint of the data, alike on all ranks; a state of other data is refused.

@@ -81,7 +81,7 @@ class RankReplay:
         return joined(steps), joined([self._offered(number)[1] for number in range(len(entries))])
 
     def sizes(self) -> Int64Array:
-        """Of every round, in the order in which they were run: its step, how late it was run, r and n, int64 [N, 4]."""
+        """Return step, lateness, r and n of every round, in the order in which they were run: int64 [N, 4]."""
         blocks = map(self._block, range(len(self.log.entries)))
         columns = [np.column_stack((b.step, b.late, b.exemplars, b.size)) for b in blocks]
         return np.concatenate([np.empty((0, 4), np.int64), *columns])

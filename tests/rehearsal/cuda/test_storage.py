@@ -276,5 +276,5 @@ def test_what_is_refused_before_anything_is_allocated(gpu, settings, message):
 
 def test_storage_is_named_where_it_is_unknown():
     assert spec()
-    with pytest.raises(ValueError, match="storage must be auto, host or device, got 'gpu'"):
+    with pytest.raises(ValueError, match="storage must be auto, host, device or mmap, got 'gpu'"):
         Rehearsal(CAPACITY, 3, storage="gpu")
