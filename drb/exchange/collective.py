@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from drb.buffer.storage import HeapStorage, MappedRows
+from drb.buffer.storage import HeapStorage
 from drb.distributed.peers import Peers
 from drb.exchange.base import DirectRows
 from drb.exchange.gather import CountsGather
 from drb.exchange.requests import RowRequests
 from drb.exchange.transport import Sizes, Transport
 from drb.types import Int64Array
+
+if TYPE_CHECKING:
+    from drb.buffer.storage.mapped import MappedRows
 
 
 class CollectiveExchange:
@@ -76,6 +80,8 @@ class CollectiveExchange:
 
 def _map_rows(peers: Peers, num_rows: int, words: int, folder: str) -> MappedRows:
     """This rank's rows in a file of its own. Raises ValueError on all ranks if one cannot have its file."""
+    from drb.buffer.storage.mapped import MappedRows  # seldom needed
+
     file, problem = None, ""
     try:
         file = MappedRows(num_rows, words, folder)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from drb.buffer.storage import HeapStorage, MappedRows
+from drb.buffer.storage import HeapStorage
 from drb.buffer.storage.device import DeviceRows
 from drb.distributed.peers import Peers
 from drb.exchange.base import DirectRows
@@ -26,7 +26,11 @@ class LoopbackExchange:
             rows: int64 [num_rows, words] somewhere else, such as `DeviceRows`, which `fetch` does not read.
             folder: where they lie in a file; None: in memory.
         """
-        self._file = None if folder is None else MappedRows(num_rows, words, folder)
+        self._file = None
+        if folder is not None:
+            from drb.buffer.storage.mapped import MappedRows  # seldom needed
+
+            self._file = MappedRows(num_rows, words, folder)
         if rows is None:
             rows = HeapStorage(num_rows, words).rows if self._file is None else self._file.rows
         self.rows = self.reachable = rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from drb.buffer.storage import FileSegment, SharedSegment
+from drb.buffer.storage import SharedSegment
 from drb.distributed.peers import Peers
 from drb.machine import SHM_DIRECTORY, free_shared_memory_bytes, require_memory
 
@@ -37,7 +37,11 @@ def open_segment(
 
 def _map(peers: Peers, size_bytes: int, folder: str | None) -> SharedSegment:
     """Created by the group's first rank, attached by the others."""
-    segment, problem, kind = None, "", SharedSegment if folder is None else FileSegment
+    segment, problem, kind = None, "", SharedSegment
+    if folder is not None:
+        from drb.buffer.storage.mapped import FileSegment  # seldom needed
+
+        kind = FileSegment
     if peers.rank == 0:
         try:
             if folder is None:

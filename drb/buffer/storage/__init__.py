@@ -3,7 +3,6 @@ file on the node's disk), `device`.
 """
 
 from drb.buffer.storage.heap import HeapStorage
-from drb.buffer.storage.mapped import FileSegment, MappedRows
 from drb.buffer.storage.shared import SharedSegment
 
-__all__ = ["FileSegment", "HeapStorage", "MappedRows", "SharedSegment"]
+__all__ = ["HeapStorage", "SharedSegment"]
