@@ -8,7 +8,7 @@ import drb
 
 SETTINGS = (
     "capacity exemplars seed spec capacity_scope candidates admission max_age refill proportions exchange storage "
-    "device_share stratum sample_id asynchronous process_group min_fill uneven timeout_s depth interval draws "
+    "storage_folder device_share stratum sample_id asynchronous process_group min_fill uneven timeout_s depth interval draws "
     "batch_size num_samples data prefilled device verbose"
 )
 MEMBERS = (
