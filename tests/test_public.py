@@ -8,8 +8,8 @@ import drb
 
 SETTINGS = (
     "capacity exemplars seed spec capacity_scope candidates admission max_age refill proportions exchange storage "
-    "storage_folder device_share stratum sample_id asynchronous process_group min_fill uneven timeout_s depth interval draws "
-    "batch_size num_samples data prefilled device verbose"
+    "storage_folder device_share stratum sample_id asynchronous process_group min_fill uneven timeout_s depth interval "
+    "draws batch_size num_samples data prefilled device verbose"
 )
 MEMBERS = (
     "ages attach close counts describe duplicate_share edit extend feedback forget forget_observers load_state_dict "
