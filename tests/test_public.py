@@ -9,11 +9,11 @@ import drb
 SETTINGS = (
     "capacity exemplars seed spec capacity_scope candidates admission max_age refill proportions exchange storage "
     "storage_folder device_share stratum sample_id asynchronous process_group min_fill uneven timeout_s depth interval "
-    "draws batch_size num_samples data prefilled device verbose"
+    "draws importance batch_size num_samples data prefilled device verbose"
 )
 MEMBERS = (
-    "ages attach close counts describe duplicate_share edit extend feedback forget forget_observers load_state_dict "
-    "next_step recorder resharded sample_ids settings state_dict stats step stopped"
+    "ages attach close counts describe duplicate_share edit extend feedback forget forget_observers importance "
+    "load_state_dict next_step recorder resharded sample_ids settings state_dict stats step stopped"
 )
 
 

@@ -156,6 +156,7 @@ def build_rehearsal(
     values["data"] = dataset.identity.fingerprint
     if method is not None:
         values["draws"] = method.draws.total
+        values["importance"] = method.needs.importance
         if method.needs.candidates is not None:
             values["exemplars"] = method.needs.candidates
     return Rehearsal(**values, spec=spec, device=world.device if world.device.type == "cuda" else None)

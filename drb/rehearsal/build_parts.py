@@ -212,6 +212,7 @@ def build_parts(
         peers=peers,
         prefilled=prefilled,
         observing=_observing(settings, proportions, sizes.at_once),
+        importance=settings.importance,
     )
     engine, engine_why = choose_engine(
         settings,
@@ -238,7 +239,7 @@ def build_parts(
         depth,
         interval,
         f"{why}; {engine_why}{_ahead(depth, interval)}{'' if side is None else f'; {side.describe()}'}" + storage_why,
-        proportions.needs_offered,
+        settings.needs_offered,
         delivery if isinstance(delivery, DeviceRing | RowLauncher) else None,
         auto,
         (origin or Origin(rank, world_size)).began(saved or {}, [greeting["start"] for greeting in greetings]),

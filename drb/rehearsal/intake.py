@@ -47,7 +47,7 @@ class Intake:
         self._world_size = world_size
         self._order = OrderCheck()
         self._arrivals = 0  # rows so far; with sample_id="arrival" their ids follow from it
-        self._distinct = DistinctCounter() if settings.shares.needs_offered else None
+        self._distinct = DistinctCounter() if settings.needs_offered else None
 
     def check_first(self, minibatch: Minibatch) -> None:
         """Raise ValueError if the settings name fields that the minibatch lacks."""
@@ -169,7 +169,10 @@ class Intake:
         self._arrivals = int(state["arrivals"])
         if self._distinct is not None:
             if "distinct" not in state:
-                raise ValueError("the saved state has no count of distinct offers, which proportions=stream needs")
+                raise ValueError(
+                    "the saved state has no count of distinct offers, which proportions=stream and importance weights "
+                    "need: begin with them, or go on without"
+                )
             self._distinct.load_state_dict(state["distinct"])
             self.num_distinct = self._distinct.count()
 

@@ -74,6 +74,7 @@ class Rehearsal(Known):
         interval: steps per round, which draws r exemplars for each of them: less work where steps take few
             milliseconds. The first depth · interval steps have no exemplars.
         draws: independent draws of r exemplars per step (D): each is distinct inside, a sample may come in several.
+        importance: know the weights of `importance`. Distinct offers are then counted, in up to 3 MB.
         batch_size: the largest minibatch's rows, if the first is not the largest.
         num_samples: of the whole stream; for a capacity given as a share.
         data: a fingerprint of the data, alike on all ranks; a state of other data is refused.
@@ -111,6 +112,7 @@ class Rehearsal(Known):
         depth: int = 1,
         interval: int = 1,
         draws: int = 1,
+        importance: bool = False,
         batch_size: int | None = None,
         num_samples: int | None = None,
         data: str | None = None,
@@ -202,6 +204,14 @@ class Rehearsal(Known):
         """
         self._require_open("give feedback")
         self._require_running("feedback").steps.give_feedback(handle, loss, correct, known)
+
+    def importance(self) -> Tensor:
+        """Importance weights of this step's exemplars on this rank, float32 [r] on the host; with importance=True.
+
+        The mean over the exemplars of their weights times any function of a sample is, in expectation, its mean over
+        all samples that all ranks have been offered: with any proportions, and if ranks were offered unequally many.
+        """
+        return self._require_running("importance").importance()
 
     # -- what is stored
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,7 +27,7 @@ from drb.exchange import Exchange, Peers
 from drb.rehearsal.delivery import Delivery
 from drb.rehearsal.exemplars import ACTIVE, Ends, RoundResult, StepExemplars, UnevenError
 from drb.sampling.counts import UnionCounts
-from drb.sampling.sampler import Draw, Sampler
+from drb.sampling.sampler import Draw, Sampler, importance_of
 from drb.types import Int64Array
 
 if TYPE_CHECKING:
@@ -77,9 +77,11 @@ class RoundRunner:
         peers: Peers | None = None,
         prefilled: Prefilled | None = None,
         observing: Observing | None = None,
+        importance: bool = False,
     ) -> None:
         self.interval = interval
         self.observing = observing  # None: feedback is of no use
+        self.importance = importance  # whether draws have theirs
         self.draws = draws
         self.delivery = delivery
         self.blocks = delivery.host_blocks
@@ -168,6 +170,9 @@ class RoundRunner:
         draw, draws = self._sampler.draw if self.draws == 1 else self._draw, []
         for draw_step in range(step, step + self.interval):
             draws.append(draw(draw_step, counts_WS, offered_W, 0, strata_S))  # noqa: PERF401  # a call less
+        if self.importance:
+            stored_W = counts_WS.sum(axis=1)
+            draws = [replace(draw, importance=importance_of(draw, stored_W, offered_W, self.draws)) for draw in draws]
         drawn = time.perf_counter()
 
         owners, positions, count = draws[0].owner, draws[0].position, len(draws[0].owner)  # all draw as many

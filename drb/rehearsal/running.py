@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from drb.buffer.editing import EditableBuffer
 from drb.exchange import Peers
@@ -64,6 +66,16 @@ class Running:
         """Minibatches since each exemplar in this rank's buffer was stored: int64 [n]."""
         columns = self._settled_buffer().columns
         return self.steps.last - columns.admitted_round[: columns.size]
+
+    def importance(self) -> Tensor:
+        """See `Rehearsal.importance`."""
+        exemplars = self.steps.exemplars
+        if not self._settings.importance:
+            raise ValueError("importance() needs offers to be counted: make the rehearsal with importance=True")
+        if exemplars is None:
+            return torch.empty(0)
+        assert exemplars.draw.importance is not None
+        return torch.from_numpy(exemplars.draw.importance).float()
 
     def drain(self) -> None:
         """Wait for the rounds in flight and keep what they fetched for the next steps."""

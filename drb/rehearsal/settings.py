@@ -55,6 +55,7 @@ class RehearsalSettings:
     depth: int = setting(1, at_least=1, at_most=_MOST_AHEAD)
     interval: int = setting(1, at_least=1, at_most=_MOST_AHEAD)
     draws: int = setting(1, at_least=1)
+    importance: bool = False
     batch_size: int | None = setting(None, at_least=1)
     num_samples: int | None = setting(None, at_least=1)
     data: str | None = None
@@ -83,6 +84,12 @@ class RehearsalSettings:
                 )
         check_ahead(self.depth, self.interval, exemplars=self.exemplars, uneven=self.uneven)
         self._check_variants()
+        if self.importance and not (self.policy.stores_evenly and self.refill == "none" and self.max_age is None):
+            raise ValueError(
+                f"importance weights need buffers in which every sample offered is as likely to be: set "
+                f"admission=reservoir, refill=none and max_age=null, got admission={name_of(self.policy)}, "
+                f"refill={self.refill} and max_age={self.max_age}"
+            )
 
     def _check_variants(self) -> None:
         identity(self.policy)
@@ -127,6 +134,11 @@ class RehearsalSettings:
     def needs_strata(self) -> bool:
         """Whether exemplars are counted by stratum."""
         return self.policy.needs_strata or self.shares.needs_strata
+
+    @property
+    def needs_offered(self) -> bool:
+        """Whether distinct offers are counted."""
+        return self.shares.needs_offered or self.importance
 
     @property
     def needs_feedback(self) -> bool:

@@ -57,6 +57,7 @@ class Steps:
     there: takes minibatches to the GPU where results are returned; None: minibatches and results are on the host.
     returns_home: a minibatch that lay elsewhere is sent back to where it lay, extended.
     feedback: takes what is learnt about exemplars; None: nothing depends on it.
+    exemplars: of the last step.
     last: the number of the last step that was taken; -1 before the first.
     """
 
@@ -73,6 +74,7 @@ class Steps:
         feedback: FeedbackIntake | None = None,
     ) -> None:
         self.last = -1
+        self.exemplars: StepExemplars | None = None
         self.feedback = feedback
         self.extend_seconds = 0.0  # in all methods, of which:
         self.wait_seconds = 0.0  # waiting for a round
@@ -134,7 +136,7 @@ class Steps:
         checked = time.perf_counter()
         try:
             exemplars = rounds.take(step)
-            received, self.last = time.perf_counter(), step
+            received, self.last, self.exemplars = time.perf_counter(), step, exemplars
             if feedback is not None:
                 feedback.begin(step, exemplars)
             buffer.commit()

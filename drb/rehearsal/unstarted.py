@@ -173,7 +173,14 @@ class Unstarted:
         with naming_damage():
             is_other = saved.get("prefilled", "") != mapped  # its samples are not in the union that was drawn from
             if fetched is not None and (
-                is_other or not is_for(fetched, parts.depth, parts.interval, parts.runner.draws)
+                is_other
+                or not is_for(
+                    fetched,
+                    parts.depth,
+                    parts.interval,
+                    parts.runner.draws,
+                    importance=self._settings.importance,
+                )
             ):
                 self.earlier = uncounted(saved)
                 saved = {**saved, "fetched": None}

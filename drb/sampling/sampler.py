@@ -10,7 +10,7 @@ Letters: R exemplars, W ranks, S strata, G groups, C cells of a group.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
@@ -28,12 +28,15 @@ class Draw:
     position: int64 [R], its place in the owner's position table (grouped by stratum where strata are counted)
     weight:   float64 [R], inverse inclusion probability
     stratum:  int64 [R], the value of its stratum; None unless the strata's values were given
+    importance: float64 [R], with which the mean over the draw is that over all samples offered so far, in expectation;
+              None unless it is asked for
     """
 
     owner: Int64Array
     position: Int64Array
     weight: Float64Array
     stratum: Int64Array | None = None
+    importance: Float64Array | None = None
 
     def __len__(self) -> int:
         return len(self.owner)
@@ -44,12 +47,21 @@ class Draw:
         return Draw(*(np.concatenate([getattr(draw, name) for draw in draws]) for name in parts_of(draws[0])))
 
 
-def parts_of(draw: Draw) -> tuple[str, ...]:
+def parts_of(draw: Draw) -> list[str]:
     """Return the names of the arrays that this draw has."""
-    return _PARTS if draw.stratum is None else (*_PARTS, "stratum")
+    return [each.name for each in fields(draw) if getattr(draw, each.name) is not None]
 
 
-_PARTS = ("owner", "position", "weight")
+def importance_of(draw: Draw, stored_W: Int64Array, offered_W: Int64Array, draws: int = 1) -> Float64Array:
+    """What makes means over a draw unbiased for all that was offered (Horvitz & Thompson 1952): float64 [R].
+
+    An exemplar of rank k stands for its weight times offered_k / stored_k of the samples, as long as every sample that
+    a rank was offered is stored with the same probability. stored_W, offered_W: int64 [W]. draws: that were joined.
+    """
+    offered = np.maximum(offered_W, stored_W)  # stored before offers were counted
+    stands_for_W = offered / np.maximum(stored_W, 1)
+    importance: Float64Array = draw.weight * stands_for_W[draw.owner] * (len(draw) / draws / max(1, int(offered.sum())))
+    return importance
 
 
 class Sampler:

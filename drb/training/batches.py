@@ -79,6 +79,8 @@ class Batches:
             apart = map_tensors(lambda field: field[joined_rows:], fields)
             fields = map_tensors(lambda field: field[:joined_rows], fields)
         batch = Batch(fields, apart, new_rows, draws.joined, new_rows_total, step, self)
+        if self.method.needs.importance:
+            batch.importance = self._importance(count_rows(fields) - new_rows)
         if ORIGIN in self.method.needs.late:
             self.attach({ORIGIN: torch.full((new_rows, 1), float(step.num_tasks - 1))})
         self.method.prepare(batch)
@@ -197,6 +199,12 @@ class Batches:
             late = stored[name].masked_fill(columns >= exemplars.known[name][:, None], torch.nan)
             joined[name] = torch.cat([late.new_full((new_rows, len(columns)), torch.nan), late])
         return joined
+
+    def _importance(self, joined: int) -> Tensor:
+        """The importance weights of the exemplars that joined the minibatch, on its device: float32 [joined]."""
+        if self._rehearsal is None or not joined:
+            return torch.ones(joined, device=self.world.device)
+        return self._rehearsal.importance()[:joined].to(self.world.device, non_blocking=True)
 
     def _select(self, batch: Batch) -> None:
         chosen = self.method.select(batch)

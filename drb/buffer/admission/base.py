@@ -48,12 +48,14 @@ class Admission(Variant):
     needs_strata: decisions depend on the samples' strata, so that records must have a field for them.
     reads: names of the record's fields that decisions need; if some are late, decisions are made once they are there.
     refills_always: slots freed by removal take whatever is offered next, so that the setting `refill` changes nothing.
+    stores_evenly: every sample that a rank was offered is stored with the same probability, as long as none is removed.
     is_closed: `admit` stores nothing, `Rehearsal.edit` inserts all. Exemplars then have no owner: states for another
         number of ranks are dealt evenly.
     """
 
     needs_strata: ClassVar[bool] = False
     refills_always: ClassVar[bool] = False
+    stores_evenly: ClassVar[bool] = False
     is_closed: ClassVar[bool] = False
 
     @property

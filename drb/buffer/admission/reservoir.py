@@ -42,6 +42,7 @@ class KeyedReservoir(Admission):
     """
 
     name = "reservoir"
+    stores_evenly = True
     refill: str = setting("none", one_of=REFILLS)
 
     def __post_init__(self) -> None:

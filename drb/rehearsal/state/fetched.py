@@ -17,6 +17,7 @@ from drb.sampling.sampler import Draw
 from drb.types import Int64Array
 
 _OF_DRAW = {"owner": np.int64, "position": np.int64, "weight": np.float64}
+_IMPORTANCE = "importance"  # where it was asked for, float64 [Q]
 
 
 def fetched_state(ready: Sequence[StepExemplars], depth: int, interval: int, draws: int = 1) -> dict[str, Any] | None:
@@ -29,7 +30,7 @@ def fetched_state(ready: Sequence[StepExemplars], depth: int, interval: int, dra
         "draws": draws,
         "counts": np.array([len(exemplars) for exemplars in ready]),
         "rows": np.concatenate([exemplars.rows for exemplars in ready]),
-        **{name: np.concatenate([getattr(e.draw, name) for e in ready]) for name in _OF_DRAW},
+        **{name: np.concatenate([getattr(e.draw, name) for e in ready]) for name in _names(ready[0].draw)},
     }
 
 
@@ -45,7 +46,8 @@ def restore_fetched(state: Mapping[str, Any], last_step: int, runner: RoundRunne
     after = last_step // runner.interval * runner.interval + runner.interval  # the step of the last draw, and 1
     for step, count in zip(range(after - len(counts), after), counts.tolist(), strict=True):
         part = slice(begin, begin + count)
-        draw = Draw(**{name: state[name][part] for name in _OF_DRAW}, stratum=state["rows"][part, STRATUM].copy())
+        of_draw = {name: state[name][part] for name in (*_OF_DRAW, _IMPORTANCE) if name in state}
+        draw = Draw(**of_draw, stratum=state["rows"][part, STRATUM].copy())
         exemplars = runner.exemplars_at(step, draw, runner.block_of(step), step % runner.interval * count)
         exemplars.rows[:] = state["rows"][part]
         ready.append(exemplars)
@@ -53,14 +55,24 @@ def restore_fetched(state: Mapping[str, Any], last_step: int, runner: RoundRunne
     return ready
 
 
+def _names(draw: Draw) -> list[str]:
+    """What is saved of a draw; the rows know their strata."""
+    return [*_OF_DRAW] if draw.importance is None else [*_OF_DRAW, _IMPORTANCE]
+
+
 def counts_of(fetched: Mapping[str, Any]) -> Int64Array:
     """The number of exemplars of each step, int64 [D]."""
     return np.asarray(fetched["counts"], np.int64)
 
 
-def is_for(fetched: Mapping[str, Any], depth: int, interval: int, draws: int = 1) -> bool:
-    """Whether these exemplars are those of the steps that such a rehearsal would use them in."""
+def is_for(fetched: Mapping[str, Any], depth: int, interval: int, draws: int = 1, *, importance: bool = False) -> bool:
+    """Whether these exemplars are those of the steps that such a rehearsal would use them in.
+
+    importance: it asks for theirs.
+    """
     wanted = {"depth": depth, "interval": interval, "draws": draws}
+    if importance and _IMPORTANCE not in fetched:
+        return False
     return all(int(fetched[name]) == value for name, value in wanted.items())
 
 

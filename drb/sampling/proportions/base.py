@@ -82,12 +82,16 @@ class StratumWeights(Proportions):
         """
 
 
-def with_floor(weights_S: Float64Array, sizes_S: Int64Array, floor: float) -> Float64Array:
-    """The same shares for 1 − floor of the draws, and as the uniform draw has them for the rest: float64 [S].
+def with_floor(factor_S: Float64Array, sizes_S: Int64Array, floor: float) -> Float64Array:
+    """Weights of which a share `floor` is as the uniform draw has them, and the rest sizes times a factor: float64 [S].
 
-    Without any weight all are uniform.
+    Without any such weight all are uniform. factor_S: float64 [S], at least 0. sizes_S: int64 [S].
     """
-    total, size = float(weights_S.sum()), float(sizes_S.sum())
+    uniform = sizes_S.astype(np.float64)
+    weights: Float64Array = uniform * factor_S
+    total = float(weights.sum())
     if not total > 0:
-        return sizes_S.astype(np.float64)
-    return weights_S * ((1 - floor) / total) + sizes_S * (floor / max(size, 1.0))
+        return uniform
+    weights *= (1 - floor) / total
+    weights += uniform * (floor / uniform.sum())
+    return weights

@@ -38,8 +38,7 @@ class LossAware(StratumWeights):
         self._means.observe(feedback)
 
     def weights(self, strata_S: Int64Array, sizes_S: Int64Array, step: int) -> Float64Array:
-        weights = np.multiply(sizes_S, np.maximum(self._means.of(strata_S), 0.0), dtype=np.float64)
-        return with_floor(weights, sizes_S, self.floor)
+        return with_floor(np.maximum(self._means.of(strata_S), 0.0), sizes_S, self.floor)
 
     def state_dict(self) -> dict[str, Any]:
         return self._means.state_dict()

@@ -38,6 +38,8 @@ class Batch(Mapping[str, Tensor]):
     exemplars: the joined exemplars of all draws
     all:       all rows
     places:    where the exemplars are among those that the rehearsal gave, int64 [r] or a slice; None: they are all
+    importance: of the exemplars, float32 [r], for a part that asks for it (`Needs.importance`): the mean of importance
+        times loss is, in expectation, the mean loss on all that was offered so far
     num_given: how many the rehearsal gave, those apart included
     """
 
@@ -57,6 +59,7 @@ class Batch(Mapping[str, Tensor]):
         """
         self.step = step
         self.apart = apart
+        self.importance: Tensor = torch.empty(0)
         self.places: slice | Tensor | None = None
         self.num_given = count_rows(fields) - new_rows + (count_rows(apart) if apart else 0)
         self._fields = fields
@@ -258,6 +261,7 @@ class Batch(Mapping[str, Tensor]):
         """Keep these of the candidates behind the new rows, before the forward."""
         assert self._outputs is None
         self.places = chosen
+        self.importance = self.importance[chosen] if len(self.importance) else self.importance
         places = torch.cat([torch.arange(self._new_rows, device=chosen.device), chosen + self._new_rows])
         self._fields = map_tensors(lambda field: field[places], self._fields)
         self._inputs = None if self._inputs is None else rows_of(self._inputs, places)

@@ -59,6 +59,7 @@ class Needs:
     rewrites:   late fields of other parts that this part rewrites at a task's end
     classes:    whether each row must have a class, as with objective=classification
     counts:     whether the part calls `Batch.stored_counts`, the number of exemplars of each class on all ranks
+    importance: whether the part uses `Batch.importance`, the exemplars' importance weights
     references: gradients of the loss on the exemplars apart: "one" on all of them, one on those of earlier tasks
         ("past"), or one for each earlier task ("per_task"); they are `step.references`, none before there are any
     admission:  the admission policy that the method needs, by name; None: any that stores what is offered
@@ -74,6 +75,7 @@ class Needs:
     rewrites: tuple[str, ...] = ()
     classes: bool = False
     counts: bool = False
+    importance: bool = False
     references: str = "none"
     admission: str | None = None
     cumulative: bool = False
@@ -214,6 +216,7 @@ def _merge(left: tuple[str, Needs], right: tuple[str, Needs]) -> tuple[str, Need
         rewrites=(*a.rewrites, *b.rewrites),
         classes=a.classes or b.classes,
         counts=a.counts or b.counts,
+        importance=a.importance or b.importance,
         references=max(a.references, b.references, key=REFERENCES.index),
         admission=a.admission or b.admission,
         cumulative=a.cumulative or b.cumulative,

@@ -53,7 +53,16 @@ def test_the_configuration_of_a_rehearsal_has_its_settings_with_the_same_default
     config, settings = ({f.name: f for f in fields(kind)} for kind in (RehearsalConfig, RehearsalSettings))
     options = {f"{kind}_options" for kind in KINDS}
     assert set(config) - set(settings) == {"exemplars_scope", "allow_duplicates", "codec", *options}
-    assert set(settings) - set(config) == {"seed", "sample_id", "uneven", "draws", "batch_size", "num_samples", "data"}
+    assert set(settings) - set(config) == {
+        "seed",
+        "sample_id",
+        "uneven",
+        "draws",
+        "importance",
+        "batch_size",
+        "num_samples",
+        "data",
+    }
     hints, others = get_type_hints(RehearsalConfig), get_type_hints(RehearsalSettings)
     for name in set(config) & set(settings):
         assert config[name].metadata == settings[name].metadata, name
