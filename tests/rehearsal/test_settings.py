@@ -35,7 +35,7 @@ def test_the_defaults_are_valid():
         ),
         (
             {"proportions": "fair"},
-            "unknown proportions 'fair'; choose balanced, .* or uniform, or give the dotted path",
+            "unknown proportions 'fair'; choose .*balanced, .* or uniform, or give the dotted path",
         ),
         (
             {"exchange": "rdma"},
