@@ -12,7 +12,8 @@ SETTINGS = (
     "draws importance batch_size num_samples data prefilled device verbose"
 )
 MEMBERS = (
-    "ages attach close counts describe duplicate_share edit extend feedback forget forget_observers importance "
+    "ages attach begin_task close counts describe duplicate_share edit extend feedback forget forget_observers "
+    "importance "
     "load_state_dict next_step recorder resharded sample_ids settings state_dict stats step stopped"
 )
 

@@ -35,8 +35,8 @@ from drb.program.build import build_network, build_preprocess, build_rehearsal
 from drb.program.config import TrainConfig
 from drb.program.config.rehearsal import exemplars_per_rank
 from drb.program.config.variants import build_variant
+from drb.rehearsal.auto_setting import AutoSetting
 from drb.rehearsal.rehearsal import Rehearsal
-from drb.rehearsal.settings import auto_limit
 from drb.types import Minibatch
 
 KINDS = ("smaller", "plain", "rehearsal")
@@ -83,7 +83,7 @@ def measure(config: TrainConfig, dataset: Dataset, world: World, seconds: float)
     """Measure for about so many seconds, after a warm-up. Collective."""
     rows = config.training.rows_per_rank(world.world_size)
     exemplars = exemplars_per_rank(config.rehearsal, config.training, world.world_size)
-    count = exemplars if isinstance(exemplars, int) else auto_limit(exemplars) or rows
+    count = exemplars if isinstance(exemplars, int) else AutoSetting.parse(exemplars).limit or rows
     settings = dataclasses.replace(
         config.rehearsal, exemplars=count, exemplars_scope="rank", min_fill=1, max_age=None, stratum="label"
     )

@@ -39,16 +39,16 @@ class RunLedger:
         Before the first minibatch. Collective.
 
         log: False logs nothing. Draws from prefilled samples are not logged either. Nor are those that follow from
-        feedback, which rank 0 says. run_id: rank 0's counts.
+        feedback or tasks, which rank 0 says. run_id: rank 0's counts.
         """
         run = value_of_main("ledger", run_id or "", world)
         if world.is_main:
             cut(run_dir, trainer.steps, run)
-        if log and rehearsal is not None and rehearsal.settings.shares.needs_feedback:
+        if log and rehearsal is not None and not rehearsal.settings.shares.is_logged:
             if world.is_main:
                 _log.warning(
-                    "no ledger: the draws of proportions=%s follow from losses, which are not logged, so drb audit "
-                    "cannot tell what this run is trained on",
+                    "no ledger: the draws of proportions=%s follow from losses or tasks, which are not logged, so drb "
+                    "audit cannot tell what this run is trained on",
                     name_of(rehearsal.settings.shares),
                 )
         elif log and rehearsal is not None and rehearsal.settings.prefilled is None:

@@ -36,6 +36,7 @@ _REHEARSAL_KEYS = (
     "exchange",
     "asynchronous",
 )
+_ACCURACY_KEYS = ("exemplars_mean", "old_accuracy", "old_baseline")  # of exemplars=auto:accuracy
 
 
 def summarise(
@@ -66,6 +67,7 @@ def summarise(
     rehearsal = None
     if rehearsal_stats is not None:
         rehearsal = {key: rehearsal_stats.get(key) for key in _REHEARSAL_KEYS}
+        rehearsal |= {key: rehearsal_stats[key] for key in _ACCURACY_KEYS if key in rehearsal_stats}
     return {
         "name": config.run_name,
         "strategy": config.strategy.name,

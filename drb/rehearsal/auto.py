@@ -11,17 +11,19 @@ import torch
 
 from drb.buffer.record import RecordSpec
 from drb.distributed.failure import first_few
-from drb.exchange import Transport
+from drb.exchange import Exchange, Transport
 from drb.exchange.collective import Collective
 from drb.exchange.hierarchical import Hierarchical
 from drb.exchange.loopback import Loopback
 from drb.exchange.shared import Shared
 from drb.machine import format_bytes
-from drb.rehearsal.auto_exemplars import MeasuringEngine
+from drb.rehearsal.auto_accuracy import AutoAccuracy
+from drb.rehearsal.auto_exemplars import AutoExemplars, MeasuringEngine
 from drb.rehearsal.cuda.side import fields_of_host
 from drb.rehearsal.engine import AsyncEngine, Engine, InlineEngine
 from drb.rehearsal.exemplars import RoundResult
 from drb.rehearsal.handshake import Greeting
+from drb.rehearsal.round import RoundRunner
 from drb.rehearsal.settings import RehearsalSettings
 from drb.variant import name_of
 
@@ -176,7 +178,7 @@ def choose_engine(
     rows_on_gpu: bool,
 ) -> tuple[Engine[RoundResult], str]:
     """The engine and the reason; the same rounds give the same exemplars on either."""
-    if settings.is_auto:
+    if settings.is_auto and settings.epsilon is None:
         return MeasuringEngine(), "rounds asynchronous"
     has_gpu = torch.cuda.is_available()
     is_inline, why = not settings.asynchronous, ""
@@ -196,6 +198,27 @@ def choose_engine(
     if is_inline:
         return InlineEngine(), f"rounds inline{why}"
     return AsyncEngine(), f"rounds asynchronous{why}"
+
+
+def choose_exemplars(
+    settings: RehearsalSettings,
+    most: int,
+    exchange: Exchange,
+    engine: Engine[RoundResult],
+    world_size: int,
+    runner: RoundRunner,
+) -> AutoExemplars | AutoAccuracy | None:
+    """What chooses how many exemplars a round draws; None if the settings do."""
+    auto: AutoExemplars | AutoAccuracy | None = None
+    if isinstance(engine, MeasuringEngine):
+        auto = AutoExemplars(most, exchange, engine, world_size=world_size, min_fill=settings.min_fill)
+    elif settings.epsilon is not None:
+        auto = AutoAccuracy(most, settings.epsilon)
+        assert runner.observing is not None, "the settings need feedback"
+        runner.observing.observers.append(auto.observe)
+    if auto is not None:
+        runner.exemplars_of = auto.next
+    return auto
 
 
 def _why_inline(transport: Transport, rows_on_gpu: bool) -> str:

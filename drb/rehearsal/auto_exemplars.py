@@ -99,11 +99,14 @@ class AutoExemplars:
         assert self.chosen is not None
         return self.chosen
 
+    def begin_task(self) -> None:
+        """Tasks change nothing."""
+
     def state_dict(self) -> dict[str, Any]:
         return {"exemplars": self.chosen}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        if state["exemplars"] is not None:
+        if state.get("exemplars") is not None:
             self._fix(min(int(state["exemplars"]), self.most))
 
     def _choose(self) -> None:

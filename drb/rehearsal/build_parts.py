@@ -21,8 +21,7 @@ from drb.data.sampler_order import Shard
 from drb.exchange import Exchange, Peers, Sizes, Transport
 from drb.exchange.loopback import Loopback, LoopbackExchange
 from drb.machine import node_name
-from drb.rehearsal.auto import choose_engine, choose_storage, choose_transport, has_core
-from drb.rehearsal.auto_exemplars import AutoExemplars, MeasuringEngine
+from drb.rehearsal.auto import choose_engine, choose_exemplars, choose_storage, choose_transport, has_core
 from drb.rehearsal.cuda import Device, DeviceRing, DeviceSide, NcclExchange, RowLauncher
 from drb.rehearsal.delivery import Delivery, allocate_blocks, deliver_on_host
 from drb.rehearsal.handshake import greet, most_exemplars_of_all, require_devices
@@ -222,10 +221,7 @@ def build_parts(
         has_core(greetings, rank),
         rows_on_gpu=side is not None and side.rows is not None,
     )
-    auto = None
-    if isinstance(engine, MeasuringEngine):
-        auto = AutoExemplars(exemplars, exchange, engine, world_size=world_size, min_fill=settings.min_fill)
-        runner.exemplars_of = auto.next
+    auto = choose_exemplars(settings, exemplars, exchange, engine, world_size, runner)
     return Parts(
         spec,
         buffer,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from drb.exchange import count_distinct
+from drb.rehearsal.auto_accuracy import AutoAccuracy
 from drb.rehearsal.lifetime import Lifetime
 from drb.rehearsal.running import Running
 from drb.types import Int64Array
@@ -27,7 +28,8 @@ class Known(Lifetime):
         setup_seconds: of the first call, not in extend's. round_seconds: of all rounds, with announce (waiting for the
         slowest rank), draw and fetch; index_seconds: of fetch, saying which rows are wanted.
         late_bytes: that late fields take of a rank's buffer, on average. stored_total: as of the last round or
-        `duplicate_share`; distinct_total: as of the latter, else None.
+        `duplicate_share`; distinct_total: as of the latter, else None. With exemplars="auto:accuracy" exemplars is what
+        is drawn now, exemplars_mean per step so far, and old_accuracy and old_baseline what it goes by.
         """
         if self._running is None:
             return {"rounds": 0, "exemplars": self.settings.exemplars, **self._unstarted.earlier}
@@ -115,4 +117,8 @@ def statistics(
         "exchange": parts.exchange.name,
         "asynchronous": parts.is_async,
     }
-    return stats | {name: stats[name] + earlier[name] for name in _SUMMED if name in earlier}
+    stats |= {name: stats[name] + earlier[name] for name in _SUMMED if name in earlier}
+    if isinstance(parts.auto, AutoAccuracy):
+        mean = stats["exemplars_fetched"] / max(1, stats["rounds"] * parts.interval)
+        stats |= {"exemplars_mean": mean, **parts.auto.stats()}
+    return stats

@@ -10,6 +10,7 @@ import logging
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,7 @@ TWO_THREADS = (
 
 
 class Lifetime:
-    """The start and the end of a `Rehearsal`, which is a context manager.
+    """The start, the tasks and the end of a `Rehearsal`, which is a context manager.
 
     A rehearsal is unstarted until its first minibatch, and from then on running. peers: None for one rank.
     """
@@ -93,11 +94,11 @@ class Lifetime:
             raise ValueError("a recorder must be given before the first minibatch")
         if self.settings.prefilled is not None:
             raise ValueError("a recorder does not log draws from prefilled samples: leave it out, or prefilled=")
-        if self.settings.shares.needs_feedback:
+        if not self.settings.shares.is_logged:
             name = name_of(self.settings.shares)
             raise ValueError(
-                f"a recorder does not log feedback, from which the draws of proportions={name} follow: leave it out, "
-                "or choose other proportions"
+                f"a recorder does not log feedback and tasks, from which the draws of proportions={name} follow: leave "
+                "it out, or choose other proportions"
             )
         self._unstarted.recorder = recorder
 
@@ -112,6 +113,21 @@ class Lifetime:
     def stopped(self) -> bool:
         """Whether a rank has ended and, with uneven="stop", all are to."""
         return self._running is not None and self._running.rounds.stopped
+
+    def begin_task(self, index: int, accuracies: Sequence[Sequence[float]] = ()) -> None:
+        """Tell that a task begins, for proportions and exemplars that follow tasks (docs/which_past.md). Collective.
+
+        Call it before the first minibatch of each task, whose step follows it. Without a use for it nothing is done.
+
+        Args:
+            index: of the task, counted from 0.
+            accuracies: on samples held out of training, after each task so far: [i][j] of task j after task i, j ≤ i.
+        Raises:
+            ValueError: the ranks say different things, or accuracies of other tasks; on all ranks.
+        """
+        self._require_open("begin a task")
+        if self.settings.needs_tasks:
+            (self._running or self._unstarted).begin_task(index, accuracies)
 
     def close(self) -> None:
         """Finish the round in flight and tell the other ranks that this one ends. Collective, idempotent.

@@ -10,6 +10,7 @@ from drb.buffer.record import RecordSpec
 from drb.buffer.storage.device import HEADER_BYTES
 from drb.exchange import Exchange
 from drb.machine import format_bytes
+from drb.rehearsal.auto_accuracy import AutoAccuracy
 from drb.rehearsal.auto_exemplars import AutoExemplars
 from drb.rehearsal.cuda import DeviceRing, RowLauncher
 from drb.rehearsal.engine import Engine
@@ -53,7 +54,7 @@ class Parts:
     why: str
     counts_offers: bool = False
     outlet: DeviceRing | RowLauncher | None = None
-    auto: AutoExemplars | None = None
+    auto: AutoExemplars | AutoAccuracy | None = None
     origin: Origin = field(default_factory=Origin)
     prefilled: Prefilled | None = None
     folder: str | None = None
@@ -100,6 +101,8 @@ class Parts:
     def _amount(self, settings: RehearsalSettings) -> str:
         if self.auto is None:
             return str(settings.exemplars) if settings.draws == 1 else f"{settings.draws} draws of {settings.exemplars}"
+        if isinstance(self.auto, AutoAccuracy):
+            return f"1 to {self.auto.most} (auto: as few as keep accuracy within {self.auto.epsilon:g})"
         return f"at most {self.auto.most} (auto)" if self.auto.chosen is None else f"{self.auto.chosen} (auto)"
 
     def memory_bytes(self) -> dict[str, int]:

@@ -48,6 +48,7 @@ class Rehearsal(Known):
         capacity: of this rank's buffer: exemplars (500), memory ("20GiB") or a share of the data ("30%").
         exemplars: drawn per rank and round (r); every rank gets exactly min(r, union). "auto" or "auto:64": the largest
             r up to 64 (or the minibatch's rows) whose rounds stay hidden, measured in the first steps.
+            "auto:accuracy:0.01:64": the least that keeps what was learnt, by feedback (docs/which_past.md).
         seed: of admission and draws; the same on all ranks.
         spec: the schema, {name: Field | (dtype, shape)}; by default the first minibatch's. Needed for late fields.
         capacity_scope: `rank`, or `total`: capacity is split over the ranks, the remainder to the low ones.

@@ -22,6 +22,8 @@ from drb.rehearsal.selection import SampleIds, Where, as_ids, matching_ids
 from drb.rehearsal.settings import RehearsalSettings
 from drb.rehearsal.state.loading import kind_of_state
 from drb.rehearsal.step import Steps
+from drb.rehearsal.tasks import BegunTask, agreed_task
+from drb.sampling.proportions.base import History
 from drb.types import Int64Array
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 class Running:
     """The parts of a rehearsal at work. Its methods wait for what was given on a device (`settle`).
 
-    earlier: the statistics up to where the run was resumed; empty for a new one.
+    earlier: the statistics up to where the run was resumed; empty for a new one. task: that has begun, if it was told.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Running:
         self.steps = steps
         self.rounds = rounds
         self.earlier = earlier
+        self.task: BegunTask | None = None
         self._intake = intake
         self._peers = peers
         self._settings = settings
@@ -82,6 +85,21 @@ class Running:
         self.steps.settle()
         self.rounds.drain()
         self.parts.runner.delivery.settle()
+
+    # -- a task
+
+    def begin_task(self, index: int, accuracies: History) -> None:
+        """Tell what follows tasks, and run the rounds that were fetched ahead again. Collective."""
+        self.drain()  # also for agreeing: two threads cannot use one group
+        self.tell(agreed_task(index, accuracies, self._settings, self._peers))
+        if self.parts.auto is not None:
+            self.parts.auto.begin_task()
+        self.rounds.run_again(self.steps.last, self._intake.num_distinct)
+
+    def tell(self, task: BegunTask) -> None:
+        """Let the proportions know of a task, between two rounds."""
+        self.task = task
+        self.parts.proportions.begin_task(task.index, task.accuracies)
 
     # -- erasure
 
@@ -201,16 +219,22 @@ class Running:
             "fetched": self.rounds.state_dict(),
             "prefilled": "" if parts.prefilled is None else parts.prefilled.fingerprint,
             **({} if parts.auto is None else {"auto": parts.auto.state_dict()}),
+            "task": "" if self.task is None else self.task.to_json(),
             **self._learnt().state_dict(),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state. Collective where nothing is `fetched`, which must then be so on every rank."""
+    def load_state_dict(self, state: Mapping[str, Any], *, begins_task: bool = False) -> None:
+        """Go on from a state. Collective where nothing is `fetched`, which must then be so on every rank.
+
+        begins_task: a task has begun since it was saved.
+        """
         self._intake.load_state_dict(state["intake"])
         self.steps.last = int(state["round"])
         self.parts.buffer.load_state_dict(state["buffer"])
         if self.parts.auto is not None and "auto" in state:
             self.parts.auto.load_state_dict(state["auto"])
+        if self.parts.auto is not None and begins_task:
+            self.parts.auto.begin_task()
         if "learnt" in state:
             self._learnt().load_state_dict(state["learnt"])
         self.rounds.load_state_dict(state["fetched"], self.steps.last, self._intake.num_distinct)

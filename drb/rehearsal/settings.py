@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +13,7 @@ from drb.buffer.capacity import SCOPES, check_capacity
 from drb.buffer.expiry import MaxAge
 from drb.exchange import Transport
 from drb.options import check_settings, setting
+from drb.rehearsal.auto_setting import AutoSetting
 from drb.rehearsal.exchange_registry import AUTO, TRANSPORTS
 from drb.sampling.proportions import PROPORTIONS, Proportions
 from drb.variant import identity, name_of
@@ -143,12 +143,17 @@ class RehearsalSettings:
     @property
     def needs_feedback(self) -> bool:
         """Whether something depends on what `Rehearsal.feedback` tells."""
-        return self.shares.needs_feedback
+        return self.shares.needs_feedback or self.epsilon is not None
 
     @property
     def needs_correct(self) -> bool:
         """Whether of that not only losses are needed, but also which exemplars were right."""
-        return self.shares.needs_correct
+        return self.shares.needs_correct or self.epsilon is not None
+
+    @property
+    def needs_tasks(self) -> bool:
+        """Whether something depends on what `Rehearsal.begin_task` tells."""
+        return self.shares.needs_tasks or self.epsilon is not None
 
     @property
     def id_field(self) -> str | None:
@@ -196,10 +201,15 @@ class RehearsalSettings:
         """Whether the number of exemplars is to be found out."""
         return isinstance(self.exemplars, str)
 
+    @property
+    def epsilon(self) -> float | None:
+        """How much accuracy the number of exemplars may let go; None if it does not follow from accuracy."""
+        return AutoSetting.parse(self.exemplars).epsilon if isinstance(self.exemplars, str) else None
+
     def most_exemplars(self, max_rows: int) -> int:
         """The most that a round draws; max_rows: of a minibatch, the limit of "auto" if it says none."""
         if isinstance(self.exemplars, str):
-            return auto_limit(self.exemplars) or max_rows
+            return AutoSetting.parse(self.exemplars).limit or max_rows
         return self.exemplars
 
     def shared_by_all(self) -> dict[str, Any]:
@@ -214,26 +224,17 @@ class RehearsalSettings:
         return values
 
 
-def auto_limit(exemplars: str) -> int | None:
-    """The limit N of "auto:N"; None for "auto". Raises ValueError for anything else."""
-    match = re.fullmatch(r"auto(?::([1-9]\d*))?", exemplars)
-    if match is None:
-        raise ValueError(f"exemplars must be an integer of at least 1, auto, or auto:N with a limit, got {exemplars!r}")
-    return int(match[1]) if match[1] else None
-
-
 def check_exemplars(exemplars: int | str) -> None:
-    """Raise ValueError unless exemplars is a number that can be drawn, "auto" or "auto:N"."""
+    """Raise ValueError unless exemplars is a number that can be drawn, or one of the forms of "auto"."""
     if isinstance(exemplars, str):
-        auto_limit(exemplars)
+        AutoSetting.parse(exemplars)
     elif not isinstance(exemplars, int) or isinstance(exemplars, bool) or exemplars < 1:
         raise ValueError(f"exemplars must be an integer of at least 1, auto, or auto:N with a limit, got {exemplars!r}")
 
 
 def check_auto(exemplars: str, asynchronous: bool | str) -> None:
-    """Raise ValueError unless exemplars is "auto" or "auto:N" and there is something to hide behind."""
-    auto_limit(exemplars)
-    if asynchronous is False:
+    """Raise ValueError unless exemplars is one of the forms of "auto", with something to hide behind if it is timed."""
+    if AutoSetting.parse(exemplars).epsilon is None and asynchronous is False:
         raise ValueError(
             f"exemplars={exemplars} needs rounds that run behind the training steps: leave asynchronous at its default "
             "or give a number of exemplars"
@@ -247,7 +248,7 @@ def check_ahead(depth: int, interval: int, *, exemplars: int | str, uneven: str 
             raise ValueError(
                 f'uneven="stop" asks in every step whether a rank has ended: {name} must be 1, got {value}'
             )
-        if value > 1 and isinstance(exemplars, str):
+        if value > 1 and isinstance(exemplars, str) and AutoSetting.parse(exemplars).epsilon is None:
             raise ValueError(f"exemplars={exemplars} measures one round behind one step: {name} must be 1, got {value}")
 
 

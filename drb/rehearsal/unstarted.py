@@ -28,8 +28,10 @@ from drb.rehearsal.state.forget import forget_in_state
 from drb.rehearsal.state.loading import SavedState, kind_of_state, own_state
 from drb.rehearsal.state.origin import Origin, start_of
 from drb.rehearsal.step import Output, Steps
+from drb.rehearsal.tasks import BegunTask, agreed_task
+from drb.sampling.proportions.base import History
 from drb.types import Int64Array, Minibatch, OwnerOf
-from drb.variant import identity
+from drb.variant import identity, name_of
 
 if TYPE_CHECKING:
     from drb.rehearsal.ledger.recorder import Recorder
@@ -44,6 +46,7 @@ class Unstarted:
 
     recorder: logs what the rehearsal does.
     saved: the state to go on from, None without one and from the start on. earlier: the statistics up to there.
+    task: that has begun, if it was told. begins_task: since the state was saved.
     """
 
     def __init__(
@@ -58,6 +61,8 @@ class Unstarted:
         self.recorder: Recorder | None = None
         self.saved: Mapping[str, Any] | None = None
         self.earlier: dict[str, Any] = {}
+        self.task: BegunTask | None = None
+        self.begins_task = False
         self._settings = settings
         self._spec = spec
         self._peers = peers
@@ -89,6 +94,10 @@ class Unstarted:
         """Minibatches since each loaded exemplar was stored: int64 [n]."""
         return int((self.saved or {"round": 0})["round"]) - self.column("admitted_round")
 
+    def begin_task(self, index: int, accuracies: History) -> None:
+        """A task begins. Collective."""
+        self.task, self.begins_task = agreed_task(index, accuracies, self._settings, self._peers), True
+
     # -- erasure
 
     def forget(self, sample_ids: SampleIds | None, where: Where | None) -> Forgotten:
@@ -113,6 +122,8 @@ class Unstarted:
         if len(self._denied) and "spec" in saved:  # alike on all ranks, as what follows must be
             saved = forget_in_state(saved, self._denied)
         self.deny(np.asarray(saved.get("denied", ()), np.int64))
+        self.task = BegunTask.of_json(saved["task"]) if saved.get("task") else None
+        self.begins_task = bool(saved.get("begins_task", False))
         if "spec" in saved:  # not saved before the first minibatch
             self._spec, self.saved = spec_in(saved), saved
             self.earlier = dict(saved["stats"])
@@ -120,7 +131,9 @@ class Unstarted:
     def state_dict(self, *, lazy: bool) -> dict[str, Any]:
         """See `Rehearsal.state_dict`."""
         saved = self.saved or {**kind_of_state(self._settings, self._origin), "round": -1}
-        return {**state_with_rows(saved, lazy), "denied": self._denied}
+        task = "" if self.task is None else self.task.to_json()
+        told = {"task": task, "begins_task": self.begins_task}
+        return {**state_with_rows(saved, lazy), "denied": self._denied, **told}
 
     # -- the start, or an end before it
 
@@ -152,6 +165,11 @@ class Unstarted:
 
     def _build(self, spec: RecordSpec, num_rows: int, start: str, shard: Shard | None) -> Running | None:
         saved = self.saved or {}
+        if self.task is None and self._settings.shares.needs_tasks:
+            raise ValueError(
+                f"proportions={name_of(self._settings.shares)} follows tasks: call rehearsal.begin_task(index) before "
+                "the first minibatch of each"
+            )
         max_rows = max(self._settings.batch_size or 0, num_rows, int(saved.get("max_rows", 0)))
         parts = build_parts(
             self._settings,
@@ -174,6 +192,7 @@ class Unstarted:
             is_other = saved.get("prefilled", "") != mapped  # its samples are not in the union that was drawn from
             if fetched is not None and (
                 is_other
+                or self.begins_task
                 or not is_for(
                     fetched,
                     parts.depth,
@@ -186,9 +205,11 @@ class Unstarted:
                 saved = {**saved, "fetched": None}
         parts.buffer.deny(self._denied)
         running = self._put_to_work(parts)
+        if self.task is not None:
+            running.tell(self.task)
         if saved:
             with naming_damage():
-                running.load_state_dict(saved)
+                running.load_state_dict(saved, begins_task=self.begins_task)
             self.saved = None
         return running
 

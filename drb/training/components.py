@@ -40,3 +40,8 @@ class Components:
     scores: Scores
     networks: Networks
     randomness: Randomness
+
+    def begin_rehearsed_task(self, index: int) -> None:
+        """Let the rehearsal know that a task begins, with the scores on held-out samples so far. Collective."""
+        if self.rehearsal is not None:
+            self.rehearsal.begin_task(index, self.scores.held_out())

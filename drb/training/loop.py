@@ -236,6 +236,7 @@ class Trainer:
         if method.needs.fresh_weights and task.index > 0:
             networks.renew(task.index)
         method.begin_task(CurrentTask(task, learner.network))
+        self._components.begin_rehearsed_task(task.index)
         self.progress.position = Position(task.index, begun=True)
 
     def _train_task(self, task: Task, learner: Learner) -> None:

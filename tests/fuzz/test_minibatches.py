@@ -8,13 +8,12 @@ import random
 import numpy as np
 import pytest
 import torch
-from admissions import OPEN_ADMISSIONS
+from admissions import OPEN_ADMISSIONS, UNTOLD_PROPORTIONS
 from fuzz.told import CASES, refusal
 from samples import image_of, logits_of, minibatch_of
 
 from drb import Rehearsal
 from drb.buffer.record import Field
-from drb.sampling.proportions import PROPORTIONS
 
 LATE = {"image": (torch.uint8, (1, 5, 5)), "label": (torch.int64, ()), "logits": Field(torch.float32, (3,), late=True)}
 ROWS = 8
@@ -74,7 +73,7 @@ def open_random(rng):
         rng.choice([1, 7]),
         admission=admission,
         candidates=4 if admission == "random_replacement" else None,
-        proportions=rng.choice(sorted(PROPORTIONS)),
+        proportions=rng.choice(UNTOLD_PROPORTIONS),
         spec=LATE if late else None,
         asynchronous=rng.random() < 0.2,
         verbose=False,

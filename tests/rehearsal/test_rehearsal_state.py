@@ -5,17 +5,17 @@ import io
 import numpy as np
 import pytest
 import torch
-from admissions import OPEN_ADMISSIONS
+from admissions import OPEN_ADMISSIONS, UNTOLD_PROPORTIONS
 from rehearsal.rehearsing import BOTH, SPEC, assert_same, extend_all, open_rehearsal, stream
 from samples import minibatch_of
 
 from drb.rehearsal.state.check import FORMAT
-from drb.sampling.proportions import PROPORTIONS
 
 # -- asynchronous = inline, resumed = uninterrupted
 
 POLICIES = pytest.mark.parametrize(
-    ("admission", "proportions"), [pytest.param(a, p, id=f"{a}-{p}") for a in OPEN_ADMISSIONS for p in PROPORTIONS]
+    ("admission", "proportions"),
+    [pytest.param(a, p, id=f"{a}-{p}") for a in OPEN_ADMISSIONS for p in UNTOLD_PROPORTIONS],
 )
 
 

@@ -78,6 +78,21 @@ def check_fields(config: TrainConfig, method: Method, fields: Collection[str]) -
             )
 
 
+def _check_accuracies(config: TrainConfig) -> None:
+    """Check that there are accuracies on held-out samples, by which the proportions choose tasks."""
+    chosen = f"rehearsal.proportions={config.rehearsal.proportions}"
+    if build_variant("scenario", config.scenario).validation == 0:
+        raise ValueError(
+            f"{chosen} chooses by accuracies on held-out samples: hold some out, such as by scenario.validation=0.15"
+        )
+    metric = build_variant("objective", config.objective).metrics[0]
+    if not metric.higher_is_better or metric.bounds != (0.0, 1.0):
+        raise ValueError(
+            f"{chosen} chooses by accuracies, and objective={config.objective.name} has none: its metric is "
+            f"{metric.name}"
+        )
+
+
 def _check_device(config: TrainConfig) -> None:
     if _has_cuda(config):
         return
@@ -109,6 +124,8 @@ def _check_rehearsal(config: TrainConfig, world_size: int) -> None:
             "trains without"
         )
     settings = rehearsal_settings(rehearsal, config.training, config.seed, world_size, num_samples=1)
+    if settings.shares.needs_accuracies:
+        _check_accuracies(config)
     if isinstance(rehearsal.capacity, int):
         total = rehearsal.capacity * (1 if rehearsal.capacity_scope == "total" else world_size)
         if rehearsal.min_fill > total:

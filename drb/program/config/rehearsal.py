@@ -11,8 +11,9 @@ from drb.buffer.admission import ADMISSIONS
 from drb.buffer.codecs import CODECS, Codec
 from drb.options import same_as, setting
 from drb.registry import Registry
+from drb.rehearsal.auto_setting import AutoSetting
 from drb.rehearsal.exchange_registry import AUTO, TRANSPORTS
-from drb.rehearsal.settings import RehearsalSettings, auto_limit
+from drb.rehearsal.settings import RehearsalSettings
 from drb.sampling.proportions import PROPORTIONS
 from drb.training import TrainingSettings, split_evenly
 
@@ -27,7 +28,8 @@ class RehearsalConfig:
     refill:           what may take slots freed by expiry or forgetting; recent: whatever comes next
     exemplars:        drawn per minibatch, for each rank or (exemplars_scope=total) for all ranks together; null: as
                       many as the minibatch has rows; auto, or auto:64: as many (at most 64, or its rows) as stay
-                      hidden behind the training steps
+                      hidden behind the training steps; auto:accuracy:0.01:64: as few (at most 64) as keep the share
+                      of rehearsed samples that are right within 0.01 of what it was when a task began
     admission, proportions, exchange: one of drb's own or the dotted path of a class; admission_options and so on are
                       its options, for example rehearsal.admission_options.alpha=0.5
     codec:            how the network's input is stored in fewer bytes: one of drb's own or the dotted path of a class;
@@ -130,7 +132,7 @@ def _chosen(setting: str, section: RehearsalConfig) -> Any:
 
 
 def exemplars_per_rank(section: RehearsalConfig, training: TrainingSettings, world_size: int) -> int | str:
-    """Exemplars that each rank draws per minibatch, or "auto:N": as many as stay hidden, at most a minibatch's rows.
+    """Exemplars that each rank draws per minibatch, or a form of "auto" with a limit: at most a minibatch's rows.
 
     Raises:
         ValueError: a total that does not divide by the ranks.
@@ -140,7 +142,8 @@ def exemplars_per_rank(section: RehearsalConfig, training: TrainingSettings, wor
         return training.rows_per_rank(world_size)
     if isinstance(exemplars, int):
         return split_evenly("rehearsal.exemplars", exemplars, world_size) if is_total else exemplars
-    limit = auto_limit(exemplars)
-    if limit is None:
-        return f"auto:{training.rows_per_rank(world_size)}"
-    return f"auto:{split_evenly('rehearsal.exemplars', limit, world_size) if is_total else limit}"
+    auto = AutoSetting.parse(exemplars)
+    limit = auto.limit or training.rows_per_rank(world_size)
+    if auto.limit and is_total:
+        limit = split_evenly("rehearsal.exemplars", limit, world_size)
+    return auto.with_limit(limit)

@@ -10,6 +10,7 @@ from drb.program.config.rehearsal import KINDS
 from drb.program.config.variants import GROUPS
 
 NUM_TASKS = "scenario.num_tasks"
+SHARES = "rehearsal.proportions_options.shares"
 _MAY_CHANGE = (
     "name",
     "run_id",
@@ -66,6 +67,8 @@ def require_same_config(
         if not may_change and before.get(key) != after.get(key):
             if key == NUM_TASKS and has_more_tasks(saved, now, None if begun is None else begun - 1):
                 continue
+            if key == SHARES and before.get(key) and (after.get(key) or [])[: len(before[key])] == before[key]:
+                continue  # more entries of proportions=schedule, for more tasks or steps
             if is_name_outside(key, before.get(key)):
                 raise ValueError(_name_it(where, key.removesuffix(".name"), str(before[key])))
             then, today = _shown(before.get(key)), _shown(after.get(key))

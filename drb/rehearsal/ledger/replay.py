@@ -26,13 +26,13 @@ class Replay:
         self.ranks = [RankReplay(log, [ids for _, ids in self.tasks]) for log in logs]
         rules = self.rules
         kind = PROPORTIONS.recall(rules.proportions["name"])
-        if kind.needs_feedback:
-            raise ValueError(
-                f"the draws of proportions={rules.proportions['name']} followed from feedback, which a ledger does not "
-                "hold: what was rehearsed cannot be told"
-            )
         options = {name: value for name, value in rules.proportions.items() if name != "name"}
         self._proportions = PROPORTIONS.build(kind, options)
+        if not self._proportions.is_logged:
+            raise ValueError(
+                f"the draws of proportions={rules.proportions['name']} followed from feedback or tasks, which a ledger "
+                "does not hold: what was rehearsed cannot be told"
+            )
 
     def drawn(self, step: int) -> list[Int64Array]:
         """The ids of the exemplars that each rank was given in a step of the rehearsal, int64 [draws · r] each.

@@ -6,8 +6,8 @@ Letters: W ranks, S strata, G groups, C cells of a group (a cell = one stratum o
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from drb.variant import Variant
 if TYPE_CHECKING:
     from drb.sampling.feedback import Feedback
 
+History: TypeAlias = Sequence[Sequence[float]]
+"""Accuracies after each task so far: [i][j] of task j after task i, j ≤ i."""
+
 
 class Proportions(Variant):
     """Turns counts into groups: parts of the union inside which every exemplar is equally likely, each with a weight.
@@ -25,12 +28,24 @@ class Proportions(Variant):
     needs_offered: each rank's distinct offered samples must be counted.
     needs_feedback: `observe` must be told what was learnt about rehearsed samples (`Rehearsal.feedback`).
     needs_correct: of that not only the losses, but also which samples were right.
+    needs_accuracies: `begin_task` must be given the accuracies of the tasks so far.
     """
 
     needs_strata: ClassVar[bool] = False
     needs_offered: ClassVar[bool] = False
     needs_feedback: ClassVar[bool] = False
     needs_correct: ClassVar[bool] = False
+    needs_accuracies: ClassVar[bool] = False
+
+    @property
+    def needs_tasks(self) -> bool:
+        """Whether `begin_task` must be told of tasks (`Rehearsal.begin_task`)."""
+        return self.needs_accuracies
+
+    @property
+    def is_logged(self) -> bool:
+        """Whether a ledger has all that draws follow from; it has no feedback and no tasks."""
+        return not (self.needs_feedback or self.needs_tasks)
 
     @abc.abstractmethod
     def groups(self, counts_WS: Int64Array, offered_W: Int64Array) -> tuple[Int64Array, Float64Array]:
@@ -48,6 +63,14 @@ class Proportions(Variant):
 
         It is called on every rank with the same sums, once for each round to which any rank gave feedback. What follows
         from it must be in `state_dict`.
+        """
+
+    def begin_task(self, index: int, history: History) -> None:
+        """Take note of a task, counted from 0, that begins between two rounds; in a resumed run again.
+
+        It is not for `state_dict`: what follows from the last call is restored by another one.
+
+        history: accuracies on held-out samples after each task so far; may be empty unless needs_accuracies.
         """
 
     def state_dict(self) -> dict[str, Any]:

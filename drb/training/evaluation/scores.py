@@ -151,6 +151,11 @@ class Scores:
             summary["validation_matrix"] = self.validation.rows()
         return summary
 
+    def held_out(self) -> list[list[float]]:
+        """The score on each task's held-out samples after each task so far: [i][j] with j ≤ i; none if none are."""
+        rows = [row[: number + 1] for number, row in enumerate(self.validation.rows())]
+        return [[value for value in row if value is not None] for row in rows]
+
     def state_dict(self) -> dict[str, Any]:
         """The numbers; the tasks come from the stream again (`skip`)."""
         matrices = {**self.matrices, "validation": self.validation}

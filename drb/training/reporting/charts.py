@@ -72,6 +72,8 @@ def _rehearsal_charts(rehearsal: Rehearsal | None) -> dict[str, float]:
     charts = {"rehearsal/stored_total": float(stats["stored_total"])}
     if (share := overlapped_share(stats)) is not None:
         charts["rehearsal/overlapped_share"] = share
+    for name in ("exemplars", "old_accuracy") if "exemplars_mean" in stats else ():
+        charts |= {} if stats[name] is None else {f"rehearsal/{name}": float(stats[name])}
     if counts:
         charts |= {"rehearsal/fewest_per_stratum": min(counts), "rehearsal/most_per_stratum": max(counts)}
     return charts

@@ -76,6 +76,7 @@ def test_the_configuration_of_a_rehearsal_has_its_settings_with_the_same_default
 def test_every_variant_of_a_rehearsal_can_be_configured(kind, name):
     compressed = ["rehearsal.codec_options.max_bytes=99"]
     extra = {"random_replacement": ["rehearsal.candidates=2"], "nccl": ["rehearsal.depth=2"]}.get(name, [])
+    extra += ["rehearsal.proportions_options.shares=[[1],[1,1]]"] if name == "schedule" else []
     extra += compressed if name in ("deflate", "png", "jpeg") else []
     config, _ = compose_config([f"rehearsal.{kind}={name}", *extra], "id")
     settings = rehearsal_settings(config.rehearsal, config.training, 0, 1, 100)

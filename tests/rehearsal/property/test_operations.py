@@ -12,6 +12,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from admissions import UNTOLD_PROPORTIONS
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -183,7 +184,7 @@ class Operations(RuleBasedStateMachine):
         hand_in(rank.buffer)
 
     @precondition(lambda self: hasattr(self, "ranks"))
-    @rule(number=st.integers(0, 2), r=st.integers(1, 12), proportions=st.sampled_from(sorted(PROPORTIONS)))
+    @rule(number=st.integers(0, 2), r=st.integers(1, 12), proportions=st.sampled_from(UNTOLD_PROPORTIONS))
     def draw(self, number, r, proportions):
         """min(r, N) distinct exemplars of the union, each where the tables say."""
         if proportions == "balanced" and not self.by_stratum:
@@ -196,7 +197,8 @@ class Operations(RuleBasedStateMachine):
         ).reshape(len(self.ranks), len(values))
         offered = np.array([1 + rank.round for rank in self.ranks])
         me = number % len(self.ranks)
-        drawn = Sampler(r, shares, seed=3, rank=me).draw(self._rank(number).round, counts, offered)
+        strata = np.array(values, np.int64) if shares.needs_strata else None
+        drawn = Sampler(r, shares, seed=3, rank=me).draw(self._rank(number).round, counts, offered, 0, strata)
         union = int(counts.sum())
         assert len(drawn) == min(r, union)
         assert (np.diff(drawn.owner) >= 0).all()
