@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,7 +17,6 @@ from drb.exchange.hierarchical import Hierarchical
 from drb.exchange.loopback import Loopback
 from drb.exchange.shared import Shared
 from drb.machine import format_bytes
-from drb.rehearsal.auto_accuracy import AutoAccuracy
 from drb.rehearsal.auto_exemplars import AutoExemplars, MeasuringEngine
 from drb.rehearsal.cuda.side import fields_of_host
 from drb.rehearsal.engine import AsyncEngine, Engine, InlineEngine
@@ -26,6 +25,9 @@ from drb.rehearsal.handshake import Greeting
 from drb.rehearsal.round import RoundRunner
 from drb.rehearsal.settings import RehearsalSettings
 from drb.variant import name_of
+
+if TYPE_CHECKING:
+    from drb.rehearsal.auto_accuracy import AutoAccuracy
 
 INLINE_BYTES = 1 << 20  # gathering less, from memory of this node, takes less time than handing it to a thread
 
@@ -213,6 +215,8 @@ def choose_exemplars(
     if isinstance(engine, MeasuringEngine):
         auto = AutoExemplars(most, exchange, engine, world_size=world_size, min_fill=settings.min_fill)
     elif settings.epsilon is not None:
+        from drb.rehearsal.auto_accuracy import AutoAccuracy  # seldom needed
+
         auto = AutoAccuracy(most, settings.epsilon)
         assert runner.observing is not None, "the settings need feedback"
         runner.observing.observers.append(auto.observe)

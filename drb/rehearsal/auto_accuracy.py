@@ -40,6 +40,9 @@ class AutoAccuracy:
         self._rows, self._right, self._seen = 0.0, 0.0, 0  # fading sums, and all rows until a window is full
         self._at_limit = 0  # rows in a row that were below the target at the limit; -1: was told
 
+    def __str__(self) -> str:
+        return f"1 to {self.most} (auto: as few as keep accuracy within {self.epsilon:g})"
+
     @property
     def chosen(self) -> int:
         return round(self._exact)

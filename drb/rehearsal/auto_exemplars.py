@@ -99,8 +99,15 @@ class AutoExemplars:
         assert self.chosen is not None
         return self.chosen
 
+    def __str__(self) -> str:
+        return f"at most {self.most} (auto)" if self.chosen is None else f"{self.chosen} (auto)"
+
     def begin_task(self) -> None:
         """Tasks change nothing."""
+
+    def stats(self) -> dict[str, float | None]:
+        """Nothing more for `Rehearsal.stats`."""
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         return {"exemplars": self.chosen}

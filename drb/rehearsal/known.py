@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from drb.exchange import count_distinct
-from drb.rehearsal.auto_accuracy import AutoAccuracy
 from drb.rehearsal.lifetime import Lifetime
 from drb.rehearsal.running import Running
 from drb.types import Int64Array
@@ -118,7 +117,6 @@ def statistics(
         "asynchronous": parts.is_async,
     }
     stats |= {name: stats[name] + earlier[name] for name in _SUMMED if name in earlier}
-    if isinstance(parts.auto, AutoAccuracy):
-        mean = stats["exemplars_fetched"] / max(1, stats["rounds"] * parts.interval)
-        stats |= {"exemplars_mean": mean, **parts.auto.stats()}
+    if parts.auto is not None and (told := parts.auto.stats()):
+        stats |= {"exemplars_mean": stats["exemplars_fetched"] / max(1, stats["rounds"] * parts.interval), **told}
     return stats

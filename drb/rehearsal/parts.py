@@ -10,7 +10,6 @@ from drb.buffer.record import RecordSpec
 from drb.buffer.storage.device import HEADER_BYTES
 from drb.exchange import Exchange
 from drb.machine import format_bytes
-from drb.rehearsal.auto_accuracy import AutoAccuracy
 from drb.rehearsal.auto_exemplars import AutoExemplars
 from drb.rehearsal.cuda import DeviceRing, RowLauncher
 from drb.rehearsal.engine import Engine
@@ -25,6 +24,7 @@ from drb.variant import name_of
 
 if TYPE_CHECKING:
     from drb.checkpoint.lock import RunLock
+    from drb.rehearsal.auto_accuracy import AutoAccuracy  # seldom needed
     from drb.rehearsal.prefilled import Prefilled  # seldom needed
 
 
@@ -101,9 +101,7 @@ class Parts:
     def _amount(self, settings: RehearsalSettings) -> str:
         if self.auto is None:
             return str(settings.exemplars) if settings.draws == 1 else f"{settings.draws} draws of {settings.exemplars}"
-        if isinstance(self.auto, AutoAccuracy):
-            return f"1 to {self.auto.most} (auto: as few as keep accuracy within {self.auto.epsilon:g})"
-        return f"at most {self.auto.most} (auto)" if self.auto.chosen is None else f"{self.auto.chosen} (auto)"
+        return str(self.auto)
 
     def memory_bytes(self) -> dict[str, int]:
         """Bytes that this rank holds at most, by purpose."""

@@ -22,12 +22,12 @@ from drb.rehearsal.selection import SampleIds, Where, as_ids, matching_ids
 from drb.rehearsal.settings import RehearsalSettings
 from drb.rehearsal.state.loading import kind_of_state
 from drb.rehearsal.step import Steps
-from drb.rehearsal.tasks import BegunTask, agreed_task
-from drb.sampling.proportions.base import History
 from drb.types import Int64Array
 
 if TYPE_CHECKING:
     from drb.rehearsal.state.learnt import Learnt
+    from drb.rehearsal.tasks import BegunTask
+    from drb.sampling.proportions.base import History
 
 
 class Running:
@@ -90,6 +90,8 @@ class Running:
 
     def begin_task(self, index: int, accuracies: History) -> None:
         """Tell what follows tasks, and run the rounds that were fetched ahead again. Collective."""
+        from drb.rehearsal.tasks import agreed_task  # seldom needed
+
         self.drain()  # also for agreeing: two threads cannot use one group
         self.tell(agreed_task(index, accuracies, self._settings, self._peers))
         if self.parts.auto is not None:

@@ -6,18 +6,20 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from drb.buffer.admission import REFILLS, Admission, build_admission
 from drb.buffer.capacity import SCOPES, check_capacity
 from drb.buffer.expiry import MaxAge
 from drb.exchange import Transport
 from drb.options import check_settings, setting
-from drb.rehearsal.auto_setting import AutoSetting
 from drb.rehearsal.exchange_registry import AUTO, TRANSPORTS
 from drb.sampling.proportions import PROPORTIONS, Proportions
 from drb.variant import identity, name_of
 from drb.warn import warn_caller
+
+if TYPE_CHECKING:
+    from drb.rehearsal.auto_setting import AutoSetting
 
 ARRIVAL = "arrival"  # as sample_id: every offer is a new sample
 LABEL = "label"  # as stratum: a sample's class, which does not change, as other groups may
@@ -204,12 +206,12 @@ class RehearsalSettings:
     @property
     def epsilon(self) -> float | None:
         """How much accuracy the number of exemplars may let go; None if it does not follow from accuracy."""
-        return AutoSetting.parse(self.exemplars).epsilon if isinstance(self.exemplars, str) else None
+        return auto_of(self.exemplars).epsilon if isinstance(self.exemplars, str) else None
 
     def most_exemplars(self, max_rows: int) -> int:
         """The most that a round draws; max_rows: of a minibatch, the limit of "auto" if it says none."""
         if isinstance(self.exemplars, str):
-            return AutoSetting.parse(self.exemplars).limit or max_rows
+            return auto_of(self.exemplars).limit or max_rows
         return self.exemplars
 
     def shared_by_all(self) -> dict[str, Any]:
@@ -224,17 +226,24 @@ class RehearsalSettings:
         return values
 
 
+def auto_of(exemplars: str) -> AutoSetting:
+    """What one of the forms of "auto" asks for. Raises ValueError for anything else."""
+    from drb.rehearsal.auto_setting import AutoSetting  # seldom needed
+
+    return AutoSetting.parse(exemplars)
+
+
 def check_exemplars(exemplars: int | str) -> None:
     """Raise ValueError unless exemplars is a number that can be drawn, or one of the forms of "auto"."""
     if isinstance(exemplars, str):
-        AutoSetting.parse(exemplars)
+        auto_of(exemplars)
     elif not isinstance(exemplars, int) or isinstance(exemplars, bool) or exemplars < 1:
         raise ValueError(f"exemplars must be an integer of at least 1, auto, or auto:N with a limit, got {exemplars!r}")
 
 
 def check_auto(exemplars: str, asynchronous: bool | str) -> None:
     """Raise ValueError unless exemplars is one of the forms of "auto", with something to hide behind if it is timed."""
-    if AutoSetting.parse(exemplars).epsilon is None and asynchronous is False:
+    if auto_of(exemplars).epsilon is None and asynchronous is False:
         raise ValueError(
             f"exemplars={exemplars} needs rounds that run behind the training steps: leave asynchronous at its default "
             "or give a number of exemplars"
@@ -248,7 +257,7 @@ def check_ahead(depth: int, interval: int, *, exemplars: int | str, uneven: str 
             raise ValueError(
                 f'uneven="stop" asks in every step whether a rank has ended: {name} must be 1, got {value}'
             )
-        if value > 1 and isinstance(exemplars, str) and AutoSetting.parse(exemplars).epsilon is None:
+        if value > 1 and isinstance(exemplars, str) and auto_of(exemplars).epsilon is None:
             raise ValueError(f"exemplars={exemplars} measures one round behind one step: {name} must be 1, got {value}")
 
 

@@ -28,13 +28,13 @@ from drb.rehearsal.state.forget import forget_in_state
 from drb.rehearsal.state.loading import SavedState, kind_of_state, own_state
 from drb.rehearsal.state.origin import Origin, start_of
 from drb.rehearsal.step import Output, Steps
-from drb.rehearsal.tasks import BegunTask, agreed_task
-from drb.sampling.proportions.base import History
 from drb.types import Int64Array, Minibatch, OwnerOf
 from drb.variant import identity, name_of
 
 if TYPE_CHECKING:
     from drb.rehearsal.ledger.recorder import Recorder
+    from drb.rehearsal.tasks import BegunTask
+    from drb.sampling.proportions.base import History
 
 
 class Unstarted:
@@ -96,6 +96,8 @@ class Unstarted:
 
     def begin_task(self, index: int, accuracies: History) -> None:
         """A task begins. Collective."""
+        from drb.rehearsal.tasks import agreed_task  # seldom needed
+
         self.task, self.begins_task = agreed_task(index, accuracies, self._settings, self._peers), True
 
     # -- erasure
@@ -122,7 +124,10 @@ class Unstarted:
         if len(self._denied) and "spec" in saved:  # alike on all ranks, as what follows must be
             saved = forget_in_state(saved, self._denied)
         self.deny(np.asarray(saved.get("denied", ()), np.int64))
-        self.task = BegunTask.of_json(saved["task"]) if saved.get("task") else None
+        if saved.get("task"):
+            from drb.rehearsal.tasks import BegunTask  # seldom needed
+
+            self.task = BegunTask.of_json(saved["task"])
         self.begins_task = bool(saved.get("begins_task", False))
         if "spec" in saved:  # not saved before the first minibatch
             self._spec, self.saved = spec_in(saved), saved
