@@ -128,7 +128,7 @@ class Unstarted:
             from drb.rehearsal.tasks import BegunTask  # seldom needed
 
             self.task = BegunTask.of_json(saved["task"])
-        self.begins_task = bool(saved.get("begins_task", False))
+            self.begins_task = bool(saved.get("begins_task", False))
         if "spec" in saved:  # not saved before the first minibatch
             self._spec, self.saved = spec_in(saved), saved
             self.earlier = dict(saved["stats"])
