@@ -19,6 +19,7 @@ from torch import Tensor
 from drb.data.ids import in_guise
 from drb.data.mapped import MappedSource
 from drb.data.source import Source, TensorSource
+from drb.data.with_columns import WithColumns
 from drb.types import BoolArray, Int64Array, Minibatch
 
 Transform: TypeAlias = Callable[[Tensor], Tensor]
@@ -139,7 +140,7 @@ class Concat:
 
 def is_mapped(source: Source) -> bool:
     """Whether a gather copies from mapped files, so that it is quick but for the disk."""
-    if isinstance(source, View):
+    if isinstance(source, (View, WithColumns)):
         return is_mapped(source.source)
     if isinstance(source, Concat):
         return all(is_mapped(part) for part in source.sources)
@@ -151,6 +152,8 @@ def erased_rows(source: Source) -> BoolArray | None:
     if isinstance(source, MappedSource):
         erased = source.erased
         return erased if erased.any() else None
+    if isinstance(source, WithColumns):
+        return erased_rows(source.source)
     if isinstance(source, View):
         below = erased_rows(source.source)
         return None if below is None else below[source.indices]

@@ -71,6 +71,11 @@ def with_data_of_now(
         raise ValueError(f"{told}; go on with the same data, or set dataset.changed=allow")
     if dataset.identity.source != known.source or dataset.identity.classes[: len(known.classes)] != known.classes:
         raise ValueError(f"{told}; that is another data set, and its labels mean something else")
+    if config.strata.fields:
+        raise ValueError(
+            f"{told}; with it samples would be in other groups (strata) than exemplars were stored in: go on with the "
+            "same data"
+        )
     _require_same_tasks(saved, told, config, dataset)
     saved = checkpointer.find_of_all_ranks(saved)
     states, num_gone, num_stored = _without_the_gone(saved, dataset, forget=settings.removed == "forget")

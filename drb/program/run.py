@@ -42,6 +42,7 @@ from drb.program.mix_ledger import write_ledger
 from drb.program.outputs import names_of_strata, outputs_of
 from drb.program.profiling import Profiler
 from drb.program.rehearsal_ledger import RunLedger
+from drb.program.strata import with_strata
 from drb.program.summary import summarise, versions, write_atomically, write_summary
 from drb.program.tracker_run import data_of, open_tracker_of, tags_of
 from drb.program.trained import save_trained_network
@@ -98,6 +99,7 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
         stage.where = lambda: "data"
         known = None if saved is None else saved_identity(saved)
         dataset = load_on_all_ranks(partial(dataset_of, config, console, known), world, config.timeout_s)
+        dataset = with_strata(dataset, config.strata, world, config.seed)
         stack.callback(close_decoders)
         tracker.log_dataset(data_of(config, dataset))
         ledger = RunLedger()

@@ -32,6 +32,7 @@ def check_config(config: TrainConfig, world_size: int) -> None:
             "disk; set dataset.cache=never"
         )
     config.training.rows_per_rank(world_size)
+    config.strata.check()
     _check_device(config)
     if config.model.init not in ("random", "torchvision") and not Path(config.model.init).exists():
         raise ValueError(
@@ -61,7 +62,7 @@ def check_fields(config: TrainConfig, method: Method, fields: Collection[str]) -
         ValueError: naming the setting and the field that is not there.
     """
     task = {"task"} if build_variant("scenario", config.scenario).task_aware else set()
-    there = {"sample_id", *fields, *task}
+    there = {"sample_id", *fields, *task, *config.strata.fields}
     named = [(f"objective.{name}", getattr(config.objective, name, None), there) for name in ("input", "target")]
     if method.draws.total:
         settings = rehearsal_settings(config.rehearsal, config.training, config.seed, 1, num_samples=1)

@@ -12,6 +12,7 @@ from drb.checkpoint import CheckpointSettings
 from drb.options import setting
 from drb.program.config.rehearsal import RehearsalConfig
 from drb.program.config.variants import DatasetConfig, ModelConfig, TrackingConfig, VariantConfig
+from drb.program.strata import StrataSettings
 from drb.training import TrainingSettings
 
 
@@ -69,6 +70,7 @@ class TrainConfig:
     console: str = setting("main", one_of=("main", "all"))
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     scenario: VariantConfig = field(default_factory=VariantConfig)
+    strata: StrataSettings = field(default_factory=StrataSettings)
     model: ModelConfig = field(default_factory=ModelConfig)
     strategy: VariantConfig = field(default_factory=VariantConfig)
     terms: dict[str, VariantConfig] = field(default_factory=dict)

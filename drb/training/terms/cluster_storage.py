@@ -35,6 +35,7 @@ from drb.training.terms.term import Term
 
 _LEARNT_FROM = 4000  # samples of all ranks that inducing points are fitted to
 _AT_ONCE = 512  # of them in a step
+_STEPS = 60  # more gained nothing
 
 
 class ClusterStorage(Term):
@@ -127,6 +128,7 @@ class ClusterStorage(Term):
             task.num_outputs,
             weights=data.mass / sums[data.labels],
             moved=moved,
+            steps=_STEPS,
             rows=_AT_ONCE,
         )
         values = task.of_first_rank(_as_stored(found, points.points.dtype))
