@@ -46,6 +46,7 @@ from drb.program.strata import with_strata
 from drb.program.summary import summarise, versions, write_atomically, write_summary
 from drb.program.tracker_run import data_of, open_tracker_of, tags_of
 from drb.program.trained import save_trained_network
+from drb.rehearsal.rehearsal import Rehearsal
 from drb.runs.forget import CheckpointPurge
 from drb.tracking import Tracker
 from drb.training import Monitor, Trainer
@@ -136,14 +137,16 @@ def run(config: TrainConfig, run_dir: Path, world: World, arguments: Sequence[st
                 trainer.run()
             energy = meter.total(trainer.progress.rows - before)
             stats = None if rehearsal is None else rehearsal.stats()
+            kept, pictures = _kept(config, dataset, trainer, rehearsal, world, run_dir)
         ledger.finish()
         if world.is_main:
             costs = None if checkpointer is None else dataclasses.asdict(checkpointer.tally)
             summary = summarise(config, trainer, stats, costs, energy, dataset.identity.fingerprint, world, arguments)
             assert console is not None
+            summary |= {} if kept is None else {"kept": kept}
             files = save_trained_network(run_dir, config, dataset, trainer.evaluated_network, console.say)
             write_summary(run_dir / "summary.json", summary)
-            _publish(config, summary, run_dir, tracker)
+            _publish(config, summary, run_dir, tracker, pictures)
             if files:
                 tracker.log_model(f"{config.strategy.name}-{config.model.name}", files, trainer.steps)
             console.say(f"summary: {run_dir / 'summary.json'}" + "".join(f"; network: {file}" for file in files[:1]))
@@ -235,9 +238,23 @@ def dataset_of(config: TrainConfig, console: Console | None, known: Identity | N
     return dataset
 
 
-def _publish(config: TrainConfig, summary: dict[str, Any], run_dir: Path, tracker: Tracker) -> None:
+def _kept(
+    config: TrainConfig, dataset: Dataset, trainer: Trainer, rehearsal: Rehearsal | None, world: World, run_dir: Path
+) -> tuple[dict[str, Any] | None, list[Path]]:
+    """How what is stored differs from the data, and pictures of it. Collective."""
+    if config.kept == "none" or rehearsal is None:
+        return None, []
+    from drb.program.kept import KeptSet
+
+    kept = KeptSet(config, dataset, trainer, rehearsal, world)
+    return kept.numbers(), kept.pictures(run_dir) if config.kept == "pictures" else []
+
+
+def _publish(
+    config: TrainConfig, summary: dict[str, Any], run_dir: Path, tracker: Tracker, pictures: Sequence[Path]
+) -> None:
     """Plots and the summary, also to the tracker."""
-    files = [run_dir / "summary.json", run_dir / "config.yaml"]
+    files = [run_dir / "summary.json", run_dir / "config.yaml", *pictures]
     if config.tracking.plots:
         from drb.runs.report.plots import save_plots  # imports matplotlib, which takes a second
 

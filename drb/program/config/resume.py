@@ -44,6 +44,7 @@ _MAY_CHANGE = (
     "tracking",
     "profile",
     "ledger",
+    "kept",
     "profiling",
 )
 

@@ -55,6 +55,7 @@ class TrainConfig:
     profile:   rank 0 writes a trace of some steps (see profiling) into profile/ of the run directory
     ledger:    log which exemplars were drawn in ledger/ of the run directory, for drb audit (docs/audit.md);
                 not with rehearsal.prefilled, whose draws are not logged
+    kept:      compare what is stored in the end with all data: none, numbers (in summary.json) or pictures, too
     console:   main: rank 0 prints; all: every rank does, with its number in front
     """
 
@@ -67,6 +68,7 @@ class TrainConfig:
     start_timeout_s: float = setting(25.0, above=0)
     profile: bool = False
     ledger: bool = True
+    kept: str = setting("none", one_of=("none", "numbers", "pictures"))
     console: str = setting("main", one_of=("main", "all"))
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     scenario: VariantConfig = field(default_factory=VariantConfig)
