@@ -1,7 +1,7 @@
 """How what is stored when a run ends differs from the data of all its tasks: numbers and pictures, `kept=` in a run.
 
 The space is that of the samples as they are, if a sample has at most 1,024 numbers, else that of the evaluated
-network's features; in it the principal axes of all data, of which at most 64 and at most a fifth as many as exemplars count.
+network's features; in it the principal axes of all data, at most 64 and at most a fifth as many as there are exemplars.
 Beside each number is that of a uniform random subset of the same size, without which it says nothing, since all of them
 grow when a set gets smaller. None of them tells how well a network learns from what is kept.
 """
@@ -149,8 +149,15 @@ def _draw(file: Path, everything: Float64Array, kept: Float64Array) -> Path:
 
     figure = Figure(figsize=(6.0, 5.4), layout="constrained")
     axes = figure.add_subplot()
-    axes.scatter(*everything.T, s=5, color="#b8c4d0", linewidths=0, label=f"all data ({len(everything):,} shown)")
-    axes.scatter(*kept.T, s=12, color="#c2410c", linewidths=0, label=f"kept ({len(kept):,} shown)")
+    axes.scatter(
+        everything[:, 0],
+        everything[:, 1],
+        s=5,
+        color="#b8c4d0",
+        linewidths=0,
+        label=f"all data ({len(everything):,} shown)",
+    )
+    axes.scatter(kept[:, 0], kept[:, 1], s=12, color="#c2410c", linewidths=0, label=f"kept ({len(kept):,} shown)")
     axes.set(xticks=[], yticks=[], xlabel="principal axis 1" if "pca" in file.stem else "t-SNE")
     if "pca" in file.stem:
         axes.set_ylabel("principal axis 2")

@@ -18,6 +18,7 @@ from drb.study.options import numbers, parser_of_study
 from drb.study.page import TABLE, write_page
 from drb.study.results import Result, mixture, read_results, require_same_configs
 from drb.study.slurm import Slurm, arrays_of, submit_study
+from drb.study.smallest import smallest_capacities
 from drb.study.statistics import by_point
 from drb.study.tracked import open_tracked_study, publish, status_of_study, variables
 from drb.tracking.study import StudyRun
@@ -61,7 +62,9 @@ def _carry_out(study: Study, folder: Path, options: argparse.Namespace, settings
     if options.page:
         _require_some(study, results, folder)
         is_running = _is_running(folder)
-        return _finish(study, results, folder, open_tracked_study(study, folder), is_running=is_running)
+        code = _finish(study, results, folder, open_tracked_study(study, folder), is_running=is_running)
+        _name_smallest(results, options.within)
+        return code
     launch = None if slurm is not None else LocalLaunch(options.launcher)
     folder.mkdir(parents=True, exist_ok=True)
     lock = lock_run(folder, "drb study")
@@ -79,7 +82,17 @@ def _carry_out(study: Study, folder: Path, options: argparse.Namespace, settings
             tracked.end(status_of(error))
         raise
     lock.release()
-    return _finish(study, results, folder, tracked, is_running=False)
+    code = _finish(study, results, folder, tracked, is_running=False)
+    _name_smallest(results, options.within)
+    return code
+
+
+def _name_smallest(results: Sequence[Result], within: float | None) -> None:
+    """Say which capacity is the smallest that suffices, if that is asked for."""
+    if within is not None:
+        if not within >= 0:
+            raise ValueError(f"--within must be 0 or more, got {within:g}")
+        _say("\n".join(smallest_capacities(by_point(results), within)))
 
 
 def _say(line: str) -> None:

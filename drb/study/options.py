@@ -54,6 +54,7 @@ def parser_of_study() -> argparse.ArgumentParser:
     parser.add_argument("--ranks", metavar="1,2,4", help="other numbers of ranks than the study's")
     parser.add_argument("--launcher", choices=LAUNCHERS, default="torchrun", help="what starts the ranks of a run")
     parser.add_argument("--page", action="store_true", help="make the page of what is done, and start nothing")
+    parser.add_argument("--within", type=float, metavar="X", help="name the smallest capacity so near to the largest")
     parser.add_argument("--dry-run", action="store_true", help="print the command of each run, and start nothing")
     slurm = parser.add_argument_group("under Slurm")
     slurm.add_argument("--slurm", action="store_true", help="submit the runs as arrays of jobs, and a job for the page")
