@@ -26,7 +26,7 @@ def digits() -> Dataset:
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run on the digits, whose inputs are not normalised."""
+    """A finished run on two classes of the digits, whose inputs are not normalised."""
     folder = tmp_path_factory.mktemp("base") / "run"
     options = ["augmentation.normalise=false", "checkpoint.enabled=false", f"hydra.run.dir={folder}"]
     assert main([*TINY, *options]) == 0
@@ -54,8 +54,10 @@ def test_groups_are_alike_on_any_number_of_ranks_and_bins_are_quantiles_of_the_l
     assert len(np.unique(alone["pixels"])) == 6
     data = digits().train
     images, labels = data.gather(np.arange(len(data)))["image"].float() / 255, torch.from_numpy(data.labels)
+    known = labels < 2  # the base was trained on two classes
+    losses = np.full(len(labels), np.inf)
     with torch.no_grad():
-        losses = F.cross_entropy(load_network(base)(images), labels, reduction="none").numpy()
+        losses[known] = F.cross_entropy(load_network(base)(images[known]), labels[known], reduction="none")
     ranks = np.argsort(np.argsort(losses, kind="stable"))
     assert (ranks * 3 // len(ranks) == alone["prior_loss"]).mean() > 0.99
     assert np.bincount(alone["prior_loss"]).min() >= len(data) // 3
