@@ -1,14 +1,12 @@
-"""Runs every combination of settings, one after the other here, or as Slurm jobs.
+"""Runs every combination of settings on this machine, one after the other.
 
     python -m launch.sweep seed=0,1,2 strategy=er,finetune experiment=digits             6 runs, by torchrun
     python -m launch.sweep ranks=1,2,4 seed=0,1 experiment=digits                        several world sizes
-    python -m launch.sweep --slurm --time=02:00:00 nodes=1,2 seed=0,1,2 experiment=paper_imagenet_resnet50
 
-A comma outside brackets separates values: model.hidden=[100,100] is one. `ranks` is the number of ranks on this
-machine, `nodes` the nodes of a Slurm job; all else goes to drb train. With --slurm, seeds become a job array and
-other `--` options are sbatch's. --dry-run prints the commands. The first run that fails ends the sweep, unless
---keep-going. A run is named by the settings that vary. The runs are in runs/sweep-TIME/, which DRB_RUNS changes;
-compare them with `drb report`.
+A comma outside brackets separates values: model.hidden=[100,100] is one. `ranks` is the number of ranks; all else goes
+to drb train. --dry-run prints the commands. The first run that fails ends the sweep, unless --keep-going. A run is
+named by the settings that vary. The runs are in runs/sweep-TIME/, which DRB_RUNS changes; compare them with
+`drb report`. Under Slurm, `drb study --slurm` submits combinations of settings.
 """
 
 from __future__ import annotations
@@ -23,13 +21,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from launch.slurm import build_command, run_sbatch
-
-_OWN = {"--slurm", "--dry-run", "--keep-going"}
+_OWN = {"--dry-run", "--keep-going"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 0 if all runs did well (with --slurm: were submitted)."""
+    """Returns 0 if all runs did well."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or {"-h", "--help"} & set(arguments):
         print(__doc__)
@@ -37,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = f"sweep-{datetime.now():%Y%m%d-%H%M%S}-{os.urandom(2).hex()}"
     folder = Path(os.environ.get("DRB_RUNS", "runs")) / name
     try:
-        commands = slurm_commands(arguments, folder) if "--slurm" in arguments else local_commands(arguments, folder)
+        commands = commands_of(arguments, folder)
     except ValueError as error:
         print(f"launch.sweep: error: {error}", file=sys.stderr)
         return 1
@@ -46,8 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"[{number}/{len(commands)}] {shlex.join(command)}", flush=True)
         if "--dry-run" in arguments:
             continue
-        code = run_sbatch(command) if "--slurm" in arguments else subprocess.run(command).returncode
-        if code != 0:
+        if subprocess.run(command).returncode != 0:
             failed.append(number)
             if "--keep-going" not in arguments:
                 break
@@ -74,11 +69,14 @@ def points(settings: Sequence[str]) -> tuple[list[str], list[dict[str, str]]]:
     return [key for key, several in values.items() if len(several) > 1], combinations
 
 
-def local_commands(arguments: Sequence[str], folder: Path) -> list[list[str]]:
-    """One torchrun for each point."""
-    options = [a for a in arguments if a.startswith("--") and a not in _OWN]
-    if options:
-        raise ValueError(f"{options[0]} is an option of sbatch: it needs --slurm")
+def commands_of(arguments: Sequence[str], folder: Path) -> list[list[str]]:
+    """One torchrun for each combination.
+
+    Raises:
+        ValueError: an argument that is neither an option of this program nor key=value.
+    """
+    if odd := [argument for argument in arguments if argument.startswith("--") and argument not in _OWN]:
+        raise ValueError(f"there is no option {odd[0]}; to submit combinations to Slurm, use drb study --slurm")
     swept, combinations = points([a for a in arguments if not a.startswith("--")])
     commands = []
     for point in combinations:
@@ -90,29 +88,13 @@ def local_commands(arguments: Sequence[str], folder: Path) -> list[list[str]]:
     return commands
 
 
-def slurm_commands(arguments: Sequence[str], folder: Path) -> list[list[str]]:
-    """One sbatch for each point but for seeds, which are an array."""
-    options = [a for a in arguments if a.startswith("--") and a not in _OWN]
-    settings = [a for a in arguments if not a.startswith("--")]
-    seeds = [a.partition("=")[2] for a in settings if a.startswith("seed=")]
-    swept, combinations = points([a for a in settings if not a.startswith("seed=")])
-    commands = []
-    for point in combinations:
-        runs = f"DRB_RUNS={folder / _name(point, swept)}" if swept else f"DRB_RUNS={folder}"
-        array = [f"--array={seeds[-1]}"] if seeds else []
-        nodes = [f"--nodes={point.pop('nodes')}"] if "nodes" in point else []
-        settings = [*_settings(point), *_run_name(point, swept)]
-        commands.append(build_command([*options, *array, *nodes, runs, *settings]))
-    return commands
-
-
 def _settings(point: Mapping[str, str]) -> list[str]:
     return [f"{key}={value}" for key, value in point.items()]
 
 
 def _run_name(point: Mapping[str, str], swept: Sequence[str]) -> list[str]:
     """A setting that names the run in tables by what varies; seeds and numbers of ranks have columns of their own."""
-    keys = [key for key in swept if key not in ("seed", "ranks", "nodes")]
+    keys = [key for key in swept if key not in ("seed", "ranks")]
     if not keys or "name" in point:
         return []
     values = [point[key] if key == "strategy" else f"{key.rpartition('.')[2]}={point[key]}" for key in keys]

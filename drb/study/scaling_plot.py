@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, FigureBase
 
+_NEAR_THE_AXIS = 0.1  # an efficiency that leaves no room for its number below
 _DOTTED: Any = {"linestyle": ":", "linewidth": 1}
 Lines: TypeAlias = dict[str, dict[int, Statistic]]
 """A number of the points that differ in their ranks alone: by what they share, then by ranks in ascending order."""
@@ -66,13 +67,17 @@ def draw_scaling(figure: FigureBase, points: Sequence[PointResults]) -> None:
 
 def _beside_the_ideal(axes: Axes, lines: Lines, colour_of: Mapping[str, str], *, speeds_up: bool) -> None:
     """Bars of one deviation, and where the number would be if twice the ranks doubled it, or halved it."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
     for label, line in lines.items():
         colour, ranks, means = colour_of[label], list(line), [found.mean for found in line.values()]
         bars = [error_of(found) for found in line.values()]
         axes.errorbar(ranks, means, bars, color=colour, marker="o", capsize=3, label=label)
         ideal = [means[0] * (count / ranks[0] if speeds_up else ranks[0] / count) for count in ranks]
         axes.plot(ranks, ideal, color=colour, **_DOTTED)
-    axes.set_yscale("log", base=2)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 10 else f"{value:.3g}")
 
 
@@ -85,9 +90,11 @@ def _efficiency(axes: Axes, speeds: Lines, colour_of: Mapping[str, str]) -> None
         axes.plot(list(shares), list(shares.values()), color=colour, marker="o", label=label)
         for place in list(shares.items())[1:]:
             is_highest = place[1] == max(other.get(place[0], 0.0) for other in lines.values())
-            offset = (0, 7) if is_highest else (0, -14)  # so that the numbers of two lines are apart
+            offset, side = ((0, 7), "center") if is_highest else ((0, -14), "center")  # two lines' numbers are apart
+            if not is_highest and place[1] < _NEAR_THE_AXIS:
+                offset, side = (-8, -4), "right"
             text = f"{place[1]:.0%}"
-            axes.annotate(text, place, offset, textcoords="offset points", ha="center", fontsize=9, color=colour)
+            axes.annotate(text, place, offset, textcoords="offset points", ha=side, fontsize=9, color=colour)
     axes.set_ylim(0, 1.15 * max(1.0, axes.get_ylim()[1]))
     axes.axhline(1.0, color="#7F7F7F", **_DOTTED)
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))

@@ -44,6 +44,30 @@ def test_apptainer_installs_what_the_dockerfile_does():
     assert base.findall(definition)[-1] == base.findall(dockerfile)[0]
 
 
+def test_the_recipe_of_easybuild_is_of_this_version_and_has_its_requirements():
+    (recipe,) = DOCKER.glob("*.eb")
+    text, project = recipe.read_text(), (ROOT / "pyproject.toml").read_text()
+    name, version = (re.search(rf'^{key} = "(.*)"', project, re.MULTILINE)[1] for key in ("name", "version"))
+    assert f"name = '{name}'\nversion = '{version}'\n" in text
+    assert recipe.name == f"{name}-{version}-foss-2024a.eb"
+    found = {
+        key.lower(): tuple(map(int, number.split("."))) for key, number in re.findall(r"\('([\w-]+)', '([\d.]+)'", text)
+    }
+    least = dict(re.findall(r'"([a-z0-9-]+)>=([\d.]+)', project))
+    others = {"hydra": "hydra-core", "pytorch": "torch"}
+    for module in (
+        "pytorch",
+        "torchvision",
+        "safetensors",
+        "hydra",
+        "matplotlib",
+        "scikit-learn",
+        "mpi4py",
+        "setuptools",
+    ):
+        assert found[module] >= tuple(map(int, least[others.get(module, module)].split("."))), module
+
+
 def test_compose_publishes_on_loopback_only_and_names_its_volumes():
     compose = yaml.safe_load((DOCKER / "compose.yaml").read_text())
     ports = [port for service in compose["services"].values() for port in service.get("ports", [])]

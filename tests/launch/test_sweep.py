@@ -14,7 +14,7 @@ FOLDER = Path("runs/sweep")
 
 
 def test_every_combination_is_one_torchrun_with_its_own_run_directory():
-    commands = sweep.local_commands(["seed=0,1", "ranks=1,2", "model.hidden=[100,50]", "strategy=er"], FOLDER)
+    commands = sweep.commands_of(["seed=0,1", "ranks=1,2", "model.hidden=[100,50]", "strategy=er"], FOLDER)
     assert [command[3:] for command in commands] == [
         [
             "--standalone",
@@ -32,36 +32,19 @@ def test_every_combination_is_one_torchrun_with_its_own_run_directory():
 
 
 def test_odd_values_make_plain_folder_names():
-    (command,) = sweep.local_commands(["rehearsal.capacity=20%"], FOLDER)
+    (command,) = sweep.commands_of(["rehearsal.capacity=20%"], FOLDER)
     assert command[-1] == f"hydra.run.dir={FOLDER}/run"
-    names = [c[-1] for c in sweep.local_commands(["rehearsal.capacity=20%,1GiB", "model.hidden=[1,2],[3]"], FOLDER)]
+    names = [c[-1] for c in sweep.commands_of(["rehearsal.capacity=20%,1GiB", "model.hidden=[1,2],[3]"], FOLDER)]
     assert names[0] == f"hydra.run.dir={FOLDER}/capacity_20_-hidden__1-2_"
     assert len(set(names)) == 4
 
 
-def test_with_slurm_seeds_are_an_array_and_all_else_a_job():
-    options = ["--slurm", "--time=02:00:00", "nodes=1,2", "seed=0,1,2", "experiment=paper_imagenet_resnet50"]
-    commands = sweep.slurm_commands(options, FOLDER)
-    assert [[*command[:-2], Path(command[-2]).name, command[-1]] for command in commands] == [
-        [
-            "sbatch",
-            "--time=02:00:00",
-            "--array=0,1,2",
-            f"--nodes={nodes}",
-            f"--export=ALL,DRB_RUNS={FOLDER}/nodes_{nodes}",
-            "train.sbatch",
-            "experiment=paper_imagenet_resnet50",
-        ]
-        for nodes in (1, 2)
-    ]
-
-
 def test_runs_are_named_by_what_varies_but_for_seeds_and_ranks():
     swept = ["rehearsal.capacity=20,400", "strategy=er", "seed=0,1", "ranks=1,2"]
-    commands = sweep.local_commands(swept, FOLDER)
+    commands = sweep.commands_of(swept, FOLDER)
     names = {argument for command in commands for argument in command if argument.startswith("name=")}
     assert names == {"name='capacity=20'", "name='capacity=400'"}
-    commands = sweep.slurm_commands(["--slurm", "strategy=er,finetune", "rehearsal.capacity=20,30", "name=x"], FOLDER)
+    commands = sweep.commands_of(["strategy=er,finetune", "rehearsal.capacity=20,30", "name=x"], FOLDER)
     assert all("name=x" in command and not any(a.startswith("name='") for a in command) for command in commands)
 
 
@@ -117,7 +100,11 @@ def test_slurm_options_variables_and_settings_go_where_they_belong(capsys):
         (slurm, ["seed"], "'seed' is neither --option=value for sbatch nor key=value for drb train"),
         (slurm, ["DRB_PYTHON=a,b"], "a DRB_ variable with a comma cannot be given to sbatch"),
         (sweep, ["seed"], "'seed' is not key=value or key=a,b,c"),
-        (sweep, ["--nodes=2", "seed=1"], "--nodes=2 is an option of sbatch: it needs --slurm"),
+        (
+            sweep,
+            ["--slurm", "seed=1"],
+            "there is no option --slurm; to submit combinations to Slurm, use drb study --slurm",
+        ),
     ],
 )
 def test_a_wrong_command_line_is_one_line(program, arguments, line, capsys):
