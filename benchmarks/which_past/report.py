@@ -24,6 +24,8 @@ FORWARD = 1 / 3  # of a row's forward and backward: the former alone
 CLUSTERING = {"flipped": 20 * 784, "turned": 20 * 784, "series": 20 * 13}  # multiplications for a row
 NETWORK = {"flipped": 784 * 100 + 1300, "turned": 784 * 100 + 1000, "series": 24 * 100 + 2200}
 
+_COLOURS = ("C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9", "black", "gold")
+
 Run = dict[str, Any]
 
 
@@ -208,10 +210,10 @@ def picture(all_results: dict[str, Results], file: Path) -> None:
             _errorbar(axis, results, curve(results, proportions), colour, f"{proportions}, w = 0.05 to 0.5")
         rest = [p for p in POINTS if p in results.runs and " w = " not in p and p not in ("uniform", "mix_cd")]
         for number, point in enumerate(rest):
-            _errorbar(axis, results, [point], f"C{(number + 1) % 10}", point, marker="osD^v<>PX*"[number % 10])
+            _errorbar(axis, results, [point], _COLOURS[number % len(_COLOURS)], point, marker="osD^v<>PX*"[number % 10])
         axis.set(title=name, xlabel="accuracy on the new, %", ylabel="accuracy on the old, %")
         axis.grid(alpha=0.3)
-    axes[-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    axes[-1].legend(fontsize=9, loc="center left", bbox_to_anchor=(1.01, 0.5))
     file.parent.mkdir(exist_ok=True)
     figure.savefig(file, dpi=110)
 
