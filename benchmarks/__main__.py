@@ -33,6 +33,7 @@ NAMES = (
     "mix",
     "ledger",
     "prefill",
+    "storage",
     "checkpoint_pause",
 )
 NOT_QUICK = ("checkpoint_pause",)  # minutes, whatever is left out

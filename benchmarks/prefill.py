@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -42,7 +43,7 @@ SHAPE, BATCH, EXEMPLARS = (3, 32, 32), 64, 64
 FILLED = 5000  # rows at once
 FIRST_NEW = 10**9  # ids of new samples
 LIMIT_S, MOST_RATIO = 2.0, 1.05
-_PROCESS_BYTES = 350 << 20  # of Python and PyTorch
+PROCESS_BYTES = 350 << 20  # of Python and PyTorch
 
 
 def fill(folder: Path, count: int) -> None:
@@ -144,15 +145,17 @@ def refused(count: int) -> str:
     return "it fits"
 
 
-def child(*arguments: object, group: Path | None = None) -> Any:
-    """Run a part of this file in a process of its own, and return what it measured."""
+def child(*arguments: object, group: Path | None = None, of: str = __file__) -> Any:
+    """Run a part of a benchmark in a process of its own, and return what it measured, or why it could not."""
 
     def confine() -> None:
         if group is not None:
             (group / "cgroup.procs").write_text(str(os.getpid()))
 
-    command = [sys.executable, __file__, "--part", *map(str, arguments)]
+    command = [sys.executable, of, "--part", *map(str, arguments)]
     done = subprocess.run(command, input="\n", capture_output=True, text=True, preexec_fn=confine)
+    if done.returncode == -signal.SIGKILL and group is not None:
+        return {"failed": "the kernel killed it: the group's limit is too small for Python and PyTorch"}
     if done.returncode:
         lines = done.stderr.strip().splitlines()
         return {"failed": lines[-1] if lines else f"exit code {done.returncode}"}
@@ -227,8 +230,13 @@ def control_group(limit: int) -> Path | None:
 
 def in_small_memory(folder: Path, count: int, steps: int) -> dict[str, Any]:
     size = image_file(folder, "train").stat().st_size
-    limit = size // 3 + _PROCESS_BYTES
+    limit = size // 3 + PROCESS_BYTES
     figures: dict[str, Any] = {"file_bytes": size, "limit_bytes": limit, "free": child("timed", folder, steps)}
+    if size < PROCESS_BYTES:
+        reason = (
+            f"not measured: a file of {size >> 20} MiB is smaller than what Python itself takes; without --quick it is"
+        )
+        return figures | {"control group": reason}
     if (group := control_group(limit)) is None:
         return figures | {"control group": "none may be made here"}
     try:

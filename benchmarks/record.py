@@ -15,6 +15,12 @@ import torch
 RESULTS = Path(__file__).parent / "results"
 
 
+def saved(name: str) -> dict[str, Any]:
+    """The figures that were saved last under this name."""
+    figures: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())["figures"]
+    return figures
+
+
 def save(name: str, figures: dict[str, Any], *, adds: bool = False) -> None:
     """Print the figures and write them to benchmarks/results/NAME.json; of a quick run, to results/quick/.
 
