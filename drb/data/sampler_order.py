@@ -124,6 +124,13 @@ class _Place:
         self.next = end
         return True
 
+    def shard(self) -> Shard | None:
+        """What it gives, once its first minibatch has come; None if it is not checked."""
+        iteration = self.iteration()
+        if iteration is None or not self.checked or not len(self.order):
+            return None
+        return replace(iteration.shard, first_id=int(self.ids[0] - self.order[0]))
+
     def begins_inside(self, sample_ids: Int64Array, first_id: int) -> bool:
         """Whether these ids, int64 [B], are somewhere in it, one behind the other; then it goes on behind them."""
         for start in np.flatnonzero(self.order == sample_ids[0] - first_id):
@@ -139,9 +146,13 @@ class _Place:
 
 
 class OrderCheck:
-    """Looks at the minibatches of a rehearsal."""
+    """Looks at the minibatches of a rehearsal.
+
+    shard: what the last minibatch is of; None if it is of no sampler, or of one that is not checked.
+    """
 
     def __init__(self) -> None:
+        self.shard: Shard | None = None
         self._must_follow = _MUST_FOLLOW
         self._searches = _SEARCHES
         self._places: list[_Place] = []
@@ -159,6 +170,9 @@ class OrderCheck:
             return
         if _recent and (self._current is None or not self._current.follows(sample_ids)):
             self._current = self._find(sample_ids)
+            shard = None if self._current is None else self._current.shard()
+            if shard != self.shard:
+                self.shard = shard
         self._must_follow = max(self._must_follow - 1, 0)
 
     def _find(self, sample_ids: Int64Array) -> _Place | None:

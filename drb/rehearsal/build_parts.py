@@ -213,6 +213,10 @@ def build_parts(
         observing=_observing(settings, proportions, sizes.at_once),
         importance=settings.importance,
     )
+    if peers is not None:
+        from drb.rehearsal.divisions import Divisions  # not needed by one rank
+
+        runner.divisions = Divisions(peers)
     engine, engine_why = choose_engine(
         settings,
         transport,

@@ -6,6 +6,7 @@ Letters: B rows of a minibatch.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,17 +28,28 @@ REHEARSED = "rehearsed"  # the field that `extend` adds
 _ID_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
+@dataclass(frozen=True)
+class Offered:
+    """What a rank has offered until a step.
+
+    distinct: samples; 0 unless the proportions need it. shard: what the last minibatch was of; None if not known.
+    """
+
+    distinct: int = 0
+    shard: Shard | None = None
+
+
 class Intake:
     """Checks what is offered, and counts it.
 
-    num_distinct: distinct samples offered so far; 0 unless the proportions need it.
+    offered: so far.
     id_field, stratum: the fields of sample ids and of strata; None: there is none.
     labelled: what is stored, with labels as strata; None: there are no labels, or they may change.
     recorder: logs what is offered.
     """
 
     def __init__(self, settings: RehearsalSettings, rank: int, world_size: int) -> None:
-        self.num_distinct = 0
+        self.offered = Offered()
         self.labelled: Columns | None = None
         self.recorder: Recorder | None = None
         self._settings = settings
@@ -136,10 +148,12 @@ class Intake:
             if strata is not None and self.labelled is not None and num_rows:
                 self._require_same_label(self.labelled, sample_id, stratum, keys)
             self._order.check(sample_id)
+            if self._order.shard is not self.offered.shard:
+                self.offered = replace(self.offered, shard=self._order.shard)
         self._arrivals += num_rows
         if self._distinct is not None:
             self._distinct.add(keys)
-            self.num_distinct = self._distinct.count()
+            self.offered = replace(self.offered, distinct=self._distinct.count())
         if self.recorder is not None:
             self.recorder.offer(round_, sample_id)
         return Offer(sample_id, stratum, keys, round_)
@@ -174,7 +188,7 @@ class Intake:
                     "need: begin with them, or go on without"
                 )
             self._distinct.load_state_dict(state["distinct"])
-            self.num_distinct = self._distinct.count()
+            self.offered = replace(self.offered, distinct=self._distinct.count())
 
 
 def reshard_intake(

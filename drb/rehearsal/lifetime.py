@@ -18,9 +18,9 @@ from typing_extensions import Self
 
 from drb.distributed.failure import OwnError, PeerError, is_of_a_collective
 from drb.exchange import Peers
+from drb.rehearsal.output import outside_inference_mode
 from drb.rehearsal.running import Running
 from drb.rehearsal.settings import RehearsalSettings
-from drb.rehearsal.step import outside_inference_mode
 from drb.rehearsal.unstarted import Unstarted
 from drb.types import Minibatch
 from drb.variant import name_of

@@ -6,8 +6,10 @@ than copying it. What is returned is overwritten two calls later.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from functools import wraps
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import numpy.typing as npt
 import torch
@@ -19,6 +21,8 @@ from drb.rehearsal.exemplars import StepExemplars
 from drb.types import Exemplars, Int64Array, Minibatch
 
 _Array: TypeAlias = npt.NDArray[Any]
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -130,3 +134,19 @@ def _as_array(values: Tensor) -> _Array:
 def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Page-locked where CUDA is present, so that copies to the GPU are asynchronous."""
     return torch.empty(shape, dtype=dtype, pin_memory=torch.cuda.is_available())
+
+
+def outside_inference_mode(call: Callable[P, T]) -> Callable[P, T]:
+    """Return the function so that it leaves `torch.inference_mode` while it runs, if its caller is in it.
+
+    Memory that outlives a call must not be made in inference mode, outside which it could not be written.
+    """
+
+    @wraps(call)
+    def outside(*args: P.args, **kwargs: P.kwargs) -> T:
+        if not torch.is_inference_mode_enabled():
+            return call(*args, **kwargs)
+        with torch.inference_mode(False), torch.no_grad():
+            return call(*args, **kwargs)
+
+    return outside

@@ -14,6 +14,7 @@ from drb.rehearsal.auto_exemplars import AutoExemplars
 from drb.rehearsal.cuda import DeviceRing, RowLauncher
 from drb.rehearsal.engine import Engine
 from drb.rehearsal.exemplars import ACTIVE, RoundResult
+from drb.rehearsal.intake import Offered
 from drb.rehearsal.memory import decision_bytes, memory_bytes
 from drb.rehearsal.round import RoundRunner
 from drb.rehearsal.settings import RehearsalSettings
@@ -68,7 +69,7 @@ class Parts:
 
     def run_round(self, step: int) -> RoundResult:
         """A round by itself, here and now, of what the buffer holds: to measure it. Collective."""
-        result = self.runner.run(step, ACTIVE, 0, self.buffer.hand_in())
+        result = self.runner.run(step, ACTIVE, Offered(), self.buffer.hand_in())
         self.buffer.release()
         return result
 

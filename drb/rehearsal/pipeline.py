@@ -22,6 +22,7 @@ from drb.distributed.failure import GRACE_S, PeerError
 from drb.exchange import Peers
 from drb.rehearsal.engine import EarlyNews
 from drb.rehearsal.exemplars import ACTIVE, FINISHED, RoundResult, StepExemplars, UnevenError
+from drb.rehearsal.intake import Offered
 from drb.rehearsal.parts import Parts
 from drb.rehearsal.settings import RehearsalSettings
 from drb.rehearsal.state.fetched import fetched_state, restore_fetched
@@ -88,12 +89,12 @@ class Pipeline:
                 self._delivery.mark(self._runner.block_of(step))  # the exemplars in this round's block are used up
         return exemplars
 
-    def submit(self, step: int, offered: int, status: int = ACTIVE, feedback: FeedbackIntake | None = None) -> None:
+    def submit(self, step: int, offered: Offered, status: int = ACTIVE, feedback: FeedbackIntake | None = None) -> None:
         """Fix what this step's round reads, and let it begin; nothing if this step has no round.
 
         With uneven="stop", hear whether some rank has ended, as soon as all ranks have begun theirs.
 
-        offered: distinct samples that this rank was offered and the round can draw. feedback: has what the round tells;
+        offered: by this rank so far, which the round can draw. feedback: has what the round tells;
         None if it tells nothing, as one that is run again.
         """
         if status == ACTIVE and step % self._interval:
@@ -115,7 +116,7 @@ class Pipeline:
         while self._in_flight:
             self._receive()
 
-    def run_again(self, last_step: int, offered: int) -> None:
+    def run_again(self, last_step: int, offered: Offered) -> None:
         """After `drain`: fetch anew, from what the buffers hold now, what is ready for the next steps. Collective."""
         if self._is_ended or not self._ready:
             return
@@ -126,7 +127,7 @@ class Pipeline:
 
     # -- the end
 
-    def finish(self, step: int, offered: int) -> None:
+    def finish(self, step: int, offered: Offered) -> None:
         """Tell the other ranks that this one ends after so many steps. Raises UnevenError if others go on."""
         self._statuses = self._runner.on_gathered = None  # nobody asks any more
         self.submit(step, offered, FINISHED)
@@ -184,7 +185,7 @@ class Pipeline:
             self._delivery.to_host(block)
         return fetched_state(self._ready, self._depth, self._interval, self._runner.draws)
 
-    def load_state_dict(self, fetched: Mapping[str, Any] | None, last_step: int, offered: int) -> None:
+    def load_state_dict(self, fetched: Mapping[str, Any] | None, last_step: int, offered: Offered) -> None:
         """Go on after step `last_step`. Collective where nothing is fetched, which must then be so on every rank."""
         if fetched is not None:
             self._ready.extend(restore_fetched(fetched, last_step, self._runner))
@@ -199,7 +200,7 @@ class Pipeline:
 
     # -- behind the scenes
 
-    def _run_rounds_up_to(self, last_step: int, offered: int) -> None:
+    def _run_rounds_up_to(self, last_step: int, offered: Offered) -> None:
         """Run the rounds that are submitted by `last_step` and whose exemplars are used after it."""
         interval, next_step, recorder = self._interval, last_step + 1, self._runner.recorder
         if recorder is not None:

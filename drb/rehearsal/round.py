@@ -26,16 +26,18 @@ from drb.buffer.positions import PositionTable, TableChange
 from drb.exchange import Exchange, Peers
 from drb.rehearsal.delivery import Delivery
 from drb.rehearsal.exemplars import ACTIVE, Ends, RoundResult, StepExemplars, UnevenError
+from drb.rehearsal.intake import Offered
 from drb.sampling.counts import UnionCounts
 from drb.sampling.sampler import Draw, Sampler, importance_of
 from drb.types import Int64Array
 
 if TYPE_CHECKING:
+    from drb.rehearsal.divisions import Divisions
     from drb.rehearsal.ledger.recorder import Recorder
     from drb.rehearsal.observing import FeedbackRows, Observing
     from drb.rehearsal.prefilled import Prefilled
 
-_STATUS, _STEP, _SIZE, _OFFERED, _CHANGED, _FEEDBACK = range(6)  # a rank's message; feedback is the rest of it
+_STATUS, _STEP, _SIZE, _OFFERED, _SHARD, _CHANGED, _FEEDBACK = range(7)  # a rank's message; feedback is the rest of it
 
 
 @dataclass
@@ -58,7 +60,7 @@ class RoundRunner:
     exemplars are being used. Round number n, counted from 0, has block n % (depth + 1).
     exemplars_of: the number of exemplars that a round draws, as a function of the union's size; None: the sampler's.
     on_gathered: is told the ranks' statuses, int64 [W], as soon as they are known.
-    recorder: logs what rounds publish.
+    recorder: logs what rounds publish. divisions: compares how the ranks divide the samples.
     failure: the error of a round, after which none is run.
     """
 
@@ -90,6 +92,7 @@ class RoundRunner:
         self.exemplars_of: Callable[[int], int] | None = None
         self.on_gathered: Callable[[Int64Array], None] | None = None
         self.recorder: Recorder | None = None
+        self.divisions: Divisions | None = None
         self.failure: BaseException | None = None
         self._last: RoundResult | None = None
         self._table = table
@@ -109,7 +112,7 @@ class RoundRunner:
         return step // self.interval % len(self.blocks)
 
     def run(
-        self, step: int, status: int, offered: int, change: TableChange, feedback: FeedbackRows | None = None
+        self, step: int, status: int, offered: Offered, change: TableChange, feedback: FeedbackRows | None = None
     ) -> RoundResult:
         """The round that was submitted in `step`.
 
@@ -134,7 +137,7 @@ class RoundRunner:
         return result
 
     def _run(
-        self, step: int, status: int, offered: int, change: TableChange, feedback: FeedbackRows | None
+        self, step: int, status: int, offered: Offered, change: TableChange, feedback: FeedbackRows | None
     ) -> RoundResult:
         start, block = time.perf_counter(), self.block_of(step)
         if self.delivery.prepares:
@@ -158,6 +161,8 @@ class RoundRunner:
             self._counted, self.union_size = counted, int(counts_WS.sum())
         if ends is not None:
             return RoundResult([], ends)
+        if self.divisions is not None:
+            self.divisions.compare(messages_WH[:, _SHARD])
         gathered = time.perf_counter()
 
         if observing is not None and feedback is not None:
@@ -165,7 +170,7 @@ class RoundRunner:
         if self.exemplars_of is not None:
             self._sampler.exemplars = self.exemplars_of(self.union_size)
         if self.recorder is not None:
-            self.recorder.round(step, self._sampler.exemplars, offered, change)
+            self.recorder.round(step, self._sampler.exemplars, offered.distinct, change)
         strata_S = self._union.values if self._union is not None and self._is_by_stratum else None
         draw, draws = self._sampler.draw if self.draws == 1 else self._draw, []
         for draw_step in range(step, step + self.interval):
@@ -215,7 +220,7 @@ class RoundRunner:
         numbers, draw = range(first, self.draws), self._sampler.draw
         return Draw.join([draw(step, counts_WS, offered_W, number, strata_S) for number in numbers])
 
-    def _publish(self, step: int, status: int, offered: int, change: TableChange) -> Int64Array:
+    def _publish(self, step: int, status: int, offered: Offered, change: TableChange) -> Int64Array:
         """Write this rank's message and show peers its table; the strata whose counts have changed, with those."""
         table, changed = self._table, self._table.apply(change)
         rows = table.rows
@@ -223,7 +228,8 @@ class RoundRunner:
         changes = np.empty(0, np.int64)
         if self._union is not None and changed:
             changes = self._union.changes(self._rank, *table.stratum_counts())
-        self._message[:_FEEDBACK] = (status, step, len(rows), offered, len(changes))
+        shard = 0 if self.divisions is None else self.divisions.word(offered.shard)
+        self._message[:_FEEDBACK] = (status, step, len(rows), offered.distinct, shard, len(changes))
         return changes
 
     def _counts(self, union: UnionCounts, lengths_W: Int64Array, changes: Int64Array) -> Int64Array:

@@ -96,7 +96,7 @@ class Running:
         self.tell(agreed_task(index, accuracies, self._settings, self._peers))
         if self.parts.auto is not None:
             self.parts.auto.begin_task()
-        self.rounds.run_again(self.steps.last, self._intake.num_distinct)
+        self.rounds.run_again(self.steps.last, self._intake.offered)
 
     def tell(self, task: BegunTask) -> None:
         """Let the proportions know of a task, between two rounds."""
@@ -143,7 +143,7 @@ class Running:
         removed = total(self._peers, len(slots))
         if self.parts.prefilled is not None:
             removed += self.parts.prefilled.drop(ids)  # the same ones on every rank
-        self.rounds.run_again(self.steps.last, self._intake.num_distinct)
+        self.rounds.run_again(self.steps.last, self._intake.offered)
         return Forgotten(ids, removed)
 
     @contextmanager
@@ -180,7 +180,7 @@ class Running:
         if "ranks" in told:
             failure = failure or self._send_on(edit, told)
             if total_of(told, "changed").any():
-                self.rounds.run_again(steps.last, self._intake.num_distinct)
+                self.rounds.run_again(steps.last, self._intake.offered)
         if failure is not None:
             raise failure
 
@@ -239,7 +239,7 @@ class Running:
             self.parts.auto.begin_task()
         if "learnt" in state:
             self._learnt().load_state_dict(state["learnt"])
-        self.rounds.load_state_dict(state["fetched"], self.steps.last, self._intake.num_distinct)
+        self.rounds.load_state_dict(state["fetched"], self.steps.last, self._intake.offered)
 
     # -- the end
 
@@ -253,7 +253,7 @@ class Running:
             self.drain()
             if not self.parts.buffer.lacks_late_fields:
                 self.parts.buffer.commit()
-        self.rounds.finish(self.steps.last + 1, self._intake.num_distinct)
+        self.rounds.finish(self.steps.last + 1, self._intake.offered)
 
     def _learnt(self) -> Learnt:
         """What the proportions have learnt, to be saved or loaded."""

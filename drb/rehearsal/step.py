@@ -4,24 +4,21 @@
 
 The round of step t publishes what was committed, so minibatch t can be drawn from step t+1's on, when its late fields
 are known, for every strategy and engine alike. It is submitted last: between the many small things that this thread
-does here, a round on another thread would take the interpreter from it. `drb.rehearsal.pipeline` has the rounds in
-flight, `drb.rehearsal.round` what happens in one.
+does here, a round on another thread would take the interpreter from it. pipeline.py has the rounds, round.py a round.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import wraps
-from typing import TYPE_CHECKING, ParamSpec, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-import torch
 from torch import Tensor
 
 from drb.rehearsal.cuda import DeferredLate, DeviceExtension, DeviceIntake, find_device
 from drb.rehearsal.exemplars import StepExemplars
 from drb.rehearsal.intake import Intake, on_cpu, require_fields
-from drb.rehearsal.output import Extension
+from drb.rehearsal.output import Extension, outside_inference_mode
 from drb.rehearsal.parts import Parts
 from drb.rehearsal.pipeline import Pipeline
 from drb.rehearsal.settings import RehearsalSettings
@@ -31,24 +28,7 @@ if TYPE_CHECKING:
     from drb.rehearsal.feedback import FeedbackIntake
 
 Output: TypeAlias = Extension | DeviceExtension
-P = ParamSpec("P")
 T = TypeVar("T")
-
-
-def outside_inference_mode(call: Callable[P, T]) -> Callable[P, T]:
-    """Return the function so that it leaves `torch.inference_mode` while it runs, if its caller is in it.
-
-    Memory that outlives a call must not be made in inference mode, outside which it could not be written.
-    """
-
-    @wraps(call)
-    def outside(*args: P.args, **kwargs: P.kwargs) -> T:
-        if not torch.is_inference_mode_enabled():
-            return call(*args, **kwargs)
-        with torch.inference_mode(False), torch.no_grad():
-            return call(*args, **kwargs)
-
-    return outside
 
 
 class Steps:
@@ -57,8 +37,7 @@ class Steps:
     there: takes minibatches to the GPU where results are returned; None: minibatches and results are on the host.
     returns_home: a minibatch that lay elsewhere is sent back to where it lay, extended.
     feedback: takes what is learnt about exemplars; None: nothing depends on it.
-    exemplars: of the last step.
-    last: the number of the last step that was taken; -1 before the first.
+    exemplars, last: of the last step that was taken, and its number; -1 before the first.
     """
 
     def __init__(
@@ -128,7 +107,7 @@ class Steps:
             feedback.settle(step)
         if parts.spec.late:
             buffer.require_late_fields()
-        offered = self._intake.num_distinct  # of the minibatches that this step's round can draw
+        offered = self._intake.offered  # of the minibatches that this step's round can draw
         if there is not None:
             there.check(minibatch)
         else:
@@ -204,10 +183,9 @@ class Steps:
 
     def _accept(self, minibatch: Minibatch) -> Minibatch:
         """The fields on the host, unless they are taken to a device. Raises ValueError if they are none."""
-        if self._there is None:
-            return on_cpu(minibatch)
-        require_fields(minibatch)
-        return minibatch
+        if self._there is not None:
+            require_fields(minibatch)
+        return on_cpu(minibatch) if self._there is None else minibatch
 
     def _has_late_on_device(self, late_fields: dict[str, Tensor]) -> bool:
         """Send for late fields that lie on a GPU; whether they do."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 
 import pytest
@@ -151,14 +152,21 @@ def test_reordering_on_purpose_can_be_said():
             rehearsal.extend({name: values.flip(0) for name, values in batch.items()})
 
 
-def first_step(rank, world_size, changed, first_id):
-    """What the first step says, where rank 1's sampler has something else; None if it goes on."""
+def say(rank, world_size, changed, first_id, earlier):
+    """What is said where rank 1's sampler has something else; None if all goes on.
+
+    earlier: minibatches of another task before, of which rank 1 has one more.
+    """
     options = {"seed": 4, "rank": rank, "world_size": world_size} | (changed if rank == 1 else {})
     data = dataset(options.pop("n", 200))
     loader = DataLoader(with_ids(data, first_id * rank), ROWS, sampler=OwnerSampler(data, **options))
+    batches = loader
+    if earlier:
+        before = DataLoader(with_ids(dataset(), 5000), ROWS, sampler=sampler(dataset(), rank))
+        batches = itertools.chain(itertools.islice(before, earlier + rank), loader)
     rehearsal = Rehearsal(20, 4, batch_size=ROWS, verbose=False)
     try:
-        for batch in loader:
+        for batch in itertools.islice(batches, 9):
             rehearsal.extend(batch)
     except ValueError as error:
         return str(error)
@@ -175,15 +183,16 @@ def test_samplers_that_do_not_belong_together_are_named_on_every_rank():
         "on purpose": ({"rank": 0, "check": False}, 0),
         "data of their own": ({"seed": 5, "rank": 0}, 1000),
     }
-    told = run_cases(first_step, 2, cases)
+    told = run_cases(say, 2, {(name, tasks): (*case, tasks) for name, case in cases.items() for tasks in (0, 2)})
     for case, message in {
         "seed": "OwnerSamplers of ranks 0 and 1 have seed 4 and 5",
         "samples": "OwnerSamplers of ranks 0 and 1 have num_samples 200 and 180",
         "rank": "OwnerSamplers of ranks 0 and 1 both give the samples of rank 0 of 2",
     }.items():
-        first, second = told.pop(case)
-        assert first == second
-        assert message in first
+        for tasks in (0, 2):
+            first, second = told.pop((case, tasks))
+            assert first == second
+            assert message in (first or "nothing"), (case, tasks)
     assert all(messages == [None, None] for messages in told.values()), told
 
 

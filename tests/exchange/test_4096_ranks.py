@@ -28,6 +28,7 @@ from drb.exchange import CollectiveExchange, Exchange, HierarchicalExchange, Pee
 from drb.exchange.node_gather import NodeGather
 from drb.rehearsal.delivery import allocate_blocks, deliver_on_host
 from drb.rehearsal.exemplars import ACTIVE
+from drb.rehearsal.intake import Offered
 from drb.rehearsal.round import RoundRunner
 from drb.sampling.proportions import PROPORTIONS
 from drb.sampling.sampler import Sampler
@@ -103,7 +104,7 @@ def test_a_round_of_one_rank_of_4096(kind: str, exemplars: int, calls: list[Call
     table = PositionTable(CAPACITY)
     delivery = deliver_on_host(exchange, allocate_blocks(2, exemplars, SPEC.words))
     runner = RoundRunner(table, exchange, sampler, delivery, rank=RANK, world_size=WORLD_SIZE)
-    runner.run(0, ACTIVE, 0, buffer.hand_in())  # allocates what is reused
+    runner.run(0, ACTIVE, Offered(), buffer.hand_in())  # allocates what is reused
 
     tracemalloc.start()
     seconds, per_round = [], []
@@ -111,7 +112,7 @@ def test_a_round_of_one_rank_of_4096(kind: str, exemplars: int, calls: list[Call
         calls.clear()
         change = buffer.hand_in()
         start = time.thread_time()
-        result = runner.run(round_, ACTIVE, 0, change)
+        result = runner.run(round_, ACTIVE, Offered(), change)
         seconds.append(time.thread_time() - start)
         per_round.append(list(calls))
         assert result.exemplars == exemplars

@@ -185,10 +185,10 @@ def fail_in_a_round(rank, world_size, asynchronous):
     from drb.sampling.sampler import Sampler
 
     class Broken(Sampler):
-        def draw(self, round_, counts_WS, offered_W):
+        def draw(self, round_, *counts):
             if round_ == 3 and rank == 0:
                 raise OverflowError(f"failed on purpose in {threading.current_thread().name}")
-            return super().draw(round_, counts_WS, offered_W)
+            return super().draw(round_, *counts)
 
     class Broke(PartsFactory):
         def sampler(self, settings, exemplars, proportions, rank):
