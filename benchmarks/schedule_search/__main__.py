@@ -121,6 +121,8 @@ def _mean(values: list[float]) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", metavar="SEED|policy", help="train what this needs, and write no figures")
+    parser.add_argument("--seeds", type=int, default=10, help="how many seeds (10)")
+    parser.add_argument("--no-policy", action="store_true", help="leave the learnt policy out")
     parser.add_argument("--folder", type=Path, default=Path("runs/schedule_search"), help="checkpoints and results")
     options = parser.parse_args()
     if options.only == "policy":
@@ -128,9 +130,10 @@ def main() -> None:
     elif options.only is not None:
         print(compare(int(options.only), options.folder))
     else:
-        rows = {seed: compare(seed, options.folder) for seed in range(10)}
+        rows = {seed: compare(seed, options.folder) for seed in range(options.seeds)}
         figures = {"settings": list(SETTINGS), "summary": summary_of(rows), "seeds": rows}
-        record.save("schedule_search", {**figures, "policy": compare_policy(options.folder)})
+        policy = {} if options.no_policy else {"policy": compare_policy(options.folder)}
+        record.save("schedule_search", {**figures, **policy})
 
 
 if __name__ == "__main__":

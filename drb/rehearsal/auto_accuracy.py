@@ -6,13 +6,19 @@ feedback moves r: up while the level is below baseline − ε, down while it is 
 further it is off. What is computed is a function of sums over all ranks, of sums and products in float64 only, which
 are the same on every machine: all ranks draw equally many.
 
-Under proportions that prefer some strata the level is that of what they prefer, not of all that is stored.
+The level is of the strata that were rehearsed before the task began, where exemplars are counted by stratum (as with
+proportions=balanced); otherwise rows of the task itself are in it. Under proportions that prefer some strata it is the
+level of what they prefer, not of all that is stored.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from drb.types import Int64Array
 
 if TYPE_CHECKING:
     from drb.sampling.feedback import Feedback  # loaded when it is used
@@ -37,6 +43,8 @@ class AutoAccuracy:
         self.say: Callable[[str], None] | None = None
         self.baseline: float | None = None
         self._exact = float(most)
+        self._strata: Int64Array = np.empty(0, np.int64)  # of which something was rehearsed
+        self._old: Int64Array | None = None  # of these, those before the task began; None: all
         self._rows, self._right, self._seen = 0.0, 0.0, 0  # fading sums, and all rows until a window is full
         self._at_limit = 0  # rows in a row that were below the target at the limit; -1: was told
 
@@ -57,10 +65,12 @@ class AutoAccuracy:
 
     def observe(self, feedback: Feedback) -> None:
         """Take note of what all ranks have learnt, and move r."""
-        rows = feedback.num_rows
+        self._strata = np.union1d(self._strata, feedback.strata)
+        is_old = np.isin(feedback.strata, self._strata if self._old is None else self._old)
+        rows = int(feedback.rows[is_old].sum())
         kept = max(0.0, 1 - rows / WINDOW)
         self._rows = kept * self._rows + rows
-        self._right = kept * self._right + int(feedback.right.sum())
+        self._right = kept * self._right + int(feedback.right[is_old].sum())
         self._seen = min(self._seen + rows, WINDOW)
         level = self.level
         if level is None:
@@ -75,7 +85,7 @@ class AutoAccuracy:
 
     def begin_task(self) -> None:
         """What the level is now is to be kept."""
-        self.baseline = self.level
+        self.baseline, self._old = self.level, self._strata if len(self._strata) else None
         self._at_limit = 0
 
     def stats(self) -> dict[str, float | None]:
@@ -84,7 +94,9 @@ class AutoAccuracy:
 
     def state_dict(self) -> dict[str, Any]:
         sums = {"rows": self._rows, "right": self._right, "seen": self._seen}
-        return {"exact": self._exact, "baseline": self.baseline, **sums, "at_limit": self._at_limit}
+        strata = {"strata": self._strata, "has_old": self._old is not None, "old": self._strata[:0]}
+        strata |= {} if self._old is None else {"old": self._old}
+        return {"exact": self._exact, "baseline": self.baseline, **sums, **strata, "at_limit": self._at_limit}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state; begin anew from that of a run whose r was chosen otherwise."""
@@ -93,6 +105,8 @@ class AutoAccuracy:
         self._exact = min(max(float(state["exact"]), 1.0), float(self.most))
         self.baseline = None if state["baseline"] is None else float(state["baseline"])
         self._rows, self._right, self._seen = float(state["rows"]), float(state["right"]), int(state["seen"])
+        self._strata = np.array(state["strata"], np.int64)
+        self._old = np.array(state["old"], np.int64) if state["has_old"] else None
         self._at_limit = int(state["at_limit"])
 
     def _note_limit(self, rows: int, is_at_limit: bool) -> None:
