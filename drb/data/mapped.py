@@ -8,6 +8,7 @@ Shapes: n samples of this source, N rows of the file, B rows of a minibatch.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ class MappedSource:
         self._where = where
         self._rows = np.arange(len(images)) if rows is None else rows
         self._dtype = torch.from_numpy(np.empty(0, images.dtype)).dtype
-        self._flat = images.reshape(len(images), -1)
+        self._flat = images.reshape(len(images), math.prod(images.shape[1:]))
 
     @property
     def labels(self) -> Int64Array:
@@ -77,7 +78,7 @@ class MappedSource:
         rows = self._rows[indices]
         shape = (len(rows), *self._images.shape[1:])
         images = torch.empty(shape, dtype=self._dtype) if memory is None else memory(shape, self._dtype)
-        self._read(rows, images.numpy().reshape(len(rows), -1))
+        self._read(rows, images.numpy().reshape(len(rows), self._flat.shape[1]))
         return {
             "image": images,
             "label": torch.from_numpy(self._all_labels[rows]),

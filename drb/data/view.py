@@ -129,7 +129,7 @@ class Concat:
         order = np.argsort(part_of, kind="stable")
         parts = [
             self.sources[part].gather(indices[part_of == part] - (self._ends[part] - len(self.sources[part])))
-            for part in np.unique(part_of)
+            for part in (np.unique(part_of) if len(indices) else [0])
         ]
         back = torch.from_numpy(np.argsort(order))  # from the order of the parts to the order asked for
         return {name: column.index_select(0, back) for name, column in _concatenate(parts).items()}

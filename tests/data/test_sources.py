@@ -58,6 +58,10 @@ def test_gather_agrees_with_labels_ids_and_subset(tmp_path):
         everything = source.gather(np.arange(len(source)))
         np.testing.assert_array_equal(everything["label"], source.labels)
         np.testing.assert_array_equal(everything["sample_id"], source.sample_ids)
+        nothing = source.gather(np.empty(0, np.int64))  # as of a rank without test samples
+        assert {name: column.shape for name, column in nothing.items()} == {
+            name: (0, *column.shape[1:]) for name, column in everything.items()
+        }
         indices = np.random.default_rng(0).permutation(len(source))[: len(source) - 1]
         part = source.subset(indices)
         assert len(part) == len(indices)

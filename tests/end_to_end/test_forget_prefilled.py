@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from end_to_end.updates import FAST, day
 
 import drb.program.run
 from drb.checkpoint import read_rank_states
@@ -12,6 +13,7 @@ from drb.data.cache import erase, erased_ids, open_prefilled
 from drb.distributed.world import World
 from drb.prefill import main as prefill
 from drb.program.config import check_config, compose_config
+from drb.training.phases import PhaseTrainer
 
 
 def test_forgotten_samples_of_a_prefilled_folder_are_denied_and_those_left_there_are_told(tmp_path, capsys):
@@ -64,3 +66,31 @@ def test_what_cannot_be_erased_is_one_line(tmp_path, monkeypatch, capsys, argume
     err = capsys.readouterr().err
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_a_mix_that_was_begun_before_samples_were_erased_does_not_go_on(tmp_path, monkeypatch, capsys):
+    """Its order is a formula of how many there are; a run that begins after it leaves them out."""
+    base, run_dir = tmp_path / "base", tmp_path / "run"
+    files = [day(tmp_path, number, [0, 1]) for number in (1, 2)]
+    assert prefill([str(base), "dataset=arrivals", f"dataset.files=[{files[0]}]"]) == 0
+    few = [setting for setting in FAST if not setting.startswith("rehearsal")]
+    arguments = ["train", "experiment=none", "strategy=finetune", "scenario=base_plus_new", "tracking=none", *few]
+    arguments += ["dataset=arrivals", f"dataset.files=[{base},{files[1]}]", f"hydra.run.dir={run_dir}"]
+    step, seen = PhaseTrainer._optimisation_step, []
+
+    def interrupt(self, *given):
+        seen.append(1)
+        if len(seen) > 14:
+            raise KeyboardInterrupt
+        step(self, *given)
+
+    monkeypatch.setattr(PhaseTrainer, "_optimisation_step", interrupt)
+    assert drb_main(arguments) == 130
+    monkeypatch.setattr(PhaseTrainer, "_optimisation_step", step)
+    assert prefill([str(base), "--forget", str(open_prefilled(base).train.sample_ids[5])]) == 0
+    capsys.readouterr()
+    assert drb_main(arguments) == 1
+    err = capsys.readouterr().err
+    assert "which mixes new 60, base 60, and there are new 60, base 59: the order of a mix is a formula" in err
+    assert err.count("\n") == 1
+    assert drb_main([*arguments, "checkpoint.resume=never"]) == 0

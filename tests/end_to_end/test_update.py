@@ -225,7 +225,7 @@ def test_a_ledger_that_was_lost_when_a_run_went_on_is_not_made_up(tmp_path, caps
 
 @pytest.mark.full
 @pytest.mark.timeout(900)
-@pytest.mark.filterwarnings("ignore:The .noload. loader strategy")  # of MLflow's own store, with a new SQLAlchemy
+@pytest.mark.filterwarnings("ignore:The .*noload.* loader strategy")  # of MLflow's own store, with a new SQLAlchemy
 def test_ten_days_killed_refused_and_gone_back_from_learn_as_one_run(tmp_path):
     tracking = f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"
     lineage, files = ten_days.play(tmp_path, 0, ["seed=0", tracking])
