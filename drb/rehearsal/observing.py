@@ -1,4 +1,4 @@
-"""Feedback on its way through a round: this rank's sums into the round's message, those of all ranks to who uses them.
+"""Feedback on its way through a round: this rank's rows into the round's message, all ranks' sums to who uses them.
 
 Letters: R rows of feedback, W ranks, H integers of a message.
 """
@@ -51,24 +51,19 @@ class Observing:
         self.needs_correct = needs_correct
         self.words = 1 + WORDS * most_rows
         self.brought = NOTHING
-        self._own = NOTHING
 
     def write(self, rows: FeedbackRows | None, message_H: Int64Array) -> None:
-        """Sum up this rank's rows, if there are some, and put the sums into its message."""
-        own = self._own = Feedback.of_rows(rows.strata, rows.loss, rows.right) if rows else NOTHING
-        message_H[0] = len(own)
-        if len(own):
-            message_H[1 : 1 + WORDS * len(own)] = own.to_words().reshape(-1)
+        """Put this rank's rows, if there are some, into its message. They are summed up with those of the others."""
+        message_H[0] = 0 if rows is None else len(rows)
+        if rows:
+            words = message_H[1 : 1 + WORDS * len(rows)].reshape(-1, WORDS)
+            words[:, 0], words[:, 1], words[:, 2] = rows.strata, rows.right, rows.loss.view(np.int64)
 
     def observe(self, messages_WH: Int64Array) -> None:
         """Add up what all ranks have sent, and tell it; nothing if none has sent any."""
-        world_size, counts_W = len(messages_WH), messages_WH[:, 0]
-        if world_size == 1:
-            feedback = self._own
-        elif counts_W.any():
-            feedback = Feedback.of_words(messages_WH[:, 1:].reshape(world_size, -1, WORDS), counts_W)
-        else:
-            feedback = NOTHING
+        counts_W, feedback = messages_WH[:, 0], NOTHING
+        if counts_W.any():
+            feedback = Feedback.of_words(messages_WH[:, 1:].reshape(len(messages_WH), -1, WORDS), counts_W)
         if len(self.brought):
             feedback, self.brought = Feedback.joined([self.brought, feedback]), NOTHING
         if len(feedback):

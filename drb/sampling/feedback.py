@@ -1,7 +1,7 @@
 """What was learnt about rehearsed samples, summed by stratum: feedback for proportions that depend on it.
 
-A rank sums its own rows and sends the sums with the message of a round's barrier; every rank adds up the sums of all
-ranks, in float64 and in the order of the ranks, so that all have the same ones.
+A rank sends its rows, three words each, with the message of a round's barrier. Every rank adds up those of all ranks,
+in float64 and in the order of the ranks, so that all have the same sums.
 
 Letters: R rows, F strata that rows were of, W ranks.
 """
@@ -15,7 +15,7 @@ import numpy as np
 
 from drb.types import BoolArray, Float64Array, Int64Array
 
-WORDS = 3  # of a stratum in a message
+WORDS = 3  # of a row in a message: its stratum, whether it is right, the bits of its loss
 
 
 @dataclass(frozen=True)
@@ -54,16 +54,12 @@ class Feedback:
         strata, rows, loss, right = (np.concatenate([getattr(part, name) for part in parts]) for name in _NAMES)
         return cls._summed(strata, rows, loss, right)
 
-    def to_words(self) -> Int64Array:
-        """int64 [F, 3]: stratum; right and rows, 32 bits each; the bits of the loss."""
-        return np.stack((self.strata, self.right << 32 | self.rows, self.loss.view(np.int64)), axis=1)
-
     @classmethod
     def of_words(cls, words: Int64Array, counts_W: Int64Array) -> Feedback:
-        """Return the sums of all ranks. words: int64 [W, *, 3], of which the first counts_W of each rank are used."""
+        """Return the sums of all ranks' rows. words: int64 [W, *, 3], of which each rank has set the first counts_W."""
         own = np.arange(words.shape[1]) < counts_W[:, None]
-        strata, counts, loss = words[own].T.copy()
-        return cls._summed(strata, counts & 0xFFFFFFFF, loss.view(np.float64), counts >> 32)
+        strata, right, loss = words[own].T.copy()
+        return cls._summed(strata, None, loss.view(np.float64), right)
 
     @classmethod
     def _summed(
