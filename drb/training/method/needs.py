@@ -21,6 +21,9 @@ ROWS = ("task", "stored")
 ORIGIN = "offered_in"
 """The late field that says in which task a sample was offered, float32 [1], for gradients on earlier tasks."""
 
+MASS = "mass"
+"""The late field of how many samples an exemplar stands for, float32 [1]; without it an exemplar stands for itself."""
+
 
 @dataclass(frozen=True)
 class LateField:

@@ -18,12 +18,11 @@ from torch import Tensor
 
 from drb.buffer.admission.class_balanced import level_quotas
 from drb.rehearsal.edit import Edit
+from drb.training.method.needs import MASS
 from drb.training.method.structure import count_rows, rows_of
 from drb.training.method.tasks import FinishedTask
 from drb.training.terms.nearest_mean import normalised_features
 from drb.types import Minibatch
-
-MASS = "mass"
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,9 @@ from drb.coreset.kmeans import kmeans, medoids
 from drb.coreset.privacy import epsilon_of, gaussian_dp, private_kmeans
 from drb.options import setting
 from drb.seeding import sample_keys
-from drb.training.method.needs import LateField, Needs
+from drb.training.method.needs import MASS, LateField, Needs
 from drb.training.method.tasks import FinishedTask
-from drb.training.terms.candidates import MASS, Candidates, Chosen, candidates_of, quotas_of, store
+from drb.training.terms.candidates import Candidates, Chosen, candidates_of, quotas_of, store
 from drb.training.terms.term import Term
 
 _LEARNT_FROM = 4000  # samples of all ranks that inducing points are fitted to

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from ranks import run_ranks
+from training.method.replay import Pair, Replay
 from training.method.runs import SAMPLES, case
 from training.parts import small_dataset
 
@@ -28,6 +29,7 @@ PARTS: dict[str, tuple[str, dict[str, Any]]] = {
     "points": ("cluster_storage", {"inducing_points": 2}),
     "density": ("density_storage", {"dimensions": 3, "neighbours": 3, "outliers": 0.2}),
     "map": ("density_storage", {"map": "tsne"}),
+    "weighted": ("cluster_storage", {}),
     "noise": ("cluster_storage", {"noise": 0.5, "steps": 2}),
 }
 ALONE = World()
@@ -35,13 +37,13 @@ ALONE = World()
 
 def method(name: str) -> tuple[Any, list[Any]]:
     term, options = PARTS[name]
-    return ExperienceReplay(), [TERMS.build(term, options)]
+    return ExperienceReplay(by_mass=name == "weighted"), [TERMS.build(term, options)]
 
 
 def run_all(rank: int, world_size: int, names: list[str]) -> dict[str, Any]:
     rehearsal = {"capacity": TOTAL // world_size}
     cases = {name: (functools.partial(method, name), {"rehearsal": rehearsal}) for name in names}
-    wanted = ("stored", "first", "again", "batches")
+    wanted = ("stored", "first", "again", "batches", "weights")
     return {name: {key: found[key] for key in wanted} for name, found in case(rank, world_size, cases).items()}
 
 
@@ -141,6 +143,26 @@ def test_noisy_centroids_are_no_samples_and_say_what_they_spend():
         assert not (images == torch.from_numpy(image).flatten()).all(1).any()
     assert ClusterStorage(noise=10.0, steps=3).epsilon == pytest.approx(0.67, abs=0.2)
     assert ClusterStorage().epsilon == np.inf
+
+
+def test_losses_are_weighted_by_mass_where_that_is_asked_for():
+    replay = Replay(of_part(2, "weighted"))
+
+    def of_batch(pair: Pair) -> torch.Tensor:
+        total, count = 0.0, 0
+        for batch in pair:
+            fields = batch["fields"]
+            losses = F.cross_entropy(replay.outputs(fields), torch.from_numpy(fields["label"]), reduction="none")
+            weights = torch.ones(len(losses))
+            if len(losses) > batch["new"]:
+                mass = torch.from_numpy(fields["mass"][batch["new"] :, 0])
+                weights[batch["new"] :] = mass / mass.mean()
+            total, count = total + (losses * weights).sum(), count + len(losses)
+        return total / count
+
+    replay.run_loss(of_batch)
+    with pytest.raises(ValueError, match=r"which nothing stores: add terms=\[cluster_storage\]"):
+        ExperienceReplay(by_mass=True)._masses({})
 
 
 def test_while_a_task_is_trained_its_own_rows_are_not_rehearsed():
