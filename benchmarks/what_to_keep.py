@@ -47,25 +47,26 @@ POLICIES: dict[str, dict[str, Any]] = {
     "clusters": {"term": "cluster_storage", "steps": 10},
     "clusters of features": {"term": "cluster_storage", "steps": 10, "features": "network"},
     "inducing points": {"term": "cluster_storage", "inducing_points": 10},
+    "inducing points, all classes at once": {"term": "cluster_storage", "inducing_points": 10, "tasks": 1},
     "noise 4": {"term": "cluster_storage", "noise": 4.0, "steps": 4},
     "noise 16": {"term": "cluster_storage", "noise": 16.0, "steps": 4},
     "density": {"term": "density_storage"},
     "density, no outliers left out": {"term": "density_storage", "outliers": 0.0},
 }
-AT_MOST = {"inducing points": 100}  # exemplars
+AT_MOST = dict.fromkeys([name for name in POLICIES if name.startswith("inducing points")], 100)  # exemplars
 
 
 def kept_by(policy: str, data: Dataset, capacity: int, seed: int) -> dict[str, Tensor]:
     """What a policy has stored after the stream: image, label and, where it is stored, mass."""
     options = dict(POLICIES[policy])
-    name, admission = options.pop("term", None), options.pop("admission", "closed")
+    name, admission, tasks = options.pop("term", None), options.pop("admission", "closed"), options.pop("tasks", 5)
     terms = [] if name is None else [TERMS.build(name, options)]
     strategy = STRATEGIES.build("er")
     late = {key: field.declared(10) for key, field in Method(strategy, terms).needs.late.items()}
     spec = {"image": Field(torch.uint8, SHAPE), "label": Field(torch.int64), **late} if late else None
     with Rehearsal(capacity, 64, admission=admission, spec=spec, seed=seed, batch_size=256, verbose=False) as rehearsal:
         Trainer(
-            build_scenario("class_incremental", data, seed=seed, num_tasks=5),
+            build_scenario("class_incremental", data, seed=seed, num_tasks=tasks),
             lambda classes, task: network_of(classes, seed + task),
             Preprocess(mean=[0.0], std=[1.0]),
             strategy,

@@ -120,6 +120,11 @@ class ClusterStorage(Term):
         data = data.at(torch.from_numpy(np.argsort(sample_keys(data.ids.numpy(), _seed(task)))))
         sums = torch.zeros(task.num_outputs, dtype=torch.float64).index_add_(0, data.labels, data.mass)
         moved = torch.isin(points.labels, torch.tensor(sorted(task.classes)))
+        if not moved.all():
+            task.say(
+                "cluster_storage.inducing_points: points that are fitted to some classes only, as in this task, have been "
+                "worse than samples; they gain where all classes are in one task (docs/which_past.md)"
+            )
         found = adapted(
             _as_unit(points.points),
             points.labels,
