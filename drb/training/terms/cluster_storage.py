@@ -122,8 +122,8 @@ class ClusterStorage(Term):
         moved = torch.isin(points.labels, torch.tensor(sorted(task.classes)))
         if not moved.all():
             task.say(
-                "cluster_storage.inducing_points: points that are fitted to some classes only, as in this task, were worse "
-                "than samples; they gain where all classes are in one task (docs/which_past.md)"
+                "cluster_storage.inducing_points: points that are fitted to some classes only, as in this task, were "
+                "worse than samples; they gain where all classes are in one task (docs/which_past.md)"
             )
         found = adapted(
             _as_unit(points.points),
