@@ -216,7 +216,7 @@ class OrderCheck:
         new = [iteration for iteration in _alive() if iteration not in known]
         if new:
             self._searches = _SEARCHES
-        for iteration in new:
+        for iteration in reversed(new):  # the newest comes first
             self._places.insert(0, _Place(weakref.ref(iteration), iteration.order, iteration.checked))
         self._places = [place for place in self._places if place.iteration() is not None]
 

@@ -3,18 +3,14 @@
 `drb.rehearsal.handshake` looks at it before the first step. From then on each rank says in its round's message of which
 shard its minibatches are, in one integer. Ranks need not begin the next data set in the same step, so the shards are
 compared once they have been the same for a few rounds.
-
-Letters: W ranks.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from hashlib import blake2b
 
 from drb.data.sampler_order import Shard, require_one_division
 from drb.distributed.peers import Peers
-from drb.types import Int64Array
 
 _PATIENCE = 3  # rounds in which no rank has said something else
 
@@ -24,29 +20,22 @@ class Divisions:
 
     def __init__(self, peers: Peers) -> None:
         self._peers = peers
-        self._shard: Shard | None = None
-        self._word = 0
         self._words = b""  # of all ranks
         self._rounds = 0  # since they changed
 
-    def word(self, shard: Shard | None) -> int:
-        """What this rank says of its shard in its message: 0 if that is not known."""
-        if shard is not self._shard:
-            digest = b"" if shard is None else blake2b(repr(shard).encode(), digest_size=7).digest()
-            self._shard, self._word = shard, int.from_bytes(digest, "big")
-        return self._word
+    def compare(self, words: bytes, own: Shard | None) -> bool:
+        """Look at what all ranks have said; return whether that will do until a rank says something else.
 
-    def compare(self, words_W: Int64Array) -> None:
-        """Look at what all ranks have said, int64 [W].
+        own: this rank's shard.
 
         Raises:
             ValueError: two ranks' samplers differ in seed or number of samples, or give the same samples.
         """
-        words = words_W.tobytes()
-        if words != self._words:
-            self._words, self._rounds = words, 0
-        elif self._rounds <= _PATIENCE:
-            self._rounds += 1
-            if self._rounds == _PATIENCE and words_W.any():
-                shards = self._peers.gather_json(None if self._shard is None else asdict(self._shard), "samplers")
-                require_one_division([None if shard is None else Shard(**shard) for shard in shards])
+        self._rounds = self._rounds + 1 if words == self._words else 0
+        self._words = words
+        if self._rounds < _PATIENCE:
+            return False
+        if any(words):
+            shards = self._peers.gather_json(None if own is None else asdict(own), "samplers")
+            require_one_division([None if shard is None else Shard(**shard) for shard in shards])
+        return True

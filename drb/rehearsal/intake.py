@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,6 +39,12 @@ class Offered:
 
     distinct: int = 0
     shard: Shard | None = None
+
+    @cached_property
+    def shard_word(self) -> int:
+        """The shard as an integer that differs for different ones; 0 if it is not known."""
+        digest = b"" if self.shard is None else blake2b(repr(self.shard).encode(), digest_size=7).digest()
+        return int.from_bytes(digest, "big")
 
 
 class Intake:

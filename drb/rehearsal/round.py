@@ -93,6 +93,7 @@ class RoundRunner:
         self.on_gathered: Callable[[Int64Array], None] | None = None
         self.recorder: Recorder | None = None
         self.divisions: Divisions | None = None
+        self._shards, self._are_compared = b"", False  # what all ranks have said of their shards
         self.failure: BaseException | None = None
         self._last: RoundResult | None = None
         self._table = table
@@ -161,8 +162,9 @@ class RoundRunner:
             self._counted, self.union_size = counted, int(counts_WS.sum())
         if ends is not None:
             return RoundResult([], ends)
-        if self.divisions is not None:
-            self.divisions.compare(messages_WH[:, _SHARD])
+        if self.divisions is not None and (messages_WH[:, _SHARD].tobytes() != self._shards or not self._are_compared):
+            self._shards = messages_WH[:, _SHARD].tobytes()
+            self._are_compared = self.divisions.compare(self._shards, offered.shard)
         gathered = time.perf_counter()
 
         if observing is not None and feedback is not None:
@@ -228,8 +230,7 @@ class RoundRunner:
         changes = np.empty(0, np.int64)
         if self._union is not None and changed:
             changes = self._union.changes(self._rank, *table.stratum_counts())
-        shard = 0 if self.divisions is None else self.divisions.word(offered.shard)
-        self._message[:_FEEDBACK] = (status, step, len(rows), offered.distinct, shard, len(changes))
+        self._message[:_FEEDBACK] = (status, step, len(rows), offered.distinct, offered.shard_word, len(changes))
         return changes
 
     def _counts(self, union: UnionCounts, lengths_W: Int64Array, changes: Int64Array) -> Int64Array:
