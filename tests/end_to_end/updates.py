@@ -10,11 +10,7 @@ from drb.runs.lineage.record import read_lineage
 from drb.update import main
 
 FAST = ["model=mlp", "model.hidden=[16]", "training.epochs=6", "training.batch_size=8", "training.batch_scope=total"]
-
-
 FAST += ["optimizer.lr=0.1", "rehearsal.capacity=60", "rehearsal.capacity_scope=total", "rehearsal.exemplars=8"]
-
-
 FAST += ["rehearsal.exemplars_scope=total", "checkpoint.every_steps=10", "tracking.plots=false", "threads=1"]
 
 

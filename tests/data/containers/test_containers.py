@@ -1,97 +1,19 @@
-"""Tar shards, Parquet, Arrow and Python objects give the pictures, labels and ids that were put in; odd ones a line."""
+"""Tar shards, Parquet and Arrow files give the pictures, labels and ids that were put in; odd ones a line."""
 
 import io
 import json
-import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from data.containers.files import COUNT, arrow, colours, load, of_both, parquet, picture, shards, write_tar
 
 from drb.data.cache import erased_ids
-from drb.data.datasets import CacheSettings, MappedSource, load_dataset
+from drb.data.datasets import CacheSettings, MappedSource
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
-
-COUNT = 12
-
-
-def picture(number):
-    """A PNG of one colour, which decoding leaves as it is."""
-    stream = io.BytesIO()
-    Image.new("RGB", (16, 16), (number, 2 * number, 3 * number)).save(stream, "PNG")
-    return stream.getvalue()
-
-
-def write_tar(path, members):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as archive:
-        for name, content in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-
-
-def shards(root, numbers=range(COUNT), split="train", per_shard=5, label=lambda n: b"%d\n" % (n % 3)):
-    numbers = list(numbers)
-    for first in range(0, len(numbers), per_shard):
-        members = [
-            (f"set/{n:04d}.{extension}", content)
-            for n in numbers[first : first + per_shard]
-            for extension, content in (("png", picture(n)), ("cls", label(n)), ("txt", b"a caption"))
-        ]
-        write_tar(root / f"{split}-{first:03d}.tar", members)
-    return root
-
-
-def parquet(root, numbers=range(COUNT), name="train-00000-of-00001", group=4, **columns):
-    root.mkdir(parents=True, exist_ok=True)
-    numbers = list(numbers)
-    images = pa.array(
-        [{"bytes": picture(n), "path": f"{n}.png"} for n in numbers],
-        pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
-    )
-    table = pa.table({"image": images, "label": pa.array([n % 3 for n in numbers]), **columns})
-    pq.write_table(table, root / f"{name}.parquet", row_group_size=group)
-    return root
-
-
-def arrow(root, numbers=range(COUNT), names=("ant", "bee", "cow")):
-    """As `save_to_disk` of the library `datasets` lays it out."""
-    for split, chosen in (("train", list(numbers)), ("test", [100, 101, 102])):
-        folder = root / split
-        folder.mkdir(parents=True)
-        features = {"label": {"names": list(names), "_type": "ClassLabel"}}
-        schema = pa.schema(
-            [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())],
-            metadata={"huggingface": json.dumps({"info": {"features": features}})},
-        )
-        rows = [{"image": {"bytes": picture(n % 85), "path": None}, "label": n % 3} for n in chosen]
-        with pa.ipc.new_stream(str(folder / "data-00000-of-00001.arrow"), schema) as writer:
-            writer.write_table(pa.Table.from_pylist(rows, schema))
-        (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}))
-    (root / "dataset_dict.json").write_text(json.dumps({"splits": ["train", "test"]}))
-    return root
-
-
-def load(name, root, **options):
-    return load_dataset(name, root, **{"image_size": 8, "workers": 1, **options})
-
-
-def colours(source):
-    """The number that each picture was made of, by its id; and its label."""
-    got = source.gather(np.arange(len(source)))
-    assert (got["image"] == got["image"][:, :, :1, :1]).all()
-    numbers = got["image"][:, 0, 0, 0].tolist()
-    return dict(zip(got["sample_id"].tolist(), zip(numbers, got["label"].tolist(), strict=True), strict=True))
-
-
-def of_both(dataset):
-    return colours(dataset.train) | colours(dataset.test)
-
 
 WRITERS = {"tar_shards": shards, "parquet": parquet}
 
@@ -196,67 +118,6 @@ def test_one_of_two_pictures_of_each_sample(tmp_path):
     write_tar(tmp_path / "a.tar", [("x.png", picture(1)), ("x.jpg", picture(1)), ("x.cls", b"1")])
     with pytest.raises(ValueError, match=r"two images, \.png and \.jpg; choose one by dataset\.image=jpg"):
         load("tar_shards", tmp_path)
-
-
-def pairs(count=COUNT):
-    return [(Image.new("RGB", (4, 4), (n, n, n)), n % 3) for n in range(count)]
-
-
-def stream_of(count=COUNT, ids=False):
-    class Stream:
-        def __iter__(self):
-            for image, label in pairs(count):
-                yield {
-                    "image": np.array(image).transpose(2, 0, 1),
-                    "label": label,
-                    **({"sample_id": label} if ids else {}),
-                }
-
-    return Stream(), pairs(4)
-
-
-def broken():
-    yield from pairs(3)
-    raise OSError("the disk is gone")
-
-
-def test_python_objects_with_indices_and_iterables(tmp_path):
-    dataset = load_dataset("python", function=f"{__name__}.pairs")
-    assert dict(of_both(dataset).values()) == {n: n % 3 for n in range(COUNT)}
-    more = load_dataset("python", function=f"{__name__}.pairs", arguments={"count": 20})
-    assert of_both(dataset).items() <= of_both(more).items()
-    dataset = load_dataset("python", function=f"{__name__}.stream_of", spool_dir=str(tmp_path))
-    assert (len(dataset.train), len(dataset.test), dataset.image_shape) == (COUNT, 4, (3, 4, 4))
-    assert not list(tmp_path.iterdir())
-
-
-def numbered(shade):
-    return [{"image": np.full((3, 4, 4), shade, np.uint8), "label": n % 3, "sample_id": n} for n in range(4)]
-
-
-def test_images_that_change_under_given_ids_are_other_data():
-    first, other = (load_dataset("python", function=f"{__name__}.numbered", arguments={"shade": n}) for n in (1, 2))
-    assert first.train.sample_ids.tolist() == other.train.sample_ids.tolist()
-    assert first.identity.fingerprint != other.identity.fingerprint
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({}, r"dataset.function is empty"),
-        ({"function": "nowhere.at_all"}, r"dataset.function=nowhere.at_all cannot be imported"),
-        ({"function": f"{__name__}.broken"}, r"broken raised OSError: the disk is gone"),
-        (
-            {"function": f"{__name__}.stream_of", "arguments": {"ids": True}},
-            r"samples 0 and 3 of .* same sample_id",
-        ),
-        ({"function": f"{__name__}.pairs", "arguments": {"count": 0}}, r"gives no samples"),
-        ({"function": f"{__name__}.pairs", "arguments": {"size": 0}}, r"raised TypeError: .*size"),
-    ],
-)
-def test_python_objects_that_cannot_be_used(options, message):
-    with pytest.raises(ValueError, match=message):
-        load_dataset("python", **options)
 
 
 def cut(root):
