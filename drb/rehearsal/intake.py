@@ -22,6 +22,7 @@ from drb.rehearsal.settings import LABEL, RehearsalSettings
 from drb.sampling.distinct import DistinctCounter
 from drb.seeding import sample_ids_of, sample_keys
 from drb.types import Int64Array, Minibatch, OwnerOf, UInt64Array
+from drb.variant import name_of
 
 if TYPE_CHECKING:
     from drb.rehearsal.ledger.recorder import Recorder
@@ -191,9 +192,11 @@ class Intake:
         self._arrivals = int(state["arrivals"])
         if self._distinct is not None:
             if "distinct" not in state:
+                shares = self._settings.shares
+                needing = f"proportions={name_of(shares)}" if shares.needs_offered else "importance=True"
                 raise ValueError(
-                    "the saved state has no count of distinct offers, which proportions=stream and importance weights "
-                    "need: begin with them, or go on without"
+                    f"the saved state has no count of distinct offers, which {needing} needs: begin with it, or go on "
+                    "without"
                 )
             self._distinct.load_state_dict(state["distinct"])
             self.offered = replace(self.offered, distinct=self._distinct.count())

@@ -40,9 +40,17 @@ class BegunTask:
         return cls(index, rows)
 
     @classmethod
-    def of_json(cls, text: str) -> BegunTask:
-        index, rows = json.loads(text)
-        return cls(int(index), tuple(map(tuple, rows)))
+    def of_json(cls, text: object) -> BegunTask:
+        """Return the task that `to_json` gave as text. Raises ValueError for anything else."""
+        try:
+            index, rows = json.loads(text)  # type: ignore[arg-type]
+            accuracies = tuple(tuple(map(float, row)) for row in rows)
+            lengths = [len(row) for row in accuracies]
+            if type(index) is int and index >= 0 and lengths == list(range(1, len(lengths) + 1)):
+                return cls(index, accuracies)
+        except (TypeError, ValueError):
+            pass
+        raise ValueError("the rehearsal state is damaged: its task cannot be")
 
     def to_json(self) -> str:
         """The same as text; equal tasks give equal texts."""

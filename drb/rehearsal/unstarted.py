@@ -124,11 +124,11 @@ class Unstarted:
         if len(self._denied) and "spec" in saved:  # alike on all ranks, as what follows must be
             saved = forget_in_state(saved, self._denied)
         self.deny(np.asarray(saved.get("denied", ()), np.int64))
-        if saved.get("task"):
+        if not isinstance(task := saved.get("task", ""), str) or task:
             from drb.rehearsal.tasks import BegunTask  # seldom needed
 
-            self.task = BegunTask.of_json(saved["task"])
-            self.begins_task = bool(saved.get("begins_task", False))
+            self.task = BegunTask.of_json(task)
+            self.begins_task = saved.get("begins_task") is True
         if "spec" in saved:  # not saved before the first minibatch
             self._spec, self.saved = spec_in(saved), saved
             self.earlier = dict(saved["stats"])

@@ -184,7 +184,7 @@ def test_states():
         except Exception as error:
             raise AssertionError(f"{settings}: {error!r}") from error
         refused += is_refused
-        names_data = not is_refused and bad["settings"]["data"] is not None
+        names_data = not is_refused and bad["settings"].get("data") is not None
         assert ["the state has data=" in str(warning.message) for warning in given] == [True] * names_data
         named += names_data
     assert refused > CASES["states"] / 3

@@ -72,6 +72,7 @@ def test_heuristics_are_followed_by_the_accuracies_so_far() -> None:
     assert follow(Search(Falling()), GlobalDrop()).best[2] == ((1,), (1, 0), (1, 0, 0), (1, 0, 0, 0))
 
 
+@pytest.mark.full  # 20 seconds of learning
 def test_a_policy_learns_what_pays_and_uses_it_on_a_stream_that_it_has_not_seen() -> None:
     policy, trainings = train_policy([Table(), Table()], 60, seed=0)
     assert 5 < trainings <= 60 * 5

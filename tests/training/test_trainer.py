@@ -108,6 +108,9 @@ def test_duplicates_in_the_buffers_end_the_run():
         settings = RehearsalSettings(1, 1)
         recorder = None
 
+        def begin_task(self, index, accuracies):
+            pass
+
         def extend(self, minibatch):
             return minibatch
 

@@ -27,10 +27,10 @@ UNION = sorted(i for ids in UNEVEN for i in ids)
 class SlotModuloCount(Sampler):
     """A rank at random, then a random slot of the largest buffer, modulo what the rank holds."""
 
-    def draw(self, round_, counts_WS, offered_W):
+    def draw(self, round_, counts_WS, *others):
         rng, counts = self._rng.at(round_), counts_WS.sum(axis=1)
         if not counts.all():
-            return super().draw(round_, counts_WS, offered_W)
+            return super().draw(round_, counts_WS, *others)
         chosen: set[tuple[int, int]] = set()
         while len(chosen) < self.exemplars:
             owner = int(rng.integers(len(counts)))
