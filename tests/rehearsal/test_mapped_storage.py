@@ -104,8 +104,7 @@ def test_ranks_read_one_another_s_files(tmp_path):
     ways = [
         {"exchange": "shared", "asynchronous": True},
         {"exchange": "collective"},
-        {"exchange": "hierarchical"},
-        {"exchange": "shared", "max_age": 5, "asynchronous": False},
+        {"exchange": "hierarchical", "max_age": 5, "asynchronous": False},
     ]
     cases = {str(n): (way,) for n, way in enumerate(ways)}
     cases |= {f"{n} mmap": ({**way, **mmap(tmp_path / f"{n}")},) for n, way in enumerate(ways)}
