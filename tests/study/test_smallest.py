@@ -8,6 +8,7 @@ import pytest
 from study.made import STUDY, carry_out, main, summary_of
 
 from drb.study.definition import load_study
+from drb.study.page import TABLE
 from drb.study.results import Result
 from drb.study.smallest import smallest_capacities
 from drb.study.statistics import by_point
@@ -38,7 +39,13 @@ def test_the_smallest_is_one_above_which_none_is_too_bad_compared_seed_by_seed(t
     assert "rehearsal.capacity=800 is" in line
 
 
+def without_pictures(study, results, folder):
+    (folder / TABLE).write_text("| a table |")
+    return [folder / "page.html"]
+
+
 def test_the_command_names_it_below_the_table(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("drb.study.command.write_page", without_pictures)
     monkeypatch.setattr("drb.study.command.require_same_configs", lambda *_: None)  # those of made runs are empty
     file = tmp_path / "made.yaml"
     file.write_text(ONE)

@@ -91,7 +91,7 @@ def test_what_is_done_is_not_done_again_and_what_failed_is_tried_again(file: Pat
         assert started.count("broken · capacity=100 · W=1 · seed 0") == times
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.full)])
+@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.full)])
 def test_a_study_killed_at_random_moments_ends_with_the_same_page(kills: int, file: Path, tmp_path: Path):
     carry_out(file, tmp_path / "whole")
     moments, done = random.Random(3), []

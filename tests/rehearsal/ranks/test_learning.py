@@ -137,7 +137,7 @@ def function(ids):
 def test_importance_weights_make_means_unbiased_for_all_that_was_offered(world_size):
     offered = np.concatenate([np.arange(12 * rows) * world_size + r for r, rows in enumerate([8, 3, 1][:world_size])])
     truth, proportions = float(function(offered).mean()), ("uniform", "balanced", "mix_cd")[world_size - 1]
-    per_rank = np.array(run_ranks(estimates, world_size, proportions, 16, timeout=90))
+    per_rank = np.array(run_ranks(estimates, world_size, proportions, 10, timeout=90))
     means = per_rank.mean(axis=0)  # of the ranks, of each seed
     assert abs(means.mean() - truth) < 3 * means.std(ddof=1) / np.sqrt(len(means))
     assert means.std(ddof=1) / np.sqrt(len(means)) < 0.1 * truth
