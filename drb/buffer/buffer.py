@@ -98,7 +98,7 @@ class Buffer:
         else:
             self._staged = Staged(NOTHING, _NOWHERE, len(offer.sample_id), set(self.spec.required_late))
         if len(self._staged.where):
-            self._write(minibatch, *self._staged.all)
+            self._write(minibatch, self._staged.decision.rows, self._staged.where)
         return len(decision.rows)
 
     def attach(self, late_fields: Mapping[str, Tensor]) -> None:
@@ -112,7 +112,8 @@ class Buffer:
         if len(staged.where):
             self._before_writing(staged.where)
             kept = late_fields.keys() - self.spec.refreshed if len(staged.again) else set()
-            for names, places in ((kept, staged.admitted), (late_fields.keys() - kept, staged.all)):
+            stored = staged.decision.rows, staged.where
+            for names, places in ((kept, staged.admitted), (late_fields.keys() - kept, stored)):
                 if names and len(places[1]):
                     self._write({name: late_fields[name] for name in names}, *places)
         staged.lacking.difference_update(late_fields)

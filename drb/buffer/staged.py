@@ -47,11 +47,6 @@ class Staged:
         return replace(self, decision=decision, where=np.concatenate((self.where, where))[order], again=again)
 
     @property
-    def all(self) -> tuple[Int64Array, Int64Array]:
-        """The rows of the minibatch that have rows in the buffer, and these: int64 [A] each."""
-        return self.decision.rows, self.where
-
-    @property
     def admitted(self) -> tuple[Int64Array, Int64Array]:
         """The rows of the minibatch that are new in the buffer, and where they lie: int64 [n] each."""
         return np.delete(self.decision.rows, self.again), np.delete(self.where, self.again)
