@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -233,6 +234,24 @@ def test_a_run_that_goes_on_names_what_is_missing(importable):
     )
     with pytest.raises(ValueError, match=re.escape(line)):
         require_same_config(dataclasses.asdict(saved), dataclasses.asdict(now), "the run")
+
+
+@pytest.mark.parametrize(
+    ("proportions", "entries", "message"),
+    [
+        ("schedule", ([[1]], [[1], [1, 1]]), None),
+        ("schedule", ([[1], [1, 1]], [[1]]), r"proportions_options.shares=\[\[1\], \[1, 1\]\], this run has \[\[1\]\]"),
+        ("my_variants.Shares", ([1], [1, 2]), r"shares=\[1\], this run has \[1, 2\]"),
+        ("my_variants.Shares", (1, 2), "shares=1, this run has 2"),
+    ],
+)
+def test_only_a_schedule_goes_on_with_more_shares(proportions, entries, message):
+    then, now = (
+        {"rehearsal": {"proportions": proportions, "proportions_options": {"shares": shares}}} for shares in entries
+    )
+    expected = contextlib.nullcontext() if message is None else pytest.raises(ValueError, match=message)
+    with expected:
+        require_same_config(then, now, "the run")
 
 
 def test_a_saved_name_imports_nothing(importable):

@@ -27,9 +27,10 @@ from omegaconf.errors import OmegaConfBaseException
 from drb.options import one_of_phrase
 from drb.program.config.explain import as_text, explain, unknown_key
 from drb.program.config.keys import every_setting
-from drb.program.config.rehearsal import KINDS
+from drb.program.config.rehearsal import KINDS, RehearsalConfig
 from drb.program.config.schema import TrainConfig
 from drb.program.config.variants import GROUPS, SCHEMA, TERMS_GROUP, register_chosen, register_variants
+from drb.variant import options_of
 
 STUDIES = "study"  # the folder there that is no group of settings, but has the files of `drb study`
 _DEFAULT_DATASET = "digits"  # as configs/train.yaml says, and the experiment there is about
@@ -60,7 +61,7 @@ def compose_config(arguments: Sequence[str], run_id: str | None = None) -> tuple
         composed = _compose([_as_addition(argument) for argument in [*arguments, *_no_experiment(overrides)]])
         if composed.run_id is None:
             composed.run_id = run_id or _new_run_id(composed.name or composed.strategy.name.rpartition(".")[2])
-        run_dir = Path(composed.hydra.run.dir)
+        run_dir, choices = Path(composed.hydra.run.dir), composed.hydra.runtime.choices
         with read_write(composed), open_dict(composed):
             del composed["hydra"]
         _refuse_numbers_as_booleans(composed, overrides)
@@ -69,6 +70,7 @@ def compose_config(arguments: Sequence[str], run_id: str | None = None) -> tuple
         raise ValueError(explain(error, arguments)) from error
     assert isinstance(config, TrainConfig)
     _refuse_unknown_keys(composed, config)
+    _refuse_left_over_options(config.rehearsal, overrides, choices)
     return config, run_dir
 
 
@@ -180,6 +182,21 @@ def _refuse_repeated_terms(overrides: Sequence[Override]) -> None:
             keys = [name.rpartition(".")[2] for name in names]
             if repeated := [key for key in keys if keys.count(key) > 1]:
                 raise ValueError(f"{override.input_line}: the term {repeated[0]} is named twice; give each term once")
+
+
+def _refuse_left_over_options(section: RehearsalConfig, overrides: Sequence[Override], choices: DictConfig) -> None:
+    """The files' options for one admission policy (exchange …), where the command line has chosen another one."""
+    given = {override.key_or_group for override in overrides}
+    for setting, variants in KINDS.items():
+        chosen, options = getattr(section, setting), getattr(section, f"{setting}_options")
+        known = options_of(variants.own[chosen]) if chosen in variants.own else options
+        for option in options.keys() - known.keys():
+            if f"rehearsal.{setting}_options.{option}" not in given:
+                raise ValueError(
+                    f"rehearsal.{setting}={chosen} has no option {option} as experiment={choices.experiment} with "
+                    f"rehearsal={choices.rehearsal} sets it: leave out what chooses {chosen}, or write experiment=none "
+                    "and the settings that you need"
+                )
 
 
 def _names(group: str) -> list[str]:

@@ -68,8 +68,8 @@ def require_same_config(
         if not may_change and before.get(key) != after.get(key):
             if key == NUM_TASKS and has_more_tasks(saved, now, None if begun is None else begun - 1):
                 continue
-            if key == SHARES and before.get(key) and (after.get(key) or [])[: len(before[key])] == before[key]:
-                continue  # more entries of proportions=schedule, for more tasks or steps
+            if key == SHARES and _is_longer_schedule(before, after):
+                continue
             if is_name_outside(key, before.get(key)):
                 raise ValueError(_name_it(where, key.removesuffix(".name"), str(before[key])))
             then, today = _shown(before.get(key)), _shown(after.get(key))
@@ -110,6 +110,14 @@ def has_more_tasks(saved: Mapping[str, Any], now: Mapping[str, Any], done: int |
         return False
     name = section.pop("name")
     return SCENARIOS.build(SCENARIOS.recall(name), section).keeps_earlier_tasks
+
+
+def _is_longer_schedule(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Whether proportions=schedule has more entries, for more tasks or steps. It never draws beyond its last one."""
+    if before.get("rehearsal.proportions") != "schedule" or SHARES not in before or SHARES not in after:
+        return False
+    known: list[Any] = before[SHARES]
+    return bool(after[SHARES][: len(known)] == known)
 
 
 def is_name_outside(key: str, value: Any) -> bool:

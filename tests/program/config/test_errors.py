@@ -40,6 +40,10 @@ BAD = [
     # options of another variant
     (["experiment=synthetic", "model=resnet18"], "model=resnet18 has no option width as experiment=synthetic sets it"),
     (["experiment=fashion_mnist_online", "model=cnn"], "model=cnn has no option hidden as experiment=fashion_mnist_on"),
+    (
+        ["experiment=fashion_mnist_best", "rehearsal=class_balanced"],
+        "rehearsal.admission=class_balanced has no option compared as experiment=fashion_mnist_best with",
+    ),
     # unknown choices
     (["strategy=foo"], "strategy=foo is unknown; choose "),
     (["terms=[ewcc]"], "terms=[ewcc]: there is no term ewcc; did you mean ewc? choose "),
