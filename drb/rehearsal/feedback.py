@@ -130,11 +130,12 @@ class FeedbackIntake:
         strata = exemplars.draw.stratum
         if strata is None:
             strata = np.full(len(exemplars), -1)
-        device = self._device_of(values)
+        device, loss = self._device_of(values), values[_LOSS].detach()
         if device is None:
-            self._keep(step, strata, {name: value.detach().numpy() for name, value in values.items()})
+            values[_LOSS] = loss.float() if loss.dtype == torch.bfloat16 else loss  # which numpy does not know
+            self._keep(step, strata, {name: value.numpy() for name, value in values.items()})
             return
-        values[_LOSS] = values[_LOSS].detach().float()
+        values[_LOSS] = loss.float()
         if not self._incoming:
             self._incoming = [Incoming(device, self._most_rows) for _ in range(LAG)]
         self._incoming[step % LAG].begin(values)

@@ -60,6 +60,7 @@ class RoundRunner:
     exemplars are being used. Round number n, counted from 0, has block n % (depth + 1).
     exemplars_of: the number of exemplars that a round draws, as a function of the union's size; None: the sampler's.
     on_gathered: is told the ranks' statuses, int64 [W], as soon as they are known.
+    by_stratum: whether draws tell the strata of their exemplars.
     recorder: logs what rounds publish. divisions: compares how the ranks divide the samples.
     failure: the error of a round, after which none is run.
     """
@@ -105,7 +106,7 @@ class RoundRunner:
         self._changes = -1  # of it, that the union knows
         self._union = UnionCounts(world_size + (prefilled is not None)) if count_strata else None
         self._counted = b""  # what `union_size` is the sum of
-        self._is_by_stratum = count_strata and (sampler.weighs_strata or observing is not None)
+        self.by_stratum = sampler.weighs_strata or (sampler.needs_strata and observing is not None)
         self._message: Int64Array = np.zeros(_FEEDBACK + (observing.words if observing else 0), np.int64)
 
     def block_of(self, step: int) -> int:
@@ -173,7 +174,7 @@ class RoundRunner:
             self._sampler.exemplars = self.exemplars_of(self.union_size)
         if self.recorder is not None:
             self.recorder.round(step, self._sampler.exemplars, offered.distinct, change)
-        strata_S = self._union.values if self._union is not None and self._is_by_stratum else None
+        strata_S = self._union.values if self._union is not None and self.by_stratum else None
         draw, draws = self._sampler.draw if self.draws == 1 else self._draw, []
         for draw_step in range(step, step + self.interval):
             draws.append(draw(draw_step, counts_WS, offered_W, 0, strata_S))  # noqa: PERF401  # a call less

@@ -260,7 +260,7 @@ class Running:
         from drb.rehearsal.state.learnt import Learnt  # seldom needed
 
         parts = self.parts
-        return Learnt(parts.proportions, parts.runner.observing, self.steps.feedback, self._settings.stratum or "")
+        return Learnt(parts.proportions, parts.runner.observing, self.steps.feedback)
 
     def _settled_buffer(self) -> EditableBuffer:
         self.steps.settle()

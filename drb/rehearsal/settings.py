@@ -177,12 +177,14 @@ class RehearsalSettings:
         """What a saved state goes on with, since what is stored follows from it; strings and numbers by name."""
         policy = identity(self.policy)
         options = {f"admission.{option}": value for option, value in policy.items() if option != "name"}
-        of_stream = {"seed": self.seed, "sample_id": self.sample_id, "data": self.data}
+        of_stream = {"seed": self.seed, "sample_id": self.sample_id, "stratum": self.stratum, "data": self.data}
         return {**of_stream, "admission": policy["name"], **options}
 
     def require_saved(self, saved: Mapping[str, Any]) -> None:
         """Raise ValueError naming what differs from what a state was saved with."""
         own = self.fixed_by_state()
+        if self.stratum is None:  # nothing is counted by it any more
+            own["stratum"] = saved.get("stratum")
         for name in [*own, *(saved.keys() - own.keys())]:
             if saved.get(name) == own.get(name):
                 continue

@@ -68,6 +68,7 @@ class Sampler:
     """Draws min(exemplars, N) distinct exemplars per round; none while the union holds fewer than min_fill.
 
     exemplars: may change between rounds, on all ranks alike. weighs_strata: draws need the strata's values.
+    needs_strata: of its proportions.
     """
 
     def __init__(self, exemplars: int, proportions: Proportions, *, seed: int, rank: int, min_fill: int = 1) -> None:
@@ -78,7 +79,7 @@ class Sampler:
         self._weights = None
         if isinstance(proportions, StratumWeights):
             self._weights = proportions.weights if is_own else checked.weights
-        self.weighs_strata = self._weights is not None
+        self.weighs_strata, self.needs_strata = self._weights is not None, proportions.needs_strata
         self._min_fill = max(min_fill, 1)
         self._rng = RoundGenerator(seed, "draw", rank)
         self._union: _Union | None = None  # of the last draw: most of the time no count has changed since

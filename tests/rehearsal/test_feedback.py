@@ -10,6 +10,7 @@ from samples import minibatch_of
 
 from drb.rehearsal.ledger.recorder import Recorder
 from drb.sampling.proportions.loss_aware import LossAware
+from drb.sampling.proportions.schedule import Schedule
 from drb.types import Handle
 
 TOLD = []
@@ -67,7 +68,12 @@ def test_draws_follow_the_damage():
 
 
 def test_a_state_goes_on_bit_for_bit_wherever_it_was_taken():
-    for options in ({}, {"depth": 2, "interval": 2, "asynchronous": True}, {"proportions": "loss_aware"}):
+    for options in (
+        {},
+        {"depth": 2, "interval": 2, "asynchronous": True},
+        {"proportions": "loss_aware"},
+        {"proportions": "uniform", "exemplars": "auto:accuracy:0.05:6"},
+    ):
         with rehearsal_of(**options) as whole:
             expected = go_on(whole, range(24))
             ends_as = whole.state_dict()
@@ -80,6 +86,7 @@ def test_a_state_goes_on_bit_for_bit_wherever_it_was_taken():
                 assert go_on(second, range(cut, 24)) == expected[cut:]
                 got = second.state_dict()
             assert same(got["learnt"], ends_as["learnt"])
+            assert same(got.get("auto"), ends_as.get("auto"))
 
 
 def test_what_is_forgotten_or_drawn_again_is_not_learnt_from_twice():
@@ -164,7 +171,31 @@ def test_a_state_of_other_proportions_or_strata():
             go_on(second, range(10, 12))
 
 
-def test_a_state_that_learnt_by_another_field_is_refused():
+def test_feedback_that_did_not_tell_who_is_right_counts_for_nobody_who_needs_it():
+    with rehearsal_of(proportions="loss_aware") as first:
+        batches = [first.extend(minibatch_of(ids_of_step(0, 1, step))) for step in range(4)]
+        first.feedback(loss=torch.ones(int(batches[-1]["rehearsed"].sum()), dtype=torch.bfloat16))
+        state = first.state_dict()
+    assert state["learnt"]["waiting"]["loss"].tolist() == [1.0] * 6
+    with rehearsal_of() as second:
+        second.load_state_dict(state)
+        with pytest.warns(UserWarning, match="do not go on from"):
+            go_on(second, range(4, 8), gives=lambda step: False)
+        assert second.state_dict()["learnt"]["learnt"]["shown"].tolist() == [0.0] * 5
+
+
+def test_a_state_without_feedback_goes_on_with_some():
+    options = {"proportions": Schedule(shares=[[1.0] * 5], by="step", every=100)}
+    with rehearsal_of(**options) as first:
+        go_on(first, range(4))
+        state = first.state_dict()
+    with rehearsal_of(**options, exemplars="auto:accuracy:0.05:6") as second:
+        second.load_state_dict(state)
+        go_on(second, range(4, 8))
+        assert len(second.state_dict()["learnt"]["waiting"]["loss"]) > 0
+
+
+def test_a_state_whose_strata_are_of_another_field_is_refused():
     def grouped(step):
         ids = ids_of_step(0, 1, step)
         return {**minibatch_of(ids), "group": torch.from_numpy(ids % 3)}
@@ -173,10 +204,14 @@ def test_a_state_that_learnt_by_another_field_is_refused():
         for step in range(5):
             first.extend(grouped(step))
         state = first.state_dict()
-    said = "learnt by strata of the field 'group', this rehearsal has stratum='label'"
-    with rehearsal_of() as second, pytest.raises(ValueError, match=said):
+    with rehearsal_of() as second, pytest.raises(ValueError, match="with stratum='group', this rehearsal has 'label'"):
+        second.load_state_dict(state)
+    with rehearsal_of(proportions="uniform", stratum=None) as second:  # which counts nothing
         second.load_state_dict(state)
         second.extend(grouped(5))
+        state = second.state_dict()
+    with rehearsal_of() as third, pytest.raises(ValueError, match="with stratum=None, this rehearsal has 'label'"):
+        third.load_state_dict(state)
 
 
 def test_a_damaged_state_is_refused():

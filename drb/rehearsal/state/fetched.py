@@ -47,7 +47,7 @@ def restore_fetched(state: Mapping[str, Any], last_step: int, runner: RoundRunne
     for step, count in zip(range(after - len(counts), after), counts.tolist(), strict=True):
         part = slice(begin, begin + count)
         of_draw = {name: state[name][part] for name in (*_OF_DRAW, _IMPORTANCE) if name in state}
-        draw = Draw(**of_draw, stratum=state["rows"][part, STRATUM].copy())
+        draw = Draw(**of_draw, stratum=state["rows"][part, STRATUM].copy() if runner.by_stratum else None)
         exemplars = runner.exemplars_at(step, draw, runner.block_of(step), step % runner.interval * count)
         exemplars.rows[:] = state["rows"][part]
         ready.append(exemplars)

@@ -1,7 +1,7 @@
 """What proportions have learnt, and feedback that no round has told yet, as a part of a saved state.
 
-It holds `by`, the name and options of the proportions as JSON, and `stratum`, the field that their strata are of;
-`learnt`, what they have observed, alike on all ranks; `waiting`, this rank's feedback for the next rounds, row by row;
+It holds `by`, the name and options of the proportions as JSON; `learnt`, what they have observed, alike on all ranks;
+`waiting`, this rank's feedback for the next rounds, row by row; `tells_right`, whether that says which rows were right;
 and `brought`, sums for the next round that all ranks know: what waited on the ranks there were, if these are others.
 """
 
@@ -33,7 +33,6 @@ class Learnt:
     proportions: Proportions
     observing: Observing | None
     intake: FeedbackIntake | None
-    stratum: str
 
     def state_dict(self) -> dict[str, Any]:
         """{"learnt": …} for a rehearsal's state; nothing where nothing is learnt."""
@@ -43,9 +42,9 @@ class Learnt:
         brought = NOTHING if self.observing is None else self.observing.brought
         state = {
             "by": self._by,
-            "stratum": self.stratum,
             "learnt": learnt,
             "waiting": {} if self.intake is None else self.intake.state_dict(),
+            "tells_right": self.observing is not None and self.observing.needs_correct,
             "brought": {name: getattr(brought, name) for name in _BROUGHT},
         }
         return {"learnt": state}
@@ -54,15 +53,10 @@ class Learnt:
         """Go on from there.
 
         Raises:
-            ValueError: it was learnt by strata of another field; it is damaged.
+            ValueError: it is damaged.
         """
         _check(saved)
         uses_it = self.intake is not None or bool(self.proportions.state_dict())
-        if uses_it and saved["stratum"] != self.stratum:
-            raise ValueError(
-                f"the state's proportions learnt by strata of the field {saved['stratum']!r}, this rehearsal has "
-                f"stratum={self.stratum!r}; resume with the same"
-            )
         if saved["by"] == self._by:
             self.proportions.load_state_dict(saved["learnt"])
         elif uses_it and saved["learnt"]:
@@ -70,9 +64,11 @@ class Learnt:
                 f"the state holds what the proportions {saved['by']} have learnt, which {self._by} do not go on from: "
                 "these begin anew"
             )
-        if self.observing is not None and self.intake is not None:
+        if self.observing is None or self.intake is None or (self.observing.needs_correct and not saved["tells_right"]):
+            return  # where nobody needed to know which rows were right, all are said to be wrong
+        if saved["waiting"]:
             self.intake.load_state_dict(saved["waiting"])
-            self.observing.brought = _brought(saved)
+        self.observing.brought = _brought(saved)
 
     @property
     def _by(self) -> str:
@@ -106,7 +102,7 @@ def _brought(saved: State) -> Feedback:
 def _check(saved: State) -> None:
     """Raise ValueError if this cannot be what `Learnt.state_dict` gave."""
     waiting, brought = saved["waiting"], saved["brought"]
-    is_sound = isinstance(saved["by"], str) and isinstance(saved["stratum"], str)
+    is_sound = isinstance(saved["by"], str) and isinstance(saved["tells_right"], bool)
     for columns, dtypes in ((waiting, _WAITING if waiting else {}), (brought, _BROUGHT)):
         shapes = {columns[name].shape for name in dtypes}
         is_sound = is_sound and len(shapes) <= 1 and all(len(shape) == 1 for shape in shapes)
