@@ -269,7 +269,7 @@ class Rehearsal(Known):
         *,
         reshard: bool = False,
     ) -> None:
-        """Go on from what `state_dict` gave. Call it before the first minibatch.
+        """Go on from what `state_dict` gave. Call it before the first minibatch and before `begin_task`.
 
         Args:
             state: the state of this rank, to go on with as many ranks; or a list of the states of all ranks there

@@ -100,8 +100,8 @@ class Running:
 
     def tell(self, task: BegunTask) -> None:
         """Let the proportions know of a task, between two rounds."""
-        self.task = task
         self.parts.proportions.begin_task(task.index, task.accuracies)
+        self.task = task  # unless it was refused
 
     # -- erasure
 

@@ -120,6 +120,8 @@ class Unstarted:
 
     def load(self, state: SavedState, owner_of: OwnerOf | None, anew: bool) -> None:
         """See `Rehearsal.load_state_dict`."""
+        if self.begins_task and self.saved is None:
+            raise ValueError("load_state_dict must come before begin_task(): the state names the task that had begun")
         saved = own_state(state, owner_of, self._settings, self._spec, self._origin, anew)
         if len(self._denied) and "spec" in saved:  # alike on all ranks, as what follows must be
             saved = forget_in_state(saved, self._denied)

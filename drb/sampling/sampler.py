@@ -106,7 +106,7 @@ class Sampler:
             nothing = np.empty(0, np.int64)
             return Draw(nothing, nothing, np.empty(0), None if strata_S is None else nothing)
         rng = self._rng.at(round_, index)
-        if self._weights is not None and len(union.group_sizes) > 1:
+        if self._weights is not None:  # also of one stratum: they may refuse it
             assert strata_S is not None, "exemplars are counted by stratum"
             union.group_weights = self._weights(strata_S, union.group_sizes, round_)
         if len(union.cells) == 1:  # one rank, one group: nothing to look up

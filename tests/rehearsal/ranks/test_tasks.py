@@ -10,15 +10,14 @@ import torch
 from ranks import run_ranks
 
 from drb import Rehearsal
+from drb.sampling.proportions.schedule import Schedule
 
 B, R = 8, 6
 
 
-def rehearsal_of(shares: list[list[float]], **settings: Any) -> Rehearsal:
-    from drb.sampling.proportions.schedule import Schedule
-
-    chosen = {"proportions": Schedule(shares=shares), "stratum": "task", "verbose": False, **settings}
-    return Rehearsal(capacity=64, exemplars=R, seed=3, **chosen)
+def rehearsal_of(shares: list[list[float]] | None = None, **settings: Any) -> Rehearsal:
+    scheduled = {} if shares is None else {"proportions": Schedule(shares=shares)}
+    return Rehearsal(64, seed=3, verbose=False, **{"exemplars": R, "stratum": "task"} | scheduled | settings)
 
 
 def minibatch(task: int, step: int, rank: int) -> dict[str, torch.Tensor]:
@@ -88,9 +87,17 @@ def refusals(rank: int, world_size: int) -> None:
         rehearsal.begin_task(0)
         train(rehearsal, 0, range(3), rank)
         refused(lambda: rehearsal.begin_task(4), "the schedule has 4 entries for 4 tasks, and task 5 has begun")
+        state = rehearsal.state_dict()
+        assert state["task"] == "[0, []]"  # what was refused has not begun
         rehearsal.begin_task(1)
         train(rehearsal, 1, range(2), rank)
-    with rehearsal_of(SHARES, proportions="local_drop") as rehearsal:
+    with rehearsal_of(SHARES) as rehearsal:
+        rehearsal.begin_task(1)
+        refused(lambda: rehearsal.load_state_dict(state), "load_state_dict must come before begin_task()")
+    with rehearsal_of([[0.0, 1.0]]) as rehearsal:  # also while there is one stratum, which has no share
+        rehearsal.begin_task(0)
+        refused(lambda: train(rehearsal, 0, range(4), rank), "gives stratum 1 a share, and none of the stored")
+    with rehearsal_of(proportions="local_drop") as rehearsal:
         rehearsal.begin_task(0)
         train(rehearsal, 0, range(3), rank)
         refused(lambda: rehearsal.begin_task(2, [[0.5]]), "the 2 tasks before task 3, and begin_task() was given those")
@@ -99,11 +106,57 @@ def refusals(rank: int, world_size: int) -> None:
         train(rehearsal, 1, range(2), rank)
 
 
-def tasks_of_ranks(rank: int, world_size: int) -> None:
+def by_steps(rank: int, world_size: int) -> None:
+    """An entry holds for draws of its steps, which are used a step later; also in a resumed run."""
+    settings = {"proportions": Schedule(shares=[[1.0], [0.0, 1.0], [1.0, 2.0]], by="step", every=4)}
+    with rehearsal_of(**settings) as whole:
+        first = train(whole, 0, range(3), rank) + train(whole, 1, range(3), rank)
+        state = whole.state_dict()
+        seen = first + train(whole, 1, range(3, 9), rank)
+    assert [set(tasks) for tasks, _ in seen] == [set()] * 2 + [{0}] * 3 + [{1}] * 4 + [{0, 1}] * 3
+    assert all(tasks.count(1) == 2 * R // 3 for tasks, _ in seen[-3:])
+    with rehearsal_of(**settings) as resumed:
+        resumed.load_state_dict(state)
+        assert train(resumed, 1, range(3, 9), rank) == seen[6:]
+
+
+def numbers_by_accuracy(rank: int, world_size: int) -> list[int]:
+    """How many exemplars each step had, of which only rank 0 ever forgets any; also in a resumed run."""
+    settings = {"proportions": "balanced", "exemplars": "auto:accuracy:0.05:48"}
+
+    def steps(rehearsal: Rehearsal, numbers: range) -> list[int]:
+        drawn = []
+        for step in numbers:
+            exemplars = rehearsal.step(minibatch(0, step, rank))
+            drawn.append(0 if exemplars is None else len(exemplars.sample_id))
+            if exemplars is not None:
+                right = torch.full((drawn[-1],), rank > 0 or step < 25)
+                rehearsal.feedback(exemplars.handle, loss=torch.zeros(drawn[-1]), correct=right)
+        return drawn
+
+    with rehearsal_of(**settings) as whole:
+        drawn = steps(whole, range(45))
+        state = whole.state_dict()
+        drawn += steps(whole, range(45, 80))
+    with rehearsal_of(**settings) as resumed:
+        resumed.load_state_dict(state)
+        assert steps(resumed, range(45, 80)) == drawn[45:]
+    assert max(drawn) == 48 > min(drawn[20:]) < drawn[-1]
+    return drawn
+
+
+def tasks_of_ranks(rank: int, world_size: int) -> list[int]:
     shares_and_resume(rank, world_size)
     refusals(rank, world_size)
+    if world_size != 2:
+        return []
+    by_steps(rank, world_size)
+    return numbers_by_accuracy(rank, world_size)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_shares_follow_tasks_also_in_a_resumed_run_and_what_is_wrong_is_refused(world_size: int) -> None:
-    run_ranks(tasks_of_ranks, world_size)
+def test_draws_follow_tasks_steps_and_accuracy_also_in_a_resumed_run_and_what_is_wrong_is_refused(
+    world_size: int,
+) -> None:
+    drawn = run_ranks(tasks_of_ranks, world_size)
+    assert drawn == [drawn[0]] * world_size
