@@ -57,7 +57,7 @@ class Learnt:
         """
         _check(saved)
         uses_it = self.intake is not None or bool(self.proportions.state_dict())
-        if saved["by"] == self._by:
+        if self.proportions.goes_on_from(json.loads(saved["by"])):
             self.proportions.load_state_dict(saved["learnt"])
         elif uses_it and saved["learnt"]:
             warn_caller(
@@ -102,7 +102,7 @@ def _brought(saved: State) -> Feedback:
 def _check(saved: State) -> None:
     """Raise ValueError if this cannot be what `Learnt.state_dict` gave."""
     waiting, brought = saved["waiting"], saved["brought"]
-    is_sound = isinstance(saved["by"], str) and isinstance(saved["tells_right"], bool)
+    is_sound = _is_identity(saved["by"]) and isinstance(saved["tells_right"], bool)
     for columns, dtypes in ((waiting, _WAITING if waiting else {}), (brought, _BROUGHT)):
         shapes = {columns[name].shape for name in dtypes}
         is_sound = is_sound and len(shapes) <= 1 and all(len(shape) == 1 for shape in shapes)
@@ -110,6 +110,14 @@ def _check(saved: State) -> None:
         is_sound = is_sound and (not dtypes or bool(np.isfinite(columns["loss"]).all()))
     if not is_sound:
         raise ValueError("the rehearsal state is damaged: the feedback in it cannot be")
+
+
+def _is_identity(text: Any) -> bool:
+    """Whether this is a variant's name with its options, as JSON."""
+    try:
+        return isinstance(json.loads(text), dict)
+    except (TypeError, ValueError, RecursionError):
+        return False
 
 
 def _are_alike(one: Any, other: Any) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 import numpy as np
 
 from drb.types import Float64Array, Int64Array
-from drb.variant import Variant
+from drb.variant import Variant, identity
 
 if TYPE_CHECKING:
     from drb.sampling.feedback import Feedback
@@ -79,6 +79,10 @@ class Proportions(Variant):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned, perhaps with another number of ranks."""
+
+    def goes_on_from(self, saved: Mapping[str, Any]) -> bool:
+        """Return whether a state can be loaded that proportions with this `drb.variant.identity` have saved."""
+        return saved == identity(self)
 
 
 class StratumWeights(Proportions):

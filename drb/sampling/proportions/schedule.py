@@ -2,7 +2,7 @@
 
 With stratum=task the list may be what a search over schedules of replay has found (arXiv 2209.08660):
 
-    rehearsal.proportions=schedule rehearsal.stratum=task
+    scenario=task_incremental rehearsal.proportions=schedule rehearsal.stratum=task
     rehearsal.proportions_options.shares=[[1],[1],[1,1],[0,2,1]]
 
 The fourth task then rehearses one exemplar of the third for two of the second, and none of the first.
@@ -21,6 +21,7 @@ import numpy as np
 from drb.options import required, setting
 from drb.sampling.proportions.base import History, StratumWeights
 from drb.types import Float64Array, Int64Array
+from drb.variant import identity
 
 
 class Schedule(StratumWeights):
@@ -82,6 +83,11 @@ class Schedule(StratumWeights):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._checked = int(state["checked"])
+
+    def goes_on_from(self, saved: Mapping[str, Any]) -> bool:
+        """Return whether this has the entries of a saved schedule, and maybe more, for later tasks or steps."""
+        known = saved.get("shares", [])
+        return {**saved, "shares": self.shares} == identity(self) and self.shares[: len(known)] == known
 
     def _entry(self, now: int) -> int:
         """The entry for a task or a step, counted from 0."""

@@ -69,9 +69,13 @@ def shares_and_resume(rank: int, world_size: int) -> None:
         resumed.begin_task(3, history)
         unstarted = resumed.state_dict()
         assert train(resumed, 3, range(4), rank) == seen[3]
-    with rehearsal_of(SHARES) as resumed:
+    with rehearsal_of([*SHARES, [1.0]]) as resumed:  # for one more task: nothing begins anew, which would be a warning
         resumed.load_state_dict(unstarted)
         assert train(resumed, 3, range(4), rank) == seen[3]
+    with rehearsal_of([[1.0], *SHARES]) as changed:
+        changed.load_state_dict(unstarted)
+        with pytest.warns(UserWarning, match="these begin anew"):
+            train(changed, 3, range(1), rank)
 
 
 def refusals(rank: int, world_size: int) -> None:
