@@ -261,7 +261,6 @@ class Batch(Mapping[str, Tensor]):
         """Keep these of the candidates behind the new rows, before the forward."""
         assert self._outputs is None
         self.places = chosen
-        self.importance = self.importance[chosen] if len(self.importance) else self.importance
         places = torch.cat([torch.arange(self._new_rows, device=chosen.device), chosen + self._new_rows])
         self._fields = map_tensors(lambda field: field[places], self._fields)
         self._inputs = None if self._inputs is None else rows_of(self._inputs, places)

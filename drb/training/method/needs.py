@@ -156,7 +156,8 @@ def merged(named: Iterable[tuple[str, Needs]]) -> Needs:
 
     Raises:
         ValueError: needs that contradict each other, naming both parts; a part that rewrites what no part stores, or
-            what is stored only after it; or one that stores what no part rehearses, or without what a part compares.
+            what is stored only after it; or one that stores what no part rehearses, or without what a part compares;
+            importance weights of exemplars that were chosen among candidates.
     """
     parts = list(named)
     needs = reduce(_merge, parts)[1]
@@ -172,6 +173,11 @@ def merged(named: Iterable[tuple[str, Needs]]) -> Needs:
         raise ValueError(
             f"{' + '.join(name for name, _ in parts)} stores exemplars, but no part of the method rehearses any; use a "
             "strategy that does, such as strategy=er"
+        )
+    if needs.importance and needs.candidates:
+        raise ValueError(
+            f"{' + '.join(name for name, _ in parts)} chooses among candidates, so nobody knows how likely each was to "
+            "be trained on, which importance weights undo: set strategy.importance_weights=none"
         )
     if needs.references in ("past", "per_task"):
         return replace(needs, late={**needs.late, ORIGIN: LateField(columns=1)})

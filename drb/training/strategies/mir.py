@@ -7,6 +7,8 @@ two forwards over the candidates, and one forward and backward more over the new
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from drb.options import setting
@@ -25,7 +27,7 @@ class MaximallyInterferedRetrieval(ExperienceReplay):
     candidates: int = setting(50, at_least=1)
 
     def needs(self) -> Needs:
-        return Needs(exemplars="joined", candidates=self.candidates)
+        return replace(super().needs(), candidates=self.candidates)
 
     def select(self, batch: Batch) -> Tensor:
         moved = batch.step.weights - batch.step.rate * batch.gradient(batch.new)

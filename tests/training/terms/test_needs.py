@@ -12,6 +12,7 @@ from drb.training.objectives import OBJECTIVES
 from drb.training.strategies import ExperienceReplay, Finetune
 from drb.training.strategies.derpp import DarkExperienceReplayPlusPlus
 from drb.training.strategies.icarl import IncrementalClassifier
+from drb.training.strategies.mir import MaximallyInterferedRetrieval
 from drb.training.terms import BalancedSoftmax, LogitRefresh, TaskEndStorage, Term
 
 
@@ -44,6 +45,11 @@ def test_who_stores_exemplars_himself_is_alone_and_has_somebody_to_rehearse_them
         Method(Finetune(), [TaskEndStorage()])
     with pytest.raises(ValueError, match="icarl and task_end_storage cannot be combined: both determine the exemplars"):
         Method(IncrementalClassifier(), [TaskEndStorage()])
+
+
+def test_chosen_exemplars_have_no_importance_weights():
+    with pytest.raises(ValueError, match="mir chooses among candidates, .*: set strategy.importance_weights=none"):
+        Method(MaximallyInterferedRetrieval(importance_weights="clipped"), [])
 
 
 def test_outputs_that_nothing_stores_are_not_compared_in_silence():
