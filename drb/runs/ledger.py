@@ -90,8 +90,8 @@ def read_ledger(run_dir: Path) -> Ledger | RehearsalLedger:
     except OSError as error:
         raise ValueError(
             f"{path} cannot be read ({error.strerror}), and there is no folder {FOLDER}: give the directory of a run "
-            "that mixes sources, such as experiment=base_plus_new, or rehearses with a ledger, as all do but "
-            "those with ledger=false or rehearsal.prefilled"
+            "that mixes sources, such as experiment=base_plus_new, or rehearses with a ledger, as all do but those "
+            "with ledger=false, rehearsal.prefilled or proportions that follow feedback or tasks"
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
