@@ -11,48 +11,33 @@ of the first 20 rows that were rehearsed of the stratum (`since=first`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
 from drb.options import setting
-from drb.sampling.feedback import Feedback
 from drb.sampling.means import DriftingMeans
-from drb.sampling.proportions.base import StratumWeights, with_floor
+from drb.sampling.proportions.base import with_floor
+from drb.sampling.proportions.mean_losses import MeanLosses
 from drb.types import Float64Array, Int64Array
 
 
-class Adaptive(StratumWeights):
+class Adaptive(MeanLosses):
     """Draw strata whose losses have grown most, by a Boltzmann distribution with a floor.
 
     temperature: how much a loss must grow for e times the share
-    memory:      how much of a stratum's mean loss is kept when one more of its rows was rehearsed
     floor:       the share of the draws that is uniform
     since:       losses count from those of the stratum's first rows on (first), or from 0 (zero)
     """
 
     name = "adaptive"
-    needs_feedback = True
     temperature: float = setting(0.3, above=0)
-    memory: float = setting(0.9, at_least=0, below=1)
     floor: float = setting(0.3, at_least=0, at_most=1)
     since: str = setting("first", one_of=("first", "zero"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._means = DriftingMeans(self.memory, since_first=self.since == "first")
-
-    def observe(self, feedback: Feedback) -> None:
-        self._means.observe(feedback)
+        self.means = DriftingMeans(self.memory, since_first=self.since == "first")
 
     def weights(self, strata_S: Int64Array, sizes_S: Int64Array, step: int) -> Float64Array:
-        power = self._means.of(strata_S) / self.temperature
+        power = self.means.of(strata_S) / self.temperature
         largest = np.max(power, where=sizes_S > 0, initial=-np.inf)
         return with_floor(np.exp(np.minimum(power - largest, 0.0)), sizes_S, self.floor)
-
-    def state_dict(self) -> dict[str, Any]:
-        return self._means.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._means.load_state_dict(state)
