@@ -195,7 +195,7 @@ def _refuse_left_over_options(section: RehearsalConfig, overrides: Sequence[Over
                 raise ValueError(
                     f"rehearsal.{setting}={chosen} has no option {option} as experiment={choices.experiment} with "
                     f"rehearsal={choices.rehearsal} sets it: leave out what chooses {chosen}, or write experiment=none "
-                    "and the settings that you need"
+                    "rehearsal=reservoir and the settings that you need"
                 )
 
 
