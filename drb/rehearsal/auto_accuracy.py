@@ -60,11 +60,11 @@ class AutoAccuracy:
         return self._right / self._rows if self._seen >= WINDOW else None
 
     def next(self, union: int) -> int:
-        """Exemplars of this round."""
+        """Return how many exemplars each rank draws in this round, however many the union holds."""
         return self.chosen
 
     def observe(self, feedback: Feedback) -> None:
-        """Take note of what all ranks have learnt, and move r."""
+        """Take note of the sums of all ranks' feedback to one round, alike on all ranks, and move r."""
         self._strata = np.union1d(self._strata, feedback.strata)
         is_old = np.isin(feedback.strata, self._strata if self._old is None else self._old)
         rows = int(feedback.rows[is_old].sum())
@@ -84,7 +84,7 @@ class AutoAccuracy:
         self._note_limit(rows, below > 0 and self.chosen == self.most)
 
     def begin_task(self) -> None:
-        """What the level is now is to be kept."""
+        """Make the present level the baseline, and the strata rehearsed so far the ones that it is of."""
         self.baseline, self._old = self.level, self._strata if len(self._strata) else None
         self._at_limit = 0
 

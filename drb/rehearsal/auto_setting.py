@@ -21,7 +21,7 @@ class AutoSetting:
 
     @classmethod
     def parse(cls, exemplars: str) -> AutoSetting:
-        """Raises ValueError for anything else than the forms above."""
+        """Return what a setting asks for. Raises ValueError for anything else than the forms above."""
         match = re.fullmatch(r"auto(:accuracy(?::(0?\.\d+))?)?(?::([1-9]\d*))?", exemplars)
         if match is None:
             raise ValueError(
@@ -34,7 +34,7 @@ class AutoSetting:
         return cls(int(match[3]) if match[3] else None, epsilon)
 
     def with_limit(self, limit: int) -> str:
-        """The setting with this limit."""
+        """Return the setting as text, with this limit."""
         if self.epsilon is None:
             return f"auto:{limit}"
         return f"auto:accuracy:{self.epsilon:.12f}".rstrip("0") + f":{limit}"

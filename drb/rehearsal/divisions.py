@@ -26,7 +26,7 @@ class Divisions:
     def compare(self, words: bytes, own: Shard | None) -> bool:
         """Look at what all ranks have said; return whether that will do until a rank says something else.
 
-        own: this rank's shard.
+        words: one integer of each rank, int64 [W] as bytes; 0 of one whose shard is not known. own: this rank's shard.
 
         Raises:
             ValueError: two ranks' samplers differ in seed or number of samples, or give the same samples.

@@ -15,14 +15,22 @@ from drb.variant import name_of
 
 @dataclass(frozen=True)
 class BegunTask:
-    """index: of the task, from 0 on. accuracies: of task j after task i, [i][j] with j ≤ i, or nothing."""
+    """A task that has begun. index: its number, from 0 on.
+
+    accuracies: of task j after task i on held-out samples, [i][j] with j ≤ i, each finite; or nothing.
+    """
 
     index: int
     accuracies: History = ()
 
     @classmethod
     def of(cls, index: int, accuracies: Sequence[Sequence[float]], settings: RehearsalSettings) -> BegunTask:
-        """Raises ValueError unless these are the accuracies of so many tasks, or none where none are needed."""
+        """Return the task, for a rehearsal with these settings.
+
+        Raises:
+            ValueError: the index is no whole number of at least 0, or these are not the accuracies of so many tasks,
+                in [0, 1], where the settings' proportions need them.
+        """
         if isinstance(index, bool) or not isinstance(index, int) or index < 0:
             raise ValueError(f"begin_task() takes the number of the task, counted from 0, got {index!r}")
         rows = tuple(tuple(float(value) for value in row) for row in accuracies)
@@ -37,6 +45,12 @@ class BegunTask:
                     f"begin_task() takes a list of {number + 1} accuracies after task {number + 1}, one for each task "
                     f"so far, got {list(row)}"
                 )
+        outside = [value for row in rows for value in row if not 0 <= value <= 1]
+        if settings.shares.needs_accuracies and outside:
+            raise ValueError(
+                f"proportions={name_of(settings.shares)} chooses by accuracies in [0, 1], and begin_task() was given "
+                f"{outside[0]:g}; divide percentages by 100"
+            )
         return cls(index, rows)
 
     @classmethod
@@ -50,7 +64,7 @@ class BegunTask:
                 return cls(index, accuracies)
         except (TypeError, ValueError):
             pass
-        raise ValueError("the rehearsal state is damaged: its task cannot be")
+        raise ValueError("the rehearsal state is damaged: its task is invalid")
 
     def to_json(self) -> str:
         """The same as text; equal tasks give equal texts."""
@@ -60,10 +74,10 @@ class BegunTask:
 def agreed_task(
     index: int, accuracies: Sequence[Sequence[float]], settings: RehearsalSettings, peers: Peers | None
 ) -> BegunTask:
-    """The task that all ranks say has begun. Collective.
+    """Return the task that all ranks say has begun. Collective over peers (None: one rank).
 
     Raises:
-        ValueError: they differ, or one of them is wrong; on all ranks.
+        ValueError: the ranks differ, or one of them is given what `BegunTask.of` refuses; on all ranks.
     """
     task, problem = None, ""
     try:

@@ -106,6 +106,7 @@ def refusals(rank: int, world_size: int) -> None:
         train(rehearsal, 0, range(3), rank)
         refused(lambda: rehearsal.begin_task(2, [[0.5]]), "the 2 tasks before task 3, and begin_task() was given those")
         refused(lambda: rehearsal.begin_task(1, [[0.5, 0.5]]), "a list of 1 accuracies after task 1")
+        refused(lambda: rehearsal.begin_task(1, [[50.0]]), "accuracies in [0, 1], and begin_task() was given 50; ")
         rehearsal.begin_task(1, [[0.5]])
         train(rehearsal, 1, range(2), rank)
 
