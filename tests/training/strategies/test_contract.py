@@ -63,7 +63,14 @@ def variations() -> list[dict[str, Any]]:
     cases = {f"{name} bf16": (parts_of(name), {"precision": "bf16"}) for name in BF16}
     for name in ("derpp", "icarl"):
         cases |= {f"{name} {how}": (parts_of(name), {"rehearsal": {"asynchronous": how}}) for how in (True, False)}
+    cases["er learning"] = (parts_of("er"), {"rehearsal": {"proportions": "mix_cd"}})
     return run_ranks(case, 2, cases, timeout=100)
+
+
+def test_a_run_that_draws_by_feedback_goes_on_bit_for_bit():
+    results = [result["er learning"] for result in variations()]
+    check_equal_ranks(results)
+    check_resumed(results)
 
 
 @pytest.mark.parametrize("name", BF16)
