@@ -147,6 +147,8 @@ class KeptSet:
 def _draw(file: Path, everything: Float64Array, kept: Float64Array) -> Path:
     from matplotlib.figure import Figure
 
+    from drb.runs.report.plots import save
+
     figure = Figure(figsize=(6.0, 5.4), layout="constrained")
     axes = figure.add_subplot()
     axes.scatter(
@@ -162,5 +164,4 @@ def _draw(file: Path, everything: Float64Array, kept: Float64Array) -> Path:
     if "pca" in file.stem:
         axes.set_ylabel("principal axis 2")
     axes.legend(loc="upper right", fontsize=8)
-    figure.savefig(file, dpi=130)
-    return file
+    return save(figure, file)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -224,5 +225,14 @@ def _numeric_first(stratum: str) -> tuple[int, float, str]:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    figure.savefig(path, dpi=_DPI)
+    """Write a figure as a PNG file of 256 colours, a third as large as with all of them, and return its path."""
+    from PIL import Image
+
+    content = BytesIO()
+    figure.savefig(content, dpi=_DPI)
+    with Image.open(content) as image:
+        palette = image.convert("RGB").quantize(
+            256, method=Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE
+        )
+    palette.save(path, optimize=True)
     return path
