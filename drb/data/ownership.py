@@ -144,8 +144,18 @@ class OwnerSampler(Sampler[int]):
     def owner_of(self, sample_ids: Int64Array) -> Int64Array:
         """The rank that each sample belongs to, int64 [n], for `Rehearsal.load_state_dict`.
 
-        sample_ids: indices into the dataset, int64 [n] (with `with_ids(dataset, first_id)`: ids minus first_id).
+        sample_ids: indices into the dataset, int64 [n]. Ids that are none, as with `with_ids(dataset, first_id)` or
+            ids of one's own, have to be turned into indices: `lambda ids: sampler.owner_of(ids - first_id)`.
+
+        Raises:
+            ValueError: one of them is no index of the dataset.
         """
+        strange = (sample_ids < 0) | (sample_ids >= self._num_samples)
+        if strange.any():
+            raise ValueError(
+                f"owner_of takes indices of the {self._num_samples} samples, got {int(sample_ids[strange][0])}: "
+                "where ids are no indices, give load_state_dict owner_of=lambda ids: sampler.owner_of(…) of theirs"
+            )
         ranks: Int64Array = owners(self._num_samples, self.world_size, self.seed)[sample_ids]
         return ranks
 

@@ -15,11 +15,10 @@ def with_columns(source: Source, columns: Mapping[str, Tensor]) -> Source:
     """The same samples, also with these fields: int64 [n] each, in the source's order.
 
     Raises:
-        ValueError: the samples have such a field already.
+        ValueError: the samples have such a field already; where they are not in memory, it is raised by `gather`.
     """
     if isinstance(source, TensorSource):
-        if taken := sorted(columns.keys() & source.columns.keys()):
-            raise ValueError(f"the samples have a field {taken[0]!r} already")
+        _require_new(columns, source.columns)
         return TensorSource({**source.columns, **columns})
     return WithColumns(source, columns)
 
@@ -48,9 +47,15 @@ class WithColumns:
         return len(self.source)
 
     def gather(self, indices: Int64Array) -> Minibatch:
-        rows = torch.from_numpy(indices)
-        return {**self.source.gather(indices), **{name: column[rows] for name, column in self.columns.items()}}
+        rows, found = torch.from_numpy(indices), self.source.gather(indices)
+        _require_new(self.columns, found)
+        return {**found, **{name: column[rows] for name, column in self.columns.items()}}
 
     def subset(self, indices: Int64Array) -> Source:
         rows = torch.from_numpy(indices)
         return with_columns(self.source.subset(indices), {name: column[rows] for name, column in self.columns.items()})
+
+
+def _require_new(columns: Mapping[str, Tensor], fields: Mapping[str, Tensor]) -> None:
+    if taken := sorted(columns.keys() & fields.keys()):
+        raise ValueError(f"the samples have a field {taken[0]!r} already, which a column of that name would replace")

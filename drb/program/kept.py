@@ -91,9 +91,10 @@ class KeptSet:
         """Draw kept samples over all of them, on two principal axes and by t-SNE: files on rank 0, none elsewhere."""
         some = self._of_smallest_keys(_SHOWN)
         everything = self._gathered(torch.cat([*self._points(some), torch.zeros(0, self._numbers)]))
-        kept = self._gathered(self._kept)[:_SHOWN]
+        kept = self._gathered(self._kept)
         if not self._world.is_main or not len(kept):
             return []
+        kept = kept[np.random.default_rng(self._seed).permutation(len(kept))[:_SHOWN]]  # they are rank by rank
         both = tsne(np.concatenate([everything, kept]), self._seed)
         maps = {"kept_pca": (everything[:, :2], kept[:, :2]), "kept_tsne": (both[: -len(kept)], both[-len(kept) :])}
         return [_draw(folder / f"{name}.png", *places) for name, places in maps.items() if places[0].shape[1] > 1]

@@ -148,6 +148,11 @@ class RehearsalSettings:
         return self.shares.needs_feedback or self.epsilon is not None
 
     @property
+    def learner(self) -> str:
+        """What learns from feedback, as messages name it."""
+        return self.choices if self.shares.needs_feedback else f"exemplars={self.exemplars}"
+
+    @property
     def needs_correct(self) -> bool:
         """Whether of that not only losses are needed, but also which exemplars were right."""
         return self.shares.needs_correct or self.epsilon is not None

@@ -245,7 +245,7 @@ class Unstarted:
 
             feedback = FeedbackIntake(
                 observing.most_rows,
-                settings.choices,
+                settings.learner,
                 needs_correct=observing.needs_correct,
                 device=None if parts.outlet is None else parts.outlet.side.device,
             )

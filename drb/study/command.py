@@ -18,7 +18,7 @@ from drb.study.options import numbers, parser_of_study
 from drb.study.page import TABLE, write_page
 from drb.study.results import Result, mixture, read_results, require_same_configs
 from drb.study.slurm import Slurm, arrays_of, submit_study
-from drb.study.smallest import smallest_capacities
+from drb.study.smallest import check_within, smallest_capacities
 from drb.study.statistics import by_point
 from drb.study.tracked import open_tracked_study, publish, status_of_study, variables
 from drb.tracking.study import StudyRun
@@ -49,6 +49,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _carry_out(study: Study, folder: Path, options: argparse.Namespace, settings: Sequence[str]) -> int:
+    if options.within is not None:
+        check_within(study.points, options.within)
     configs = check_study(study)
     slurm = _slurm(options) if options.slurm else None
     if options.dry_run:
@@ -90,8 +92,6 @@ def _carry_out(study: Study, folder: Path, options: argparse.Namespace, settings
 def _name_smallest(results: Sequence[Result], within: float | None) -> None:
     """Say which capacity is the smallest that suffices, if that is asked for."""
     if within is not None:
-        if not within >= 0:
-            raise ValueError(f"--within must be 0 or more, got {within:g}")
         _say("\n".join(smallest_capacities(by_point(results), within)))
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from drb.runs.report.metric import higher_is_better, is_fraction
+from drb.study.definition import Point
 from drb.study.statistics import PointResults
 
 CAPACITY = "rehearsal.capacity"
@@ -36,20 +37,35 @@ def smallest_capacities(points: Sequence[PointResults], within: float) -> list[s
     Raises:
         ValueError: the study does not vary the capacity, as numbers; or the largest one has no finished run.
     """
+    check_within([point.point for point in points], within)
     kinds: dict[tuple[Any, ...], list[PointResults]] = {}
     for point in points:
-        others = tuple(sorted((key, str(value)) for key, value in point.point.values.items() if key != CAPACITY))
-        kinds.setdefault((point.point.name, point.point.ranks, others), []).append(point)
+        kinds.setdefault(_kind(point.point), []).append(point)
     return [_line(kind, within) for kind in kinds.values()]
 
 
+def check_within(points: Sequence[Point], within: float) -> None:
+    """Raise ValueError unless the points can be compared by their capacities, and scores by this difference."""
+    if not 0 <= within < math.inf:
+        raise ValueError(f"--within must be a number of at least 0, got {within:g}")
+    kinds: dict[tuple[Any, ...], list[Any]] = {}
+    for point in points:
+        kinds.setdefault(_kind(point), []).append(point.values.get(CAPACITY))
+    for (name, *_), capacities in kinds.items():
+        if len(capacities) < 2 or not all(isinstance(capacity, int) for capacity in capacities):
+            raise ValueError(
+                f"--within compares capacities, and this study does not train {name} with several numbers of "
+                f"exemplars: give it vary: {{{CAPACITY}: [100, 200, 400]}}"
+            )
+
+
+def _kind(point: Point) -> tuple[Any, ...]:
+    """What points have in common that differ in capacity alone."""
+    others = sorted((key, str(value)) for key, value in point.values.items() if key != CAPACITY)
+    return (point.name, point.ranks, *others)
+
+
 def _line(points: Sequence[PointResults], within: float) -> str:
-    capacities = [point.point.values.get(CAPACITY) for point in points]
-    if len(points) < 2 or not all(isinstance(capacity, int) for capacity in capacities):
-        raise ValueError(
-            f"--within compares capacities, and this study does not train {points[0].point.name} with several numbers "
-            f"of exemplars: give it vary: {{{CAPACITY}: [100, 200, 400]}}"
-        )
     ordered = sorted(points, key=lambda point: int(point.point.values[CAPACITY]))
     losses = [_loss(point, ordered[-1]) for point in ordered]
     allowed = [loss.mean <= within for loss in losses]

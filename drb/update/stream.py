@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from drb.data.cache import CacheSettings, cached
+from drb.data.cache import CacheSettings, cached, made_from
 from drb.data.datasets.python_object import PythonObject
 from drb.data.ids import ids_of_paths
 from drb.data.mix.stream import Stream, StreamEndedError
@@ -96,21 +96,19 @@ class StreamData:
         wanted = self._settings
         if wanted.states is not None and len(of_stream) >= wanted.states:
             raise StreamOverError(f"{lineage.folder} has {len(of_stream)} states of the stream, as asked for")
-        first = max((int(found[2]) for found in of_stream), default=0)
-        stop = first + wanted.every
-        facts = {
-            "function": wanted.function,
-            "arguments": repr(sorted(wanted.arguments.items())),
-            "samples": [first, stop],
-            "test_fraction": self._builder.test_fraction,
-        }
-        folder = lineage.folder / STREAM
+        last = max(of_stream, key=lambda found: int(found[2]), default=None)
+        first = 0 if last is None else int(last[2])
+        stop, folder = first + wanted.every, lineage.folder / STREAM
+        identity = {"function": wanted.function, "arguments": repr(sorted(wanted.arguments.items()))}
+        if last is not None:
+            _require_same(identity, folder / last[0])
+        facts = {**identity, "samples": [first, stop], "test_fraction": self._builder.test_fraction}
         try:
             dataset = cached(
                 f"{first}-{stop}", folder, lambda: self._read(first, stop), facts, CacheSettings("always", folder), say
             )
-        except ValueError as error:
-            if _ENDED not in str(error):
+        except ValueError as error:  # as text, since another rank may have read
+            if not re.search(_ENDED.format(re.escape(wanted.function), r"\d+", r"\d+", wanted.every), str(error)):
                 raise
             raise StreamOverError(str(error)) from None
         assert dataset.cache is not None
@@ -126,15 +124,24 @@ class StreamData:
             try:
                 item = self._stream[number]
             except StreamEndedError:
-                raise ValueError(
-                    f"the stream {self._settings.function} {_ENDED} {number} samples, of which the last "
-                    f"{number - first} make no state of {self._settings.every}"
-                ) from None
+                left, every = number - first, self._settings.every
+                raise ValueError(_ENDED.format(self._settings.function, number, left, every)) from None
             named = with_ids([item])[0]
             yield named if isinstance(item, dict) and "sample_id" in item else {**named, "sample_id": sample_id}
 
 
-_ENDED = "has ended after"
+_ENDED = "the stream {} has ended after {} samples, of which the last {} make no state of {}"
+
+
+def _require_same(identity: Mapping[str, str], before: Path) -> None:
+    """Raise ValueError if the samples in this folder are of another stream, whose numbers tell nothing about this."""
+    found = made_from(before)
+    for name, own in identity.items():
+        if found.get(name) != own:
+            raise ValueError(
+                f"the samples so far, {before}, are of a stream with the {name} {found.get(name)}, got {own}: go on "
+                "with the same, or follow the other one in a lineage of its own (--state)"
+            )
 
 
 def _name_of(data: str) -> str:

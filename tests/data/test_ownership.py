@@ -33,6 +33,12 @@ def test_impossible_shares_are_errors(arguments, message):
         owned_indices(*arguments)
 
 
+@pytest.mark.parametrize("sample_id", [-1, 10])
+def test_the_owner_of_what_is_no_index_is_refused(sample_id):
+    with pytest.raises(ValueError, match=f"indices of the 10 samples, got {sample_id}: where ids are no indices"):
+        OwnerSampler(range(10), 1, 0, 2).owner_of(np.array([3, sample_id]))
+
+
 @pytest.mark.parametrize("shuffle", [True, False])
 @pytest.mark.parametrize("num_samples", [10, 11, 12])
 def test_without_drop_last_every_sample_comes_every_epoch_at_its_owner(num_samples, shuffle):

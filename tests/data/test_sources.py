@@ -9,6 +9,7 @@ import torch
 from drb.data.datasets import Concat, FolderSource, MappedSource, TensorSource, View
 from drb.data.decoding.pool import DecoderPool
 from drb.data.ids import in_guise
+from drb.data.with_columns import WithColumns, with_columns
 
 
 def tensors(count=12, first_id=0):
@@ -128,3 +129,12 @@ def test_concat_of_nothing_is_an_error():
 
 def ids(count):
     return {"label": torch.zeros(count, dtype=torch.int64), "sample_id": torch.arange(count)}
+
+
+def test_a_column_does_not_replace_a_field():
+    fields = {"label": torch.arange(4), "sample_id": torch.arange(4)}
+    grouped = WithColumns(TensorSource(fields), {"cluster": torch.zeros(4, dtype=torch.int64)})
+    with pytest.raises(ValueError, match="have a field 'cluster' already"):
+        with_columns(grouped, {"cluster": torch.ones(4, dtype=torch.int64)}).gather(np.arange(2))
+    with pytest.raises(ValueError, match="have a field 'label' already"):
+        with_columns(TensorSource(fields), {"label": torch.ones(4, dtype=torch.int64)})

@@ -91,6 +91,8 @@ def test_a_stream_that_ends_and_what_cannot_be_followed(sensor, capsys):
     assert main(["--state", str(sensor / "state"), "--config", str(sensor / "update.yaml"), *SETTINGS[:-1]]) == 0
     assert "has ended after 50 samples, of which the last 10 make no state of 40" in capsys.readouterr().out
     assert len(read_lineage(sensor / "state").versions) == 1
+    assert follow(sensor / "state", "--every", "40") == 1
+    assert f"are of a stream with the function {NAME}.short, got {NAME}.endless" in capsys.readouterr().err
     for options, function, message in (
         (["--every", "1"], "endless", "the samples of a state (--every) must be at least 2, got 1"),
         ([], "endless", "a stream needs --every N, the samples of a state"),

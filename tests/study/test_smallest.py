@@ -56,5 +56,7 @@ def test_the_command_names_it_below_the_table(tmp_path, monkeypatch, capsys):
     file.write_text(ONE.replace("[100, 200]", "[100]"))
     assert main(command) == 1
     assert "--within compares capacities, and this study does not train rehearsal" in capsys.readouterr().err
+    assert main([*command[:-1], "-1"]) == 1
+    assert "--within must be a number of at least 0, got -1" in capsys.readouterr().err
     with pytest.raises(ValueError, match="with the same seeds"):
         smallest_capacities(by_point(results_of(tmp_path, {100: [0.5], 200: []})), within=1.0)

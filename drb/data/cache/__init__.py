@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from drb.data.cache.build import cached
 from drb.data.cache.erasing import erase, erased_ids
-from drb.data.cache.files import fingerprint, open_prefilled
+from drb.data.cache.files import fingerprint, made_from, open_prefilled
 from drb.data.cache.place import CacheSettings
 from drb.data.cache.run_file import RunFile, read_run_file, write_run_file
 
@@ -22,6 +22,7 @@ __all__ = [
     "erase",
     "erased_ids",
     "fingerprint",
+    "made_from",
     "open_prefilled",
     "read_run_file",
     "write_run_file",

@@ -96,6 +96,11 @@ def read_meta(folder: Path) -> dict[str, Any] | None:
     return meta
 
 
+def made_from(folder: Path) -> dict[str, Any]:
+    """The facts that a cache was made from; none if there is no cache. Raises ValueError as `read_meta`."""
+    return dict((read_meta(folder) or {"facts": {}})["facts"])
+
+
 def open_cache(folder: Path) -> Dataset | None:
     """The dataset in a cache, its images mapped and not read; None if there is no cache.
 
